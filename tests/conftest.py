@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from psycopg_pool import ConnectionPool
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Run an async test the way Django's own test classes do.
+
+    Under `async_to_sync`, thread-sensitive code runs in the main thread, and so on the connections of the fixtures.
+    A plugin that runs the loop itself would send it to a thread with connections of its own.
+    """
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = async_to_sync(pyfuncitem.obj)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, Any, Any]:
+    """Fail every test after which a connection is missing from a pool.
+
+    A hook and not a fixture: only here has every fixture, the database's included, given back its own.
+    """
+    result = yield
+    connections.close_all()
+    for alias, pool in DatabaseWrapper._connection_pools.items():
+        # A thread that has just ended, or a new connection on its way into the pool, may need a moment.
+        deadline = time.monotonic() + 2
+        while (stats := pool.get_stats())["pool_available"] < stats["pool_size"]:
+            if time.monotonic() > deadline:
+                pytest.fail(f"A connection of {alias!r} was not given back: {stats}", pytrace=False)
+            time.sleep(0.01)
+    return result
+
+
+@pytest.fixture
+def admin(transactional_db: None) -> Iterator[psycopg.Connection]:
+    """Return a connection that looks on: to the test database, but through neither Django nor a pool."""
+    parameters = connections["default"].get_connection_params() | {"application_name": "admin", "autocommit": True}
+    with psycopg.connect(**parameters) as connection:
+        yield connection
+
+
+@pytest.fixture
+def sessions(admin: psycopg.Connection) -> Callable[[], int]:
+    """Return a function that counts the server's sessions in the test database, without `admin`."""
+
+    def count() -> int:
+        row = admin.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+        assert row is not None
+        return row[0]
+
+    return count
+
+
+@pytest.fixture
+def pool_of() -> Callable[[str], ConnectionPool]:
+    """Return a function that gives the native pool of an alias."""
+    return lambda alias: connections[alias].pool
