@@ -1,0 +1,64 @@
+# Everything is installed into .venv, one dependency group at a time, when a target first needs it.
+#
+#     make test                      # with the newest Python found
+#     make test PYTHON=python3.12    # with this one (after "make clean")
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Found by running it: a version manager's shim may be on PATH and know no such version, and Debian's python3 comes
+# without the modules that make a virtual environment.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint types docs django-suite matrix clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 seconds
+	@$(BIN)/python -m example_project.demo
+
+serve: $(VENV)/.demo ## open the example site on this machine
+	@$(BIN)/python -m example_project.serve
+
+test: $(VENV)/.test ## run the tests and measure branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lint: $(VENV)/.lint ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# The Django plugin of mypy imports the tests' settings, which start a server unless they are given one.
+types: $(VENV)/.types ## check the types
+	DATABASE_URL=postgresql:// $(BIN)/mypy
+
+docs: $(VENV)/.docs ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+django-suite: $(VENV)/.test ## run Django's own test suite without and with the toolkit
+	$(BIN)/python -m tests.django_suite
+
+matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found
+	$(BIN)/tox run
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) .tox .cache .coverage .coverage.* docs/_build .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found: try make PYTHON=..." >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@# 25.1 is the first that knows --group.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+# One empty file for each installed group, out of date when pyproject.toml is newer.
+$(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
+	@echo "Installing what \"$*\" needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group $*
+	@touch $@
