@@ -34,6 +34,18 @@ def pytest_runtest_teardown() -> Generator[None, Any, Any]:
     A hook and not a fixture: only here has every fixture, the database's included, given back its own.
     """
     result = yield
+    _check_pools()
+    return result
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Check the pools after the last test too, before the test database goes, and its pool with it."""
+    yield
+    _check_pools()
+
+
+def _check_pools() -> None:
     connections.close_all()
     for alias, pool in DatabaseWrapper._connection_pools.items():
         # A thread that has just ended, or a new connection on its way into the pool, may need a moment.
@@ -42,7 +54,6 @@ def pytest_runtest_teardown() -> Generator[None, Any, Any]:
             if time.monotonic() > deadline:
                 pytest.fail(f"A connection of {alias!r} was not given back: {stats}", pytrace=False)
             time.sleep(0.01)
-    return result
 
 
 @pytest.fixture
