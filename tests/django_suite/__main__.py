@@ -105,15 +105,16 @@ def _compare(plain: dict[str, str], toolkit: dict[str, str]) -> int:
     failed = {test for test, outcome in toolkit.items() if outcome == "failed"}
     # A test that did not run at all counts as a failure too.
     failed |= plain.keys() - toolkit.keys()
-    new = sorted(test for test in failed if plain.get(test) != "failed")
     surprises = 0
-    for test in new:
-        reason = EXPECTED.get(test)
-        surprises += reason is None
-        print(
-            f"  {'new failure' if reason is None else 'expected failure'}: {test}" + (f" ({reason})" if reason else "")
-        )
-    print(f"  {surprises} new failures, {len(new) - surprises} expected ones")
+    for test in sorted(failed):
+        if plain.get(test) == "failed":
+            print(f"  fails without the toolkit too: {test}")
+        elif test in EXPECTED:
+            print(f"  expected failure: {test} ({EXPECTED[test]})")
+        else:
+            surprises += 1
+            print(f"  NEW FAILURE: {test}")
+    print(f"  {surprises} new failures")
     return 1 if surprises else 0
 
 
