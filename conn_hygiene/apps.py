@@ -1,0 +1,26 @@
+"""The application: ``"conn_hygiene"`` in INSTALLED_APPS installs the toolkit and registers its checks."""
+
+from __future__ import annotations
+
+import logging
+
+from django.apps import AppConfig
+from django.conf import settings
+
+from conn_hygiene import checks, conf, installation
+
+logger = logging.getLogger("conn_hygiene")
+
+
+class ConnHygieneConfig(AppConfig):
+    """Installs the toolkit when the application registry is ready."""
+
+    name = "conn_hygiene"
+    verbose_name = "Connection hygiene"
+
+    def ready(self) -> None:
+        checks.register()
+        # Servers do not run the checks, so what is wrong is said here as well; the defaults stand in for it.
+        for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {})):
+            logger.error("%s %s The default is used.", problem.message, problem.hint)
+        installation.install()

@@ -1,0 +1,122 @@
+"""The ``CONN_HYGIENE`` setting: its keys, their defaults, and what makes a value wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values in force in this process. Times are seconds; ``None`` means never where it is allowed."""
+
+    RELEASE: str = "scoped"
+    RELEASE_AFTER: float = 0.001
+    UNPOOLED_RELEASE_AFTER: float | None = 1.0
+    IDLE_IN_TRANSACTION_AFTER: float | None = 5.0
+    IDLE_IN_TRANSACTION_ACTION: str = "log"
+    HELD_TOO_LONG_AFTER: float | None = 30.0
+    RECLAIM_DEAD_THREADS: bool = True
+    DISCARD_AFTER_FORK: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the setting: which key, what is wrong, and what to write instead."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def _choice(*values: str) -> Callable[[Any], str | None]:
+    expected = "Use one of " + ", ".join(f'"{value}"' for value in values) + "."
+    return lambda value: None if value in values else expected
+
+
+def _seconds(*, or_none: bool = False, positive: bool = False) -> Callable[[Any], str | None]:
+    expected = "Use a number of seconds" + (" above 0" if positive else ", 0 or more")
+    expected += ", or None for never." if or_none else "."
+
+    def check(value: Any) -> str | None:
+        if value is None:
+            return None if or_none else expected
+        # A bool is an int to Python, but True seconds is a mistake.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return expected
+        return expected if value < 0 or (positive and value == 0) else None
+
+    return check
+
+
+def _boolean(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "Use True or False."
+
+
+_VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
+    "RELEASE": _choice("scoped", "always", "never"),
+    "RELEASE_AFTER": _seconds(),
+    "UNPOOLED_RELEASE_AFTER": _seconds(or_none=True),
+    "IDLE_IN_TRANSACTION_AFTER": _seconds(or_none=True, positive=True),
+    "IDLE_IN_TRANSACTION_ACTION": _choice("log", "terminate"),
+    "HELD_TOO_LONG_AFTER": _seconds(or_none=True, positive=True),
+    "RECLAIM_DEAD_THREADS": _boolean,
+    "DISCARD_AFTER_FORK": _boolean,
+}
+
+
+def problems(values: Any) -> list[Problem]:
+    """Return what is wrong with *values* as a ``CONN_HYGIENE`` setting; an empty list when nothing is."""
+    if not isinstance(values, Mapping):
+        message = f"CONN_HYGIENE is {type(values).__name__}, not a dict."
+        return [Problem("conn_hygiene.E001", message, 'Write CONN_HYGIENE = {"RELEASE": "scoped"}, for example.')]
+    found = []
+    for key, value in values.items():
+        validate = _VALIDATORS.get(key)
+        if validate is None:
+            found.append(Problem("conn_hygiene.E002", f"CONN_HYGIENE has an unknown key {key!r}.", _known_keys(key)))
+        elif hint := validate(value):
+            found.append(Problem("conn_hygiene.E003", f"CONN_HYGIENE[{key!r}] cannot be {value!r}.", hint))
+    return found
+
+
+def _known_keys(key: Any) -> str:
+    close = get_close_matches(str(key).upper(), _VALIDATORS, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "The keys are " + ", ".join(_VALIDATORS) + "."
+
+
+def strict(values: Mapping[str, Any]) -> Settings:
+    """Return *values* over the project's own settings; raise ImproperlyConfigured, naming each problem, if one is bad."""
+    if found := problems(values):
+        raise ImproperlyConfigured(" ".join(f"{problem.message} {problem.hint}" for problem in found))
+    return dataclasses.replace(lenient(), **values)
+
+
+def lenient() -> Settings:
+    """Return the project's ``CONN_HYGIENE``, with the default in place of each bad value.
+
+    ``manage.py check`` reports the bad ones. Servers do not run the checks, and a site must not go down over a typing
+    error in a setting of ours.
+    """
+    values = getattr(django_settings, "CONN_HYGIENE", {}) if django_settings.configured else {}
+    if not isinstance(values, Mapping):
+        return Settings()
+    return Settings(**{key: value for key, value in values.items() if not problems({key: value})})
+
+
+# Read on every query, replaced whole and never changed in place, so that a reader needs no lock.
+current = Settings()
+
+
+def apply(settings: Settings) -> None:
+    """Put *settings* in force for this process."""
+    global current  # noqa: PLW0603 - one process, one set of values
+    current = settings

@@ -1,0 +1,162 @@
+"""Putting the toolkit into a process, and taking it out again without a trace."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from typing import Any
+
+from django.core import signals as core_signals
+from django.core.signals import setting_changed
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.dispatch import Signal
+
+from conn_hygiene import conf, requests, wrapper
+from conn_hygiene.reaper import Reaper
+
+logger = logging.getLogger("conn_hygiene")
+
+_UID = "conn_hygiene"
+
+# Guards what follows. Taken by install() and uninstall() for as long as they run, by receivers never.
+_lock = threading.RLock()
+_reaper: Reaper | None = None
+_overrides: dict[str, Any] = {}
+# All wrappers that have a lease. Added to by each wrapper's own thread.
+_wrappers: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
+_wrappers_lock = threading.Lock()
+
+
+class _ThreadEnd:
+    """Sits in a thread's local storage, and is collected when the thread ends."""
+
+    __slots__ = ("__weakref__", "key")
+
+    def __init__(self) -> None:
+        self.key = object()
+
+    def __del__(self) -> None:
+        # Nothing but the hand-over: threading.current_thread(), which logging calls, would make a new thread object
+        # here that nobody takes away.
+        reaper = _reaper
+        if reaper is not None and not sys.is_finalizing():
+            reaper.thread_ended(self.key)
+
+
+_local = threading.local()
+
+
+def _key_of_running_thread() -> object:
+    end = getattr(_local, "end", None)
+    if end is None:
+        end = _local.end = _ThreadEnd()
+    return end.key
+
+
+def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    _attach(connection, connecting=True)
+
+
+def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
+    reaper = _reaper
+    # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
+    own = connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
+    key = _key_of_running_thread() if own else object()
+    if reaper is not None and wrapper.attach(connection, reaper, key, connecting=connecting) is not None:
+        with _wrappers_lock:
+            _wrappers.add(connection)
+
+
+def _setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == "CONN_HYGIENE":
+        conf.apply(conf.strict(_overrides))
+
+
+def _connect_first(signal: Signal, receiver: Any) -> None:
+    """Connect *receiver* in front of those that are there: it must see a connection before anybody has used it."""
+    signal.connect(receiver, dispatch_uid=_UID)
+    with signal.lock:
+        signal.receivers.insert(0, signal.receivers.pop())
+        signal.sender_receivers_cache.clear()
+
+
+def install(**settings: Any) -> None:
+    """Put the toolkit to work in this process.
+
+    ``"conn_hygiene"`` in INSTALLED_APPS does this; call it from scripts that have no INSTALLED_APPS of their own. Calling
+    it again changes the settings that are given and is otherwise without effect. Connections that the calling thread
+    has open are included at once, those of other threads when they next connect.
+
+    :param settings: keys of the ``CONN_HYGIENE`` setting, over what the project's settings say.
+    :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
+        changed then.
+    """
+    global _reaper  # noqa: PLW0603 - one a process
+    with _lock:
+        conf.apply(conf.strict({**_overrides, **settings}))
+        _overrides.update(settings)
+        if _reaper is not None:
+            return
+        _reaper = Reaper()
+        _connect_first(connection_created, _connection_created)
+        _connect_first(core_signals.request_started, requests.request_started)
+        _connect_first(core_signals.request_finished, requests.request_finished)
+        setting_changed.connect(_setting_changed, dispatch_uid=_UID)
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None:
+                _attach(connection, connecting=False)
+
+
+def uninstall() -> None:
+    """Take the toolkit out of this process: receivers, classes and instances are what they were before.
+
+    Connections that are checked out stay so, with their owners, as plain Django would have it. Call it when no other
+    thread is querying. Does nothing if the toolkit is not installed.
+    """
+    global _reaper  # noqa: PLW0603 - see install()
+    with _lock:
+        reaper, _reaper = _reaper, None
+        if reaper is None:
+            return
+        setting_changed.disconnect(dispatch_uid=_UID)
+        core_signals.request_finished.disconnect(dispatch_uid=_UID)
+        core_signals.request_started.disconnect(dispatch_uid=_UID)
+        connection_created.disconnect(dispatch_uid=_UID)
+        reaper.stop()
+        with _wrappers_lock:
+            wrappers = list(_wrappers)
+            _wrappers.clear()
+        for connection in wrappers:
+            wrapper.detach(connection)
+        _overrides.clear()
+        conf.apply(conf.Settings())
+
+
+def reaper() -> Reaper | None:
+    """Return this process's reaper, or None where the toolkit is not installed."""
+    return _reaper
+
+
+def _at_exit() -> None:
+    """Stop the reaper while its modules are still whole."""
+    if _reaper is not None:
+        _reaper.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _wrappers_lock  # noqa: PLW0603 - either may have been held by a thread that is no more
+    _lock = threading.RLock()
+    _wrappers_lock = threading.Lock()
+    if _reaper is not None:
+        _reaper.after_fork_in_child()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,707 @@
+"""A lease: one database wrapper's claim on one connection, and all that decides when the claim may end.
+
+The life of a lease::
+
+    CLOSED ──checkout──▶ HELD ──falls idle──▶ PARKED ──idle for RELEASE_AFTER──▶ GIVEN_BACK
+                          ▲  ◀──next use───────┘                                    │
+                          └───────────────────next use checks out again ◀───────────┘
+
+A wrapper is made by Django for one thread (the *owner*), and has one lease for life. The lease is HELD from the owner's
+first use of the connection on. When the last open cursor closes or a transaction ends, and nothing else keeps it, it is
+PARKED: still with its owner, but the reaper may take it. After ``RELEASE_AFTER`` seconds the reaper does, and the
+connection goes back to its pool (or is closed, without one): GIVEN_BACK. The owner's next use takes a parked
+connection back, or checks one out again; it cannot tell the difference.
+
+What keeps a lease from being parked: an open cursor, a transaction in the eyes of Django or of libpq, a pipeline,
+commit hooks that have yet to run, a pin, a ``hold_connection`` around, no release scope around, or a wrapper that is
+shared between threads.
+
+Every attribute is guarded by the lease's lock. It is reentrant, because a logging handler that queries may run inside
+(psycopg_pool logs). It is held while a connection returns to its pool, so that an owner who closes it finds it gone;
+it is never held while one is checked out, which may take long. Other locks that are taken inside: the registry's,
+the counters', the pool's. None of those ever takes a lease's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from conn_hygiene import conf, policy, pools, session
+from conn_hygiene.serving import serving
+
+if TYPE_CHECKING:
+    import psycopg
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("conn_hygiene.lease")
+
+_now = time.monotonic
+
+
+class State(enum.IntEnum):
+    """Where a lease is in its life; see the module's documentation."""
+
+    CLOSED = 0
+    HELD = 1
+    PARKED = 2
+    GIVEN_BACK = 3
+
+
+# Module constants: reading an enum's member costs more than the comparisons on the way of every query.
+CLOSED, HELD, PARKED, GIVEN_BACK = State
+
+
+class Keeper(Protocol):
+    """What a lease needs from the outside: who lists the leases, counts, and ends the idle ones."""
+
+    @property
+    def counters(self) -> Counters:
+        """The process's totals."""
+
+    def checked_out(self, lease: Lease) -> None:
+        """Take note that *lease* has a connection; it must stay reachable until :meth:`checked_in`."""
+
+    def checked_in(self, lease: Lease) -> None:
+        """Take note that *lease* has no connection any more."""
+
+    def parked(self, lease: Lease, deadline: float) -> None:
+        """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
+
+    def cursor_lost(self, lease: Lease, checkout: int, releases: bool) -> None:
+        """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
+
+    def wrapper_lost(self, lease: Lease) -> None:
+        """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""
+
+
+class Counters:
+    """What happened in this process since the toolkit was installed. Its lock is a leaf: nothing is taken inside."""
+
+    __slots__ = ("_lock", "_values")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        names = ("checkouts", "releases", "reclaimed", "pinned", "seconds_held", "seconds_in_use")
+        self._values: dict[str, float] = dict.fromkeys(names, 0)
+
+    def add(self, **amounts: float) -> None:
+        """Add to the totals."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._values[name] += amount
+
+    def read(self) -> dict[str, float]:
+        """Return the totals, all as of one moment."""
+        with self._lock:
+            return dict(self._values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A lease as it was at one moment; times in seconds."""
+
+    connection: psycopg.Connection[Any]
+    state: str
+    held_for: float
+    idle_for: float
+    used_for: float
+    open_cursors: int
+    in_transaction: bool
+    pins: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reclaimed:
+    """What was taken back from an owner that is no more."""
+
+    alias: str
+    thread_id: int
+    server_pid: int
+    held_for: float
+    in_transaction: bool
+
+
+class Lease:
+    """One wrapper's claim on a connection; see the module's documentation."""
+
+    __slots__ = (
+        "__weakref__",
+        "_attributes",
+        "_connecting",
+        "_connection",
+        "_fresh",
+        "_in_use_since",
+        "_keeper",
+        "_lock",
+        "_manual",
+        "_marker",
+        "_open_cursors",
+        "_parameters",
+        "_pins",
+        "_pins_of_hold",
+        "_soiled",
+        "_touched",
+        "_used",
+        "alias",
+        "checked_out_at",
+        "checkouts",
+        "idle_since",
+        "queued",
+        "reported_at",
+        "request",
+        "state",
+        "thread_id",
+        "thread_key",
+        "wrapper",
+    )
+
+    def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object) -> None:
+        self._lock = threading.RLock()
+        self._keeper = keeper
+        self.alias = wrapper.alias
+        self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
+        # Whose end strands the connection: the thread that made the wrapper, if that is the one that is running.
+        self.thread_id = threading.get_ident()
+        self.thread_key = thread_key
+        self.state = CLOSED
+        # Counts the checkouts; a cursor remembers in which one it was opened.
+        self.checkouts = 0
+        # Whether the reaper has an entry for this lease already; the reaper's own, see there.
+        self.queued = False
+        self._connection: psycopg.Connection[Any] | None = None
+        self._connecting = False
+        self._manual = False
+        # While connect() runs for the first time, the wrapper's run_on_commit is this very list: connect() replaces it
+        # as its last act, and there is no other sign of its end.
+        self._marker: list[Any] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set what belongs to one checkout to its start."""
+        self._open_cursors = 0
+        self._touched = False
+        self._pins: dict[str, str] = {}
+        self._pins_of_hold: set[str] = set()
+        self._soiled = False
+        self._used = 0.0
+        self._in_use_since: float | None = None
+        self._fresh: tuple[bytes | None, ...] = ()
+        self._parameters: tuple[bytes | None, ...] | None = None
+        self._attributes: tuple[Any, ...] = ()
+        self.request = serving.label
+        # When the reaper next reports it as idle in transaction or held too long; the reaper's own.
+        self.reported_at = 0.0
+        self.checked_out_at = self.idle_since = _now()
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.alias!r} by thread {self.thread_id}: {self.state.name.lower()}>"
+
+    # ##### Checkout and return: the wrapper's `connection` attribute #####
+
+    def take(self) -> psycopg.Connection[Any] | None:
+        """Return the connection, taken back from the reaper if it was parked; None if there is none now."""
+        with self._lock:
+            if self.state == PARKED:
+                self.state = HELD
+            # The handle may be used until the next cursor closes, and nobody will say so.
+            self._touched = True
+            return self._connection
+
+    def assign(self, connection: psycopg.Connection[Any] | None) -> None:
+        """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
+        with self._lock:
+            if self._connection is not None and connection is not self._connection:
+                self._end()
+            if connection is None:
+                self.state = CLOSED
+            if connection is self._connection:
+                return
+            self._begin()
+            self._connection = connection
+            self.state = HELD
+            self.checkouts += 1
+            self._fresh = _fresh_parameters(connection)
+            self._keeper.checked_out(self)
+            self._keeper.counters.add(checkouts=1)
+
+    def _end(self, state: State = CLOSED) -> psycopg.Connection[Any]:
+        """Close the books on the current checkout, under the lock, and return its connection."""
+        connection = self._connection
+        assert connection is not None
+        now = _now()
+        if self._in_use_since is not None:
+            self._used += now - self._in_use_since
+        self._connection = None
+        self.state = state
+        self._keeper.checked_in(self)
+        self._keeper.counters.add(seconds_held=now - self.checked_out_at, seconds_in_use=self._used)
+        return connection
+
+    def connecting(self) -> bool:
+        """Take note that ``connect()`` begins; return whether manual transaction management must be restored after it.
+
+        From here to :meth:`connected` the wrapper shows no connection, as a plain one would: whoever is patched into
+        ``connect()`` and looks must not start a second one.
+        """
+        with self._lock:
+            wrapper = self.wrapper()
+            restore = self.state == GIVEN_BACK and wrapper is not None and not wrapper.autocommit
+            if self.state == GIVEN_BACK:
+                self.state = CLOSED
+            self._connecting = True
+            return restore
+
+    def connected(self, *, again: bool) -> None:
+        """Take note that ``connect()`` ended. *again*: a failure to check out again, which the next use may repeat."""
+        with self._lock:
+            self._connecting = False
+            if again and self.state == CLOSED:
+                self.state = GIVEN_BACK
+
+    def first_connect(self, marker: list[Any]) -> None:
+        """Take note that the wrapper's first ``connect()`` is under way, and by which list its end can be told."""
+        with self._lock:
+            self._marker = marker
+
+    def forget(self) -> bool:
+        """Forget that a connection was given back, since the wrapper is being closed; return whether one was."""
+        with self._lock:
+            if self.state != GIVEN_BACK:
+                return False
+            self.state = CLOSED
+            return True
+
+    def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
+        return self._connecting or (self._marker is not None and wrapper.run_on_commit is self._marker)
+
+    # ##### Use: cursors and transactions #####
+
+    def cursor_opened(self, connection: psycopg.Connection[Any]) -> int:
+        """Count a cursor on *connection*; return the number of the checkout, or 0 if that connection is gone by now."""
+        with self._lock:
+            if connection is not self._connection:
+                return 0
+            if self.state == PARKED:
+                self.state = HELD
+            if self._in_use_since is None:
+                self._in_use_since = _now()
+            if self._parameters is None:
+                self._look_at_session(connection)
+            self._open_cursors += 1
+            # The handle was read for this cursor.
+            self._touched = False
+            return self.checkouts
+
+    def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
+        """Remember the session as it is when the owner begins; what differs later is the owner's doing."""
+        wrapper = self.wrapper()
+        if wrapper is None or self._setting_up(wrapper):
+            return
+        self._parameters = session.reported_parameters(connection)
+        self._attributes = _attributes(connection)
+
+    def cursor_closed(self, checkout: int) -> None:
+        """Count a cursor of *checkout* as closed, and let the connection go if it was the last thing to keep it."""
+        with self._lock:
+            if checkout != self.checkouts or self._connection is None:
+                return
+            self._open_cursors -= 1
+            self._touched = False
+            deadline = self._settle(policy.releases(self.alias))
+        self._after_settling(deadline)
+
+    def cursor_collected(self, checkout: int) -> None:
+        """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
+        if not sys.is_finalizing():
+            self._keeper.cursor_lost(self, checkout, policy.releases(self.alias))
+
+    def settle(self, *, handle_is_out: bool | None = None) -> None:
+        """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
+
+        *handle_is_out* tells whether somebody may be about to use a handle that was read; by default, whether one was
+        read since the last cursor closed.
+        """
+        with self._lock:
+            if self._connection is None:
+                return
+            if handle_is_out is not None:
+                self._touched = handle_is_out
+            deadline = None if self._touched else self._settle(policy.releases(self.alias))
+        self._after_settling(deadline)
+
+    def lost(self, checkout: int, releases: bool) -> None:
+        """Count a collected cursor of *checkout* as closed. Called by the reaper."""
+        with self._lock:
+            if checkout != self.checkouts or self._connection is None:
+                return
+            self._open_cursors -= 1
+            # The owner may have read the handle a moment ago, and is about to use it.
+            if self._touched:
+                return
+            deadline = self._settle(releases)
+        self._after_settling(deadline)
+
+    def _settle(self, releases: bool) -> float | None:
+        """Park the lease, under the lock, if nothing keeps it. Return when it should end, or None if it stays."""
+        wrapper = self.wrapper()
+        if self._open_cursors > 0 or wrapper is None or self._in_transaction(wrapper):
+            return None
+        now = _now()
+        if self._in_use_since is not None:
+            self._used += now - self._in_use_since
+            self._in_use_since = None
+        self.idle_since = now
+        if not releases or self._kept(wrapper):
+            return None
+        grace = self._grace()
+        if grace is None:
+            return None
+        self.state = PARKED
+        return now + grace
+
+    def in_transaction(self) -> bool:
+        """Return whether the connection is in a transaction, in the eyes of Django or of libpq."""
+        with self._lock:
+            wrapper = self.wrapper()
+            return self._connection is not None and wrapper is not None and self._in_transaction(wrapper)
+
+    def _in_transaction(self, wrapper: BaseDatabaseWrapper) -> bool:
+        assert self._connection is not None
+        return (
+            wrapper.in_atomic_block
+            or not (wrapper.autocommit or self._manual)
+            or not pools.is_idle(self._connection)
+        )
+
+    def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
+        """Return whether an idle connection must stay with its owner all the same."""
+        return bool(
+            self._pins
+            or wrapper.run_on_commit
+            or self._setting_up(wrapper)
+            # Another thread may be about to use the handle that it has just read.
+            or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+        )
+
+    def _grace(self) -> float | None:
+        """Return for how many seconds the connection may sit idle; None for ever."""
+        assert self._connection is not None
+        if pools.pool_of(self._connection) is None:
+            return conf.current.UNPOOLED_RELEASE_AFTER
+        return conf.current.RELEASE_AFTER
+
+    def _after_settling(self, deadline: float | None) -> None:
+        """Leave a parked lease to the reaper, or end it here and now if the grace is 0. Called without the lock."""
+        if deadline is None:
+            return
+        if deadline <= self.idle_since:
+            self.end_if_parked(deadline)
+        else:
+            self._keeper.parked(self, deadline)
+
+    def manual_transactions(self, manual: bool) -> None:
+        """Take note of whether the application has turned autocommit off by hand, outside of ``atomic()``."""
+        with self._lock:
+            self._manual = manual
+
+    # ##### Session state #####
+
+    def statement(self, query: Any, connection: psycopg.Connection[Any]) -> None:
+        """Look at a statement that is about to run, and pin the lease if it leaves something in the session."""
+        text = query if type(query) is str else session.text_of(query, connection)
+        effect = session.effect_of(text) if text is not None else _UNREADABLE
+        if effect is not None:
+            self._pin(effect)
+
+    def _pin(self, effect: session.Effect) -> None:
+        with self._lock:
+            wrapper = self.wrapper()
+            if self._connection is None or wrapper is None:
+                return
+            self._soiled = True
+            for reason in effect.removes:
+                self._pins.pop(reason, None)
+            # A receiver of connection_created runs at every checkout: its SET need not survive a release.
+            if self._setting_up(wrapper) and not effect.adds & session.INDELIBLE:
+                return
+            added = [reason for reason in effect.adds - session.HARMLESS if reason not in self._pins]
+            first = not self._pins
+            self._pins.update((reason, caller()) for reason in added)
+            if policy.holds(self.alias):
+                self._pins_of_hold.update(added)
+            connection = self._connection
+        self._report_pins(added, first, connection)
+
+    def _report_pins(self, added: list[str], first: bool, connection: psycopg.Connection[Any]) -> None:
+        if not added:
+            return
+        if first:
+            self._keeper.counters.add(pinned=1)
+        for reason in added:
+            where = self._pins.get(reason, "an unknown place")
+            pid = connection.pgconn.backend_pid
+            message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
+            extra = {"alias": self.alias, "server_pid": pid, "pinned_by": reason, "where": where}
+            logger.info(message, self.alias, pid, reason, where, extra=extra)
+
+    def _changed(self, connection: psycopg.Connection[Any]) -> list[str]:
+        """Return what differs from when the owner began, by what libpq and psycopg know without asking the server."""
+        if self._parameters is None:
+            return []
+        changed = session.changed_parameters(self._parameters, session.reported_parameters(connection))
+        if _attributes(connection) != self._attributes:
+            changed.append("transaction characteristics of the psycopg connection")
+        return changed
+
+    def state_to_scrub(self) -> frozenset[str]:
+        """Return what the session carries that must not reach anybody else; empty when it is clean."""
+        with self._lock:
+            if self._connection is None:
+                return frozenset()
+            state = set(self._pins)
+            if self._soiled or session.reported_parameters(self._connection) != self._fresh:
+                state.add(session.SETTING)
+            if self._changed(self._connection):
+                state.add(session.SETTING)
+            return frozenset(state)
+
+    def scrub(self) -> None:
+        """Clean the session, if it needs it, before it returns to its pool. The owner does this in ``close()``."""
+        with self._lock:
+            state = self.state_to_scrub()
+            if state and self._connection is not None and not self._connection.closed:
+                pools.scrub(self._connection, state, self._fresh)
+                self._pins.clear()
+                self._soiled = False
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """What pins the lease: reason to place in the code."""
+        with self._lock:
+            return dict(self._pins)
+
+    # ##### The end of a lease #####
+
+    def end_if_parked(self, now: float) -> float | None:
+        """Give the connection back if it has been parked for its grace. The reaper's way, and the owner's at grace 0.
+
+        Returns None if there is nothing left to do, else when to look again.
+        """
+        with self._lock:
+            if self.state != PARKED or self._connection is None:
+                return None
+            grace = self._grace()
+            if grace is None:
+                return None
+            if now < self.idle_since + grace:
+                return self.idle_since + grace
+            # A handle that was read before the lease was parked may have been used since.
+            if not pools.is_idle(self._connection):
+                self.state = HELD
+                return None
+            changed = self._changed(self._connection)
+            if not changed:
+                self._give_back()
+                return None
+            self.state = HELD
+            reason = f"a change of {', '.join(changed)}"
+            first = not self._pins
+            self._pins[reason] = "a place that is not known"
+            connection = self._connection
+        self._report_pins([reason], first, connection)
+        return None
+
+    def _give_back(self) -> None:
+        """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there."""
+        self.scrub()
+        pools.give_back(self._end(GIVEN_BACK))
+        self._keeper.counters.add(releases=1)
+
+    def release_now(self) -> bool:
+        """Give the connection back now if it is idle, whatever the scopes say; return whether it was. Owner only."""
+        with self._lock:
+            if self._connection is None or policy.holds(self.alias):
+                return False
+            if self._settle(releases=True) is None and self.state != PARKED:
+                return self._release_unlimited()
+            return self._release_parked()
+
+    def _release_unlimited(self) -> bool:
+        """Handle the one case that settling leaves alone although it is idle: a grace of None."""
+        wrapper = self.wrapper()
+        if wrapper is None or self._open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
+            return False
+        return self._release_parked()
+
+    def _release_parked(self) -> bool:
+        assert self._connection is not None
+        if self._changed(self._connection):
+            self.state = HELD
+            return False
+        self._give_back()
+        return True
+
+    def reclaim(self) -> Reclaimed | None:
+        """Take the connection from an owner that is no more, and give it back; return what was found, None if nothing.
+
+        Rolls back what is open: nobody is left who could commit it. Called by the reaper.
+        """
+        with self._lock:
+            connection = self._connection
+            if connection is None:
+                return None
+            if self.state == PARKED:
+                # On its way back in any case.
+                self._give_back()
+                return None
+            found = Reclaimed(
+                alias=self.alias,
+                thread_id=self.thread_id,
+                server_pid=connection.pgconn.backend_pid,
+                held_for=_now() - self.checked_out_at,
+                in_transaction=not pools.is_idle(connection),
+            )
+            self.scrub()
+            pools.give_back(self._end(GIVEN_BACK))
+            self._keeper.counters.add(reclaimed=1)
+            return found
+
+    def reconsider(self) -> None:
+        """Settle anew, since a scope began or ended. Only the owner may call this.
+
+        Where no scope wants it released any more, a parked connection without a pool is its owner's to keep, as
+        ``CONN_MAX_AGE`` says. One with a pool may go back all the same.
+        """
+        if policy.releases(self.alias):
+            self.settle()
+            return
+        with self._lock:
+            if self.state == PARKED and self._connection is not None and pools.pool_of(self._connection) is None:
+                self.state = HELD
+
+    def hold_ended(self) -> None:
+        """Give back a connection whose session state all comes from a ``hold_connection`` that ends now. Owner only.
+
+        It is not settled but given back, cleaned: what receivers of ``connection_created`` have set is gone as well,
+        and runs again at the next checkout.
+        """
+        with self._lock:
+            wrapper = self.wrapper()
+            if self._connection is None or wrapper is None or not policy.releases(self.alias):
+                return
+            if not self._pins or not self._pins.keys() <= self._pins_of_hold:
+                return
+            if not (self._open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit):
+                self._give_back()
+
+    def drop(self) -> None:
+        """Cut the connection, whatever its state; the pool replaces it when the wrapper is closed. Owner only."""
+        with self._lock:
+            if self._connection is not None:
+                self._pins.clear()
+                self._soiled = False
+                self._connection.pgconn.finish()
+
+    def terminate(self, connection: psycopg.Connection[Any]) -> None:
+        """End the session of *connection*, if it still is in a transaction, without a word to the server.
+
+        The server ends a session whose socket is shut, and rolls its transaction back (PostgreSQL documentation,
+        "Message Flow", "Termination"). It takes no rights and no further connection. The owner finds the connection
+        closed at its next statement. Called by the reaper.
+        """
+        with self._lock:
+            if connection is self._connection and not self._open_cursors and not pools.is_idle(connection):
+                with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+
+    def detach(self) -> psycopg.Connection[Any] | None:
+        """End the lease without touching the connection, and return it for the plain wrapper to go on with."""
+        with self._lock:
+            connection = self._connection
+            if connection is not None:
+                self._end()
+            self.state = CLOSED
+            return connection
+
+    @staticmethod
+    def running_thread() -> int:
+        """Return the identifier of the thread that asks."""
+        return threading.get_ident()
+
+    def _wrapper_gone(self, _: weakref.ref[BaseDatabaseWrapper]) -> None:
+        self._keeper.wrapper_lost(self)
+
+    def after_fork_in_child(self) -> None:
+        """Make the lease safe in a forked child: a new lock, since another thread may have held the old one.
+
+        The thread that forked goes on with what it has. What other threads held is the parent's: their wrappers are
+        about to be collected here, and must not drag the parent's connections back to a pool.
+        """
+        self._lock = threading.RLock()
+        self.queued = False
+        if self.thread_id != threading.get_ident():
+            _inherited.append(self._connection)
+            self._connection = None
+            self.state = CLOSED
+
+    # ##### Views from outside #####
+
+    def describe(self, now: float) -> Description | None:
+        """Return the lease as it is at *now*, for reports; None if it holds no connection."""
+        with self._lock:
+            connection = self._connection
+            if connection is None:
+                return None
+            wrapper = self.wrapper()
+            in_transaction = wrapper is not None and self._in_transaction(wrapper)
+            in_use = self._open_cursors > 0 or in_transaction
+            return Description(
+                connection=connection,
+                state="in use" if in_use else "pinned" if self._pins else "idle",
+                held_for=now - self.checked_out_at,
+                idle_for=0.0 if self._open_cursors else now - self.idle_since,
+                used_for=self._used + (now - self._in_use_since if self._in_use_since is not None else 0.0),
+                open_cursors=self._open_cursors,
+                in_transaction=in_transaction,
+                pins=dict(self._pins),
+            )
+
+
+# Connections of a forked process's parent: never closed here, so never collected either.
+_inherited: list[psycopg.Connection[Any] | None] = []
+
+_UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
+
+# Where the code that is to blame is never found.
+_PLUMBING = ("conn_hygiene", "django", "psycopg", "contextlib", "asgiref", "debug_toolbar", "sentry_sdk", "opentelemetry")
+
+
+def caller() -> str:
+    """Return the innermost place in the running thread's stack that is the application's own, as "file:line in name"."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PLUMBING:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
+    """Return the reported parameters of *connection* at its first checkout; kept on it, as psycopg_pool keeps its pool."""
+    fresh: tuple[bytes | None, ...] | None = getattr(connection, "_conn_hygiene_fresh", None)
+    if fresh is None:
+        fresh = session.reported_parameters(connection)
+        connection._conn_hygiene_fresh = fresh  # type: ignore[attr-defined]
+    return fresh
+
+
+def _attributes(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    """Return the transaction characteristics that psycopg keeps on its own side of *connection*."""
+    return connection.isolation_level, connection.read_only, connection.deferrable

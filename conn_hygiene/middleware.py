@@ -1,0 +1,81 @@
+"""The middleware: the scopes of :mod:`conn_hygiene.scopes` around a request, streaming bodies included.
+
+Each works under WSGI and ASGI without an adapter in between. What a view raises passes through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from conn_hygiene import installation, scopes
+
+GetResponse = Callable[[HttpRequest], Any]
+
+
+class _ScopeMiddleware:
+    """Run the rest of the request, and then its streaming body, inside a scope.
+
+    Only the scope's frame is pushed and popped here, which touches no connection: before the first query there is
+    nothing to give back, and after the last ``request_finished`` follows.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    scope: scopes._Scope | None
+
+    def __init__(self, get_response: GetResponse) -> None:
+        if get_response is None:
+            raise ValueError("get_response must be provided.")
+        # For sites that have the middleware and forgot INSTALLED_APPS; manage.py check tells them.
+        installation.install()
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self._is_async:
+            return self._acall(request)
+        with self._step():
+            return self._covered(self.get_response(request))
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        with self._step():
+            return self._covered(await self.get_response(request))
+
+    def _step(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.scope is None else self.scope.step()
+
+    def _covered(self, response: Any) -> HttpResponseBase:
+        if self.scope is not None and isinstance(response, StreamingHttpResponse):
+            scopes.cover_streaming(response, self.scope)
+        return cast(HttpResponseBase, response)
+
+
+class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):
+    """Give idle connections back between the queries of every request; see :func:`.release_between_queries`."""
+
+    scope = scopes._Release()
+
+
+class IdleInTransactionMiddleware(_ScopeMiddleware):
+    """Report transactions of requests that sit idle for ``IDLE_IN_TRANSACTION_AFTER``, or that a request leaves open.
+
+    Installs the toolkit, whose reaper and receivers do the work; releases nothing. For sites that want the reports
+    and nothing else, without ``conn_hygiene`` in INSTALLED_APPS.
+    """
+
+    scope = None
+
+
+class ConnectionHygieneMiddleware(ReleaseBetweenQueriesMiddleware, IdleInTransactionMiddleware):
+    """Everything for a request in one line: the other middleware of this module together."""
+
+    scope = scopes._Release()

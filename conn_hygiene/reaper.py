@@ -1,0 +1,314 @@
+"""The reaper: the one background thread of a process. It ends idle leases and mends what dead threads leave behind.
+
+It starts with the first lease, sleeps while nothing is parked, and is gone after a fork until it is needed again. On
+other threads' wrappers it calls nothing of Django's: it takes the psycopg connection out of the lease, under the
+lease's lock, and returns it to that connection's own pool.
+
+Who may touch what: ``_leases`` (all that hold a connection) is guarded by ``_registry_lock``; ``_heap`` is the reaper
+thread's own; ``_inbox`` is a deque and ``_bell`` a SimpleQueue, both safe from any thread, and the SimpleQueue from
+finalisers too. ``_wake_at`` is written by the reaper before it looks into the inbox a last time and sleeps, and read
+by owners after they have put something in: one of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from conn_hygiene import conf, signals
+from conn_hygiene.lease import Counters, Description, Lease
+
+logger = logging.getLogger("conn_hygiene.reaper")
+
+_now = time.monotonic
+
+
+class Reaper:
+    """Keeps the list of leases that hold a connection, and ends those that are due. One a process."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self._registry_lock = threading.Lock()
+        self._leases: set[Lease] = set()
+        self._start_lock = threading.Lock()
+        self._reset_thread()
+
+    def _reset_thread(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._inbox: deque[tuple[float, Lease]] = deque()
+        self._bell: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._wake_at = math.inf
+        self._heap: list[tuple[float, int, Lease]] = []
+        self._busy = False
+        self._watch_at = math.inf
+        self._order = count()
+
+    # ##### Called by leases, in any thread #####
+
+    def checked_out(self, lease: Lease) -> None:
+        """Keep *lease* reachable while it has a connection, so that its owner's end does not lose it."""
+        with self._registry_lock:
+            first = not self._leases
+            self._leases.add(lease)
+        self._ensure_running()
+        if first:
+            self._start_watching()
+
+    def _start_watching(self) -> None:
+        """Have the watch looked at, which rests while nothing is checked out."""
+        if self._watch_at == math.inf and _watch_interval() != math.inf:
+            self._bell.put(self._rewind_watch)
+
+    def _rewind_watch(self) -> None:
+        self._watch_at = _now() + _watch_interval()
+
+    def checked_in(self, lease: Lease) -> None:
+        """Forget *lease*, which has no connection any more."""
+        with self._registry_lock:
+            self._leases.discard(lease)
+
+    def leases(self) -> list[Lease]:
+        """Return the leases that hold a connection now."""
+        with self._registry_lock:
+            return list(self._leases)
+
+    def parked(self, lease: Lease, deadline: float) -> None:
+        """Have *lease* looked at when *deadline* has come.
+
+        A lease that is parked many times in a row, as in a burst of queries, has one entry only. The flag is cleared
+        before the lease is looked at, and set here after it was parked, each time with the lease's lock in between:
+        either the reaper sees the parked lease, or this sees the cleared flag.
+        """
+        if lease.queued:
+            return
+        lease.queued = True
+        self._inbox.append((deadline, lease))
+        if deadline < self._wake_at:
+            self._bell.put(None)
+            self._ensure_running()
+
+    def cursor_lost(self, lease: Lease, checkout: int, releases: bool) -> None:
+        """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
+        self._bell.put(lambda: lease.lost(checkout, releases))
+
+    def wrapper_lost(self, lease: Lease) -> None:
+        """Reclaim a connection whose wrapper was collected. Called from finalisers."""
+        self._bell.put(lambda: self._reclaim(lease))
+
+    def thread_ended(self, thread_key: object) -> None:
+        """Reclaim what a thread held that has ended. Called from a finaliser in that thread, late in its end."""
+        self._bell.put(lambda: self._reclaim_all(thread_key))
+
+    # ##### The thread #####
+
+    def _ensure_running(self) -> None:
+        if self._thread is not None or self._stopping:
+            return
+        with self._start_lock:
+            if self._thread is not None or self._stopping:
+                return
+            thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is shutting down: connections close with it.
+                return
+            self._thread = thread
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End the thread, waiting *timeout* seconds at most; what is parked then stays with its owners."""
+        with self._start_lock:
+            thread, self._thread = self._thread, None
+            self._stopping = True
+        if thread is not None and thread is not threading.current_thread():
+            self._bell.put(None)
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._end_what_is_due()
+                self._watch()
+                self._sleep()
+            except Exception:
+                if not sys.is_finalizing():
+                    logger.exception("The reaper met an error and goes on.")
+
+    def _end_what_is_due(self) -> None:
+        now = _now()
+        self._busy = bool(self._heap or self._inbox)
+        self._take_in()
+        while self._heap and self._heap[0][0] <= now:
+            _, _, lease = heapq.heappop(self._heap)
+            lease.queued = False
+            again = lease.end_if_parked(now)
+            if again is not None and not lease.queued:
+                lease.queued = True
+                heapq.heappush(self._heap, (again, next(self._order), lease))
+
+    def _take_in(self) -> None:
+        while self._inbox:
+            deadline, lease = self._inbox.popleft()
+            heapq.heappush(self._heap, (deadline, next(self._order), lease))
+
+    def _sleep(self) -> None:
+        """Sleep until the next lease is due, or the bell rings.
+
+        After the last one the reaper lingers for as long as a grace lasts: a lease that is parked meanwhile is still in
+        time, and its owner need not ring, which would cost a switch of threads at every query of a busy thread.
+        """
+        if self._heap:
+            self._wake_at = self._heap[0][0]
+        else:
+            self._wake_at = _now() + conf.current.RELEASE_AFTER if self._busy else math.inf
+        self._wake_at = min(self._wake_at, self._watch_at)
+        if self._inbox:
+            return
+        try:
+            call = self._bell.get(timeout=None if self._wake_at == math.inf else max(0.0, self._wake_at - _now()))
+        except Empty:
+            call = None
+        # Awake: whoever parks now is seen without the bell.
+        self._wake_at = -math.inf
+        while call is not None:
+            call()
+            call = self._next_call()
+
+    def _next_call(self) -> Callable[[], None] | None:
+        try:
+            return self._bell.get_nowait()
+        except Empty:
+            return None
+
+    # ##### What sits idle in a transaction, or is held too long #####
+
+    def _watch(self) -> None:
+        """Look at all leases once in a while, and report those that are over a limit."""
+        now = _now()
+        if now < self._watch_at:
+            return
+        leases = self.leases()
+        for lease in leases:
+            self._report(lease, now)
+        # Nothing is held: nothing to watch until the next checkout, which rings the bell.
+        self._watch_at = now + _watch_interval() if leases else math.inf
+
+    def _report(self, lease: Lease, now: float) -> None:
+        found = lease.describe(now)
+        if found is None or found.open_cursors or lease.reported_at > now:
+            return
+        if found.in_transaction:
+            limit, age = conf.current.IDLE_IN_TRANSACTION_AFTER, found.idle_for
+        else:
+            limit, age = conf.current.HELD_TOO_LONG_AFTER, found.idle_for
+        if limit is None or age < limit:
+            return
+        # Again when it is twice as old.
+        lease.reported_at = now + age
+        report = _report_idle_in_transaction if found.in_transaction else _report_held_too_long
+        report(lease, found)
+
+    # ##### What owners leave behind #####
+
+    def _reclaim_all(self, thread_key: object) -> None:
+        for lease in self.leases():
+            if lease.thread_key is thread_key:
+                self._reclaim(lease)
+
+    def _reclaim(self, lease: Lease) -> None:
+        if not conf.current.RECLAIM_DEAD_THREADS:
+            return
+        found = lease.reclaim()
+        if found is None:
+            return
+        logger.log(
+            logging.WARNING if found.in_transaction else logging.INFO,
+            "Reclaimed connection %r (server pid %d) from thread %d, which ended with it checked out%s.",
+            found.alias,
+            found.server_pid,
+            found.thread_id,
+            "; its open transaction was rolled back" if found.in_transaction else "",
+            extra=vars(found),
+        )
+        send(signals.connection_reclaimed, **vars(found))
+
+    # ##### Forks #####
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew in a forked child: the thread did not survive, and any lock may have been held."""
+        self._registry_lock = threading.Lock()
+        self._start_lock = threading.Lock()
+        self.counters = Counters()
+        inherited, self._leases = self._leases, set()
+        for lease in inherited:
+            lease.after_fork_in_child()
+        self._reset_thread()
+
+
+def _watch_interval() -> float:
+    """Return how often to look, in seconds: a quarter of the shortest limit, so that a report is late by that at most."""
+    limits = (conf.current.IDLE_IN_TRANSACTION_AFTER, conf.current.HELD_TOO_LONG_AFTER)
+    return min((limit / 4 for limit in limits if limit is not None), default=math.inf)
+
+
+def _report_idle_in_transaction(lease: Lease, found: Description) -> None:
+    action = conf.current.IDLE_IN_TRANSACTION_ACTION
+    facts = _facts(lease, found) | {"idle_for": found.idle_for, "action": action}
+    logging.getLogger("conn_hygiene.transactions").warning(
+        "Connection %r (server pid %d) has been idle in transaction for %.1f s, in %s%s.",
+        lease.alias,
+        facts["server_pid"],
+        found.idle_for,
+        lease.request or f"thread {lease.thread_id}",
+        "; its session is ended" if action == "terminate" else "",
+        extra=facts,
+    )
+    send(signals.idle_in_transaction_detected, **facts)
+    if action == "terminate":
+        lease.terminate(found.connection)
+
+
+def _report_held_too_long(lease: Lease, found: Description) -> None:
+    facts = _facts(lease, found) | {
+        "held_for": found.held_for,
+        "idle_for": found.idle_for,
+        "pinned_by": tuple(found.pins),
+    }
+    pinned = ", ".join(f"{reason} at {where}" for reason, where in found.pins.items())
+    logger.warning(
+        "Connection %r (server pid %d) is held for %.1f s, idle for %.1f s, by %s%s.",
+        lease.alias,
+        facts["server_pid"],
+        found.held_for,
+        found.idle_for,
+        lease.request or f"thread {lease.thread_id}",
+        f"; pinned by {pinned}" if pinned else "",
+        extra=facts,
+    )
+    send(signals.connection_held_too_long, **facts)
+
+
+def _facts(lease: Lease, found: Description) -> dict[str, Any]:
+    return {
+        "alias": lease.alias,
+        "request": lease.request,
+        "server_pid": found.connection.pgconn.backend_pid,
+        "thread_id": lease.thread_id,
+    }
+
+
+def send(signal: Any, **arguments: Any) -> None:
+    """Send *signal* so that a receiver's failure stays the receiver's."""
+    for receiver, response in signal.send_robust(sender=Reaper, **arguments):
+        if isinstance(response, Exception):
+            logger.error("A receiver of a conn_hygiene signal failed: %r", receiver, exc_info=response)

@@ -1,0 +1,100 @@
+"""What a request left open when it ended: rolled back, closed and reported before Django does so in silence."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from conn_hygiene import pools, signals
+from conn_hygiene.reaper import send
+from conn_hygiene.serving import serving
+from conn_hygiene.wrapper import lease_of
+
+logger = logging.getLogger("conn_hygiene.transactions")
+
+
+def request_started(
+    *, environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **kwargs: Any
+) -> None:
+    """Note the request, and which transactions are not its own: a test may run one around its client's requests."""
+    if environ is not None:
+        serving.label = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}"
+    elif scope is not None:
+        serving.label = f"{scope.get('method', '?')} {scope.get('path', '?')}"
+    serving.before = frozenset(wrapper.alias for wrapper in _wrappers() if _in_transaction(wrapper))
+    _label_leases()
+
+
+def request_finished(**kwargs: Any) -> None:
+    """Roll back and report what the request left in a transaction, before Django closes or keeps it in silence.
+
+    A connection without a pool that outlives the request (``CONN_MAX_AGE``) is closed if the request left state in its
+    session. One with a pool goes back to it, cleaned, when Django closes it right after this.
+    """
+    for wrapper in _wrappers():
+        lease = lease_of(wrapper)
+        if lease is None or wrapper.alias in serving.before:
+            continue
+        if _in_transaction(wrapper):
+            end_transaction(wrapper, serving.label or "A request")
+        elif lease.pins and pools.pool_of(wrapper.connection) is None:
+            wrapper.close()
+    serving.label = None
+    serving.before = frozenset()
+    _label_leases()
+
+
+def _label_leases() -> None:
+    """Tell the connections that outlive a request which one they serve now."""
+    for wrapper in _wrappers():
+        lease = lease_of(wrapper)
+        if lease is not None:
+            lease.request = serving.label
+
+
+def _wrappers() -> list[BaseDatabaseWrapper]:
+    return connections.all(initialized_only=True)
+
+
+def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
+    lease = lease_of(wrapper)
+    return lease is not None and lease.in_transaction()
+
+
+def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
+    """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next.
+
+    A request or job that has ended has no ``atomic()`` left on its stack, so a wrapper that believes to be inside one has been
+    left there, by a generator that was never finished, say. Django would refuse it to every later one.
+    """
+    connection = wrapper.connection
+    pid = connection.pgconn.backend_pid
+    logger.warning(
+        "%s left a transaction open on %r (server pid %d); it is rolled back.",
+        who,
+        wrapper.alias,
+        pid,
+        extra={"alias": wrapper.alias, "request": serving.label, "server_pid": pid},
+    )
+    try:
+        connection.rollback()
+    except wrapper.Database.Error:
+        logger.info("The rollback failed; the connection is closed.", exc_info=True)
+    wrapper.in_atomic_block = False
+    wrapper.atomic_blocks = []
+    wrapper.savepoint_ids = []
+    wrapper.needs_rollback = wrapper.closed_in_transaction = False
+    wrapper.close()
+    send(
+        signals.idle_in_transaction_detected,
+        alias=wrapper.alias,
+        request=serving.label,
+        idle_for=0.0,
+        server_pid=pid,
+        thread_id=threading.get_ident(),
+        action="rollback",
+    )

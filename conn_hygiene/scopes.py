@@ -1,0 +1,434 @@
+"""The scopes: where idle connections are given back, where one is kept, and where all are closed at the end.
+
+Each is a decorator and a context manager, for sync and for async code. In async code whatever touches a connection runs
+in the thread that owns it, by ``sync_to_async``; on the event loop only the scope's frame is pushed and popped.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.conf import settings
+from django.db import connections
+from django.http import StreamingHttpResponse
+
+from conn_hygiene import policy
+from conn_hygiene.lease import CLOSED
+from conn_hygiene.requests import end_transaction
+from conn_hygiene.wrapper import lease_of
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from typing_extensions import Self
+
+F = TypeVar("F", bound=Callable[..., Any])
+Using = str | Iterable[str] | None
+
+
+def aliases(using: Using, name: str) -> frozenset[str] | None:
+    """Return *using* as a set of aliases, None for all; *name* is who asks, for the messages."""
+    if using is None:
+        return None
+    if callable(using) or isinstance(using, bytes):
+        raise TypeError(f"{name}(using=...) takes an alias of DATABASES or several, not {using!r}.")
+    found = frozenset([using] if isinstance(using, str) else using)
+    if settings.configured:
+        for alias in found:
+            if alias not in connections.settings:
+                known = ", ".join(map(repr, connections.settings))
+                raise connections.exception_class(f"{name}: there is no connection {alias!r}. DATABASES has {known}.")
+    return found
+
+
+def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:
+    """Return the running thread's wrappers of the aliases *using*."""
+    return [w for w in connections.all(initialized_only=True) if using is None or w.alias in using]
+
+
+class _Scope:
+    """What the scopes share: entering and leaving in sync and async code, and wrapping every kind of function."""
+
+    name: str
+
+    def __init__(self, using: Using = None) -> None:
+        self._using = aliases(using, self.name)
+
+    # What a scope does. `step` covers one stretch of running code; the others run in the thread of the connections.
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Be inside the scope for as long as the block runs, without touching a connection."""
+        raise NotImplementedError
+
+    def _push(self) -> None:
+        raise NotImplementedError
+
+    def _pop(self) -> None:
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Do what is to be done with the running thread's connections at the start."""
+
+    def _end(self) -> None:
+        """Do what is to be done with the running thread's connections at the end."""
+
+    # As a context manager.
+
+    def __enter__(self) -> Self:
+        self._push()
+        try:
+            self._begin()
+        except BaseException:
+            self._pop()
+            raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pop()
+        self._end()
+
+    async def __aenter__(self) -> Self:
+        self._push()
+        try:
+            await sync_to_async(self._begin)()
+        except BaseException:
+            self._pop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pop()
+        await sync_to_async(self._end)()
+
+    # As a decorator.
+
+    def __call__(self, func: F) -> F:
+        self._check(func)
+        if iscoroutinefunction(func):
+            return self._wrap_coroutine_function(func)
+
+        @functools.wraps(func)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            # Calling a generator function runs none of it: its steps are what is covered.
+            if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+                return self.cover(func(*args, **kwargs))
+            with self:
+                return self.cover(func(*args, **kwargs))
+
+        return wrapper  # type: ignore[return-value]
+
+    def _wrap_coroutine_function(self, func: F) -> F:
+        @functools.wraps(func)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            async with self:
+                return self.cover(await func(*args, **kwargs))
+
+        return wrapper  # type: ignore[return-value]
+
+    def _check(self, func: Any) -> None:
+        if isinstance(func, (staticmethod, classmethod)):
+            raise TypeError(f"Put @{self.name} below @{type(func).__name__}, next to the function.")
+        if inspect.isclass(func):
+            raise TypeError(
+                f"@{self.name} cannot decorate the class {func.__qualname__}. Decorate a method of it; for a view class, "
+                f'use @method_decorator({self.name}, name="dispatch").'
+            )
+        if not callable(func):
+            raise TypeError(f"@{self.name} decorates functions, not {func!r}. Aliases are given as {self.name}(using=...).")
+
+    def cover(self, result: Any) -> Any:
+        """Return *result*, wrapped so that what of it has yet to run does so inside the scope.
+
+        That is the body of a streaming response, a generator, or a coroutine: ``View.dispatch`` of an asynchronous view
+        is a plain method that returns one.
+        """
+        if isinstance(result, StreamingHttpResponse):
+            cover_streaming(result, self)
+        elif inspect.iscoroutine(result):
+            return self._finish(result)
+        elif inspect.isgenerator(result):
+            return drive(self, result)
+        elif inspect.isasyncgen(result):
+            return adrive(self, result)
+        return result
+
+    async def _finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        async with self:
+            return self.cover(await coroutine)
+
+
+def cover_streaming(response: StreamingHttpResponse, scope: _Scope) -> None:
+    """Have the body of *response* produced inside *scope*, step by step; between two steps the scope is not entered."""
+    # A file, which the server may send without us, and which does not query.
+    if getattr(response, "file_to_stream", None) is not None:
+        return
+    body = response.streaming_content
+    if response.is_async:
+        response.streaming_content = _asteps(scope, aiter(body))  # type: ignore[arg-type]
+    else:
+        response.streaming_content = _steps(scope, iter(body))  # type: ignore[arg-type]
+
+
+_END = object()
+
+
+def _steps(scope: _Scope, iterator: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        with scope.step():
+            item = next(iterator, _END)
+        if item is _END:
+            return
+        yield item
+
+
+async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    try:
+        while True:
+            with scope.step():
+                try:
+                    item = await anext(iterator)
+                except StopAsyncIteration:
+                    return
+            yield item
+    finally:
+        # A client that goes away ends this generator, and Django ends no other.
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            with scope.step():
+                await close()
+
+
+def drive(scope: _Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run *generator* with each of its steps inside *scope*, as ``yield from`` would without."""
+    resume: Callable[[Any], Any] = generator.send
+    value: Any = None
+    try:
+        while True:
+            with scope.step():
+                try:
+                    item = resume(value)
+                except StopIteration as stop:
+                    return stop.value
+            try:
+                resume, value = generator.send, (yield item)
+            except GeneratorExit:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the generator's
+                resume, value = generator.throw, exc
+    finally:
+        with scope:
+            generator.close()
+
+
+async def adrive(scope: _Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+    """Run the asynchronous *generator* with each of its steps inside *scope*."""
+    resume: Callable[[Any], Any] = generator.asend
+    value: Any = None
+    try:
+        while True:
+            with scope.step():
+                try:
+                    item = await resume(value)
+                except StopAsyncIteration:
+                    return
+            try:
+                resume, value = generator.asend, (yield item)
+            except GeneratorExit:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - as above
+                resume, value = generator.athrow, exc
+    finally:
+        async with scope:
+            await generator.aclose()
+
+
+class _PolicyScope(_Scope):
+    """A scope that says what becomes of idle connections while it lasts."""
+
+    holds: bool
+
+    def _push(self) -> None:
+        policy.frame.set(policy.Frame(policy.frame.get(), holds=self.holds, using=self._using))
+
+    def _pop(self) -> None:
+        top = policy.frame.get()
+        if top is not None:
+            policy.frame.set(top.parent)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        outer = policy.frame.get()
+        policy.frame.set(policy.Frame(outer, holds=self.holds, using=self._using))
+        try:
+            yield
+        finally:
+            policy.frame.set(outer)
+
+    def _begin(self) -> None:
+        for wrapper in _wrappers(self._using):
+            lease = lease_of(wrapper)
+            if lease is not None:
+                lease.reconsider()
+
+    _end = _begin
+
+
+class _Release(_PolicyScope):
+    name = "release_between_queries"
+    holds = False
+
+
+class _Hold(_PolicyScope):
+    name = "hold_connection"
+    holds = True
+
+    def _end(self) -> None:
+        for wrapper in _wrappers(self._using):
+            lease = lease_of(wrapper)
+            if lease is not None:
+                lease.hold_ended()
+                lease.reconsider()
+
+
+class _Closing(_Scope):
+    name = "closing_connections"
+
+    # The aliases that were open when each of the blocks around was entered, innermost last.
+    _before: ContextVar[tuple[set[str], ...]] = ContextVar("conn_hygiene_closing", default=())
+
+    def _push(self) -> None:
+        self._before.set((*self._before.get(), set()))
+
+    def _pop(self) -> None:
+        # What was open is still needed by _end(), which takes it off.
+        pass
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        yield
+
+    def _begin(self) -> None:
+        self._before.get()[-1].update(wrapper.alias for wrapper in _wrappers(self._using) if _is_open(wrapper))
+
+    def _end(self) -> None:
+        *outer, before = self._before.get() or (set(),)
+        self._before.set(tuple(outer))
+        for wrapper in _wrappers(self._using):
+            if wrapper.alias not in before and _is_open(wrapper):
+                lease = lease_of(wrapper)
+                if lease is not None and lease.in_transaction():
+                    end_transaction(wrapper, "The job that closing_connections covers")
+                wrapper.close()
+
+
+def _is_open(wrapper: BaseDatabaseWrapper) -> bool:
+    lease = lease_of(wrapper)
+    return wrapper.connection is not None if lease is None else lease.state != CLOSED
+
+
+@overload
+def release_between_queries(func: F, /) -> F: ...
+@overload
+def release_between_queries(*, using: Using = None) -> _Release: ...
+def release_between_queries(func: Any = None, /, *, using: Using = None) -> Any:
+    """Give connections back while they sit idle: a decorator, and a context manager for ``with`` and ``async with``.
+
+    Inside, a connection that has been idle for ``RELEASE_AFTER`` seconds (``UNPOOLED_RELEASE_AFTER`` without a pool)
+    returns to its pool, or is closed; the next query checks one out again. A connection is not idle while a cursor is
+    open or a transaction runs, nor if it carries session state, such as a ``SET`` or a temporary table.
+
+    Works on functions and methods, coroutine functions, generators and asynchronous generators, on view functions with
+    streaming responses (whose bodies are covered), and on class-based views by ``method_decorator``. Scopes nest; a
+    ``hold_connection`` around or inside wins.
+
+    :param using: an alias of DATABASES, or several; all by default.
+    :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    scope = _Release(using)
+    return scope if func is None else scope(func)
+
+
+@overload
+def hold_connection(func: F, /) -> F: ...
+@overload
+def hold_connection(*, using: Using = None) -> _Hold: ...
+def hold_connection(func: Any = None, /, *, using: Using = None) -> Any:
+    """Keep one connection for as long as the block or function runs, in a scope that would give it back.
+
+    For what needs one session without the toolkit being able to see it: handles taken from ``connection.connection``,
+    functions that change settings, ``currval()``. State that the toolkit does see (``SET``, temporary tables, session
+    locks) ends with the block when a release scope is around it: the connection then goes back, cleaned.
+
+    :param using: an alias of DATABASES, or several; all by default.
+    :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    scope = _Hold(using)
+    return scope if func is None else scope(func)
+
+
+@overload
+def closing_connections(func: F, /) -> F: ...
+@overload
+def closing_connections(*, using: Using = None) -> _Closing: ...
+def closing_connections(func: Any = None, /, *, using: Using = None) -> Any:
+    """Close at the end whatever connections the block or function opened, of any vendor; with a pool, give them back.
+
+    For targets of threads, jobs of executors and the like, where no request ends. Connections that were open before
+    stay open. A transaction that is still open at the end is rolled back and reported as a warning.
+
+    :param using: an alias of DATABASES, or several; all by default.
+    :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    scope = _Closing(using)
+    return scope if func is None else scope(func)
+
+
+def release_connections(using: Using = None) -> int:
+    """Give back what is idle in the running thread, now; return how many connections that were.
+
+    Works inside and outside of scopes, whatever ``RELEASE`` says. Never touches a transaction, an open cursor, a pinned
+    connection, or one that a ``hold_connection`` keeps. In async code call it by ``sync_to_async``: connections belong
+    to the thread that runs the queries.
+
+    :param using: an alias of DATABASES, or several; all by default.
+    :raises TypeError: *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    leases = [lease_of(wrapper) for wrapper in _wrappers(aliases(using, "release_connections"))]
+    return sum(lease.release_now() for lease in leases if lease is not None)
+
+
+def reset_connections(using: Using = None) -> int:
+    """Drop the running thread's connections whatever their state; return how many there were.
+
+    The next query opens a fresh one, or gets one from the pool, which replaces what was dropped. What was not committed
+    is rolled back by the server. For test frameworks and long-running commands, between two jobs. Inside ``atomic()``
+    the block cannot be saved: as after Django's own ``connection.close()``, queries in it fail until it ends.
+
+    :param using: an alias of DATABASES, or several; all by default.
+    :raises TypeError: *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    dropped = 0
+    for wrapper in _wrappers(aliases(using, "reset_connections")):
+        if _is_open(wrapper):
+            dropped += 1
+            lease = lease_of(wrapper)
+            if lease is not None:
+                lease.drop()
+            wrapper.close()
+    return dropped

@@ -1,0 +1,199 @@
+"""What a SQL statement leaves behind in its session.
+
+A session that carries state of its own must stay with its owner, and must be clean before anybody else gets it. The
+list follows what Amazon's RDS Proxy documents under "pinning" for PostgreSQL; the statements themselves are described
+in the PostgreSQL documentation under "SQL Commands". Only what a statement says is seen here: a function that changes
+a setting in its body is found by the parameters that the server reports (see :func:`reported_parameters`), if at all.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import psycopg
+
+# The reasons, as they stand in logs, in snapshot() and in the documentation.
+SETTING = "SET"
+TEMPORARY = "temporary table"
+ADVISORY_LOCK = "advisory lock"
+LISTEN = "LISTEN"
+PREPARED = "PREPARE"
+HELD_CURSOR = "cursor WITH HOLD"
+LIBRARY = "LOAD"
+REMOTE = "dblink connection"
+SEED = "setseed()"
+CODE = "DO block"
+DISCARDED = "DISCARD ALL"
+UNREADABLE = "statement that cannot be read"
+
+
+# What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.
+INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, CODE, UNREADABLE})
+
+# What needs mending before somebody else gets the session, but does not matter to its owner.
+HARMLESS = frozenset({DISCARDED})
+
+
+class Effect(NamedTuple):
+    """The state that a statement adds to its session, and the state that it takes away."""
+
+    adds: frozenset[str]
+    removes: frozenset[str]
+
+
+# What a statement has to contain somewhere to be worth reading more closely. Plain searches for substrings, because
+# nearly all statements of an application have none of these, and they should not pay for the rest.
+_HINTS = (
+    "set",
+    "listen",
+    "temp",
+    "prepare",
+    "deallocate",
+    "declare",
+    "close",
+    "load",
+    "discard",
+    "advisory",
+    "dblink",
+)
+
+# Everything in which a keyword is not a keyword. Dollar quotes need the same tag at both ends.
+_QUOTED = re.compile(
+    r"""
+      --[^\n]*
+    | /\*.*?\*/
+    | \be'(?:[^'\\]|\\.|'')*'
+    | '(?:[^']|'')*'
+    | "(?:[^"]|"")*"
+    | (?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?P=tag)
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    adds: frozenset[str]
+    removes: frozenset[str]
+
+
+def _rule(pattern: str, *adds: str, removes: frozenset[str] = frozenset()) -> _Rule:
+    return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), frozenset(adds), removes)
+
+
+# Matched at the start of each statement.
+_COMMANDS = [
+    _rule(r"set\s+(?!local\b|constraints\b|transaction\b)", SETTING),
+    _rule(r"reset\b", SETTING),
+    _rule(r"listen\b", LISTEN),
+    _rule(r"unlisten\s+\*", removes=frozenset({LISTEN})),
+    _rule(r"create\s+(?:or\s+replace\s+)?(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
+    _rule(r"create\b[^(]*\bpg_temp\s*\.", TEMPORARY),
+    _rule(r"(?:select|with)\b.*?\binto\s+(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
+    _rule(r"prepare\s+(?!transaction\b)", PREPARED),
+    _rule(r"deallocate\s+(?:prepare\s+)?all\b", removes=frozenset({PREPARED})),
+    _rule(r"declare\b.*?\bwith\s+hold\b", HELD_CURSOR),
+    _rule(r"close\s+all\b", removes=frozenset({HELD_CURSOR})),
+    _rule(r"load\b", LIBRARY),
+    _rule(r"do\b", CODE),
+    _rule(r"discard\s+temp(?:orary)?\b", removes=frozenset({TEMPORARY})),
+    # Takes away what the backend itself set up as well (time zone, role), hence leaves something to mend.
+    _rule(
+        r"discard\s+all\b",
+        DISCARDED,
+        removes=frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR}),
+    ),
+]
+
+# Matched anywhere in a statement.
+_FUNCTIONS = [
+    _rule(r"\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(", ADVISORY_LOCK),
+    _rule(r"\bpg_advisory_unlock_all\s*\(", removes=frozenset({ADVISORY_LOCK})),
+    # set_config(name, value, true) is SET LOCAL; whatever cannot be read as a plain `true` is taken for a SET.
+    _rule(r"\bset_config\s*\((?![^()]*,\s*true\s*\))", SETTING),
+    _rule(r"\bsetseed\s*\(", SEED),
+    _rule(r"\bdblink_connect(?:_u)?\s*\(", REMOTE),
+]
+
+
+@lru_cache(maxsize=1024)
+def effect_of(sql: str) -> Effect | None:
+    """Return what *sql*, one statement or several, does to its session's state; None for nothing.
+
+    Errs on the side of pinning: a statement that is taken for a ``SET`` and is none costs a release, the opposite costs
+    a secret.
+    """
+    lowered = sql.lower()
+    # A DO block has its code in a string, so a statement without one of its quotes is none.
+    code = "do" in lowered and ("$" in lowered or "'" in lowered)
+    if not code and not any([hint in lowered for hint in _HINTS]):
+        return None
+    adds: set[str] = set()
+    removes: set[str] = set()
+    for statement in _QUOTED.sub(_blank, sql).split(";"):
+        text = statement.lstrip("( \t\r\n")
+        rules = [rule for rule in _COMMANDS if rule.pattern.match(text)]
+        rules += [rule for rule in _FUNCTIONS if rule.pattern.search(text)]
+        for rule in rules:
+            removes |= rule.removes
+            adds = (adds - rule.removes) | rule.adds
+    return Effect(frozenset(adds), frozenset(removes)) if adds or removes else None
+
+
+def _blank(match: re.Match[str]) -> str:
+    """Replace a comment by a space, a string by an empty one, and a quoted identifier by a plain one."""
+    if match[0].startswith('"'):
+        return re.sub(r"\W", "_", match[0][1:-1])
+    return " " if match[0].startswith(("--", "/*")) else "''"
+
+
+def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
+    """Return the text of anything that psycopg executes (str, bytes, Composable, Template), or None if it has none."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, bytes):
+        return query.decode("utf-8", "replace")
+    try:
+        if hasattr(query, "as_string"):
+            return str(query.as_string(connection))
+        # A template string (Python 3.14). An interpolation is a value, or a piece of SQL that knows its own text.
+        return "".join(
+            part if isinstance(part, str) else (text_of(part.value, connection) or "")
+            for part in query
+            if isinstance(part, str) or part.format_spec in ("q", "i") or hasattr(part.value, "as_string")
+        )
+    except Exception:  # noqa: BLE001 - whatever is wrong with the query, psycopg will say it better
+        return None
+
+
+# What the server reports on its own at every change (PostgreSQL documentation, "Asynchronous Operations"), as far as a
+# change of it is the session's own doing. search_path is reported from PostgreSQL 18 on.
+_REPORTED = tuple(
+    name.encode()
+    for name in (
+        "search_path",
+        "TimeZone",
+        "DateStyle",
+        "IntervalStyle",
+        "application_name",
+        "client_encoding",
+        "default_transaction_read_only",
+        "session_authorization",
+        "is_superuser",
+        "standard_conforming_strings",
+    )
+)
+
+
+def reported_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
+    """Return the session parameters that libpq knows without asking the server, to compare with an earlier call."""
+    status = connection.pgconn.parameter_status
+    return tuple([status(name) for name in _REPORTED])
+
+
+def changed_parameters(before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
+    """Return the names of the parameters that differ between two results of :func:`reported_parameters`."""
+    return [name.decode() for name, old, new in zip(_REPORTED, before, after, strict=True) if old != new]

@@ -1,0 +1,245 @@
+"""How a lease gets hold of Django's database wrapper, and lets go of it again.
+
+The wrapper instance is moved to a subclass of its own class, in which ``connection`` is a property. Being a data
+descriptor, it sees every use: by Django, and by code that reaches for ``connections["default"].connection``. Whatever
+others have put on the instance (django-debug-toolbar, Django's test client) goes on working on top.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from conn_hygiene import pools
+from conn_hygiene.lease import GIVEN_BACK, Keeper, Lease
+
+if TYPE_CHECKING:
+    import psycopg
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
+    from psycopg import Cursor as _Cursor
+else:
+    _Wrapper = _Cursor = object
+
+# What an instance's class is, past a class that hides it.
+_class_of = object.__dict__["__class__"]
+
+_LEASE = "_conn_hygiene_lease"
+_LEASE_OF_CURSOR = "_conn_hygiene_checkout"
+
+
+class LeasedCursor(_Cursor):
+    """Mixed into a psycopg cursor's class: tells the lease when the cursor closes, and what it executes."""
+
+    __slots__ = ()
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._announce(query)
+        return super().execute(query, *args, **kwargs)
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._announce(query)
+        return super().executemany(query, *args, **kwargs)
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._announce(query)
+        return super().stream(query, *args, **kwargs)
+
+    def _announce(self, query: Any) -> None:
+        entry = self.__dict__.get(_LEASE_OF_CURSOR)
+        if entry is not None:
+            entry[0].statement(query, self._conn)
+
+    def close(self) -> None:
+        # Popped, so that a cursor that is closed twice counts once.
+        entry = self.__dict__.pop(_LEASE_OF_CURSOR, None)
+        try:
+            super().close()
+        finally:
+            if entry is not None:
+                entry[0].cursor_closed(entry[1])
+
+    def __del__(self) -> None:
+        # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
+        entry = self.__dict__.pop(_LEASE_OF_CURSOR, None)
+        if entry is not None:
+            entry[0].cursor_collected(entry[1])
+        finalise = getattr(super(), "__del__", None)
+        if finalise is not None:
+            finalise()
+
+
+class LeasedWrapper(_Wrapper):
+    """Mixed into a wrapper's class: every use of the connection goes by the lease."""
+
+    if TYPE_CHECKING:
+        _conn_hygiene_lease: Lease
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # BaseDatabaseWrapper.copy() makes one from type(self); it gets a plain wrapper, with a lease of its own once it
+        # connects.
+        return plain_class(cls)(*args, **kwargs)
+
+    @property
+    def connection(self) -> psycopg.Connection[Any] | None:
+        """The psycopg connection: taken back from the reaper if it was parked, checked out again if it was given back."""
+        lease = self._conn_hygiene_lease
+        connection = lease.take()
+        if connection is None and lease.state == GIVEN_BACK:
+            return self._check_out_again(lease)
+        return connection
+
+    @connection.setter
+    def connection(self, connection: psycopg.Connection[Any] | None) -> None:
+        self._conn_hygiene_lease.assign(connection)
+
+    def _check_out_again(self, lease: Lease) -> psycopg.Connection[Any] | None:
+        # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
+        if not (self.allow_thread_sharing or self._thread_ident == lease.running_thread()):
+            return None
+        with self.wrap_database_errors:
+            self.connect()
+        return lease.take()
+
+    def connect(self) -> None:
+        lease = self._conn_hygiene_lease
+        again = lease.state == GIVEN_BACK
+        if again:
+            self.validate_thread_sharing()
+        manual = lease.connecting()
+        try:
+            super().connect()
+            if manual:
+                # connect() has turned autocommit on, as the settings say; the application had turned it off.
+                self._set_autocommit(False)
+                self.autocommit = False
+        finally:
+            lease.connected(again=again)
+
+    def close(self) -> None:
+        if self._conn_hygiene_lease.forget():
+            self.validate_thread_sharing()
+            self.run_on_commit = []
+            return
+        super().close()
+
+    def _close(self) -> None:
+        self._conn_hygiene_lease.scrub()
+        return super()._close()
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        lease = self._conn_hygiene_lease
+        while True:
+            cursor = super().create_cursor(name)
+            connection = cursor.connection
+            # 0: given back since this method read it, for a cursor that was collected just then.
+            if checkout := lease.cursor_opened(connection):
+                break
+        try:
+            cursor.__class__ = leased_cursor_class(type(cursor))
+            cursor.__dict__[_LEASE_OF_CURSOR] = (lease, checkout)
+        except (TypeError, AttributeError):
+            # A cursor class with slots and no dict: its end cannot be seen, so the connection stays to the request's.
+            pass
+        return cursor
+
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        lease = self._conn_hygiene_lease
+        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        # atomic() passes that argument, and nobody else does.
+        lease.manual_transactions(not autocommit and not force_begin_transaction_with_broken_autocommit)
+        if autocommit:
+            lease.settle(handle_is_out=False)
+
+    def commit(self) -> None:
+        super().commit()
+        self._conn_hygiene_lease.settle(handle_is_out=False)
+
+    def rollback(self) -> None:
+        super().rollback()
+        self._conn_hygiene_lease.settle(handle_is_out=False)
+
+    def get_autocommit(self) -> bool:
+        # Not worth a checkout: the flag is the wrapper's own.
+        if self._conn_hygiene_lease.state == GIVEN_BACK:
+            return self.autocommit
+        return super().get_autocommit()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        if self._conn_hygiene_lease.state != GIVEN_BACK:
+            super().close_if_unusable_or_obsolete()
+
+    def close_if_health_check_failed(self) -> None:
+        if self._conn_hygiene_lease.state != GIVEN_BACK:
+            super().close_if_health_check_failed()
+
+
+# Bounded, since instrumentation may make a class for each connection (OpenTelemetry does, for cursors).
+@lru_cache(maxsize=64)
+def leased_cursor_class(cls: type[Any]) -> type[Any]:
+    """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "__slots__": ()}
+    return type(cls.__name__, (LeasedCursor, cls), namespace)
+
+
+@lru_cache(maxsize=64)
+def leased_class(cls: type[Any]) -> type[Any]:
+    """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
+
+    Django makes wrappers from ``self.__class__`` and sends ``connection_created`` with it as the sender.
+    """
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__class__": property(plain_class_of),
+        "_conn_hygiene_class": cls,
+    }
+    return type(cls.__name__, (LeasedWrapper, cls), namespace)
+
+
+def plain_class(cls: type[Any]) -> type[Any]:
+    """Return the backend's own class for a class made by :func:`leased_class`."""
+    plain: type[Any] = cls._conn_hygiene_class
+    return plain
+
+
+def plain_class_of(wrapper: LeasedWrapper) -> type[Any]:
+    """Return the backend's own class of a leased wrapper."""
+    return plain_class(type(wrapper))
+
+
+def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
+    """Return the lease of *wrapper*, or None if it has none: another vendor, never connected, or left alone."""
+    return wrapper.__dict__.get(_LEASE)
+
+
+def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, connecting: bool) -> Lease | None:
+    """Give *wrapper*, which has just connected, a lease. Return None if its backend is one that is left alone.
+
+    *connecting* tells that its ``connect()`` is still running, which is the case in ``connection_created``.
+    """
+    if isinstance(wrapper, LeasedWrapper) or not pools.understands(wrapper):
+        return None
+    lease = Lease(wrapper, keeper, thread_key)
+    if connecting:
+        wrapper.run_on_commit = marker = []
+        lease.first_connect(marker)
+    lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
+    # The class has a data descriptor of that name from here on, which would hide the instance's own.
+    connection = wrapper.__dict__.pop("connection")
+    setattr(wrapper, _LEASE, lease)
+    _class_of.__set__(wrapper, leased_class(type(wrapper)))
+    lease.assign(connection)
+    return lease
+
+
+def detach(wrapper: BaseDatabaseWrapper) -> None:
+    """Make *wrapper* what it was before :func:`attach`; a connection that it has stays."""
+    lease = lease_of(wrapper)
+    if lease is not None:
+        wrapper.__dict__["connection"] = lease.detach()
+        _class_of.__set__(wrapper, plain_class(type(wrapper)))
+        del wrapper.__dict__[_LEASE]
