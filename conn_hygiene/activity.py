@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from conn_hygiene import installation
-from conn_hygiene.lease import Lease
+
+if TYPE_CHECKING:
+    from conn_hygiene.lease import Lease
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ class ConnHygieneConfig(AppConfig):
     verbose_name = "Connection hygiene"
 
     def ready(self) -> None:
+        """Register the checks, say what is wrong with the setting, and install."""
         checks.register()
         # Servers do not run the checks, so what is wrong is said here as well; the defaults stand in for it.
         for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {})):

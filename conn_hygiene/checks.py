@@ -77,8 +77,8 @@ def _check_pool(alias: str, options: dict[str, Any]) -> list[checks.CheckMessage
 def _atomic_requests(alias: str) -> checks.CheckMessage:
     return checks.Warning(
         f"DATABASES[{alias!r}] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
-        hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has to "
-        "be one, or exempt slow views with @transaction.non_atomic_requests.",
+        hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has "
+        "to be one, or exempt slow views with @transaction.non_atomic_requests.",
         id="conn_hygiene.W001",
     )
 

@@ -94,7 +94,7 @@ def _known_keys(key: Any) -> str:
 
 
 def strict(values: Mapping[str, Any]) -> Settings:
-    """Return *values* over the project's own settings; raise ImproperlyConfigured, naming each problem, if one is bad."""
+    """Return *values* over the project's own settings; raise ImproperlyConfigured, naming what is wrong, if any."""
     if found := problems(values):
         raise ImproperlyConfigured(" ".join(f"{problem.message} {problem.hint}" for problem in found))
     return dataclasses.replace(lenient(), **values)

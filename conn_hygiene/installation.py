@@ -8,17 +8,19 @@ import os
 import sys
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core import signals as core_signals
 from django.core.signals import setting_changed
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
-from django.dispatch import Signal
 
 from conn_hygiene import conf, requests, wrapper
 from conn_hygiene.reaper import Reaper
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.dispatch import Signal
 
 logger = logging.getLogger("conn_hygiene")
 
@@ -89,9 +91,9 @@ def _connect_first(signal: Signal, receiver: Any) -> None:
 def install(**settings: Any) -> None:
     """Put the toolkit to work in this process.
 
-    ``"conn_hygiene"`` in INSTALLED_APPS does this; call it from scripts that have no INSTALLED_APPS of their own. Calling
-    it again changes the settings that are given and is otherwise without effect. Connections that the calling thread
-    has open are included at once, those of other threads when they next connect.
+    ``"conn_hygiene"`` in INSTALLED_APPS does this; call it from scripts that have no INSTALLED_APPS of their own.
+    Calling it again changes the settings that are given and is otherwise without effect. Connections that the calling
+    thread has open are included at once, those of other threads when they next connect.
 
     :param settings: keys of the ``CONN_HYGIENE`` setting, over what the project's settings say.
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
@@ -119,7 +121,7 @@ def uninstall() -> None:
     Connections that are checked out stay so, with their owners, as plain Django would have it. Call it when no other
     thread is querying. Does nothing if the toolkit is not installed.
     """
-    global _reaper  # noqa: PLW0603 - see install()
+    global _reaper
     with _lock:
         reaper, _reaper = _reaper, None
         if reaper is None:

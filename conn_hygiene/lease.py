@@ -219,11 +219,12 @@ class Lease:
     def assign(self, connection: psycopg.Connection[Any] | None) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
         with self._lock:
-            if self._connection is not None and connection is not self._connection:
+            if connection is self._connection is not None:
+                return
+            if self._connection is not None:
                 self._end()
             if connection is None:
                 self.state = CLOSED
-            if connection is self._connection:
                 return
             self._begin()
             self._connection = connection
@@ -377,9 +378,7 @@ class Lease:
     def _in_transaction(self, wrapper: BaseDatabaseWrapper) -> bool:
         assert self._connection is not None
         return (
-            wrapper.in_atomic_block
-            or not (wrapper.autocommit or self._manual)
-            or not pools.is_idle(self._connection)
+            wrapper.in_atomic_block or not (wrapper.autocommit or self._manual) or not pools.is_idle(self._connection)
         )
 
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
@@ -632,10 +631,10 @@ class Lease:
             self.state = CLOSED
             return connection
 
-    @staticmethod
-    def running_thread() -> int:
-        """Return the identifier of the thread that asks."""
-        return threading.get_ident()
+    def is_owner(self) -> bool:
+        """Return whether the thread that asks is the one for which Django made the wrapper."""
+        wrapper = self.wrapper()
+        return wrapper is not None and wrapper._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
 
     def _wrapper_gone(self, _: weakref.ref[BaseDatabaseWrapper]) -> None:
         self._keeper.wrapper_lost(self)
@@ -682,11 +681,20 @@ _inherited: list[psycopg.Connection[Any] | None] = []
 _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 
 # Where the code that is to blame is never found.
-_PLUMBING = ("conn_hygiene", "django", "psycopg", "contextlib", "asgiref", "debug_toolbar", "sentry_sdk", "opentelemetry")
+_PLUMBING = (
+    "conn_hygiene",
+    "django",
+    "psycopg",
+    "contextlib",
+    "asgiref",
+    "debug_toolbar",
+    "sentry_sdk",
+    "opentelemetry",
+)
 
 
 def caller() -> str:
-    """Return the innermost place in the running thread's stack that is the application's own, as "file:line in name"."""
+    """Return the innermost place in the running stack that is the application's own, as "file:line in name"."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PLUMBING:
         frame = frame.f_back
@@ -694,7 +702,7 @@ def caller() -> str:
 
 
 def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
-    """Return the reported parameters of *connection* at its first checkout; kept on it, as psycopg_pool keeps its pool."""
+    """Return the reported parameters of *connection* when first checked out; kept on it, as psycopg_pool's own data."""
     fresh: tuple[bytes | None, ...] | None = getattr(connection, "_conn_hygiene_fresh", None)
     if fresh is None:
         fresh = session.reported_parameters(connection)

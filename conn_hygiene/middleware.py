@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
-from django.http.response import HttpResponseBase
 
 from conn_hygiene import installation, scopes
+
+if TYPE_CHECKING:
+    from django.http.response import HttpResponseBase
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -56,13 +58,13 @@ class _ScopeMiddleware:
     def _covered(self, response: Any) -> HttpResponseBase:
         if self.scope is not None and isinstance(response, StreamingHttpResponse):
             scopes.cover_streaming(response, self.scope)
-        return cast(HttpResponseBase, response)
+        return cast("HttpResponseBase", response)
 
 
 class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):
     """Give idle connections back between the queries of every request; see :func:`.release_between_queries`."""
 
-    scope = scopes._Release()
+    scope: scopes._Scope | None = scopes._Release()
 
 
 class IdleInTransactionMiddleware(_ScopeMiddleware):
@@ -72,10 +74,10 @@ class IdleInTransactionMiddleware(_ScopeMiddleware):
     and nothing else, without ``conn_hygiene`` in INSTALLED_APPS.
     """
 
-    scope = None
+    scope: scopes._Scope | None = None
 
 
 class ConnectionHygieneMiddleware(ReleaseBetweenQueriesMiddleware, IdleInTransactionMiddleware):
     """Everything for a request in one line: the other middleware of this module together."""
 
-    scope = scopes._Release()
+    scope: scopes._Scope | None = scopes._Release()

@@ -34,7 +34,7 @@ class Frame:
             return result
 
     def _look_up(self, alias: str) -> bool | None:
-        """A hold wins over the scopes inside it: it was asked for by code that relies on the session."""
+        """Ask the frames outside first: a hold wins over scopes inside it, since its code relies on the session."""
         inherited = None if self.parent is None else self.parent.answer(alias)
         if inherited is False or not (self.using is None or alias in self.using):
             return inherited

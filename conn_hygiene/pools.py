@@ -26,7 +26,7 @@ def understands(wrapper: BaseDatabaseWrapper) -> bool:
     cls = type(wrapper)
     return (
         isinstance(wrapper, PostgreSQLWrapper)
-        and cls._close is PostgreSQLWrapper._close
+        and cls._close is PostgreSQLWrapper._close  # type: ignore[attr-defined]
         and cls.close is BaseDatabaseWrapper.close
         and hasattr(wrapper.connection, "pgconn")
     )
@@ -63,8 +63,8 @@ def give_back(connection: psycopg.Connection[Any]) -> None:
 def scrub(connection: psycopg.Connection[Any], state: frozenset[str], fresh: tuple[bytes | None, ...]) -> None:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 
-    *state* is what the session carries, *fresh* its reported parameters when it was new. Sends ``DISCARD ALL``, then has
-    the pool configure the connection anew (time zone, role), since that was discarded too. Never raises. A pool
+    *state* is what the session carries, *fresh* its reported parameters when it was new. Sends ``DISCARD ALL``, then
+    has the pool configure the connection anew (time zone, role), since that was discarded too. Never raises. A pool
     replaces a closed connection on its own. Does nothing without a pool: there, giving back is closing.
     """
     pool = pool_of(connection)
@@ -73,7 +73,7 @@ def scrub(connection: psycopg.Connection[Any], state: frozenset[str], fresh: tup
     try:
         if state & session.INDELIBLE or not _cleaned(connection, pool, fresh):
             connection.pgconn.finish()
-    except Exception:  # noqa: BLE001 - a session that cannot be cleaned is not handed on, whatever the reason
+    except Exception:
         logger.info("A session could not be cleaned and was closed.", exc_info=True)
         connection.pgconn.finish()
 

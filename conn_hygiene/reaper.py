@@ -19,13 +19,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from itertools import count
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf, signals
 from conn_hygiene.lease import Counters, Description, Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("conn_hygiene.reaper")
 
@@ -115,7 +117,8 @@ class Reaper:
         if self._thread is not None or self._stopping:
             return
         with self._start_lock:
-            if self._thread is not None or self._stopping:
+            # Another thread may have been first.
+            if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
                 return
             thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
             try:
@@ -256,7 +259,7 @@ class Reaper:
 
 
 def _watch_interval() -> float:
-    """Return how often to look, in seconds: a quarter of the shortest limit, so that a report is late by that at most."""
+    """Return how often to look, in seconds: a quarter of the shortest limit, by which a report is late at most."""
     limits = (conf.current.IDLE_IN_TRANSACTION_AFTER, conf.current.HELD_TOO_LONG_AFTER)
     return min((limit / 4 for limit in limits if limit is not None), default=math.inf)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conn_hygiene import pools, signals
 from conn_hygiene.reaper import send
 from conn_hygiene.serving import serving
 from conn_hygiene.wrapper import lease_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("conn_hygiene.transactions")
 
@@ -56,7 +61,7 @@ def _label_leases() -> None:
             lease.request = serving.label
 
 
-def _wrappers() -> list[BaseDatabaseWrapper]:
+def _wrappers() -> Sequence[BaseDatabaseWrapper]:
     return connections.all(initialized_only=True)
 
 
@@ -68,8 +73,8 @@ def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
 def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next.
 
-    A request or job that has ended has no ``atomic()`` left on its stack, so a wrapper that believes to be inside one has been
-    left there, by a generator that was never finished, say. Django would refuse it to every later one.
+    A request or job that has ended has no ``atomic()`` left on its stack, so a wrapper that believes to be inside one
+    has been left there, by a generator that was never finished, say. Django would refuse it to every later one.
     """
     connection = wrapper.connection
     pid = connection.pgconn.backend_pid
@@ -82,7 +87,7 @@ def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
     )
     try:
         connection.rollback()
-    except wrapper.Database.Error:
+    except psycopg.Error:
         logger.info("The rollback failed; the connection is closed.", exc_info=True)
     wrapper.in_atomic_block = False
     wrapper.atomic_blocks = []

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -25,6 +24,8 @@ from conn_hygiene.requests import end_transaction
 from conn_hygiene.wrapper import lease_of
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from django.db.backends.base.base import BaseDatabaseWrapper
     from typing_extensions import Self
 
@@ -141,11 +142,13 @@ class _Scope:
             raise TypeError(f"Put @{self.name} below @{type(func).__name__}, next to the function.")
         if inspect.isclass(func):
             raise TypeError(
-                f"@{self.name} cannot decorate the class {func.__qualname__}. Decorate a method of it; for a view class, "
+                f"@{self.name} cannot decorate the class {func.__qualname__}. Decorate a method; for a view class, "
                 f'use @method_decorator({self.name}, name="dispatch").'
             )
         if not callable(func):
-            raise TypeError(f"@{self.name} decorates functions, not {func!r}. Aliases are given as {self.name}(using=...).")
+            raise TypeError(
+                f"@{self.name} decorates functions, not {func!r}. Aliases are given as {self.name}(using=...)."
+            )
 
     def cover(self, result: Any) -> Any:
         """Return *result*, wrapped so that what of it has yet to run does so inside the scope.
@@ -224,7 +227,7 @@ def drive(scope: _Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, 
                 resume, value = generator.send, (yield item)
             except GeneratorExit:
                 raise
-            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the generator's
+            except BaseException as exc:
                 resume, value = generator.throw, exc
     finally:
         with scope:
@@ -246,7 +249,7 @@ async def adrive(scope: _Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGen
                 resume, value = generator.asend, (yield item)
             except GeneratorExit:
                 raise
-            except BaseException as exc:  # noqa: BLE001 - as above
+            except BaseException as exc:
                 resume, value = generator.athrow, exc
     finally:
         async with scope:

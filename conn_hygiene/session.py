@@ -129,7 +129,7 @@ def effect_of(sql: str) -> Effect | None:
     lowered = sql.lower()
     # A DO block has its code in a string, so a statement without one of its quotes is none.
     code = "do" in lowered and ("$" in lowered or "'" in lowered)
-    if not code and not any([hint in lowered for hint in _HINTS]):
+    if not code and not any(hint in lowered for hint in _HINTS):
         return None
     adds: set[str] = set()
     removes: set[str] = set()
@@ -165,7 +165,7 @@ def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
             for part in query
             if isinstance(part, str) or part.format_spec in ("q", "i") or hasattr(part.value, "as_string")
         )
-    except Exception:  # noqa: BLE001 - whatever is wrong with the query, psycopg will say it better
+    except Exception:
         return None
 
 

@@ -25,7 +25,8 @@ else:
 _class_of = object.__dict__["__class__"]
 
 _LEASE = "_conn_hygiene_lease"
-_LEASE_OF_CURSOR = "_conn_hygiene_checkout"
+# Where a cursor keeps its lease, and the number of the checkout that it was opened in.
+_ENTRY = "_conn_hygiene_entry"
 
 
 class LeasedCursor(_Cursor):
@@ -34,25 +35,29 @@ class LeasedCursor(_Cursor):
     __slots__ = ()
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it."""
         self._announce(query)
         return super().execute(query, *args, **kwargs)
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it for each of the parameters."""
         self._announce(query)
         return super().executemany(query, *args, **kwargs)
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it row by row."""
         self._announce(query)
         return super().stream(query, *args, **kwargs)
 
     def _announce(self, query: Any) -> None:
-        entry = self.__dict__.get(_LEASE_OF_CURSOR)
+        entry = _entry(self)
         if entry is not None:
             entry[0].statement(query, self._conn)
 
     def close(self) -> None:
-        # Popped, so that a cursor that is closed twice counts once.
-        entry = self.__dict__.pop(_LEASE_OF_CURSOR, None)
+        """Close the cursor, and tell the lease once."""
+        # Taken off, so that a cursor that is closed twice counts once.
+        entry = _take_entry(self)
         try:
             super().close()
         finally:
@@ -61,12 +66,40 @@ class LeasedCursor(_Cursor):
 
     def __del__(self) -> None:
         # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
-        entry = self.__dict__.pop(_LEASE_OF_CURSOR, None)
+        entry = _take_entry(self)
         if entry is not None:
             entry[0].cursor_collected(entry[1])
         finalise = getattr(super(), "__del__", None)
         if finalise is not None:
             finalise()
+
+
+# psycopg's own cursor classes have slots and no dict, unlike Django's; for them it is kept here, by identity, until
+# they are closed or collected.
+_entries: dict[int, tuple[Lease, int]] = {}
+
+
+def _put_entry(cursor: Any, entry: tuple[Lease, int]) -> None:
+    try:
+        cursor.__dict__[_ENTRY] = entry
+    except AttributeError:
+        _entries[id(cursor)] = entry
+
+
+def _entry(cursor: Any) -> tuple[Lease, int] | None:
+    try:
+        entry: tuple[Lease, int] | None = cursor.__dict__.get(_ENTRY)
+    except AttributeError:
+        entry = _entries.get(id(cursor))
+    return entry
+
+
+def _take_entry(cursor: Any) -> tuple[Lease, int] | None:
+    try:
+        entry: tuple[Lease, int] | None = cursor.__dict__.pop(_ENTRY, None)
+    except AttributeError:
+        entry = _entries.pop(id(cursor), None)
+    return entry
 
 
 class LeasedWrapper(_Wrapper):
@@ -76,13 +109,13 @@ class LeasedWrapper(_Wrapper):
         _conn_hygiene_lease: Lease
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # BaseDatabaseWrapper.copy() makes one from type(self); it gets a plain wrapper, with a lease of its own once it
-        # connects.
+        """Return a plain wrapper of the backend's own class, for whoever makes one from ``type(self)``."""
+        # BaseDatabaseWrapper.copy() does; the copy gets a lease of its own once it connects.
         return plain_class(cls)(*args, **kwargs)
 
     @property
     def connection(self) -> psycopg.Connection[Any] | None:
-        """The psycopg connection: taken back from the reaper if it was parked, checked out again if it was given back."""
+        """The psycopg connection: taken back if it was parked, checked out again if it was given back."""
         lease = self._conn_hygiene_lease
         connection = lease.take()
         if connection is None and lease.state == GIVEN_BACK:
@@ -95,13 +128,14 @@ class LeasedWrapper(_Wrapper):
 
     def _check_out_again(self, lease: Lease) -> psycopg.Connection[Any] | None:
         # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
-        if not (self.allow_thread_sharing or self._thread_ident == lease.running_thread()):
+        if not (self.allow_thread_sharing or lease.is_owner()):
             return None
         with self.wrap_database_errors:
             self.connect()
         return lease.take()
 
     def connect(self) -> None:
+        """Connect, and go on in the manual transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
         again = lease.state == GIVEN_BACK
         if again:
@@ -111,12 +145,13 @@ class LeasedWrapper(_Wrapper):
             super().connect()
             if manual:
                 # connect() has turned autocommit on, as the settings say; the application had turned it off.
-                self._set_autocommit(False)
+                self._set_autocommit(False)  # type: ignore[attr-defined]
                 self.autocommit = False
         finally:
             lease.connected(again=again)
 
     def close(self) -> None:
+        """Close the connection; one that was given back is closed by forgetting it."""
         if self._conn_hygiene_lease.forget():
             self.validate_thread_sharing()
             self.run_on_commit = []
@@ -125,9 +160,10 @@ class LeasedWrapper(_Wrapper):
 
     def _close(self) -> None:
         self._conn_hygiene_lease.scrub()
-        return super()._close()
+        super()._close()  # type: ignore[misc]
 
     def create_cursor(self, name: str | None = None) -> Any:
+        """Create a cursor that tells the lease when it closes."""
         lease = self._conn_hygiene_lease
         while True:
             cursor = super().create_cursor(name)
@@ -135,17 +171,16 @@ class LeasedWrapper(_Wrapper):
             # 0: given back since this method read it, for a cursor that was collected just then.
             if checkout := lease.cursor_opened(connection):
                 break
+        _put_entry(cursor, (lease, checkout))
         try:
-            cursor.__class__ = leased_cursor_class(type(cursor))
-            cursor.__dict__[_LEASE_OF_CURSOR] = (lease, checkout)
-        except (TypeError, AttributeError):
-            # A cursor class with slots and no dict: its end cannot be seen, so the connection stays to the request's.
-            pass
+            cursor.__class__ = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
+        except TypeError:
+            # A class of a layout of its own: the cursor's end cannot be seen, so it holds the connection for good.
+            _take_entry(cursor)
         return cursor
 
-    def set_autocommit(
-        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
-    ) -> None:
+    def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
+        """Set autocommit; turned on, it may have ended what kept the connection."""
         lease = self._conn_hygiene_lease
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         # atomic() passes that argument, and nobody else does.
@@ -154,50 +189,58 @@ class LeasedWrapper(_Wrapper):
             lease.settle(handle_is_out=False)
 
     def commit(self) -> None:
+        """Commit; under manual transaction management that may have ended what kept the connection."""
         super().commit()
         self._conn_hygiene_lease.settle(handle_is_out=False)
 
     def rollback(self) -> None:
+        """Roll back; as for :meth:`commit`."""
         super().rollback()
         self._conn_hygiene_lease.settle(handle_is_out=False)
 
     def get_autocommit(self) -> bool:
-        # Not worth a checkout: the flag is the wrapper's own.
+        """Return the flag, without a checkout for it."""
         if self._conn_hygiene_lease.state == GIVEN_BACK:
             return self.autocommit
         return super().get_autocommit()
 
     def close_if_unusable_or_obsolete(self) -> None:
+        """Do as Django does, unless there is no connection to look at."""
         if self._conn_hygiene_lease.state != GIVEN_BACK:
             super().close_if_unusable_or_obsolete()
 
     def close_if_health_check_failed(self) -> None:
+        """Do as Django does, unless there is no connection to look at."""
         if self._conn_hygiene_lease.state != GIVEN_BACK:
             super().close_if_health_check_failed()
 
 
 # Bounded, since instrumentation may make a class for each connection (OpenTelemetry does, for cursors).
 @lru_cache(maxsize=64)
-def leased_cursor_class(cls: type[Any]) -> type[Any]:
+def leased_cursor_class(cls: Any) -> type[Any]:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "__slots__": ()}
-    return type(cls.__name__, (LeasedCursor, cls), namespace)
-
-
-@lru_cache(maxsize=64)
-def leased_class(cls: type[Any]) -> type[Any]:
-    """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
-
-    Django makes wrappers from ``self.__class__`` and sends ``connection_created`` with it as the sender.
-    """
     namespace = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__class__": property(plain_class_of),
-        "_conn_hygiene_class": cls,
+        "__slots__": (),
     }
+    return type(cls.__name__, (LeasedCursor, cls), namespace)
+
+
+@lru_cache(maxsize=64)
+def leased_class(cls: Any) -> type[Any]:
+    """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
+
+    Django makes wrappers from ``self.__class__`` and sends ``connection_created`` with it as the sender.
+    """
+    namespace = _names(cls) | {"__class__": property(plain_class_of), "_conn_hygiene_class": cls}
     return type(cls.__name__, (LeasedWrapper, cls), namespace)
+
+
+def _names(cls: type[Any]) -> dict[str, Any]:
+    """Return what makes a subclass go by the name of *cls* in reprs and tracebacks."""
+    return {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
 
 
 def plain_class(cls: type[Any]) -> type[Any]:
@@ -225,13 +268,14 @@ def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, 
         return None
     lease = Lease(wrapper, keeper, thread_key)
     if connecting:
-        wrapper.run_on_commit = marker = []
+        marker: list[Any] = []
+        wrapper.run_on_commit = marker
         lease.first_connect(marker)
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
     # The class has a data descriptor of that name from here on, which would hide the instance's own.
     connection = wrapper.__dict__.pop("connection")
     setattr(wrapper, _LEASE, lease)
-    _class_of.__set__(wrapper, leased_class(type(wrapper)))
+    _class_of.__set__(wrapper, leased_class(type(wrapper)))  # type: ignore[arg-type]
     lease.assign(connection)
     return lease
 
