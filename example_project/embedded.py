@@ -61,7 +61,7 @@ def database(
     # Imported late: the keeper has no use for psycopg.
     from psycopg.conninfo import conninfo_to_dict
 
-    options = conninfo_to_dict(url)
+    options: dict[str, Any] = {**conninfo_to_dict(url)}
     named = {
         "NAME": options.pop("dbname", ""),
         "USER": options.pop("user", ""),

@@ -76,6 +76,6 @@ class Runner(DiscoverRunner):
             conn_hygiene.install(**json.loads(arguments))
         return super().run_tests(test_labels, **kwargs)
 
-    def suite_result(self, suite: unittest.TestSuite, result: RecordingResult, **kwargs: Any) -> int:
+    def suite_result(self, suite: unittest.TestSuite, result: Any, **kwargs: Any) -> int:
         Path(os.environ[OUTCOMES_VARIABLE]).write_text(json.dumps(result.outcomes))
         return super().suite_result(suite, result, **kwargs)
