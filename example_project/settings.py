@@ -1,0 +1,95 @@
+"""Settings of the example shop.
+
+The environment chooses what is compared; each variable has a default that works:
+
+``CONN_HYGIENE``    "on", or "off": the same site without the toolkit.
+``DATABASE_URL``    the database; without it, a throwaway PostgreSQL is started.
+``DATABASE_POOL``   size of Django's native connection pool; 0 means no pool.
+``CONN_MAX_AGE``    seconds, or "None"; Django takes it only without a pool.
+``CARRIER_URL``     where the carrier's API answers.
+``DEBUG``           "1" for Django's debug pages.
+``SECRET_KEY``      needed only to run several processes behind one address.
+"""
+
+from __future__ import annotations
+
+import os
+
+from django.core.management.utils import get_random_secret_key
+
+from example_project.embedded import database, database_url
+
+DEBUG = os.environ.get("DEBUG") == "1"
+
+# Nothing that the shop signs has to survive a restart, so a new key each time
+# is better than one that lies in a public repository.
+SECRET_KEY = os.environ.get("SECRET_KEY") or get_random_secret_key()
+
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+INSTALLED_APPS = [
+    "example_project.shop",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "example_project.shop.middleware.BusyDatabaseMiddleware",
+]
+
+# These two lines are all that a project needs. The middleware comes first, so
+# that it covers the queries of the others as well.
+TOOLKIT = os.environ.get("CONN_HYGIENE", "on") != "off"
+if TOOLKIT:
+    INSTALLED_APPS.insert(0, "conn_hygiene")
+    MIDDLEWARE.insert(0, "conn_hygiene.middleware.ConnectionHygieneMiddleware")
+
+ROOT_URLCONF = "example_project.urls"
+WSGI_APPLICATION = "example_project.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["example_project.shop.context_processors.toolkit"]},
+    },
+]
+
+# A small pool with a short patience: 32 threads share 4 connections, and a
+# request that waits five seconds for one fails.
+POOL_SIZE = int(os.environ.get("DATABASE_POOL", "4"))
+CONN_MAX_AGE = os.environ.get("CONN_MAX_AGE", "0")
+
+DATABASES = {
+    "default": database(
+        database_url(),
+        pool={"min_size": POOL_SIZE, "max_size": POOL_SIZE, "timeout": 5} if POOL_SIZE else None,
+        conn_max_age=None if CONN_MAX_AGE == "None" else int(CONN_MAX_AGE),
+    ),
+}
+
+CARRIER_URL = os.environ.get("CARRIER_URL", "http://127.0.0.1:8001")
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+    },
+    "loggers": {
+        # INFO tells what pinned a connection, and what was reclaimed or
+        # discarded; DEBUG tells each lease's life.
+        "conn_hygiene": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "example_project": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # With DEBUG off Django would mail errors to ADMINS; the shop prints them.
+        "django.request": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
+    },
+}

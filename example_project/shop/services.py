@@ -1,0 +1,42 @@
+"""What the shop does, apart from showing pages."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from django.db import transaction
+
+from example_project.shop import carrier
+from example_project.shop.models import Customer, Order, OrderLine, Product
+
+logger = logging.getLogger(__name__)
+
+
+class OutOfStock(Exception):
+    """There are not as many as the customer wants."""
+
+
+@transaction.atomic
+def place_order(product: Product, *, quantity: int) -> Order:
+    """Take goods from stock and place an order for them; the parcel is booked after."""
+    # Two customers who want the last one queue here, for this row only.
+    product = Product.objects.select_for_update().get(pk=product.pk)
+    if product.stock < quantity:
+        raise OutOfStock(f"There are only {product.stock} left.")
+    product.stock -= quantity
+    product.save(update_fields=["stock"])
+
+    customer, _ = Customer.objects.get_or_create(email="guest@example.com", defaults={"name": "A guest"})
+    order = Order.objects.create(customer=customer)
+    OrderLine.objects.create(order=order, product=product, quantity=quantity, unit_price=product.price)
+    # The carrier is slow, and may refuse: a call inside the transaction would
+    # keep the row locked and the connection busy for as long.
+    transaction.on_commit(partial(book_parcel, order))
+    return order
+
+
+def book_parcel(order: Order) -> None:
+    order.tracking_number = carrier.book(str(order))
+    order.save(update_fields=["tracking_number"])
+    logger.info("%s has the tracking number %s.", order, order.tracking_number)
