@@ -1,0 +1,351 @@
+"""Measure the shop without and with the toolkit: ``make demo``.
+
+    python -m example_project.demo [--seconds 12] [--threads 32] [--json FILE]
+
+Everything runs on this machine, on free ports of 127.0.0.1, and is stopped at
+the end, however the end comes about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from example_project.embedded import database_url
+from example_project.processes import (
+    HOST,
+    Trouble,
+    end_on_signals,
+    free_port,
+    get,
+    partner,
+    running,
+    shop_database,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+POOL_SIZE = 4
+CARRIER_DELAY = 0.2  # seconds
+RAMP_UP = 2  # seconds until all customers are there; not measured
+
+
+@dataclass(frozen=True)
+class Options:
+    seconds: int
+    threads: int
+    json: Path | None
+
+    @property
+    def users(self) -> int:
+        # Somewhat more than threads, so that no thread is ever out of work.
+        return self.threads * 5 // 4
+
+
+class Narrator:
+    """Say what is going on: as live bars in a terminal, elsewhere line by line."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    @contextlib.contextmanager
+    def step(self, text: str, *, seconds: float | None = None) -> Iterator[Callable[[], None]]:
+        """Show one step of the work; calling what comes back moves its bar on."""
+        if self.progress.disable:
+            self.console.print(text, soft_wrap=True)
+        started = time.monotonic()
+        task = self.progress.add_task(text, total=seconds)
+
+        def move() -> None:
+            # Never quite full: starting and stopping take a moment, too.
+            if seconds:
+                self.progress.update(task, completed=min(time.monotonic() - started, 0.99 * seconds))
+
+        yield move
+        self.progress.update(task, total=seconds or 1, completed=seconds or 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every act finds ready when it begins."""
+
+    url: str
+    env: Mapping[str, str]
+    directory: Path
+    options: Options
+    narrator: Narrator
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the customers and the server saw of one run."""
+
+    requests_per_second: float  # of those that succeeded
+    median_ms: float
+    p99_ms: float
+    pool_timeouts: int
+    other_errors: int
+    most_connections: int
+
+
+class Sampler:
+    """Watch from the outside how many sessions the shop has on the server."""
+
+    QUERY = """
+        SELECT count(*)
+        FROM pg_stat_activity
+        WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+    """
+
+    def __init__(self, url: str, database: str) -> None:
+        self.url = url
+        self.database = database
+        self.most = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sampler")
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            while not self._stop.wait(0.05):
+                row = connection.execute(self.QUERY, [self.database]).fetchone()
+                self.most = max(self.most, row[0] if row else 0)
+
+
+def measure_order_page(stage: Stage, *, toolkit: bool) -> Result:
+    """Let customers crowd the shop's order page, and report what became of them."""
+    options = stage.options
+    title = f"{'With' if toolkit else 'Without'} conn_hygiene"
+    port = free_port()
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--config=example_project/gunicorn_conf.py",
+        f"--bind={HOST}:{port}",
+        f"--threads={options.threads}",
+    ]
+    env = {
+        **stage.env,
+        "CONN_HYGIENE": "on" if toolkit else "off",
+        "DATABASE_POOL": str(POOL_SIZE),
+    }
+    log = stage.directory / f"gunicorn-{env['CONN_HYGIENE']}.log"
+    with running("gunicorn", gunicorn, log=log, env=env) as server:
+        with stage.narrator.step(f"{title}: starting gunicorn and warming up"):
+            server.wait_until_ready(port)
+            # Once on each thread: what is done only once is not measured.
+            with ThreadPoolExecutor(options.threads) as pool:
+                list(pool.map(lambda pk: get(port, f"/orders/{pk}/"), range(1, options.threads + 1)))
+        database = psycopg.conninfo.conninfo_to_dict(stage.env["DATABASE_URL"])["dbname"]
+        with Sampler(stage.url, str(database)) as sampler:
+            report = stage.directory / f"locust-{env['CONN_HYGIENE']}"
+            run_locust(stage, port, report, f"{title}: {options.users} customers")
+        server.check()
+    return read_result(report, sampler)
+
+
+def run_locust(stage: Stage, port: int, report: Path, text: str) -> None:
+    options = stage.options
+    locust = [
+        sys.executable,
+        "-m",
+        "locust",
+        "--locustfile=example_project/locustfile.py",
+        "--headless",
+        f"--host=http://{HOST}:{port}",
+        f"--users={options.users}",
+        # They come one by one, as customers do: in step with each other, they
+        # would all want the processor at once, and then all wait at once.
+        f"--spawn-rate={options.users / RAMP_UP}",
+        "--reset-stats",
+        f"--run-time={RAMP_UP + options.seconds}s",
+        f"--csv={report}",
+        "--only-summary",
+        # Failed requests are a result here, not a failure of the demo.
+        "--exit-code-on-error=0",
+    ]
+    deadline = time.monotonic() + RAMP_UP + options.seconds + 30
+    with (
+        running("locust", locust, log=report.with_suffix(".log")) as child,
+        stage.narrator.step(text, seconds=RAMP_UP + options.seconds) as move,
+    ):
+        while child.process.poll() is None:
+            if time.monotonic() > deadline:
+                raise Trouble(f"locust did not come to an end. {child.tail()}")
+            move()
+            time.sleep(0.1)
+        if child.process.returncode:
+            child.check()
+
+
+def read_result(report: Path, sampler: Sampler) -> Result:
+    """Read locust's report of one run."""
+    with Path(f"{report}_stats.csv").open(newline="") as file:
+        stats = next((row for row in csv.DictReader(file) if row["Name"] == "order"), None)
+    if stats is None:
+        raise Trouble("The shop answered no request at all. Try more --seconds.")
+    with Path(f"{report}_failures.csv").open(newline="") as file:
+        timeouts = sum(int(row["Occurrences"]) for row in csv.DictReader(file) if "pool timeout" in row["Error"])
+    requests, failures = int(stats["Request Count"]), int(stats["Failure Count"])
+    return Result(
+        requests_per_second=float(stats["Requests/s"]) * (requests - failures) / requests,
+        median_ms=float(stats["50%"]),
+        p99_ms=float(stats["99%"]),
+        pool_timeouts=timeouts,
+        other_errors=failures - timeouts,
+        most_connections=sampler.most,
+    )
+
+
+def slow_partner(stage: Stage) -> dict[str, object]:
+    """Act 1: a page that waits 200 ms for somebody else between its queries."""
+    without = measure_order_page(stage, toolkit=False)
+    with_toolkit = measure_order_page(stage, toolkit=True)
+
+    options = stage.options
+    table = Table(
+        title=f"A page that queries, waits {CARRIER_DELAY * 1000:.0f} ms for a partner's API, and queries again",
+        caption=f"{options.threads} threads of gunicorn, {options.users} customers, a pool of {POOL_SIZE} connections",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("Middleware", vertical="bottom", no_wrap=True)
+    for heading in (
+        "Requests\nper second",
+        "Median",
+        "99th\npercentile",
+        "Pool\ntimeouts",
+        "Other\nerrors",
+        "Most server\nconnections",
+    ):
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    for name, result in ("without", without), ("with", with_toolkit):
+        table.add_row(
+            name,
+            f"{result.requests_per_second:.1f}",
+            f"{result.median_ms:.0f} ms",
+            f"{result.p99_ms:.0f} ms",
+            str(result.pool_timeouts),
+            str(result.other_errors),
+            str(result.most_connections),
+        )
+    console = stage.narrator.console
+    console.print()
+    console.print(table)
+    ratio = None
+    if without.requests_per_second:
+        ratio = with_toolkit.requests_per_second / without.requests_per_second
+        console.print(
+            f"\n[bold]With conn_hygiene the page serves {ratio:.1f} times the requests, "
+            f"over the same {POOL_SIZE} connections.[/bold]",
+            soft_wrap=True,
+        )
+    return {"without": asdict(without), "with": asdict(with_toolkit), "ratio": ratio}
+
+
+ACTS: dict[str, Callable[[Stage], dict[str, object]]] = {
+    "slow_partner": slow_partner,
+}
+
+
+def describe_machine(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as connection:
+        server = connection.info.server_version
+    return {
+        "conn_hygiene": version("django-conn-hygiene"),
+        "Django": version("django"),
+        "psycopg": version("psycopg"),
+        "psycopg_pool": version("psycopg-pool"),
+        "gunicorn": version("gunicorn"),
+        "PostgreSQL": f"{server // 10000}.{server % 10000}",
+        "Python": platform.python_version(),
+        "on": f"{platform.system()} {platform.machine()} with {os.cpu_count()} cores",
+    }
+
+
+def run(options: Options, console: Console) -> None:
+    narrator = Narrator(console)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-demo-")))
+        with narrator.progress:
+            with narrator.step("Starting PostgreSQL"):
+                url = database_url()
+            with narrator.step("Filling the shop, starting a slow carrier"):
+                env = stack.enter_context(shop_database(url))
+                env |= stack.enter_context(partner(CARRIER_DELAY, directory=directory))
+            stage = Stage(url, env, directory, options, narrator)
+            outcome = {name: act(stage) for name, act in ACTS.items()}
+        machine = describe_machine(url)
+
+    console.print(f"[dim]{', '.join(f'{name} {value}' for name, value in machine.items())}[/dim]")
+    if options.json:
+        settings = {"seconds": options.seconds, "threads": options.threads, "users": options.users}
+        report = {"acts": outcome, "settings": settings, "versions": machine}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    console.print("\nTo try the shop yourself: [bold]make serve[/bold], then open http://127.0.0.1:8000/.")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the example shop without and with conn_hygiene.")
+    parser.add_argument("--seconds", type=positive, default=12, help="how long each run is measured")
+    parser.add_argument("--threads", type=positive, default=32, help="of the gunicorn worker")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to a file, too")
+    options = Options(**vars(parser.parse_args()))
+
+    end_on_signals()
+    console = Console(highlight=False)
+    try:
+        run(options, console)
+    except Trouble as trouble:
+        console.print(f"[red]The demo could not be run.[/red] {escape(str(trouble))}", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Start and stop the servers of the example, and leave none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Trouble(Exception):
+    """Something that the user can understand, and perhaps mend."""
+
+
+class Child:
+    """A running process in a group of its own, whose output goes to a file."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+
+    def wait_until_ready(self, port: int, path: str = "/", *, seconds: float = 30) -> None:
+        """Return once the process answers `path` with success."""
+        deadline = time.monotonic() + seconds
+        outcome = "no answer"
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                status = get(port, path)
+            except (OSError, http.client.HTTPException) as error:
+                outcome = str(error)
+            else:
+                if status == 200:
+                    return
+                outcome = f"status {status}"
+            time.sleep(0.05)
+        raise Trouble(f"{self.name} was not ready after {seconds:.0f} seconds: {outcome}. {self.tail()}")
+
+    def check(self) -> None:
+        """Complain if the process has ended by itself."""
+        if (code := self.process.poll()) is not None:
+            raise Trouble(f"{self.name} ended with exit status {code}. {self.tail()}")
+
+    def tail(self, lines: int = 15) -> str:
+        text = self.log.read_text(errors="replace").strip()
+        if not text:
+            return "It printed nothing."
+        return "The end of its output:\n\n" + "\n".join(text.splitlines()[-lines:])
+
+    def stop(self, *, patience: float = 5) -> None:
+        """Ask the process to end, and after a while end its whole group."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
+        # Workers may have outlived it. The group's number is not given to
+        # anybody else while one of them lives.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Child]:
+    """Run a program for as long as the block lasts.
+
+    It has a process group of its own, which is stopped as a whole. That also
+    keeps a Ctrl-C in the terminal away from it: the parent decides in which
+    order its children end.
+    """
+    child = None
+    try:
+        # A signal that came in between would leave a process without an owner.
+        with uninterrupted(), log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            child = Child(name, process, log)
+        yield child
+    finally:
+        if child is not None:
+            child.stop()
+
+
+def end_on_signals() -> None:
+    """Turn the signals that end a process into `SystemExit`, so that ``finally`` blocks run."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        # Once is enough: a second Ctrl-C must not interrupt the cleaning up.
+        for ending in ENDING_SIGNALS:
+            signal.signal(ending, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for ending in ENDING_SIGNALS:
+        # nohup, and a shell's background jobs, ignore some of them on purpose.
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, leave)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put the ending signals off until the block is done."""
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    handlers = {ending: signal.signal(ending, remember) for ending in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for ending, handler in handlers.items():
+            signal.signal(ending, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)
+
+
+def get(port: int, path: str, *, timeout: float = 10) -> int:
+    """Return the status of a GET request."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def check_port(port: int) -> None:
+    """Complain at once, and in plain words, if somebody else has the port."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise Trouble(f"Port {port} cannot be used: {error.strerror}. Choose another one with --port.") from error
+
+
+def manage(*arguments: str, env: Mapping[str, str]) -> None:
+    """Run a management command of the example project."""
+    finished = subprocess.run(
+        [sys.executable, "example_project/manage.py", *arguments],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if finished.returncode:
+        raise Trouble(f"manage.py {arguments[0]} failed:\n\n{finished.stdout.strip()}")
+
+
+@contextlib.contextmanager
+def temporary_database(url: str) -> Iterator[str]:
+    """Create a database for one run, and drop it after: the server may be the user's own."""
+    name = f"conn_hygiene_example_{secrets.token_hex(4)}"
+    try:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise Trouble(f"No database could be created on the server: {error}") from error
+    try:
+        yield make_conninfo(url, dbname=name)
+    finally:
+        # A server that is gone has no database to drop.
+        with (
+            contextlib.suppress(psycopg.OperationalError),
+            psycopg.connect(url, autocommit=True) as admin,
+        ):
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextlib.contextmanager
+def shop_database(url: str) -> Iterator[dict[str, str]]:
+    """Yield the environment of a shop that has its tables, and some orders."""
+    with temporary_database(url) as database_url:
+        env = {"DATABASE_URL": database_url}
+        manage("migrate", "--verbosity=0", env=env)
+        manage("seed", "--verbosity=0", env=env)
+        yield env
+
+
+@contextlib.contextmanager
+def partner(delay: float, *, directory: Path) -> Iterator[dict[str, str]]:
+    """Run the stand-in carrier, and yield the environment that finds it."""
+    port = free_port()
+    command = [sys.executable, "-m", "example_project.partner", f"--port={port}", f"--delay={delay}"]
+    with running("The stand-in carrier", command, log=directory / "partner.log") as child:
+        child.wait_until_ready(port, "/health")
+        yield {"CARRIER_URL": f"http://{HOST}:{port}"}
