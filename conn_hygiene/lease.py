@@ -414,6 +414,11 @@ class Lease:
 
     # ##### Session state #####
 
+    def share(self) -> psycopg.Connection[Any] | None:
+        """Return the connection for somebody who will use it past the lease, which therefore keeps it."""
+        self._pin(session.Effect(frozenset({session.SHARED}), frozenset()))
+        return self.take()
+
     def statement(self, query: Any, connection: psycopg.Connection[Any]) -> None:
         """Look at a statement that is about to run, and pin the lease if it leaves something in the session."""
         text = query if type(query) is str else session.text_of(query, connection)

@@ -26,6 +26,7 @@ LIBRARY = "LOAD"
 REMOTE = "dblink connection"
 SEED = "setseed()"
 CODE = "DO block"
+SHARED = "copy of the database wrapper"
 DISCARDED = "DISCARD ALL"
 UNREADABLE = "statement that cannot be read"
 

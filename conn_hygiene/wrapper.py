@@ -113,6 +113,14 @@ class LeasedWrapper(_Wrapper):
         # BaseDatabaseWrapper.copy() does; the copy gets a lease of its own once it connects.
         return plain_class(cls)(*args, **kwargs)
 
+    def __copy__(self) -> Any:
+        """Return a plain wrapper with the same attributes, the connection included, as ``copy.copy()`` would."""
+        copy = object.__new__(plain_class(type(self)))
+        copy.__dict__.update(self.__dict__)
+        lease = copy.__dict__.pop(_LEASE)
+        copy.__dict__["connection"] = lease.share()
+        return copy
+
     @property
     def connection(self) -> psycopg.Connection[Any] | None:
         """The psycopg connection: taken back if it was parked, checked out again if it was given back."""
