@@ -76,7 +76,7 @@ class Keeper(Protocol):
     def parked(self, lease: Lease, deadline: float) -> None:
         """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
 
-    def cursor_lost(self, lease: Lease, checkout: int, releases: bool) -> None:
+    def cursor_lost(self, lease: Lease, checkout: int) -> None:
         """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
 
     def wrapper_lost(self, lease: Lease) -> None:
@@ -151,6 +151,7 @@ class Lease:
         "_soiled",
         "_touched",
         "_used",
+        "_wanted_back",
         "alias",
         "checked_out_at",
         "checkouts",
@@ -189,6 +190,9 @@ class Lease:
         """Set what belongs to one checkout to its start."""
         self._open_cursors = 0
         self._touched = False
+        # Whether the owner's scopes wanted the connection released when the owner was last seen. The reaper goes by
+        # this: the scopes of the thread in which a cursor is collected are somebody else's.
+        self._wanted_back = False
         self._pins: dict[str, str] = {}
         self._pins_of_hold: set[str] = set()
         self._soiled = False
@@ -298,6 +302,7 @@ class Lease:
             if self._parameters is None:
                 self._look_at_session(connection)
             self._open_cursors += 1
+            self._wanted_back = policy.releases(self.alias)
             # The handle was read for this cursor.
             self._touched = False
             return self.checkouts
@@ -317,13 +322,14 @@ class Lease:
                 return
             self._open_cursors -= 1
             self._touched = False
-            deadline = self._settle(policy.releases(self.alias))
+            self._wanted_back = policy.releases(self.alias)
+            deadline = self._settle()
         self._after_settling(deadline)
 
     def cursor_collected(self, checkout: int) -> None:
         """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
         if not sys.is_finalizing():
-            self._keeper.cursor_lost(self, checkout, policy.releases(self.alias))
+            self._keeper.cursor_lost(self, checkout)
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
@@ -336,10 +342,11 @@ class Lease:
                 return
             if handle_is_out is not None:
                 self._touched = handle_is_out
-            deadline = None if self._touched else self._settle(policy.releases(self.alias))
+            self._wanted_back = policy.releases(self.alias)
+            deadline = None if self._touched else self._settle()
         self._after_settling(deadline)
 
-    def lost(self, checkout: int, releases: bool) -> None:
+    def lost(self, checkout: int) -> None:
         """Count a collected cursor of *checkout* as closed. Called by the reaper."""
         with self._lock:
             if checkout != self.checkouts or self._connection is None:
@@ -348,10 +355,10 @@ class Lease:
             # The owner may have read the handle a moment ago, and is about to use it.
             if self._touched:
                 return
-            deadline = self._settle(releases)
+            deadline = self._settle()
         self._after_settling(deadline)
 
-    def _settle(self, releases: bool) -> float | None:
+    def _settle(self) -> float | None:
         """Park the lease, under the lock, if nothing keeps it. Return when it should end, or None if it stays."""
         wrapper = self.wrapper()
         if self._open_cursors > 0 or wrapper is None or self._in_transaction(wrapper):
@@ -361,7 +368,7 @@ class Lease:
             self._used += now - self._in_use_since
             self._in_use_since = None
         self.idle_since = now
-        if not releases or self._kept(wrapper):
+        if not self._wanted_back or self._kept(wrapper):
             return None
         grace = self._grace()
         if grace is None:
@@ -533,26 +540,15 @@ class Lease:
     def release_now(self) -> bool:
         """Give the connection back now if it is idle, whatever the scopes say; return whether it was. Owner only."""
         with self._lock:
-            if self._connection is None or policy.holds(self.alias):
+            wrapper = self.wrapper()
+            if self._connection is None or wrapper is None or policy.holds(self.alias):
                 return False
-            if self._settle(releases=True) is None and self.state != PARKED:
-                return self._release_unlimited()
-            return self._release_parked()
-
-    def _release_unlimited(self) -> bool:
-        """Handle the one case that settling leaves alone although it is idle: a grace of None."""
-        wrapper = self.wrapper()
-        if wrapper is None or self._open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
-            return False
-        return self._release_parked()
-
-    def _release_parked(self) -> bool:
-        assert self._connection is not None
-        if self._changed(self._connection):
-            self.state = HELD
-            return False
-        self._give_back()
-        return True
+            if self._open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
+                return False
+            if self._changed(self._connection):
+                return False
+            self._give_back()
+            return True
 
     def reclaim(self) -> Reclaimed | None:
         """Take the connection from an owner that is no more, and give it back; return what was found, None if nothing.
@@ -589,6 +585,7 @@ class Lease:
             self.settle()
             return
         with self._lock:
+            self._wanted_back = False
             if self.state == PARKED and self._connection is not None and pools.pool_of(self._connection) is None:
                 self.state = HELD
 

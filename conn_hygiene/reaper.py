@@ -99,9 +99,9 @@ class Reaper:
             self._bell.put(None)
             self._ensure_running()
 
-    def cursor_lost(self, lease: Lease, checkout: int, releases: bool) -> None:
+    def cursor_lost(self, lease: Lease, checkout: int) -> None:
         """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
-        self._bell.put(lambda: lease.lost(checkout, releases))
+        self._bell.put(lambda: lease.lost(checkout))
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""

@@ -227,7 +227,7 @@ def drive(scope: _Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, 
                 resume, value = generator.send, (yield item)
             except GeneratorExit:
                 raise
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the generator's
                 resume, value = generator.throw, exc
     finally:
         with scope:
@@ -249,7 +249,7 @@ async def adrive(scope: _Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGen
                 resume, value = generator.asend, (yield item)
             except GeneratorExit:
                 raise
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - as above
                 resume, value = generator.athrow, exc
     finally:
         async with scope:

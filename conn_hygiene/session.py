@@ -166,7 +166,7 @@ def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
             for part in query
             if isinstance(part, str) or part.format_spec in ("q", "i") or hasattr(part.value, "as_string")
         )
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever is wrong with the query, psycopg will say it better
         return None
 
 

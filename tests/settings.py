@@ -17,6 +17,8 @@ _MIRROR = {"MIRROR": "default"}
 DATABASES = {
     # The timeout turns a connection that never comes back into a failure, and not a test run that hangs.
     "default": database(_URL, pool={"min_size": 1, "max_size": 4, "timeout": 5}),
+    # Fewer connections than anybody would dare, for the stress test.
+    "small": database(_URL, pool={"min_size": 3, "max_size": 3, "timeout": 30}, TEST=_MIRROR),
     "unpooled": database(_URL, TEST=_MIRROR),
     "persistent": database(_URL, conn_max_age=None, TEST=_MIRROR),
     # Another vendor beside PostgreSQL, to be left alone.
