@@ -32,9 +32,9 @@ class Trouble(Exception):
 
 
 class Child:
-    """A running process in a group of its own, whose output goes to a file."""
+    """A running process in a group of its own; its output goes to a file, or where its parent's goes."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path | None) -> None:
         self.name = name
         self.process = process
         self.log = log
@@ -62,6 +62,8 @@ class Child:
             raise Trouble(f"{self.name} ended with exit status {code}. {self.tail()}")
 
     def tail(self, lines: int = 15) -> str:
+        if self.log is None:
+            return "Its output is above."
         text = self.log.read_text(errors="replace").strip()
         if not text:
             return "It printed nothing."
@@ -85,7 +87,7 @@ def running(
     name: str,
     command: Sequence[str | Path],
     *,
-    log: Path,
+    log: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Child]:
     """Run a program for as long as the block lasts.
@@ -97,14 +99,14 @@ def running(
     child = None
     try:
         # A signal that came in between would leave a process without an owner.
-        with uninterrupted(), log.open("wb") as output:
+        with uninterrupted(), log.open("wb") if log else contextlib.nullcontext() as output:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
             )
             child = Child(name, process, log)

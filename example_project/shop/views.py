@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 import time
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -35,7 +35,9 @@ POLL_EVERY = 1.0  # seconds
 
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    return render(request, "shop/index.html", {"order": Order.objects.first(), "orders": Order.objects.count()})
+    # One that is still on its way has more to show.
+    order = Order.objects.exclude(status=Order.Status.DELIVERED).first() or Order.objects.first()
+    return render(request, "shop/index.html", {"order": order, "orders": Order.objects.count()})
 
 
 def order_queryset() -> QuerySet[Order]:
@@ -187,19 +189,12 @@ def checkout(request: HttpRequest) -> HttpResponse:
 @require_GET
 def connections(request: HttpRequest) -> HttpResponse:
     """What this process holds, as the toolkit sees it."""
-    return render(
-        request,
-        "shop/connections.html",
-        {"leases": as_table(conn_hygiene.snapshot()), "stats": as_table([conn_hygiene.stats()])},
-    )
-
-
-def as_table(records: list[Any]) -> dict[str, Any]:
-    rows = [asdict(record) if is_dataclass(record) else dict(record) for record in records]
-    return {
-        "head": [name.replace("_", " ") for name in rows[0]] if rows else [],
-        "rows": [list(row.values()) for row in rows],
+    counters = asdict(conn_hygiene.stats())
+    context = {
+        "leases": conn_hygiene.snapshot(),
+        "counters": [(name.replace("_", " "), value) for name, value in counters.items()],
     }
+    return render(request, "shop/connections.html", context)
 
 
 @require_GET

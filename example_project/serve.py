@@ -1,0 +1,68 @@
+"""Open the shop on this machine: ``make serve``.
+
+    python -m example_project.serve [--port 8000] [--off] [--wsgi]
+
+The database is a throwaway one, so buy whatever you like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from example_project.embedded import database_url
+from example_project.processes import HOST, Trouble, check_port, end_on_signals, partner, running, shop_database
+
+
+def serve(options: argparse.Namespace) -> None:
+    check_port(options.port)
+    if options.wsgi:
+        command = ["gunicorn", "--config=example_project/gunicorn_conf.py", f"--bind={HOST}:{options.port}"]
+    else:
+        command = [
+            "uvicorn",
+            "--lifespan=off",
+            f"--host={HOST}",
+            f"--port={options.port}",
+            "example_project.asgi:application",
+        ]
+
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-serve-")))
+        print("Starting PostgreSQL and a slow carrier, and filling the shop ...", flush=True)
+        env = stack.enter_context(shop_database(database_url()))
+        env |= stack.enter_context(partner(options.delay, directory=directory))
+        env |= {"CONN_HYGIENE": "off" if options.off else "on"}
+        server = stack.enter_context(running(command[0], [sys.executable, "-m", *command], env=env))
+        server.wait_until_ready(options.port)
+        print(
+            f"\nThe shop is open at http://{HOST}:{options.port}/ "
+            f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n",
+            flush=True,
+        )
+        while True:
+            server.check()
+            time.sleep(0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Open the example shop on this machine.")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--delay", type=float, default=0.2, help="seconds that the carrier takes for an answer")
+    parser.add_argument("--off", action="store_true", help="leave the toolkit out")
+    parser.add_argument("--wsgi", action="store_true", help="run it under gunicorn with threads, not under uvicorn")
+    options = parser.parse_args()
+
+    end_on_signals()
+    try:
+        serve(options)
+    except Trouble as trouble:
+        sys.exit(f"The shop could not be opened. {trouble}")
+
+
+if __name__ == "__main__":
+    main()
