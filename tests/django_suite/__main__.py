@@ -20,7 +20,7 @@ from typing import Any
 import django
 
 from example_project.embedded import ROOT, database_url
-from tests.django_suite.runner import INSTALL_VARIABLE, OUTCOMES_VARIABLE
+from tests.django_suite.runner import INSTALL_VARIABLE, REPORT_VARIABLE
 
 CACHE = ROOT / ".cache" / "django-suite"
 
@@ -31,8 +31,16 @@ LABELS = [
     *("async", "asgi", "servers", "test_utils"),
 ]
 
-# Tests that assert what the toolkit is there to change, each with the reason.
-EXPECTED: dict[str, str] = {}
+_HEALTH_CHECKS = "backends.base.test_base.ConnectionHealthChecksTests"
+# Tests that assert what the toolkit is there to change, each with the reason. All of these pass when no pause inside
+# them is longer than RELEASE_AFTER; with 0, the first of them never does.
+EXPECTED = {
+    f"{_HEALTH_CHECKS}.test_health_checks_disabled": "asserts that two queries of an idle thread share a connection",
+    f"{_HEALTH_CHECKS}.test_health_checks_enabled": "asserts that an idle thread's second query finds the same connection",
+    f"{_HEALTH_CHECKS}.test_health_checks_enabled_errors_occurred": (
+        "asserts that the connection of an idle thread stays the same from one request to the next"
+    ),
+}
 
 
 def main() -> int:
@@ -47,14 +55,17 @@ def main() -> int:
     call = f"install({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
     print(f"Django {options.django}, plain", flush=True)
-    plain = _run(source, options.labels)
+    plain, _ = _run(source, options.labels)
     print(f"Django {options.django}, {call}", flush=True)
-    toolkit = _run(source, options.labels, install=settings)
+    toolkit, releases = _run(source, options.labels, install=settings)
 
     print(f"\nDjango {options.django}: {' '.join(options.labels)}")
     for name, outcomes in ("plain", plain), (call, toolkit):
         counts = {kind: list(outcomes.values()).count(kind) for kind in ("passed", "skipped", "failed")}
         print(f"  {name}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    print(f"  connections were given back {releases} times")
+    if not releases:
+        sys.exit("The toolkit was not at work, so this comparison proves nothing.")
     return _compare(plain, toolkit)
 
 
@@ -81,24 +92,24 @@ def _fetch(version: str) -> Path:
     return source
 
 
-def _run(source: Path, labels: list[str], *, install: dict[str, Any] | None = None) -> dict[str, str]:
-    """Run the suite in a process of its own, and return the outcome of each test by its id."""
+def _run(source: Path, labels: list[str], *, install: dict[str, Any] | None = None) -> tuple[dict[str, str], int]:
+    """Run the suite in a process of its own; return each test's outcome by its id, and the number of releases."""
     with tempfile.TemporaryDirectory() as directory:
-        outcomes = Path(directory) / "outcomes.json"
+        report = Path(directory) / "report.json"
         environment = os.environ | {
             # The release's own code comes before the Django that is installed here.
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(source)]),
-            OUTCOMES_VARIABLE: str(outcomes),
+            REPORT_VARIABLE: str(report),
         }
         if install is not None:
             environment[INSTALL_VARIABLE] = json.dumps(install)
         # One process: the order of the tests is then the same in both runs.
         arguments = ["--settings=tests.django_suite.settings", "--parallel=1", "--noinput", *labels]
         subprocess.run([sys.executable, "runtests.py", *arguments], cwd=source / "tests", env=environment, check=False)
-        if not outcomes.exists():
+        if not report.exists():
             sys.exit("The run broke off before its end: see above.")
-        result: dict[str, str] = json.loads(outcomes.read_text())
-        return result
+        found = json.loads(report.read_text())
+        return found["outcomes"], found["releases"]
 
 
 def _compare(plain: dict[str, str], toolkit: dict[str, str]) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 
 from django.test.runner import DiscoverRunner
 
-# How __main__ talks to this process: a file for the outcomes, and the arguments of install() as JSON, if any.
-OUTCOMES_VARIABLE = "DJANGO_SUITE_OUTCOMES"
+import conn_hygiene
+
+# How __main__ talks to this process: a file for the report, and the arguments of install() as JSON, if any.
+REPORT_VARIABLE = "DJANGO_SUITE_REPORT"
 INSTALL_VARIABLE = "DJANGO_SUITE_INSTALL"
 
 HANGS_AFTER = 300
@@ -71,11 +73,11 @@ class Runner(DiscoverRunner):
 
     def run_tests(self, test_labels: list[str], **kwargs: Any) -> int:
         if arguments := os.environ.get(INSTALL_VARIABLE):
-            import conn_hygiene
-
             conn_hygiene.install(**json.loads(arguments))
         return super().run_tests(test_labels, **kwargs)
 
     def suite_result(self, suite: unittest.TestSuite, result: Any, **kwargs: Any) -> int:
-        Path(os.environ[OUTCOMES_VARIABLE]).write_text(json.dumps(result.outcomes))
+        # Zero without the toolkit; with it, the proof that it was at work.
+        report = {"outcomes": result.outcomes, "releases": conn_hygiene.stats().releases}
+        Path(os.environ[REPORT_VARIABLE]).write_text(json.dumps(report))
         return super().suite_result(suite, result, **kwargs)
