@@ -1,0 +1,42 @@
+"""Waiting for what another thread is about to do, with a limit that only a failure reaches."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import conn_hygiene
+from conn_hygiene.installation import reaper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+    """Return as soon as *condition* is true; fail, naming *what* was waited for, after *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"Waited {seconds} s in vain until {what}.")
+        time.sleep(0.001)
+
+
+def holds(alias: str) -> bool:
+    """Return whether any thread holds a connection of *alias*."""
+    return any(info.alias == alias for info in conn_hygiene.snapshot())
+
+
+def wait_until_released(alias: str = "default") -> None:
+    wait_until(lambda: not holds(alias), f"the connection of {alias!r} is given back")
+
+
+def let_the_reaper_look() -> None:
+    """Return when the reaper has looked at all that was due a moment ago; what is held after that, stays."""
+    keeper = reaper()
+    assert keeper is not None
+    looked: list[bool] = []
+    time.sleep(0.02)  # twenty times the grace: what could go has been due for long
+    keeper._bell.put(lambda: looked.append(True))
+    wait_until(lambda: looked, "the reaper has looked")
