@@ -36,7 +36,7 @@ _HEALTH_CHECKS = "backends.base.test_base.ConnectionHealthChecksTests"
 # them is longer than RELEASE_AFTER; with 0, the first of them never does.
 EXPECTED = {
     f"{_HEALTH_CHECKS}.test_health_checks_disabled": "asserts that two queries of an idle thread share a connection",
-    f"{_HEALTH_CHECKS}.test_health_checks_enabled": "asserts that an idle thread's second query finds the same connection",
+    f"{_HEALTH_CHECKS}.test_health_checks_enabled": "asserts that an idle thread's next query finds the same one",
     f"{_HEALTH_CHECKS}.test_health_checks_enabled_errors_occurred": (
         "asserts that the connection of an idle thread stays the same from one request to the next"
     ),
