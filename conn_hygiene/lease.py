@@ -216,6 +216,8 @@ class Lease:
         with self._lock:
             if self.state == PARKED:
                 self.state = HELD
+            if self._parameters is None and self._connection is not None:
+                self._look_at_session(self._connection)
             # The handle may be used until the next cursor closes, and nobody will say so.
             self._touched = True
             return self._connection
@@ -299,8 +301,6 @@ class Lease:
                 self.state = HELD
             if self._in_use_since is None:
                 self._in_use_since = _now()
-            if self._parameters is None:
-                self._look_at_session(connection)
             self._open_cursors += 1
             self._wanted_back = policy.releases(self.alias)
             # The handle was read for this cursor.
@@ -439,6 +439,9 @@ class Lease:
             if self._connection is None or wrapper is None:
                 return
             self._soiled = True
+            if session.DISCARDED in effect.adds:
+                # The session is about to differ from what it was, and that is no reason to keep it.
+                self._parameters = None
             for reason in effect.removes:
                 self._pins.pop(reason, None)
             # A receiver of connection_created runs at every checkout: its SET need not survive a release.

@@ -1,0 +1,347 @@
+"""Session state pins a connection to its owner, and never reaches anybody else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection, connections, transaction
+from psycopg import sql
+
+import conn_hygiene
+from conn_hygiene import release_between_queries
+from conn_hygiene.session import effect_of
+from tests.waiting import holds, let_the_reaper_look, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
+
+
+@pytest.fixture(params=[0, 0.001], ids=["at once", "after a grace"])
+def releasing(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": request.param, "UNPOOLED_RELEASE_AFTER": request.param}
+    connections.close_all()
+    with release_between_queries():
+        yield
+    connections.close_all()
+
+
+def run(statement: Any, params: Any = None, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement, params)
+        return cursor.fetchall() if cursor.description else None
+
+
+def assert_stays(alias: str = "default") -> None:
+    let_the_reaper_look()
+    assert holds(alias)
+
+
+# Statements that leave something in the session, how to see it there, and what a clean session answers.
+STATEFUL = {
+    "SET": ("SET statement_timeout = '7s'", "SHOW statement_timeout", [("0",)]),
+    "SET SESSION": ("SET SESSION lock_timeout = '7s'", "SHOW lock_timeout", [("0",)]),
+    "custom setting": ("SET app.tenant = 'acme'", "SELECT coalesce(current_setting('app.tenant', true), '')", [("",)]),
+    "search_path": ("SET search_path = pg_catalog", "SHOW search_path", [('"$user", public',)]),
+    "TIME ZONE": ("SET TIME ZONE 'Asia/Tokyo'", "SHOW TimeZone", [("UTC",)]),
+    "ROLE": ("SET ROLE pg_monitor", "SELECT current_user = session_user", [(True,)]),
+    "set_config": (
+        "SELECT set_config('app.tenant', 'acme', false)",
+        "SELECT coalesce(current_setting('app.tenant', true), '')",
+        [("",)],
+    ),
+    "temporary table": ("CREATE TEMP TABLE t_hygiene (n int)", "SELECT to_regclass('t_hygiene')::text", [(None,)]),
+    "temporary view": (
+        "CREATE OR REPLACE TEMPORARY VIEW t_hygiene AS SELECT 1",
+        "SELECT to_regclass('t_hygiene')::text",
+        [(None,)],
+    ),
+    "SELECT INTO": ("SELECT 1 AS n INTO TEMP t_hygiene", "SELECT to_regclass('t_hygiene')::text", [(None,)]),
+    "advisory lock": (
+        "SELECT pg_advisory_lock(815)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        [(0,)],
+    ),
+    "shared advisory lock": (
+        "SELECT pg_try_advisory_lock_shared(815)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        [(0,)],
+    ),
+    "LISTEN": ("LISTEN hygiene", "SELECT count(*) FROM pg_listening_channels()", [(0,)]),
+    "PREPARE": (
+        "PREPARE hygiene AS SELECT 1",
+        "SELECT count(*) FROM pg_prepared_statements WHERE name = 'hygiene'",
+        [(0,)],
+    ),
+    "DECLARE WITH HOLD": (
+        "DECLARE hygiene CURSOR WITH HOLD FOR SELECT 1",
+        "SELECT count(*) FROM pg_cursors WHERE name = 'hygiene'",
+        [(0,)],
+    ),
+    "several statements": ("SELECT 1; SET statement_timeout = '7s'", "SHOW statement_timeout", [("0",)]),
+    "in a DO block": (
+        "DO $$ BEGIN PERFORM set_config('app.tenant', 'acme', false); END $$",
+        "SELECT coalesce(current_setting('app.tenant', true), '')",
+        [("",)],
+    ),
+    "LOAD": (
+        "LOAD 'auto_explain'",
+        "SELECT count(*) FROM pg_settings WHERE name = 'auto_explain.log_min_duration'",
+        [(0,)],
+    ),
+}
+stateful = pytest.mark.parametrize(("statement", "look", "clean"), STATEFUL.values(), ids=STATEFUL)
+
+
+@stateful
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_state_pins_and_is_still_there_for_its_owner(alias: str, statement: str, look: str, clean: Any) -> None:
+    assert run(look, alias=alias) == clean
+    run(statement, alias=alias)
+    assert_stays(alias)
+    assert run(look, alias=alias) != clean
+    assert_stays(alias)
+
+
+@stateful
+@pytest.mark.usefixtures("releasing")
+def test_state_never_reaches_another_thread(statement: str, look: str, clean: Any) -> None:
+    run(statement)
+    connection.close()
+    seen: list[Any] = []
+
+    def look_at_all_sessions() -> None:
+        handles = [connections["default"].pool.getconn() for _ in range(4)]
+        seen.extend(handle.execute(look).fetchall() for handle in handles)
+        for handle in handles:
+            connections["default"].pool.putconn(handle)
+
+    thread = threading.Thread(target=look_at_all_sessions)
+    thread.start()
+    thread.join()
+    assert seen == [clean] * 4
+
+
+@stateful
+def test_state_of_a_dead_thread_never_reaches_another(statement: str, look: str, clean: Any) -> None:
+    thread = threading.Thread(target=run, args=[statement])
+    thread.start()
+    thread.join()
+    wait_until_released()
+    handles = [connection.pool.getconn() for _ in range(4)]  # type: ignore[attr-defined]
+    seen = [handle.execute(look).fetchall() for handle in handles]
+    for handle in handles:
+        handle._pool.putconn(handle)
+    assert seen == [clean] * 4
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL statement_timeout = '7s'",
+        "SELECT set_config('app.tenant', 'acme', true)",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "SELECT pg_advisory_xact_lock(815)",
+        "CREATE TEMP TABLE t_hygiene (n int) ON COMMIT DROP",
+    ],
+)
+@pytest.mark.usefixtures("releasing")
+def test_what_ends_with_the_transaction_is_not_seen_by_the_next(statement: str) -> None:
+    with transaction.atomic():
+        run(statement)
+    connection.close()
+    assert run("SHOW statement_timeout") == [("0",)]
+    wait_until_released()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_state_that_a_function_leaves_is_found_by_what_the_server_reports() -> None:
+    body = "BEGIN SET timezone = 'Asia/Tokyo'; END"
+    run(f"CREATE OR REPLACE FUNCTION wander() RETURNS void LANGUAGE plpgsql AS $$ {body} $$")
+    wait_until_released()
+    run("SELECT wander()")
+    assert_stays()
+    assert run("SHOW TimeZone") == [("Asia/Tokyo",)]
+    connection.close()
+    assert run("SHOW TimeZone") == [("UTC",)]
+    run("DROP FUNCTION wander()")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_transaction_characteristics_of_the_handle_stay_with_their_owner() -> None:
+    run("SELECT 1")
+    handle: Any = connection.connection
+    handle.read_only = True
+    run("SELECT 1")
+    assert_stays()
+    connection.close()
+    run("SELECT 1")
+    seen: Any = connection.connection
+    assert seen.read_only is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "undo"),
+    [
+        ("LISTEN hygiene", "UNLISTEN *"),
+        ("PREPARE hygiene AS SELECT 1", "DEALLOCATE ALL"),
+        ("SELECT pg_advisory_lock(815)", "SELECT pg_advisory_unlock_all()"),
+        ("CREATE TEMP TABLE t_hygiene (n int)", "DISCARD TEMP"),
+        ("DECLARE hygiene CURSOR WITH HOLD FOR SELECT 1", "CLOSE ALL"),
+        ("SET statement_timeout = '7s'", "DISCARD ALL"),
+    ],
+)
+@pytest.mark.usefixtures("releasing")
+def test_state_that_is_undone_no_longer_pins(statement: str, undo: str) -> None:
+    run(statement)
+    assert_stays()
+    run(undo)
+    wait_until_released()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_the_backend_set_up_is_there_again_after_discard_all() -> None:
+    run("DISCARD ALL")
+    wait_until_released()
+    for _ in range(4):
+        assert run("SHOW TimeZone") == [("UTC",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_cleaned_session_is_the_same_session() -> None:
+    pid = run("SELECT pg_backend_pid()")
+    run("SET statement_timeout = '7s'")
+    connection.close()
+    pids = set()
+    for _ in range(4):
+        pids.add(tuple(run("SELECT pg_backend_pid()")))
+        connection.close()
+    assert tuple(pid) in pids
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_pinned_connection_in_a_transaction_is_rolled_back_and_cleaned_when_closed() -> None:
+    transaction.set_autocommit(False)
+    run("CREATE TEMP TABLE t_hygiene (n int)")
+    connection.close()
+    assert run("SELECT to_regclass('t_hygiene')::text") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        b"SET statement_timeout = '7s'",
+        sql.SQL("SET {} = '7s'").format(sql.Identifier("statement_timeout")),
+        sql.SQL("SET statement_timeout = '7s'"),
+    ],
+    ids=["bytes", "Composed", "SQL"],
+)
+@pytest.mark.usefixtures("releasing")
+def test_every_kind_of_statement_is_read(statement: Any) -> None:
+    run(statement)
+    assert_stays()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_statements_in_executemany_and_stream_are_read() -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany("SELECT set_config('app.tenant', %s, false)", [["a"], ["b"]])
+    assert_stays()
+    connection.close()
+    with connection.cursor() as cursor:
+        assert list(cursor.stream("SELECT set_config('app.tenant', 'a', false)")) == [("a",)]
+    assert_stays()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_pins_is_said_once_and_where(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="conn_hygiene")
+    run("SET statement_timeout = '7s'")
+    run("SET lock_timeout = '7s'")
+    (record,) = [record for record in caplog.records if record.name == "conn_hygiene.lease"]
+    assert record.levelno == logging.INFO
+    assert record.pinned_by == "SET"  # type: ignore[attr-defined]
+    assert __file__ in record.getMessage()
+    (info,) = conn_hygiene.snapshot()
+    assert info.state == "pinned"
+    assert "SET" in info.pinned_by
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_pin_outlives_transactions_and_release_connections() -> None:
+    with transaction.atomic():
+        run("SET statement_timeout = '7s'")
+    assert_stays()
+    assert conn_hygiene.release_connections() == 0
+    assert_stays()
+
+
+@pytest.mark.parametrize(
+    ("statement", "adds"),
+    [
+        ("SELECT 1", set()),
+        ("UPDATE a SET b = 1", set()),
+        ("-- SET x = 1\nSELECT 1", set()),
+        ("/* SET x */ SELECT 1", set()),
+        ("/* why */ SET x = 1", {"SET"}),
+        ("SELECT 'a; SET x = 1'", set()),
+        ("SELECT E'a\\'; SET x = 1'", set()),
+        ("SELECT $q$ ; SET x = 1; $q$", set()),
+        ("SELECT \"it's\"; SET x = '1'", {"SET"}),
+        ('CREATE TABLE "pg_temp"."x" (n int)', {"temporary table"}),
+        ("CREATE VIEW v AS SELECT temp FROM a", set()),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", set()),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", {"SET"}),
+        ("RESET ALL", {"SET"}),
+        ("PREPARE TRANSACTION 'x'", set()),
+        ("SELECT set_config('a', %s, %s)", {"SET"}),
+        ("SELECT set_config('a', %s, true)", set()),
+        ("WITH x AS (SELECT pg_advisory_lock(1)) SELECT * FROM x", {"advisory lock"}),
+        ("SELECT setseed(0.5)", {"setseed()"}),
+        ("SELECT dblink_connect('dbname=x')", {"dblink connection"}),
+        ("SELECT * FROM orders WHERE domain = %s", set()),
+    ],
+)
+def test_reading_statements(statement: str, adds: set[str]) -> None:
+    effect = effect_of(statement)
+    assert (set() if effect is None else effect.adds) == adds
+
+
+def receiver_that_sets(sender: Any, connection: Any, **kwargs: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '11s'")
+
+
+@pytest.fixture
+def setting_at_connect() -> Iterator[None]:
+    from django.db.backends.signals import connection_created
+
+    connections.close_all()
+    connection_created.connect(receiver_that_sets)
+    yield
+    connection_created.disconnect(receiver_that_sets)
+    connections.close_all()
+
+
+@pytest.mark.parametrize("thread", [True, False], ids=["first checkout", "later checkouts"])
+@pytest.mark.usefixtures("setting_at_connect", "releasing")
+def test_a_set_at_connect_does_not_pin_and_does_not_leak(thread: bool, pool_of: Callable[[str], Any]) -> None:
+    def work() -> None:
+        with release_between_queries():
+            for _ in range(3):
+                assert run("SHOW statement_timeout") == [("11s",)]
+                wait_until_released()
+
+    if thread:
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+    else:
+        work()
+    with pool_of("default").connection() as handle:
+        assert handle.execute("SHOW statement_timeout").fetchall() == [("0",)]
