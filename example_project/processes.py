@@ -103,7 +103,7 @@ def running(
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **(env or {})},
+                env=environment(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
@@ -123,6 +123,8 @@ def end_on_signals() -> None:
         # Once is enough: a second Ctrl-C must not interrupt the cleaning up.
         for ending in ENDING_SIGNALS:
             signal.signal(ending, signal.SIG_IGN)
+        # Not print(): the signal may have come in the middle of one.
+        os.write(sys.stderr.fileno(), b"\nStopping ...\n")
         raise SystemExit(128 + number)
 
     for ending in ENDING_SIGNALS:
@@ -147,6 +149,11 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(ending, handler)
         for number in received[:1]:
             signal.raise_signal(number)
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child: this one's, but for the shop and not for the user's own project."""
+    return {**os.environ, "DJANGO_SETTINGS_MODULE": "example_project.settings", **extra}
 
 
 def get(port: int, path: str, *, timeout: float = 10) -> int:
@@ -179,7 +186,7 @@ def manage(*arguments: str, env: Mapping[str, str]) -> None:
         [sys.executable, "example_project/manage.py", *arguments],
         check=False,
         cwd=ROOT,
-        env={**os.environ, **env},
+        env=environment(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

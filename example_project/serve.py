@@ -1,6 +1,6 @@
 """Open the shop on this machine: ``make serve``.
 
-    python -m example_project.serve [--port 8000] [--off] [--wsgi]
+    python -m example_project.serve [--port 8000] [--off] [--gunicorn]
 
 The database is a throwaway one, so buy whatever you like.
 """
@@ -20,7 +20,7 @@ from example_project.processes import HOST, Trouble, check_port, end_on_signals,
 
 def serve(options: argparse.Namespace) -> None:
     check_port(options.port)
-    if options.wsgi:
+    if options.gunicorn:
         command = ["gunicorn", "--config=example_project/gunicorn_conf.py", f"--bind={HOST}:{options.port}"]
     else:
         command = [
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--delay", type=float, default=0.2, help="seconds that the carrier takes for an answer")
     parser.add_argument("--off", action="store_true", help="leave the toolkit out")
-    parser.add_argument("--wsgi", action="store_true", help="run it under gunicorn with threads, not under uvicorn")
+    parser.add_argument("--gunicorn", action="store_true", help="serve with gunicorn's threads, and not with uvicorn")
     options = parser.parse_args()
 
     end_on_signals()

@@ -7,10 +7,13 @@ rarely the code that holds the connection.
 from __future__ import annotations
 
 from functools import cache
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import httpx
 from django.conf import settings
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Parcel(TypedDict):
@@ -28,7 +31,7 @@ def _client() -> httpx.Client:
 
 
 @cache
-def _tls() -> object:
+def _tls() -> ssl.SSLContext:
     # Reading the certificate authorities takes longer than all the rest of a
     # client's life, so that the short-lived clients below share them.
     return httpx.create_ssl_context()

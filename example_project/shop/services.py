@@ -23,7 +23,7 @@ def place_order(product: Product, *, quantity: int) -> Order:
     # Two customers who want the last one queue here, for this row only.
     product = Product.objects.select_for_update().get(pk=product.pk)
     if product.stock < quantity:
-        raise OutOfStock(f"There are only {product.stock} left.")
+        raise OutOfStock(f"No more than {product.stock} left.")
     product.stock -= quantity
     product.save(update_fields=["stock"])
 

@@ -1,0 +1,110 @@
+"""Every page answers, with the toolkit and without.
+
+    python example_project/manage.py test example_project
+    CONN_HYGIENE=off python example_project/manage.py test example_project
+
+None of these is a ``TestCase``: inside its transaction there is nothing to give back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from django.core.management import call_command
+from django.db import OperationalError
+from django.http import StreamingHttpResponse
+from django.test import TransactionTestCase, override_settings
+from django.urls import reverse
+from psycopg_pool import PoolTimeout
+
+from example_project.processes import partner
+from example_project.shop import carrier, views
+from example_project.shop.models import Order, Product
+
+
+class ShopTests(TransactionTestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        with contextlib.ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            settings = stack.enter_context(partner(0, directory=directory))
+            stack.enter_context(override_settings(**settings))
+            cls.addClassCleanup(stack.pop_all().close)
+
+    def setUp(self) -> None:
+        call_command("seed", orders=20, verbosity=0)
+        self.order = Order.objects.filter(status=Order.Status.SHIPPED)[0]
+        patcher = mock.patch.object(views, "POLL_EVERY", 0)
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def test_pages(self) -> None:
+        for name in ("index", "report", "checkout", "connections", "session"):
+            with self.subTest(name):
+                self.assertEqual(self.client.get(reverse(name)).status_code, 200)
+
+    def test_index_of_an_empty_shop(self) -> None:
+        Order.objects.all().delete()
+        self.assertContains(self.client.get(reverse("index")), "The shop is empty")
+
+    def test_seeding_twice(self) -> None:
+        call_command("seed", verbosity=0)
+        self.assertEqual(Order.objects.count(), 20)
+
+    def test_order(self) -> None:
+        response = self.client.get(reverse("order", args=[self.order.pk]))
+        self.assertContains(response, f"{self.order.tracking_number}, last seen in")
+
+    async def test_order_async(self) -> None:
+        response = await self.async_client.get(reverse("order-async", args=[self.order.pk]))
+        self.assertContains(response, f"{self.order.tracking_number}, last seen in")
+
+    def test_no_connection_in_time(self) -> None:
+        busy = OperationalError("couldn't get a connection after 5.00 sec")
+        busy.__cause__ = PoolTimeout()
+        with mock.patch.object(carrier, "track", side_effect=busy), self.assertLogs("django.request", "ERROR"):
+            response = self.client.get(reverse("order", args=[self.order.pk]))
+        self.assertContains(response, "too busy", status_code=503)
+
+    def test_events(self) -> None:
+        response = self.client.get(reverse("order-events", args=[self.order.pk]))
+        assert isinstance(response, StreamingHttpResponse)
+        events = iter(response.streaming_content)
+        self.assertIn(b'"shipped"', next(events))
+        self.assertEqual(next(events), b": no change\n\n")
+        self.client.post(reverse("order-advance", args=[self.order.pk]))
+        self.assertIn(b'"delivered"', next(events))
+        self.assertEqual(list(events), [])
+
+    async def test_events_async(self) -> None:
+        response = await self.async_client.get(reverse("order-events", args=[self.order.pk]))
+        assert isinstance(response, StreamingHttpResponse)
+        events = aiter(response.streaming_content)
+        self.assertIn(b'"shipped"', await anext(events))
+        self.assertEqual(await anext(events), b": no change\n\n")
+        await self.async_client.post(reverse("order-advance", args=[self.order.pk]))
+        self.assertIn(b'"delivered"', await anext(events))
+        self.assertEqual([event async for event in events], [])
+
+    def test_events_of_no_order(self) -> None:
+        self.assertEqual(self.client.get(reverse("order-events", args=[0])).status_code, 404)
+
+    def test_checkout(self) -> None:
+        product = Product.objects.all()[0]
+        response = self.client.post(reverse("checkout"), {"product": product.pk, "quantity": 2})
+        order = Order.objects.latest("pk")
+        self.assertRedirects(response, reverse("order", args=[order.pk]))
+        self.assertEqual([str(line) for line in order.lines.all()], [f"2 of {product}"])
+        self.assertTrue(order.tracking_number)
+        self.assertEqual(Product.objects.get(pk=product.pk).stock, product.stock - 2)
+
+    def test_checkout_of_more_than_there_is(self) -> None:
+        product = Product.objects.all()[0]
+        Product.objects.filter(pk=product.pk).update(stock=1)
+        response = self.client.post(reverse("checkout"), {"product": product.pk, "quantity": 2})
+        self.assertContains(response, "No more than 1 left.")
+        self.assertEqual(Order.objects.count(), 20)
