@@ -116,6 +116,9 @@ class Description:
     used_for: float
     open_cursors: int
     in_transaction: bool
+    #: A statement is running, in a cursor or on a handle.
+    active: bool
+    pooled: bool
     pins: dict[str, str]
 
 
@@ -361,13 +364,14 @@ class Lease:
     def _settle(self) -> float | None:
         """Park the lease, under the lock, if nothing keeps it. Return when it should end, or None if it stays."""
         wrapper = self.wrapper()
-        if self._open_cursors > 0 or wrapper is None or self._in_transaction(wrapper):
+        if self._open_cursors > 0 or wrapper is None:
             return None
-        now = _now()
+        self.idle_since = now = _now()
+        if self._in_transaction(wrapper):
+            return None
         if self._in_use_since is not None:
             self._used += now - self._in_use_since
             self._in_use_since = None
-        self.idle_since = now
         if not self._wanted_back or self._kept(wrapper):
             return None
         grace = self._grace()
@@ -469,33 +473,35 @@ class Lease:
 
     def _changed(self, connection: psycopg.Connection[Any]) -> list[str]:
         """Return what differs from when the owner began, by what libpq and psycopg know without asking the server."""
-        if self._parameters is None:
+        if self._parameters is None or connection.closed:
             return []
         changed = session.changed_parameters(self._parameters, session.reported_parameters(connection))
         if _attributes(connection) != self._attributes:
             changed.append("transaction characteristics of the psycopg connection")
         return changed
 
-    def state_to_scrub(self) -> frozenset[str]:
-        """Return what the session carries that must not reach anybody else; empty when it is clean."""
-        with self._lock:
-            if self._connection is None:
-                return frozenset()
-            state = set(self._pins)
-            if self._soiled or session.reported_parameters(self._connection) != self._fresh:
-                state.add(session.SETTING)
-            if self._changed(self._connection):
-                state.add(session.SETTING)
-            return frozenset(state)
-
     def scrub(self) -> None:
         """Clean the session, if it needs it, before it returns to its pool. The owner does this in ``close()``."""
         with self._lock:
-            state = self.state_to_scrub()
-            if state and self._connection is not None and not self._connection.closed:
-                pools.scrub(self._connection, state, self._fresh)
+            connection = self._connection
+            if connection is None or connection.closed or pools.pool_of(connection) is None:
+                return
+            state = self._state_to_scrub(connection)
+            if state:
+                pools.scrub(connection, state, self._fresh)
                 self._pins.clear()
                 self._soiled = False
+
+    def _state_to_scrub(self, connection: psycopg.Connection[Any]) -> frozenset[str]:
+        """Return what the session carries that must not reach anybody else; empty when it is clean."""
+        state = set(self._pins)
+        if (
+            self._soiled
+            or session.reported_parameters(connection) != self._fresh
+            or (self._parameters is not None and _attributes(connection) != self._attributes)
+        ):
+            state.add(session.SETTING)
+        return frozenset(state)
 
     @property
     def pins(self) -> dict[str, str]:
@@ -573,6 +579,8 @@ class Lease:
                 held_for=_now() - self.checked_out_at,
                 in_transaction=not pools.is_idle(connection),
             )
+            if found.in_transaction:
+                pools.roll_back(connection)
             self.scrub()
             pools.give_back(self._end(GIVEN_BACK))
             self._keeper.counters.add(reclaimed=1)
@@ -623,7 +631,10 @@ class Lease:
         closed at its next statement. Called by the reaper.
         """
         with self._lock:
-            if connection is self._connection and not self._open_cursors and not pools.is_idle(connection):
+            # A handle that is out may have run a statement a moment ago, unseen.
+            if self._touched or self._open_cursors or connection is not self._connection:
+                return
+            if pools.is_idle_in_transaction(connection):
                 with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
                     copy.shutdown(socket.SHUT_RDWR)
 
@@ -676,6 +687,8 @@ class Lease:
                 used_for=self._used + (now - self._in_use_since if self._in_use_since is not None else 0.0),
                 open_cursors=self._open_cursors,
                 in_transaction=in_transaction,
+                active=self._open_cursors > 0 or pools.is_active(connection),
+                pooled=pools.pool_of(connection) is not None,
                 pins=dict(self._pins),
             )
 

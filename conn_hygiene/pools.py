@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from psycopg.pq import TransactionStatus
@@ -12,7 +13,6 @@ from psycopg.pq import TransactionStatus
 from conn_hygiene import session
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg_pool import ConnectionPool
 
 logger = logging.getLogger("conn_hygiene.pools")
@@ -45,6 +45,25 @@ def is_idle(connection: psycopg.Connection[Any]) -> bool:
     """Return whether libpq sees no transaction, no running command and no pipeline on *connection*; asks no server."""
     pgconn = connection.pgconn
     return pgconn.transaction_status == TransactionStatus.IDLE and not pgconn.pipeline_status
+
+
+def is_active(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a statement is running on *connection* right now."""
+    return connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+
+def is_idle_in_transaction(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether *connection* is in a transaction, failed or not, and runs no statement."""
+    return connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+def roll_back(connection: psycopg.Connection[Any]) -> None:
+    """Roll back what is open on *connection*. Never raises: a connection that cannot do it is replaced by its pool."""
+    try:
+        connection.rollback()
+    except psycopg.Error:
+        logger.info("A transaction could not be rolled back; its connection is closed.", exc_info=True)
+        connection.pgconn.finish()
 
 
 def give_back(connection: psycopg.Connection[Any]) -> None:

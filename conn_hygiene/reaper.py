@@ -208,16 +208,19 @@ class Reaper:
 
     def _report(self, lease: Lease, now: float) -> None:
         found = lease.describe(now)
-        if found is None or found.open_cursors or lease.reported_at > now:
+        if found is None or found.active or lease.reported_at > now:
             return
         if found.in_transaction:
-            limit, age = conf.current.IDLE_IN_TRANSACTION_AFTER, found.idle_for
+            limit = conf.current.IDLE_IN_TRANSACTION_AFTER
+        elif found.pooled or lease.request is not None:
+            limit = conf.current.HELD_TOO_LONG_AFTER
         else:
-            limit, age = conf.current.HELD_TOO_LONG_AFTER, found.idle_for
-        if limit is None or age < limit:
+            # Kept between requests, as CONN_MAX_AGE says, and nobody waits for it.
+            limit = None
+        if limit is None or found.idle_for < limit:
             return
         # Again when it is twice as old.
-        lease.reported_at = now + age
+        lease.reported_at = now + found.idle_for
         report = _report_idle_in_transaction if found.in_transaction else _report_held_too_long
         report(lease, found)
 
