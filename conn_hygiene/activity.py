@@ -69,7 +69,7 @@ def _info(lease: Lease, now: float, names: dict[int | None, str]) -> LeaseInfo |
     return LeaseInfo(
         alias=lease.alias,
         state=seen.state,
-        server_pid=seen.connection.pgconn.backend_pid,
+        server_pid=lease.server_pid,
         thread_id=lease.thread_id,
         thread_name=names.get(lease.thread_id),
         request=lease.request,

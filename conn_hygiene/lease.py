@@ -162,6 +162,7 @@ class Lease:
         "queued",
         "reported_at",
         "request",
+        "server_pid",
         "state",
         "thread_id",
         "thread_key",
@@ -205,6 +206,7 @@ class Lease:
         self._parameters: tuple[bytes | None, ...] | None = None
         self._attributes: tuple[Any, ...] = ()
         self.request = serving.label
+        self.server_pid = 0
         # When the reaper next reports it as idle in transaction or held too long; the reaper's own.
         self.reported_at = 0.0
         self.checked_out_at = self.idle_since = _now()
@@ -239,6 +241,8 @@ class Lease:
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
+            # Kept, since a connection that the application has closed no longer tells.
+            self.server_pid = connection.pgconn.backend_pid
             self._fresh = _fresh_parameters(connection)
             self._keeper.checked_out(self)
             self._keeper.counters.add(checkouts=1)
@@ -456,20 +460,18 @@ class Lease:
             self._pins.update((reason, caller()) for reason in added)
             if policy.holds(self.alias):
                 self._pins_of_hold.update(added)
-            connection = self._connection
-        self._report_pins(added, first, connection)
+        self._report_pins(added, first)
 
-    def _report_pins(self, added: list[str], first: bool, connection: psycopg.Connection[Any]) -> None:
+    def _report_pins(self, added: list[str], first: bool) -> None:
         if not added:
             return
         if first:
             self._keeper.counters.add(pinned=1)
         for reason in added:
             where = self._pins.get(reason, "an unknown place")
-            pid = connection.pgconn.backend_pid
             message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
-            extra = {"alias": self.alias, "server_pid": pid, "pinned_by": reason, "where": where}
-            logger.info(message, self.alias, pid, reason, where, extra=extra)
+            extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
+            logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
 
     def _changed(self, connection: psycopg.Connection[Any]) -> list[str]:
         """Return what differs from when the owner began, by what libpq and psycopg know without asking the server."""
@@ -536,8 +538,7 @@ class Lease:
             reason = f"a change of {', '.join(changed)}"
             first = not self._pins
             self._pins[reason] = "a place that is not known"
-            connection = self._connection
-        self._report_pins([reason], first, connection)
+        self._report_pins([reason], first)
         return None
 
     def _give_back(self) -> None:
@@ -575,7 +576,7 @@ class Lease:
             found = Reclaimed(
                 alias=self.alias,
                 thread_id=self.thread_id,
-                server_pid=connection.pgconn.backend_pid,
+                server_pid=self.server_pid,
                 held_for=_now() - self.checked_out_at,
                 in_transaction=not pools.is_idle(connection),
             )

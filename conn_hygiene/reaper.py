@@ -269,7 +269,7 @@ def _watch_interval() -> float:
 
 def _report_idle_in_transaction(lease: Lease, found: Description) -> None:
     action = conf.current.IDLE_IN_TRANSACTION_ACTION
-    facts = _facts(lease, found) | {"idle_for": found.idle_for, "action": action}
+    facts = _facts(lease) | {"idle_for": found.idle_for, "action": action}
     logging.getLogger("conn_hygiene.transactions").warning(
         "Connection %r (server pid %d) has been idle in transaction for %.1f s, in %s%s.",
         lease.alias,
@@ -285,7 +285,7 @@ def _report_idle_in_transaction(lease: Lease, found: Description) -> None:
 
 
 def _report_held_too_long(lease: Lease, found: Description) -> None:
-    facts = _facts(lease, found) | {
+    facts = _facts(lease) | {
         "held_for": found.held_for,
         "idle_for": found.idle_for,
         "pinned_by": tuple(found.pins),
@@ -304,11 +304,11 @@ def _report_held_too_long(lease: Lease, found: Description) -> None:
     send(signals.connection_held_too_long, **facts)
 
 
-def _facts(lease: Lease, found: Description) -> dict[str, Any]:
+def _facts(lease: Lease) -> dict[str, Any]:
     return {
         "alias": lease.alias,
         "request": lease.request,
-        "server_pid": found.connection.pgconn.backend_pid,
+        "server_pid": lease.server_pid,
         "thread_id": lease.thread_id,
     }
 

@@ -441,3 +441,14 @@ def test_closing_and_asking_cost_no_checkout() -> None:
     connection.close()
     assert conn_hygiene.stats().checkouts == checkouts
     assert query() == (1,)
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+@pytest.mark.usefixtures("releasing")
+def test_a_handle_that_the_application_closed_is_replaced_when_the_wrapper_is_closed(alias: str) -> None:
+    connections[alias].ensure_connection()
+    handle: Any = connections[alias].connection
+    handle.close()
+    assert conn_hygiene.snapshot()[0].alias == alias
+    connections[alias].close()
+    assert query(alias) == (1,)
