@@ -196,7 +196,7 @@ def test_a_server_side_cursor_holds_until_closed() -> None:
     rows = Item.objects.iterator(chunk_size=2)
     next(rows)
     assert_stays()
-    rows.close()  # type: ignore[attr-defined]
+    rows.close()
     wait_until_released()
 
 

@@ -133,7 +133,7 @@ def test_state_of_a_dead_thread_never_reaches_another(statement: str, look: str,
     thread.start()
     thread.join()
     wait_until_released()
-    handles = [connection.pool.getconn() for _ in range(4)]  # type: ignore[attr-defined]
+    handles = [connection.pool.getconn() for _ in range(4)]
     seen = [handle.execute(look).fetchall() for handle in handles]
     for handle in handles:
         handle._pool.putconn(handle)
@@ -265,7 +265,7 @@ def test_what_pins_is_said_once_and_where(caplog: pytest.LogCaptureFixture) -> N
     run("SET lock_timeout = '7s'")
     (record,) = [record for record in caplog.records if record.name == "conn_hygiene.lease"]
     assert record.levelno == logging.INFO
-    assert record.pinned_by == "SET"  # type: ignore[attr-defined]
+    assert record.pinned_by == "SET"
     assert __file__ in record.getMessage()
     (info,) = conn_hygiene.snapshot()
     assert info.state == "pinned"

@@ -249,7 +249,8 @@ def test_many_threads_on_few_connections(release_after: float, settings: Any, sm
     settings.CONN_HYGIENE = {"RELEASE_AFTER": release_after}
     Item.objects.using(ALIAS).bulk_create(Item(pk=-n, name="stress", value=n) for n in range(1, 20))
     connections.close_all()
-    ledger, failures = Ledger(), []
+    ledger = Ledger()
+    failures: list[BaseException] = []
     until = time.monotonic() + SECONDS
     keepers = [threading.Thread(target=keep_alive, args=(ledger, until, failures)) for _ in range(THREADS)]
     for keeper in keepers:
