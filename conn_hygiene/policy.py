@@ -1,7 +1,8 @@
 """Whether the code that runs now wants idle connections given back.
 
-A scope is a frame on a stack, and the stack lives in a ContextVar: it follows a request from the event loop into the
-threads of ``sync_to_async``, and two requests in one thread do not see each other's.
+The scopes around it are listed in a ContextVar: they follow a request from the event loop into the threads of
+``sync_to_async``, and two requests in one thread do not see each other's. Their order does not matter: a hold wins over
+every release, outside or inside of it, since its code relies on the session.
 """
 
 from __future__ import annotations
@@ -11,37 +12,33 @@ from contextvars import ContextVar
 from conn_hygiene import conf
 
 
-class Frame:
-    """One scope, entered once: it releases or holds the connections of some aliases, or of all.
+class Entry:
+    """One entering of a scope, which releases or holds the connections of some aliases, or of all."""
 
-    Immutable but for the memo of its answers, which any thread may fill: each would write the same.
-    """
+    __slots__ = ("holds", "over", "scope", "using")
 
-    __slots__ = ("_memo", "holds", "parent", "using")
-
-    def __init__(self, parent: Frame | None, *, holds: bool, using: frozenset[str] | None) -> None:
-        self.parent = parent
+    def __init__(self, scope: object, *, holds: bool, using: frozenset[str] | None) -> None:
+        self.scope = scope
         self.holds = holds
         self.using = using
-        self._memo: dict[str, bool | None] = {}
-
-    def answer(self, alias: str) -> bool | None:
-        """Return True to release, False to hold, None when no frame speaks of *alias*."""
-        try:
-            return self._memo[alias]
-        except KeyError:
-            result = self._memo[alias] = self._look_up(alias)
-            return result
-
-    def _look_up(self, alias: str) -> bool | None:
-        """Ask the frames outside first: a hold wins over scopes inside it, since its code relies on the session."""
-        inherited = None if self.parent is None else self.parent.answer(alias)
-        if inherited is False or not (self.using is None or alias in self.using):
-            return inherited
-        return not self.holds
+        # Tasks that were started inside have the list as it was, and go on with it when the scope has been left. What
+        # they release is welcome, but a hold must end for them too.
+        self.over = False
 
 
-frame: ContextVar[Frame | None] = ContextVar("conn_hygiene_frame", default=None)
+entered: ContextVar[tuple[Entry, ...]] = ContextVar("conn_hygiene_entered", default=())
+
+
+def _answer(alias: str) -> bool | None:
+    """Return True to release, False to hold, None when no scope around speaks of *alias*."""
+    result = None
+    for entry in entered.get():
+        if entry.using is None or alias in entry.using:
+            if not entry.holds:
+                result = True
+            elif not entry.over:
+                return False
+    return result
 
 
 def releases(alias: str) -> bool:
@@ -49,12 +46,10 @@ def releases(alias: str) -> bool:
     mode = conf.current.RELEASE
     if mode == "never":
         return False
-    top = frame.get()
-    answer = None if top is None else top.answer(alias)
+    answer = _answer(alias)
     return mode == "always" if answer is None else answer
 
 
 def holds(alias: str) -> bool:
     """Return whether a ``hold_connection`` is around that covers *alias*."""
-    top = frame.get()
-    return top is not None and top.answer(alias) is False
+    return _answer(alias) is False

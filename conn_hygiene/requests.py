@@ -30,7 +30,9 @@ def request_started(
         serving.label = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}"
     elif scope is not None:
         serving.label = f"{scope.get('method', '?')} {scope.get('path', '?')}"
-    serving.before = frozenset(wrapper.alias for wrapper in _wrappers() if _in_transaction(wrapper))
+    serving.before = frozenset(
+        wrapper.alias for wrapper in _wrappers() if wrapper.in_atomic_block or _in_transaction(wrapper)
+    )
     _label_leases()
 
 
@@ -46,6 +48,9 @@ def request_finished(**kwargs: Any) -> None:
             continue
         if _in_transaction(wrapper):
             end_transaction(wrapper, serving.label or "A request")
+        elif wrapper.in_atomic_block:
+            # Its connection was closed inside the block, and its transaction ended with that.
+            _leave_atomic_blocks(wrapper)
         elif lease.pins and pools.pool_of(wrapper.connection) is None:
             wrapper.close()
     serving.label = None
@@ -70,12 +75,19 @@ def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
     return lease is not None and lease.in_transaction()
 
 
-def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
-    """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next.
+def _leave_atomic_blocks(wrapper: BaseDatabaseWrapper) -> None:
+    """Have *wrapper* forget the ``atomic()`` blocks that it believes to be in: none is left on the stack.
 
-    A request or job that has ended has no ``atomic()`` left on its stack, so a wrapper that believes to be inside one
-    has been left there, by a generator that was never finished, say. Django would refuse it to every later one.
+    They were left by a generator that was never finished, say. Django would refuse the wrapper to every later request.
     """
+    wrapper.in_atomic_block = False
+    wrapper.atomic_blocks = []
+    wrapper.savepoint_ids = []
+    wrapper.needs_rollback = wrapper.closed_in_transaction = False
+
+
+def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
+    """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
     connection = wrapper.connection
     pid = connection.pgconn.backend_pid
     logger.warning(
@@ -89,10 +101,7 @@ def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
         connection.rollback()
     except psycopg.Error:
         logger.info("The rollback failed; the connection is closed.", exc_info=True)
-    wrapper.in_atomic_block = False
-    wrapper.atomic_blocks = []
-    wrapper.savepoint_ids = []
-    wrapper.needs_rollback = wrapper.closed_in_transaction = False
+    _leave_atomic_blocks(wrapper)
     wrapper.close()
     send(
         signals.idle_in_transaction_detected,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -19,7 +19,7 @@ from django.db import connections
 from django.http import StreamingHttpResponse
 
 from conn_hygiene import policy
-from conn_hygiene.lease import CLOSED
+from conn_hygiene.lease import CLOSED, GIVEN_BACK
 from conn_hygiene.requests import end_transaction
 from conn_hygiene.wrapper import lease_of
 
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Tells @scope(None), which is a mistake, from @scope().
+_NOTHING: Any = object()
 Using = str | Iterable[str] | None
 
 
-def aliases(using: Using, name: str) -> frozenset[str] | None:
+def aliases(using: Any, name: str) -> frozenset[str] | None:
     """Return *using* as a set of aliases, None for all; *name* is who asks, for the messages."""
     if using is None:
         return None
-    if callable(using) or isinstance(using, bytes):
+    found = frozenset([using] if isinstance(using, str) or not isinstance(using, Iterable) else using)
+    if not all(isinstance(alias, str) for alias in found):
         raise TypeError(f"{name}(using=...) takes an alias of DATABASES or several, not {using!r}.")
-    found = frozenset([using] if isinstance(using, str) else using)
     if settings.configured:
         for alias in found:
             if alias not in connections.settings:
@@ -57,60 +59,82 @@ class _Scope:
     """What the scopes share: entering and leaving in sync and async code, and wrapping every kind of function."""
 
     name: str
+    # Whether a generator stays inside between two of its steps, while the code that consumes it runs.
+    lasts: bool
+    # How often which scopes were entered, innermost last. An entry has its scope as an attribute.
+    _entered: ContextVar[tuple[Any, ...]]
 
     def __init__(self, using: Using = None) -> None:
         self._using = aliases(using, self.name)
 
-    # What a scope does. `step` covers one stretch of running code; the others run in the thread of the connections.
+    # What a scope does. The list of entries is kept where the code runs, be it on an event loop; what follows runs in
+    # the thread of the connections.
+
+    def _entry(self) -> Any:
+        """Return a new entry for the list."""
+        raise NotImplementedError
+
+    def _begin(self, entry: Any) -> None:
+        """Do what is to be done with the running thread's connections at the start."""
+
+    def _end(self, entry: Any) -> None:
+        """Do what is to be done with the running thread's connections at the end."""
+
+    def _enter(self) -> Any:
+        entry = self._entry()
+        self._entered.set((*self._entered.get(), entry))
+        return entry
+
+    def _leave(self, entry: Any = None) -> Any:
+        """Take *entry* off the list, by default this scope's innermost, and return it; None if there is none.
+
+        It need not be the last: generators that are inside scopes take turns. And there is none where a generator is
+        ended in another context than it began in, by the garbage collector for instance.
+        """
+        entries = self._entered.get()
+        if entry is None:
+            entry = next((entry for entry in reversed(entries) if entry.scope is self), None)
+        self._entered.set(tuple(other for other in entries if other is not entry))
+        return entry
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Be inside the scope for as long as the block runs, without touching a connection."""
-        raise NotImplementedError
-
-    def _push(self) -> None:
-        raise NotImplementedError
-
-    def _pop(self) -> None:
-        raise NotImplementedError
-
-    def _begin(self) -> None:
-        """Do what is to be done with the running thread's connections at the start."""
-
-    def _end(self) -> None:
-        """Do what is to be done with the running thread's connections at the end."""
+        entry = self._enter()
+        try:
+            yield
+        finally:
+            self._leave(entry)
 
     # As a context manager.
 
     def __enter__(self) -> Self:
-        self._push()
+        entry = self._enter()
         try:
-            self._begin()
+            self._begin(entry)
         except BaseException:
-            self._pop()
+            self._leave(entry)
             raise
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pop()
-        self._end()
+        self._end(self._leave())
 
     async def __aenter__(self) -> Self:
-        self._push()
+        entry = self._enter()
         try:
-            await sync_to_async(self._begin)()
+            await sync_to_async(self._begin)(entry)
         except BaseException:
-            self._pop()
+            self._leave(entry)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pop()
-        await sync_to_async(self._end)()
+        await sync_to_async(self._end)(self._leave())
 
     # As a decorator.
 
@@ -119,15 +143,19 @@ class _Scope:
         if iscoroutinefunction(func):
             return self._wrap_coroutine_function(func)
 
+        if inspect.isgeneratorfunction(func):
+            return self._wrap_generator_function(func)
+        if inspect.isasyncgenfunction(func):
+            return self._wrap_async_generator_function(func)
+
         @functools.wraps(func)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            # Calling a generator function runs none of it: its steps are what is covered.
-            if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-                return self.cover(func(*args, **kwargs))
             with self:
                 return self.cover(func(*args, **kwargs))
 
         return wrapper  # type: ignore[return-value]
+
+    # Each kind of function gets a wrapper of its own kind, since others ask: pytest of fixtures, Django of views.
 
     def _wrap_coroutine_function(self, func: F) -> F:
         @functools.wraps(func)
@@ -136,6 +164,46 @@ class _Scope:
                 return self.cover(await func(*args, **kwargs))
 
         return wrapper  # type: ignore[return-value]
+
+    def _wrap_generator_function(self, func: F) -> F:
+        @functools.wraps(func)
+        def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            return (yield from drive(self, func(*args, **kwargs)))
+
+        return wrapper  # type: ignore[return-value]
+
+    def _wrap_async_generator_function(self, func: F) -> F:
+        @functools.wraps(func)
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            # What `yield from` is for synchronous generators.
+            generator = func(*args, **kwargs)
+            resume: Callable[[Any], Any] = generator.asend
+            value: Any = None
+            async with self.around_generator():
+                try:
+                    while True:
+                        with self.step():
+                            try:
+                                item = await resume(value)
+                            except StopAsyncIteration:
+                                return
+                        try:
+                            resume, value = generator.asend, (yield item)
+                        except GeneratorExit:
+                            raise
+                        except BaseException as exc:  # noqa: BLE001 - whatever is thrown in is the generator's
+                            resume, value = generator.athrow, exc
+                finally:
+                    # An exception must not keep alive, by its traceback, the frame that keeps it.
+                    value = None
+                    async with self:
+                        await generator.aclose()
+
+        return wrapper  # type: ignore[return-value]
+
+    def around_generator(self) -> Self | nullcontext[None]:
+        """Return what is entered for the whole life of a generator; its steps are entered one by one besides."""
+        return self if self.lasts else nullcontext()
 
     def _check(self, func: Any) -> None:
         if isinstance(func, (staticmethod, classmethod)):
@@ -163,7 +231,7 @@ class _Scope:
         elif inspect.isgenerator(result):
             return drive(self, result)
         elif inspect.isasyncgen(result):
-            return adrive(self, result)
+            return self._wrap_async_generator_function(lambda: result)()
         return result
 
     async def _finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -187,98 +255,74 @@ _END = object()
 
 
 def _steps(scope: _Scope, iterator: Iterator[Any]) -> Iterator[Any]:
-    while True:
-        with scope.step():
-            item = next(iterator, _END)
-        if item is _END:
-            return
-        yield item
+    with scope.around_generator():
+        while True:
+            with scope.step():
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item
 
 
 async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
-        while True:
-            with scope.step():
-                try:
-                    item = await anext(iterator)
-                except StopAsyncIteration:
-                    return
-            yield item
-    finally:
-        # A client that goes away ends this generator, and Django ends no other.
-        close = getattr(iterator, "aclose", None)
-        if close is not None:
-            with scope.step():
-                await close()
+    async with scope.around_generator():
+        try:
+            while True:
+                with scope.step():
+                    try:
+                        item = await anext(iterator)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        finally:
+            # A client that goes away ends this generator, and Django ends no other.
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                with scope.step():
+                    await close()
 
 
 def drive(scope: _Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Run *generator* with each of its steps inside *scope*, as ``yield from`` would without."""
+    """Run *generator* inside *scope*, as ``yield from`` would without."""
     resume: Callable[[Any], Any] = generator.send
     value: Any = None
-    try:
-        while True:
-            with scope.step():
+    with scope.around_generator():
+        try:
+            while True:
+                with scope.step():
+                    try:
+                        item = resume(value)
+                    except StopIteration as stop:
+                        return stop.value
                 try:
-                    item = resume(value)
-                except StopIteration as stop:
-                    return stop.value
-            try:
-                resume, value = generator.send, (yield item)
-            except GeneratorExit:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the generator's
-                resume, value = generator.throw, exc
-    finally:
-        with scope:
-            generator.close()
-
-
-async def adrive(scope: _Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
-    """Run the asynchronous *generator* with each of its steps inside *scope*."""
-    resume: Callable[[Any], Any] = generator.asend
-    value: Any = None
-    try:
-        while True:
-            with scope.step():
-                try:
-                    item = await resume(value)
-                except StopAsyncIteration:
-                    return
-            try:
-                resume, value = generator.asend, (yield item)
-            except GeneratorExit:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - as above
-                resume, value = generator.athrow, exc
-    finally:
-        async with scope:
-            await generator.aclose()
+                    resume, value = generator.send, (yield item)
+                except GeneratorExit:
+                    raise
+                except BaseException as exc:  # noqa: BLE001 - whatever is thrown in is the generator's
+                    resume, value = generator.throw, exc
+        finally:
+            # An exception must not keep alive, by its traceback, the frame that keeps it.
+            value = None
+            with scope:
+                generator.close()
 
 
 class _PolicyScope(_Scope):
     """A scope that says what becomes of idle connections while it lasts."""
 
     holds: bool
+    _entered = policy.entered
 
-    def _push(self) -> None:
-        policy.frame.set(policy.Frame(policy.frame.get(), holds=self.holds, using=self._using))
+    def _entry(self) -> policy.Entry:
+        return policy.Entry(self, holds=self.holds, using=self._using)
 
-    def _pop(self) -> None:
-        top = policy.frame.get()
-        if top is not None:
-            policy.frame.set(top.parent)
+    def _leave(self, entry: Any = None) -> Any:
+        entry = super()._leave(entry)
+        if entry is not None:
+            entry.over = True
+        return entry
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        outer = policy.frame.get()
-        policy.frame.set(policy.Frame(outer, holds=self.holds, using=self._using))
-        try:
-            yield
-        finally:
-            policy.frame.set(outer)
-
-    def _begin(self) -> None:
+    def _begin(self, entry: Any) -> None:
         for wrapper in _wrappers(self._using):
             lease = lease_of(wrapper)
             if lease is not None:
@@ -290,13 +334,15 @@ class _PolicyScope(_Scope):
 class _Release(_PolicyScope):
     name = "release_between_queries"
     holds = False
+    lasts = False
 
 
 class _Hold(_PolicyScope):
     name = "hold_connection"
     holds = True
+    lasts = True
 
-    def _end(self) -> None:
+    def _end(self, entry: Any) -> None:
         for wrapper in _wrappers(self._using):
             lease = lease_of(wrapper)
             if lease is not None:
@@ -306,29 +352,28 @@ class _Hold(_PolicyScope):
 
 class _Closing(_Scope):
     name = "closing_connections"
+    lasts = True
+    _entered = ContextVar("conn_hygiene_closing", default=())
 
-    # The aliases that were open when each of the blocks around was entered, innermost last.
-    _before: ContextVar[tuple[set[str], ...]] = ContextVar("conn_hygiene_closing", default=())
+    class Entry:
+        """One entering, and the aliases that were open then."""
 
-    def _push(self) -> None:
-        self._before.set((*self._before.get(), set()))
+        def __init__(self, scope: _Closing) -> None:
+            self.scope = scope
+            self.before: set[str] = set()
 
-    def _pop(self) -> None:
-        # What was open is still needed by _end(), which takes it off.
-        pass
+    def _entry(self) -> Entry:
+        return self.Entry(self)
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        yield
+    def _begin(self, entry: Entry) -> None:
+        entry.before.update(wrapper.alias for wrapper in _wrappers(self._using) if _is_open(wrapper))
 
-    def _begin(self) -> None:
-        self._before.get()[-1].update(wrapper.alias for wrapper in _wrappers(self._using) if _is_open(wrapper))
-
-    def _end(self) -> None:
-        *outer, before = self._before.get() or (set(),)
-        self._before.set(tuple(outer))
+    def _end(self, entry: Entry | None) -> None:
+        # None: left in another context, where it is not known what was open before.
+        if entry is None:
+            return
         for wrapper in _wrappers(self._using):
-            if wrapper.alias not in before and _is_open(wrapper):
+            if wrapper.alias not in entry.before and _is_open(wrapper):
                 lease = lease_of(wrapper)
                 if lease is not None and lease.in_transaction():
                     end_transaction(wrapper, "The job that closing_connections covers")
@@ -344,7 +389,7 @@ def _is_open(wrapper: BaseDatabaseWrapper) -> bool:
 def release_between_queries(func: F, /) -> F: ...
 @overload
 def release_between_queries(*, using: Using = None) -> _Release: ...
-def release_between_queries(func: Any = None, /, *, using: Using = None) -> Any:
+def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     """Give connections back while they sit idle: a decorator, and a context manager for ``with`` and ``async with``.
 
     Inside, a connection that has been idle for ``RELEASE_AFTER`` seconds (``UNPOOLED_RELEASE_AFTER`` without a pool)
@@ -360,14 +405,14 @@ def release_between_queries(func: Any = None, /, *, using: Using = None) -> Any:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Release(using)
-    return scope if func is None else scope(func)
+    return scope if func is _NOTHING else scope(func)
 
 
 @overload
 def hold_connection(func: F, /) -> F: ...
 @overload
 def hold_connection(*, using: Using = None) -> _Hold: ...
-def hold_connection(func: Any = None, /, *, using: Using = None) -> Any:
+def hold_connection(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     """Keep one connection for as long as the block or function runs, in a scope that would give it back.
 
     For what needs one session without the toolkit being able to see it: handles taken from ``connection.connection``,
@@ -379,14 +424,14 @@ def hold_connection(func: Any = None, /, *, using: Using = None) -> Any:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Hold(using)
-    return scope if func is None else scope(func)
+    return scope if func is _NOTHING else scope(func)
 
 
 @overload
 def closing_connections(func: F, /) -> F: ...
 @overload
 def closing_connections(*, using: Using = None) -> _Closing: ...
-def closing_connections(func: Any = None, /, *, using: Using = None) -> Any:
+def closing_connections(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     """Close at the end whatever connections the block or function opened, of any vendor; with a pool, give them back.
 
     For targets of threads, jobs of executors and the like, where no request ends. Connections that were open before
@@ -397,7 +442,7 @@ def closing_connections(func: Any = None, /, *, using: Using = None) -> Any:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Closing(using)
-    return scope if func is None else scope(func)
+    return scope if func is _NOTHING else scope(func)
 
 
 def release_connections(using: Using = None) -> int:
@@ -429,9 +474,11 @@ def reset_connections(using: Using = None) -> int:
     dropped = 0
     for wrapper in _wrappers(aliases(using, "reset_connections")):
         if _is_open(wrapper):
-            dropped += 1
             lease = lease_of(wrapper)
-            if lease is not None:
+            if lease is None:
+                dropped += 1
+            else:
+                dropped += lease.state != GIVEN_BACK
                 lease.drop()
             wrapper.close()
     return dropped
