@@ -31,7 +31,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from example_project.embedded import database_url
 from example_project.processes import (
     HOST,
     Trouble,
@@ -39,6 +38,7 @@ from example_project.processes import (
     free_port,
     get,
     partner,
+    postgresql,
     running,
     shop_database,
 )
@@ -234,7 +234,16 @@ def read_result(report: Path, sampler: Sampler) -> Result:
     )
 
 
-def slow_partner(stage: Stage) -> dict[str, object]:
+@dataclass(frozen=True)
+class Outcome:
+    """What an act has to tell: to programs, and to people."""
+
+    report: dict[str, object]
+    table: Table
+    verdict: str
+
+
+def slow_partner(stage: Stage) -> Outcome:
     """Act 1: a page that waits 200 ms for somebody else between its queries."""
     without = measure_order_page(stage, toolkit=False)
     with_toolkit = measure_order_page(stage, toolkit=True)
@@ -268,21 +277,18 @@ def slow_partner(stage: Stage) -> dict[str, object]:
             str(result.other_errors),
             str(result.most_connections),
         )
-    console = stage.narrator.console
-    console.print()
-    console.print(table)
-    ratio = None
-    if without.requests_per_second:
-        ratio = with_toolkit.requests_per_second / without.requests_per_second
-        console.print(
-            f"\n[bold]With conn_hygiene the page serves {ratio:.1f} times the requests, "
-            f"over the same {POOL_SIZE} connections.[/bold]",
-            soft_wrap=True,
-        )
-    return {"without": asdict(without), "with": asdict(with_toolkit), "ratio": ratio}
+    if not without.requests_per_second:
+        raise Trouble("Without conn_hygiene no request succeeded, so there is nothing to compare. Try more --seconds.")
+    ratio = with_toolkit.requests_per_second / without.requests_per_second
+    verdict = (
+        f"[bold]With conn_hygiene the page serves {ratio:.1f} times the requests, "
+        f"over the same {POOL_SIZE} connections.[/bold]"
+    )
+    report = {"without": asdict(without), "with": asdict(with_toolkit), "ratio": ratio}
+    return Outcome(report, table, verdict)
 
 
-ACTS: dict[str, Callable[[Stage], dict[str, object]]] = {
+ACTS: dict[str, Callable[[Stage], Outcome]] = {
     "slow_partner": slow_partner,
 }
 
@@ -308,18 +314,22 @@ def run(options: Options, console: Console) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-demo-")))
         with narrator.progress:
             with narrator.step("Starting PostgreSQL"):
-                url = database_url()
+                url = postgresql()
             with narrator.step("Filling the shop, starting a slow carrier"):
                 env = stack.enter_context(shop_database(url))
                 env |= stack.enter_context(partner(CARRIER_DELAY, directory=directory))
             stage = Stage(url, env, directory, options, narrator)
-            outcome = {name: act(stage) for name, act in ACTS.items()}
+            outcomes = {name: act(stage) for name, act in ACTS.items()}
         machine = describe_machine(url)
 
+    for outcome in outcomes.values():
+        console.print("", outcome.table, sep="\n")
+        console.print(outcome.verdict, soft_wrap=True)
     console.print(f"[dim]{', '.join(f'{name} {value}' for name, value in machine.items())}[/dim]")
     if options.json:
         settings = {"seconds": options.seconds, "threads": options.threads, "users": options.users}
-        report = {"acts": outcome, "settings": settings, "versions": machine}
+        acts = {name: outcome.report for name, outcome in outcomes.items()}
+        report = {"acts": acts, "settings": settings, "versions": machine}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     console.print("\nTo try the shop yourself: [bold]make serve[/bold], then open http://127.0.0.1:8000/.")
 

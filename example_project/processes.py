@@ -18,6 +18,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from example_project.embedded import database_url
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
@@ -214,6 +216,14 @@ def temporary_database(url: str) -> Iterator[str]:
             psycopg.connect(url, autocommit=True) as admin,
         ):
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def postgresql() -> str:
+    """Return the URL of the server to use; it may be started for the purpose."""
+    try:
+        return database_url()
+    except RuntimeError as error:
+        raise Trouble(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from example_project.embedded import database_url
-from example_project.processes import HOST, ROOT, Trouble, end_on_signals, free_port, running, shop_database
+from example_project.processes import HOST, ROOT, Trouble, end_on_signals, free_port, postgresql, running, shop_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -214,7 +213,7 @@ def main() -> None:
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-runserver-")))
-            url = database_url()
+            url = postgresql()
             environment |= stack.enter_context(shop_database(url))
             admin = stack.enter_context(psycopg.connect(url, autocommit=True))
             log = directory / "runserver.log"

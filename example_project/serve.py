@@ -14,8 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from example_project.embedded import database_url
-from example_project.processes import HOST, Trouble, check_port, end_on_signals, partner, running, shop_database
+from example_project.processes import (
+    HOST,
+    Trouble,
+    check_port,
+    end_on_signals,
+    partner,
+    postgresql,
+    running,
+    shop_database,
+)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -34,7 +42,7 @@ def serve(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-serve-")))
         print("Starting PostgreSQL and a slow carrier, and filling the shop ...", flush=True)
-        env = stack.enter_context(shop_database(database_url()))
+        env = stack.enter_context(shop_database(postgresql()))
         env |= stack.enter_context(partner(options.delay, directory=directory))
         env |= {"CONN_HYGIENE": "off" if options.off else "on"}
         server = stack.enter_context(running(command[0], [sys.executable, "-m", *command], env=env))

@@ -72,6 +72,7 @@ DATABASES = {
 
 CARRIER_URL = os.environ.get("CARRIER_URL", "http://127.0.0.1:8001")
 
+USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 

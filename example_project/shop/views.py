@@ -29,7 +29,7 @@ from example_project.shop.models import Order, OrderLine, Product
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-OTHER_ORDERS = 5
+OTHER_ORDERS = 3
 POLL_EVERY = 1.0  # seconds
 
 
