@@ -324,7 +324,7 @@ def run(options: Options, console: Console) -> None:
 
     for outcome in outcomes.values():
         console.print("", outcome.table, sep="\n")
-        console.print(outcome.verdict, soft_wrap=True)
+        console.print("", outcome.verdict, sep="\n", soft_wrap=True)
     console.print(f"[dim]{', '.join(f'{name} {value}' for name, value in machine.items())}[/dim]")
     if options.json:
         settings = {"seconds": options.seconds, "threads": options.threads, "users": options.users}
