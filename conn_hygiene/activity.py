@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from conn_hygiene import installation
+from conn_hygiene import reaper
 
 if TYPE_CHECKING:
     from conn_hygiene.lease import Lease
@@ -84,8 +84,8 @@ def _info(lease: Lease, now: float, names: dict[int | None, str]) -> LeaseInfo |
 
 def stats() -> Stats:
     """Return this process's totals; what is checked out now is included. All zero without the toolkit installed."""
-    reaper = installation.reaper()
-    totals: dict[str, float] = {} if reaper is None else reaper.counters.read()
+    running = reaper.running
+    totals: dict[str, float] = {} if running is None else running.counters.read()
     now = time.monotonic()
     seen = [found for lease in _leases() if (found := lease.describe(now)) is not None]
     return Stats(
@@ -99,5 +99,5 @@ def stats() -> Stats:
 
 
 def _leases() -> list[Lease]:
-    reaper = installation.reaper()
-    return [] if reaper is None else reaper.leases()
+    running = reaper.running
+    return [] if running is None else running.leases()

@@ -15,8 +15,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf, requests, wrapper
-from conn_hygiene.reaper import Reaper
+from conn_hygiene import conf, forks, reaper, requests, wrapper
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -28,7 +27,6 @@ _UID = "conn_hygiene"
 
 # Guards what follows. Taken by install() and uninstall() for as long as they run, by receivers never.
 _lock = threading.RLock()
-_reaper: Reaper | None = None
 _overrides: dict[str, Any] = {}
 # All wrappers that have a lease. Added to by each wrapper's own thread.
 _wrappers: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
@@ -46,9 +44,9 @@ class _ThreadEnd:
     def __del__(self) -> None:
         # Nothing but the hand-over: threading.current_thread(), which logging calls, would make a new thread object
         # here that nobody takes away.
-        reaper = _reaper
-        if reaper is not None and not sys.is_finalizing():
-            reaper.thread_ended(self.key)
+        running = reaper.running
+        if running is not None and not sys.is_finalizing():
+            running.thread_ended(self.key)
 
 
 _local = threading.local()
@@ -66,11 +64,11 @@ def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> No
 
 
 def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
-    reaper = _reaper
+    running = reaper.running
     # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
     own = connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
     key = _key_of_running_thread() if own else object()
-    if reaper is not None and wrapper.attach(connection, reaper, key, connecting=connecting) is not None:
+    if running is not None and wrapper.attach(connection, running, key, connecting=connecting) is not None:
         with _wrappers_lock:
             _wrappers.add(connection)
 
@@ -99,13 +97,12 @@ def install(**settings: Any) -> None:
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
         changed then.
     """
-    global _reaper  # noqa: PLW0603 - one a process
     with _lock:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
-        if _reaper is not None:
+        if reaper.running is not None:
             return
-        _reaper = Reaper()
+        reaper.running = reaper.Reaper()
         _connect_first(connection_created, _connection_created)
         _connect_first(core_signals.request_started, requests.request_started)
         _connect_first(core_signals.request_finished, requests.request_finished)
@@ -121,16 +118,15 @@ def uninstall() -> None:
     Connections that are checked out stay so, with their owners, as plain Django would have it. Call it when no other
     thread is querying. Does nothing if the toolkit is not installed.
     """
-    global _reaper
     with _lock:
-        reaper, _reaper = _reaper, None
-        if reaper is None:
+        stopped, reaper.running = reaper.running, None
+        if stopped is None:
             return
         setting_changed.disconnect(dispatch_uid=_UID)
         core_signals.request_finished.disconnect(dispatch_uid=_UID)
         core_signals.request_started.disconnect(dispatch_uid=_UID)
         connection_created.disconnect(dispatch_uid=_UID)
-        reaper.stop()
+        stopped.stop()
         with _wrappers_lock:
             wrappers = list(_wrappers)
             _wrappers.clear()
@@ -140,23 +136,20 @@ def uninstall() -> None:
         conf.apply(conf.Settings())
 
 
-def reaper() -> Reaper | None:
-    """Return this process's reaper, or None where the toolkit is not installed."""
-    return _reaper
-
-
 def _at_exit() -> None:
     """Stop the reaper while its modules are still whole."""
-    if _reaper is not None:
-        _reaper.stop()
+    if reaper.running is not None:
+        reaper.running.stop()
 
 
 def _after_fork_in_child() -> None:
     global _lock, _wrappers_lock  # noqa: PLW0603 - either may have been held by a thread that is no more
     _lock = threading.RLock()
     _wrappers_lock = threading.Lock()
-    if _reaper is not None:
-        _reaper.after_fork_in_child()
+    if reaper.running is not None:
+        forks.inherit(reaper.running.after_fork_in_child())
+        if conf.current.DISCARD_AFTER_FORK:
+            forks.close_all_after_fork()
 
 
 atexit.register(_at_exit)

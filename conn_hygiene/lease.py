@@ -657,17 +657,21 @@ class Lease:
         self._keeper.wrapper_lost(self)
 
     def after_fork_in_child(self) -> None:
-        """Make the lease safe in a forked child: a new lock, since another thread may have held the old one.
-
-        The thread that forked goes on with what it has. What other threads held is the parent's: their wrappers are
-        about to be collected here, and must not drag the parent's connections back to a pool.
-        """
+        """Make the lease usable in a forked child: another thread may have held its lock at the moment of the fork."""
         self._lock = threading.RLock()
         self.queued = False
-        if self.thread_id != threading.get_ident():
-            _inherited.append(self._connection)
-            self._connection = None
+
+    def disown(self) -> psycopg.Connection[Any] | None:
+        """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""
+        with self._lock:
+            connection, self._connection = self._connection, None
             self.state = CLOSED
+            return connection
+
+    def holds_connection(self) -> bool:
+        """Return whether a connection is checked out."""
+        with self._lock:
+            return self._connection is not None
 
     # ##### Views from outside #####
 
@@ -693,9 +697,6 @@ class Lease:
                 pins=dict(self._pins),
             )
 
-
-# Connections of a forked process's parent: never closed here, so never collected either.
-_inherited: list[psycopg.Connection[Any] | None] = []
 
 _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 

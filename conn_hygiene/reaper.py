@@ -120,25 +120,28 @@ class Reaper:
             # Another thread may have been first.
             if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
                 return
-            thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
             try:
-                thread.start()
+                self._thread.start()
             except RuntimeError:
                 # The interpreter is shutting down: connections close with it.
-                return
-            self._thread = thread
+                self._thread = None
 
-    def stop(self, timeout: float = 1.0) -> None:
-        """End the thread, waiting *timeout* seconds at most; what is parked then stays with its owners."""
+    def stop(self, timeout: float = 1.0, *, for_good: bool = True) -> None:
+        """End the thread, waiting *timeout* seconds at most; what is parked then stays with its owners.
+
+        Unless *for_good*, the next checkout starts another.
+        """
         with self._start_lock:
             thread, self._thread = self._thread, None
-            self._stopping = True
+            self._stopping = for_good
         if thread is not None and thread is not threading.current_thread():
             self._bell.put(None)
             thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._stopping:
+        me = threading.current_thread()
+        while self._thread is me:
             try:
                 self._end_what_is_due()
                 self._watch()
@@ -250,8 +253,12 @@ class Reaper:
 
     # ##### Forks #####
 
-    def after_fork_in_child(self) -> None:
-        """Begin anew in a forked child: the thread did not survive, and any lock may have been held."""
+    def after_fork_in_child(self) -> set[Lease]:
+        """Begin anew in a forked child and return the leases of the parent.
+
+        The thread did not survive, and any lock may have been held. The leases are forgotten: what other threads of the
+        parent held must not be reclaimed when their wrappers are collected here.
+        """
         self._registry_lock = threading.Lock()
         self._start_lock = threading.Lock()
         self.counters = Counters()
@@ -259,6 +266,7 @@ class Reaper:
         for lease in inherited:
             lease.after_fork_in_child()
         self._reset_thread()
+        return inherited
 
 
 def _watch_interval() -> float:
@@ -311,6 +319,10 @@ def _facts(lease: Lease) -> dict[str, Any]:
         "server_pid": lease.server_pid,
         "thread_id": lease.thread_id,
     }
+
+
+# The reaper of this process, while the toolkit is installed. Set by install() and uninstall(), under their lock.
+running: Reaper | None = None
 
 
 def send(signal: Any, **arguments: Any) -> None:

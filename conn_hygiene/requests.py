@@ -12,7 +12,7 @@ from django.db import connections
 from conn_hygiene import pools, signals
 from conn_hygiene.reaper import send
 from conn_hygiene.serving import serving
-from conn_hygiene.wrapper import lease_of
+from conn_hygiene.wrapper import lease_of, reset_transaction_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def request_finished(**kwargs: Any) -> None:
             end_transaction(wrapper, serving.label or "A request")
         elif wrapper.in_atomic_block:
             # Its connection was closed inside the block, and its transaction ended with that.
-            _leave_atomic_blocks(wrapper)
+            reset_transaction_state(wrapper)
         elif lease.pins and pools.pool_of(wrapper.connection) is None:
             wrapper.close()
     serving.label = None
@@ -75,17 +75,6 @@ def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
     return lease is not None and lease.in_transaction()
 
 
-def _leave_atomic_blocks(wrapper: BaseDatabaseWrapper) -> None:
-    """Have *wrapper* forget the ``atomic()`` blocks that it believes to be in: none is left on the stack.
-
-    They were left by a generator that was never finished, say. Django would refuse the wrapper to every later request.
-    """
-    wrapper.in_atomic_block = False
-    wrapper.atomic_blocks = []
-    wrapper.savepoint_ids = []
-    wrapper.needs_rollback = wrapper.closed_in_transaction = False
-
-
 def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
     connection = wrapper.connection
@@ -101,7 +90,7 @@ def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
         connection.rollback()
     except psycopg.Error:
         logger.info("The rollback failed; the connection is closed.", exc_info=True)
-    _leave_atomic_blocks(wrapper)
+    reset_transaction_state(wrapper)
     wrapper.close()
     send(
         signals.idle_in_transaction_detected,

@@ -262,6 +262,18 @@ def plain_class_of(wrapper: LeasedWrapper) -> type[Any]:
     return plain_class(type(wrapper))
 
 
+def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:
+    """Have *wrapper* forget the transaction and the ``atomic()`` blocks that it believes to be in.
+
+    For when none of them is left on the stack: Django would refuse the wrapper to whoever comes next.
+    """
+    wrapper.in_atomic_block = False
+    wrapper.atomic_blocks = []
+    wrapper.savepoint_ids = []
+    wrapper.run_on_commit = []
+    wrapper.needs_rollback = wrapper.closed_in_transaction = False
+
+
 def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
     """Return the lease of *wrapper*, or None if it has none: another vendor, never connected, or left alone."""
     return wrapper.__dict__.get(_LEASE)

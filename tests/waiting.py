@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import conn_hygiene
-from conn_hygiene.installation import reaper
+from conn_hygiene import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def wait_until_released(alias: str = "default") -> None:
 
 def let_the_reaper_look() -> None:
     """Return when the reaper has looked at all that was due a moment ago; what is held after that, stays."""
-    keeper = reaper()
+    keeper = reaper.running
     assert keeper is not None
     looked: list[bool] = []
     time.sleep(0.02)  # twenty times the grace: what could go has been due for long
