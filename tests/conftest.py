@@ -43,6 +43,9 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
     """Check the pools after the last test too, before the test database goes, and its pool with it."""
     yield
     _check_pools()
+    # Django closes the pool of the alias that the database was made for, and none of its mirrors'.
+    for alias in list(DatabaseWrapper._connection_pools):
+        connections[alias].close_pool()
 
 
 def _check_pools() -> None:
