@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 second
 serve: $(VENV)/.demo ## open the example site on this machine
 	@$(BIN)/python -m example_project.serve
 
-test: $(VENV)/.test ## run the tests and measure branch coverage
+test: $(VENV)/.test $(VENV)/.demo ## run the tests and measure branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
