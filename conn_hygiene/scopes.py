@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.db import connections
 from django.http import StreamingHttpResponse
@@ -244,11 +244,27 @@ def cover_streaming(response: StreamingHttpResponse, scope: _Scope) -> None:
     # A file, which the server may send without us, and which does not query.
     if getattr(response, "file_to_stream", None) is not None:
         return
-    body = response.streaming_content
+    # What `streaming_content` returns is an iterator around this one, that does not close it.
+    body = response._iterator  # type: ignore[attr-defined]
     if response.is_async:
-        response.streaming_content = _asteps(scope, aiter(body))  # type: ignore[arg-type]
+        response.streaming_content = steps = _asteps(scope, body)
+        response._resource_closers.append(functools.partial(_close_in_request, steps))  # type: ignore[attr-defined]
     else:
-        response.streaming_content = _steps(scope, iter(body))  # type: ignore[arg-type]
+        response.streaming_content = _steps(scope, body)
+
+
+def _close_in_request(generator: AsyncGenerator[Any, Any]) -> None:
+    """Close *generator*, the body of a response that is being closed, if its client went away in the middle.
+
+    Django leaves that to the garbage collector. What the body does in the end would then run when the request is over,
+    and its queries in a thread where nobody gives connections back.
+    """
+
+    async def close() -> None:
+        await generator.aclose()
+
+    if generator.ag_frame is not None:  # type: ignore[attr-defined]
+        async_to_sync(close)()
 
 
 _END = object()
@@ -264,7 +280,7 @@ def _steps(scope: _Scope, iterator: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
-async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncGenerator[Any, Any]:
     async with scope.around_generator():
         try:
             while True:
@@ -275,7 +291,6 @@ async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncIterator[
                         return
                 yield item
         finally:
-            # A client that goes away ends this generator, and Django ends no other.
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 with scope.step():
