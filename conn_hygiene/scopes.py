@@ -6,6 +6,7 @@ in the thread that owns it, by ``sync_to_async``; on the event loop only the sco
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
@@ -19,7 +20,7 @@ from django.db import connections
 from django.http import StreamingHttpResponse
 
 from conn_hygiene import policy
-from conn_hygiene.lease import CLOSED, GIVEN_BACK
+from conn_hygiene.lease import HELD, PARKED
 from conn_hygiene.requests import end_transaction
 from conn_hygiene.wrapper import lease_of
 
@@ -134,7 +135,8 @@ class _Scope:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await sync_to_async(self._end)(self._leave())
+        # A task that is cancelled once more would else take this off the queue of a thread that is still in a query.
+        await asyncio.shield(sync_to_async(self._end)(self._leave()))
 
     # As a decorator.
 
@@ -395,9 +397,12 @@ class _Closing(_Scope):
                 wrapper.close()
 
 
+_OPEN = (HELD, PARKED)
+
+
 def _is_open(wrapper: BaseDatabaseWrapper) -> bool:
     lease = lease_of(wrapper)
-    return wrapper.connection is not None if lease is None else lease.state != CLOSED
+    return wrapper.connection is not None if lease is None else lease.state in _OPEN
 
 
 @overload
@@ -488,12 +493,9 @@ def reset_connections(using: Using = None) -> int:
     """
     dropped = 0
     for wrapper in _wrappers(aliases(using, "reset_connections")):
-        if _is_open(wrapper):
-            lease = lease_of(wrapper)
-            if lease is None:
-                dropped += 1
-            else:
-                dropped += lease.state != GIVEN_BACK
-                lease.drop()
-            wrapper.close()
+        dropped += _is_open(wrapper)
+        lease = lease_of(wrapper)
+        if lease is not None:
+            lease.drop()
+        wrapper.close()
     return dropped

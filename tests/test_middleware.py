@@ -595,16 +595,15 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import path
-import conn_hygiene
-from conn_hygiene import installation
+from conn_hygiene import reaper
 
 def page(request):
     return HttpResponse("page")
 
 urlpatterns = [path("", page)]
-assert installation.reaper() is None
+assert reaper.running is None
 assert Client().get("/").content == b"page"
-assert installation.reaper() is not None
+assert reaper.running is not None
 """
 
 

@@ -879,6 +879,14 @@ def test_a_connection_that_is_given_back_is_not_reopened_to_be_closed(caplog: py
     assert conn_hygiene.stats().checkouts == before + 1
 
 
+def test_a_connection_that_was_given_back_before_counts_as_opened_inside() -> None:
+    with release_between_queries():
+        query_and_wait()
+    with closing_connections():
+        query_and_stay()
+    assert not holds("default")
+
+
 # ##### release_connections and reset_connections #####
 
 
