@@ -1,8 +1,7 @@
 """System checks: what is wrong with ``CONN_HYGIENE``, and what keeps the toolkit from helping.
 
 Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with persistent connections, E005 a pool
-without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough,
-W003 the middleware without the application.
+without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 from django.db import connections
@@ -33,7 +32,8 @@ AppConfigs = Sequence[AppConfig] | None
 def register() -> None:
     """Register the checks with Django; registering twice is the same as once."""
     for check in (check_setting, check_databases, check_middleware):
-        checks.register(check, "database" if check is check_databases else checks.Tags.compatibility)
+        # All of them read settings only, the databases' too: they need no connection and no --database.
+        checks.register(check, checks.Tags.compatibility)
 
 
 def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -84,7 +84,7 @@ def _atomic_requests(alias: str) -> checks.CheckMessage:
 
 
 def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report middleware that queries outside of ours (W002), and ours without the application (W003)."""
+    """Report middleware that queries outside of ours (W002)."""
     messages: list[checks.CheckMessage] = []
     middleware = list(settings.MIDDLEWARE or ())
     ours = next((path for path in middleware if path in _RELEASING), None)
@@ -99,14 +99,6 @@ def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[chec
                     id="conn_hygiene.W002",
                 )
             )
-    if any(path in _OURS for path in middleware) and not apps.is_installed("conn_hygiene"):
-        messages.append(
-            checks.Warning(
-                "MIDDLEWARE has middleware of conn_hygiene, but INSTALLED_APPS does not have the application.",
-                hint='Add "conn_hygiene" to INSTALLED_APPS: it checks the settings, and has the management commands.',
-                id="conn_hygiene.W003",
-            )
-        )
     return messages
 
 

@@ -35,7 +35,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conn_hygiene import conf, policy, pools, session
+from conn_hygiene import conf, cursors, policy, pools, session
 from conn_hygiene.serving import serving
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ class Lease:
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             self._fresh = _fresh_parameters(connection)
+            cursors.follow(connection, self)
             self._keeper.checked_out(self)
             self._keeper.counters.add(checkouts=1)
 
@@ -482,11 +483,14 @@ class Lease:
             changed.append("transaction characteristics of the psycopg connection")
         return changed
 
-    def scrub(self) -> None:
-        """Clean the session, if it needs it, before it returns to its pool. The owner does this in ``close()``."""
+    def prepare_return(self) -> None:
+        """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
         with self._lock:
             connection = self._connection
-            if connection is None or connection.closed or pools.pool_of(connection) is None:
+            if connection is None:
+                return
+            cursors.unfollow(connection)
+            if connection.closed or pools.pool_of(connection) is None:
                 return
             state = self._state_to_scrub(connection)
             if state:
@@ -543,7 +547,7 @@ class Lease:
 
     def _give_back(self) -> None:
         """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there."""
-        self.scrub()
+        self.prepare_return()
         pools.give_back(self._end(GIVEN_BACK))
         self._keeper.counters.add(releases=1)
 
@@ -582,7 +586,7 @@ class Lease:
             )
             if found.in_transaction:
                 pools.roll_back(connection)
-            self.scrub()
+            self.prepare_return()
             pools.give_back(self._end(GIVEN_BACK))
             self._keeper.counters.add(reclaimed=1)
             return found
@@ -644,6 +648,7 @@ class Lease:
         with self._lock:
             connection = self._connection
             if connection is not None:
+                cursors.unfollow(connection)
                 self._end()
             self.state = CLOSED
             return connection

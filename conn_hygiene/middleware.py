@@ -35,7 +35,7 @@ class _ScopeMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         if get_response is None:
             raise ValueError("get_response must be provided.")
-        # For sites that have the middleware and forgot INSTALLED_APPS; manage.py check tells them.
+        # For sites that have the middleware without the application in INSTALLED_APPS.
         installation.install()
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)

@@ -61,11 +61,16 @@ _HINTS = (
     "dblink",
 )
 
+# PostgreSQL's comments nest. Deeper than this nobody goes, and what does cannot be read.
+_COMMENT = r"/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/"
+for _ in range(3):
+    _COMMENT = rf"/\*(?:[^*/]|\*(?!/)|/(?!\*)|{_COMMENT})*\*/"
+
 # Everything in which a keyword is not a keyword. Dollar quotes need the same tag at both ends.
 _QUOTED = re.compile(
-    r"""
+    rf"""
       --[^\n]*
-    | /\*.*?\*/
+    | {_COMMENT}
     | \be'(?:[^'\\]|\\.|'')*'
     | '(?:[^']|'')*'
     | "(?:[^"]|"")*"
@@ -75,10 +80,18 @@ _QUOTED = re.compile(
 )
 
 
+# EXPLAIN ANALYZE runs what it explains.
+_EXPLAIN = re.compile(r"explain\b\s*(?:\([^)]*\)\s*|(?:analy[sz]e|verbose)\b\s*)*", re.IGNORECASE)
+
+
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]
     adds: frozenset[str]
     removes: frozenset[str]
+
+
+# White space as PostgreSQL knows it, and the parentheses that a query may stand in.
+_FILLER = " \t\r\n\f\v("
 
 
 def _rule(pattern: str, *adds: str, removes: frozenset[str] = frozenset()) -> _Rule:
@@ -93,7 +106,7 @@ _COMMANDS = [
     _rule(r"unlisten\s+\*", removes=frozenset({LISTEN})),
     _rule(r"create\s+(?:or\s+replace\s+)?(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
     _rule(r"create\b[^(]*\bpg_temp\s*\.", TEMPORARY),
-    _rule(r"(?:select|with)\b.*?\binto\s+(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
+    _rule(r"(?:select|with)\b.*?\binto\s+(?:(?:local|global)\s+)?(?:temp(?:orary)?\b|pg_temp\s*\.)", TEMPORARY),
     _rule(r"prepare\s+(?!transaction\b)", PREPARED),
     _rule(r"deallocate\s+(?:prepare\s+)?all\b", removes=frozenset({PREPARED})),
     _rule(r"declare\b.*?\bwith\s+hold\b", HELD_CURSOR),
@@ -134,8 +147,11 @@ def effect_of(sql: str) -> Effect | None:
         return None
     adds: set[str] = set()
     removes: set[str] = set()
-    for statement in _QUOTED.sub(_blank, sql).split(";"):
-        text = statement.lstrip("( \t\r\n")
+    plain = _QUOTED.sub(_blank, sql)
+    if "/*" in plain:
+        return Effect(frozenset({UNREADABLE}), frozenset())
+    for statement in plain.split(";"):
+        text = _EXPLAIN.sub("", statement.lstrip(_FILLER)).lstrip(_FILLER)
         rules = [rule for rule in _COMMANDS if rule.pattern.match(text)]
         rules += [rule for rule in _FUNCTIONS if rule.pattern.search(text)]
         for rule in rules:

@@ -10,96 +10,20 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import pools
+from conn_hygiene import cursors, pools
 from conn_hygiene.lease import GIVEN_BACK, Keeper, Lease
 
 if TYPE_CHECKING:
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
-    from psycopg import Cursor as _Cursor
 else:
-    _Wrapper = _Cursor = object
+    _Wrapper = object
 
 # What an instance's class is, past a class that hides it.
 _class_of = object.__dict__["__class__"]
 
 _LEASE = "_conn_hygiene_lease"
-# Where a cursor keeps its lease, and the number of the checkout that it was opened in.
-_ENTRY = "_conn_hygiene_entry"
-
-
-class LeasedCursor(_Cursor):
-    """Mixed into a psycopg cursor's class: tells the lease when the cursor closes, and what it executes."""
-
-    __slots__ = ()
-
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        """Announce the statement to the lease, then execute it."""
-        self._announce(query)
-        return super().execute(query, *args, **kwargs)
-
-    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        """Announce the statement to the lease, then execute it for each of the parameters."""
-        self._announce(query)
-        return super().executemany(query, *args, **kwargs)
-
-    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        """Announce the statement to the lease, then execute it row by row."""
-        self._announce(query)
-        return super().stream(query, *args, **kwargs)
-
-    def _announce(self, query: Any) -> None:
-        entry = _entry(self)
-        if entry is not None:
-            entry[0].statement(query, self._conn)
-
-    def close(self) -> None:
-        """Close the cursor, and tell the lease once."""
-        # Taken off, so that a cursor that is closed twice counts once.
-        entry = _take_entry(self)
-        try:
-            super().close()
-        finally:
-            if entry is not None:
-                entry[0].cursor_closed(entry[1])
-
-    def __del__(self) -> None:
-        # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
-        entry = _take_entry(self)
-        if entry is not None:
-            entry[0].cursor_collected(entry[1])
-        finalise = getattr(super(), "__del__", None)
-        if finalise is not None:
-            finalise()
-
-
-# psycopg's own cursor classes have slots and no dict, unlike Django's; for them it is kept here, by identity, until
-# they are closed or collected.
-_entries: dict[int, tuple[Lease, int]] = {}
-
-
-def _put_entry(cursor: Any, entry: tuple[Lease, int]) -> None:
-    try:
-        cursor.__dict__[_ENTRY] = entry
-    except AttributeError:
-        _entries[id(cursor)] = entry
-
-
-def _entry(cursor: Any) -> tuple[Lease, int] | None:
-    try:
-        entry: tuple[Lease, int] | None = cursor.__dict__.get(_ENTRY)
-    except AttributeError:
-        entry = _entries.get(id(cursor))
-    return entry
-
-
-def _take_entry(cursor: Any) -> tuple[Lease, int] | None:
-    try:
-        entry: tuple[Lease, int] | None = cursor.__dict__.pop(_ENTRY, None)
-    except AttributeError:
-        entry = _entries.pop(id(cursor), None)
-    return entry
 
 
 class LeasedWrapper(_Wrapper):
@@ -167,7 +91,7 @@ class LeasedWrapper(_Wrapper):
         super().close()
 
     def _close(self) -> None:
-        self._conn_hygiene_lease.scrub()
+        self._conn_hygiene_lease.prepare_return()
         super()._close()  # type: ignore[misc]
 
     def create_cursor(self, name: str | None = None) -> Any:
@@ -179,12 +103,7 @@ class LeasedWrapper(_Wrapper):
             # 0: given back since this method read it, for a cursor that was collected just then.
             if checkout := lease.cursor_opened(connection):
                 break
-        _put_entry(cursor, (lease, checkout))
-        try:
-            cursor.__class__ = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
-        except TypeError:
-            # A class of a layout of its own: the cursor's end cannot be seen, so it holds the connection for good.
-            _take_entry(cursor)
+        cursors.register(cursor, lease, checkout)
         return cursor
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
@@ -195,6 +114,14 @@ class LeasedWrapper(_Wrapper):
         lease.manual_transactions(not autocommit and not force_begin_transaction_with_broken_autocommit)
         if autocommit:
             lease.settle(handle_is_out=False)
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """Run the hooks; the transaction is over, and one that is slow before it queries should hold nothing."""
+        # connect() empties the list, so it must be out of the way while the connection is let go.
+        hooks, self.run_on_commit = self.run_on_commit, []
+        self._conn_hygiene_lease.settle(handle_is_out=False)
+        self.run_on_commit = hooks
+        super().run_and_clear_commit_hooks()
 
     def commit(self) -> None:
         """Commit; under manual transaction management that may have ended what kept the connection."""
@@ -221,19 +148,6 @@ class LeasedWrapper(_Wrapper):
         """Do as Django does, unless there is no connection to look at."""
         if self._conn_hygiene_lease.state != GIVEN_BACK:
             super().close_if_health_check_failed()
-
-
-# Bounded, since instrumentation may make a class for each connection (OpenTelemetry does, for cursors).
-@lru_cache(maxsize=64)
-def leased_cursor_class(cls: Any) -> type[Any]:
-    """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    namespace = {
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-        "__slots__": (),
-    }
-    return type(cls.__name__, (LeasedCursor, cls), namespace)
 
 
 @lru_cache(maxsize=64)

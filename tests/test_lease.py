@@ -342,6 +342,22 @@ def test_commit_hooks_run_once_each_and_may_query() -> None:
 
 
 @pytest.mark.usefixtures("releasing")
+def test_a_commit_hook_that_is_slow_before_it_queries_holds_nothing() -> None:
+    ran: list[str] = []
+
+    def hook() -> None:
+        wait_until_released()
+        query()
+        ran.append("slow")
+
+    with transaction.atomic():
+        Item.objects.create(name="a")
+        transaction.on_commit(hook)
+        transaction.on_commit(lambda: ran.append("last"))
+    assert ran == ["slow", "last"]
+
+
+@pytest.mark.usefixtures("releasing")
 def test_a_commit_hook_that_fails_loses_no_connection() -> None:
     def fail() -> None:
         query()
@@ -452,3 +468,23 @@ def test_a_handle_that_the_application_closed_is_replaced_when_the_wrapper_is_cl
     assert conn_hygiene.snapshot()[0].alias == alias
     connections[alias].close()
     assert query(alias) == (1,)
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_statement_on_a_raw_handle_pins_too() -> None:
+    connection.ensure_connection()
+    handle: Any = connection.connection
+    handle.execute("SET app.tenant = 'acme'")
+    query()
+    assert_stays()
+    connection.close()
+    assert query(sql="SELECT coalesce(current_setting('app.tenant', true), '')") == ("",)
+
+
+@pytest.mark.usefixtures("releasing")
+def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool(pool_of: Callable[[str], ConnectionPool]) -> None:
+    query()
+    connection.close()
+    with pool_of("default").connection() as handle:
+        assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
+        assert not any("conn_hygiene" in name for name in vars(handle) if name != "_conn_hygiene_fresh")

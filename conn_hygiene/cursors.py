@@ -1,0 +1,112 @@
+"""Cursors that tell their lease when they close, and what they execute.
+
+While a connection is checked out under a lease, its cursor factories are subclasses of what they were; they are put
+back before it returns to its pool. psycopg documents both as attributes to be set ("Cursor and connection factories").
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import Cursor as _Cursor
+
+    from conn_hygiene.lease import Lease
+else:
+    _Cursor = object
+
+# Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make.
+_LEASE = "_conn_hygiene_lease"
+_FACTORIES = "_conn_hygiene_factories"
+
+
+class LeasedCursor(_Cursor):
+    """Mixed into a psycopg cursor's class."""
+
+    __slots__ = ()
+
+    # The lease, and the number of the checkout in which the cursor was opened; None for a cursor made on a raw handle,
+    # which does not count, and for a closed one.
+    _conn_hygiene_entry: tuple[Lease, int] | None = None
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it."""
+        self._announce(query)
+        return super().execute(query, *args, **kwargs)
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it for each of the parameters."""
+        self._announce(query)
+        return super().executemany(query, *args, **kwargs)
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Announce the statement to the lease, then execute it row by row."""
+        self._announce(query)
+        return super().stream(query, *args, **kwargs)
+
+    def _announce(self, query: Any) -> None:
+        entry = self._conn_hygiene_entry
+        lease: Lease | None = getattr(self._conn, _LEASE, None) if entry is None else entry[0]
+        if lease is not None:
+            lease.statement(query, self._conn)
+
+    def close(self) -> None:
+        """Close the cursor, and tell the lease, once."""
+        entry, self._conn_hygiene_entry = self._conn_hygiene_entry, None
+        try:
+            super().close()
+        finally:
+            if entry is not None:
+                entry[0].cursor_closed(entry[1])
+
+    def __del__(self) -> None:
+        # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
+        entry = self._conn_hygiene_entry
+        if entry is not None:
+            entry[0].cursor_collected(entry[1])
+        finalise = getattr(super(), "__del__", None)
+        if finalise is not None:
+            finalise()
+
+
+# Bounded, since instrumentation may make a class for each connection (OpenTelemetry does).
+@lru_cache(maxsize=64)
+def leased_cursor_class(cls: Any) -> Any:
+    """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (LeasedCursor, cls), names)
+
+
+def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
+    """Have the cursors of *connection* tell *lease* from here on."""
+    factories = connection.cursor_factory, connection.server_cursor_factory
+    setattr(connection, _FACTORIES, factories)
+    setattr(connection, _LEASE, lease)
+    connection.cursor_factory, connection.server_cursor_factory = map(_leased, factories)
+
+
+def _leased(factory: Any) -> Any:
+    # A factory need not be a class; the cursors of one that is not are followed one by one.
+    return leased_cursor_class(factory) if isinstance(factory, type) else factory
+
+
+def unfollow(connection: psycopg.Connection[Any]) -> None:
+    """Make *connection* what it was before :func:`follow`."""
+    factories = connection.__dict__.pop(_FACTORIES, None)
+    if factories is not None:
+        connection.cursor_factory, connection.server_cursor_factory = factories
+        delattr(connection, _LEASE)
+
+
+def register(cursor: Any, lease: Lease, checkout: int) -> None:
+    """Have *cursor* count for *lease*, which has counted it as opened in *checkout*."""
+    if not isinstance(cursor, LeasedCursor):
+        # Made past the factories, as Django does for server-side cursors.
+        try:
+            cursor.__class__ = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
+        except TypeError:
+            # A class of a layout of its own: the end of the cursor cannot be seen, so it holds the connection for good.
+            return
+    cursor._conn_hygiene_entry = (lease, checkout)
