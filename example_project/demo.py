@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 POOL_SIZE = 4
-CARRIER_DELAY = 0.2  # seconds
+CARRIER_DELAY = 0.3  # seconds
 RAMP_UP = 2  # seconds until all customers are there; not measured
 
 
@@ -244,7 +244,7 @@ class Outcome:
 
 
 def slow_partner(stage: Stage) -> Outcome:
-    """Act 1: a page that waits 200 ms for somebody else between its queries."""
+    """Act 1: a page that waits for somebody else between its queries."""
     without = measure_order_page(stage, toolkit=False)
     with_toolkit = measure_order_page(stage, toolkit=True)
 
