@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from conn_hygiene.lease import Lease
+
 logger = logging.getLogger("conn_hygiene.transactions")
 
 
@@ -42,19 +44,23 @@ def request_finished(**kwargs: Any) -> None:
     A connection without a pool that outlives the request (``CONN_MAX_AGE``) is closed if the request left state in its
     session. One with a pool goes back to it, cleaned, when Django closes it right after this.
     """
+    if serving.before is None:
+        # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else.
+        return
     for wrapper in _wrappers():
         lease = lease_of(wrapper)
         if lease is None or wrapper.alias in serving.before:
             continue
-        if _in_transaction(wrapper):
-            end_transaction(wrapper, serving.label or "A request")
-        elif wrapper.in_atomic_block:
-            # Its connection was closed inside the block, and its transaction ended with that.
+        if wrapper.closed_in_transaction:
+            # The transaction ended with the connection, but the wrapper believes to be inside atomic() for ever.
             reset_transaction_state(wrapper)
+            wrapper.close()
+        elif lease.in_transaction():
+            end_transaction(wrapper, lease, serving.label or "A request")
         elif lease.pins and pools.pool_of(wrapper.connection) is None:
             wrapper.close()
     serving.label = None
-    serving.before = frozenset()
+    serving.before = None
     _label_leases()
 
 
@@ -75,19 +81,17 @@ def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
     return lease is not None and lease.in_transaction()
 
 
-def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
+def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
-    connection = wrapper.connection
-    pid = connection.pgconn.backend_pid
     logger.warning(
         "%s left a transaction open on %r (server pid %d); it is rolled back.",
         who,
         wrapper.alias,
-        pid,
-        extra={"alias": wrapper.alias, "request": serving.label, "server_pid": pid},
+        lease.server_pid,
+        extra={"alias": wrapper.alias, "request": serving.label, "server_pid": lease.server_pid},
     )
     try:
-        connection.rollback()
+        wrapper.connection.rollback()
     except psycopg.Error:
         logger.info("The rollback failed; the connection is closed.", exc_info=True)
     reset_transaction_state(wrapper)
@@ -97,7 +101,7 @@ def end_transaction(wrapper: BaseDatabaseWrapper, who: str) -> None:
         alias=wrapper.alias,
         request=serving.label,
         idle_for=0.0,
-        server_pid=pid,
+        server_pid=lease.server_pid,
         thread_id=threading.get_ident(),
         action="rollback",
     )

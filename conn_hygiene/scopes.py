@@ -393,7 +393,7 @@ class _Closing(_Scope):
             if wrapper.alias not in entry.before and _is_open(wrapper):
                 lease = lease_of(wrapper)
                 if lease is not None and lease.in_transaction():
-                    end_transaction(wrapper, "The job that closing_connections covers")
+                    end_transaction(wrapper, lease, "The job that closing_connections covers")
                 wrapper.close()
 
 

@@ -10,10 +10,13 @@ import threading
 
 
 class Serving(threading.local):
-    """The request that this thread serves: its label, and the aliases that were in a transaction before it began."""
+    """The request that this thread serves: its label, and the aliases that were in a transaction before it began.
+
+    ``before`` is None while there is no request.
+    """
 
     label: str | None = None
-    before: frozenset[str] = frozenset()
+    before: frozenset[str] | None = None
 
 
 serving = Serving()

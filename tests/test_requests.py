@@ -1,0 +1,627 @@
+"""What a request leaves behind, and what the reaper reports while it lasts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from asgiref.sync import async_to_sync
+from asgiref.testing import ApplicationCommunicator
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.db import OperationalError, connection, connections, transaction
+from django.test import Client, RequestFactory
+from psycopg.conninfo import make_conninfo
+
+import conn_hygiene
+from conn_hygiene import hold_connection, requests, signals
+from tests.testapp.models import Item
+from tests.waiting import holds, wait_until
+from tests.webapp import urls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+    from psycopg_pool import ConnectionPool
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"]),
+    pytest.mark.urls("tests.webapp.urls"),
+]
+
+every_alias = pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+every_way = pytest.mark.parametrize("way", urls.WAYS)
+
+
+# ##### Servers #####
+
+
+def start_response(*args: Any) -> Any:
+    """Take the status and the headers, as a WSGI server does."""
+
+
+def wsgi(url: str) -> bytes:
+    """Serve a request as a WSGI server does, in this thread."""
+    response: Any = get_wsgi_application()(RequestFactory().get(url).environ, start_response)
+    try:
+        return b"".join(response)
+    finally:
+        response.close()
+
+
+def asgi(url: str) -> bytes:
+    """Serve a request as an ASGI server does, in a thread of its own."""
+
+    async def get() -> bytes:
+        path, _, query = url.partition("?")
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": []}
+        communicator = ApplicationCommunicator(get_asgi_application(), scope)
+        await communicator.send_input({"type": "http.request"})
+        body = b""
+        await communicator.receive_output(10)
+        while True:
+            message = await communicator.receive_output(10)
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        await communicator.wait(10)
+        return body
+
+    return async_to_sync(get)()
+
+
+def client(url: str) -> bytes:
+    """Serve a request as Django's test client does, which keeps Django from closing connections."""
+    response: Any = Client().get(url)
+    return b"".join(response) if response.streaming else response.content
+
+
+every_server = pytest.mark.parametrize("get", [wsgi, asgi, client])
+
+
+class Events(list[dict[str, Any]]):
+    """What a signal said, in the order in which it did."""
+
+    def receive(self, **event: Any) -> None:
+        del event["signal"], event["sender"]
+        self.append(event)
+
+
+@contextmanager
+def events_of(signal: Any) -> Iterator[Events]:
+    events = Events()
+    signal.connect(events.receive)
+    try:
+        yield events
+    finally:
+        signal.disconnect(events.receive)
+
+
+@pytest.fixture
+def idle_in_transaction() -> Iterator[Events]:
+    with events_of(signals.idle_in_transaction_detected) as events:
+        yield events
+
+
+@pytest.fixture
+def held_too_long() -> Iterator[Events]:
+    with events_of(signals.connection_held_too_long) as events:
+        yield events
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[Any]]:
+    caplog.set_level("WARNING")
+    return lambda: [record for record in caplog.records if record.name.startswith("conn_hygiene")]
+
+
+# ##### Transactions that a request leaves open #####
+
+
+@every_server
+@every_way
+@every_alias
+def test_a_transaction_that_a_request_leaves_open_is_rolled_back_and_reported(
+    get: Any, way: str, alias: str, warnings: Any, idle_in_transaction: Events
+) -> None:
+    if get is asgi and way == "generator":
+        pytest.skip("Its thread is gone, and any other that ends the generator is refused the connection.")
+    left = json.loads(get(f"/leave-open/{way}/{alias}/"))
+    urls.forgotten.clear()
+
+    assert left["writing"] is True
+    (record,) = warnings()
+    label = f"GET /leave-open/{way}/{alias}/"
+    assert record.getMessage() == (
+        f"{label} left a transaction open on {alias!r} (server pid {left['pid']}); it is rolled back."
+    )
+    assert (record.name, record.levelname) == ("conn_hygiene.transactions", "WARNING")
+    assert (record.alias, record.request, record.server_pid) == (alias, label, left["pid"])
+    assert idle_in_transaction == [
+        {
+            "alias": alias,
+            "request": label,
+            "idle_for": 0.0,
+            "server_pid": left["pid"],
+            "thread_id": left["thread"],
+            "action": "rollback",
+        }
+    ]
+    # The next request of that thread finds everything as it should be.
+    next_one = json.loads(get(f"/commit/{alias}/"))
+    assert next_one["writing"] is False
+    assert next_one["autocommit"] is True
+    assert [item.name for item in Item.objects.using(alias).all()] == ["kept"]
+    assert len(warnings()) == 1
+
+
+@pytest.mark.parametrize("url", ["leave-open-async", "leave-open-while-streaming"])
+@every_server
+def test_so_is_one_of_an_async_view_and_of_a_streaming_body(get: Any, url: str, warnings: Any) -> None:
+    if get is asgi and "streaming" in url:
+        with pytest.warns(Warning, match="must consume synchronous"):
+            get(f"/{url}/begin/default/")
+    else:
+        get(f"/{url}/begin/default/")
+    (record,) = warnings()
+    assert record.request == f"GET /{url}/begin/default/"
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize("get", [wsgi, asgi])
+@pytest.mark.filterwarnings("ignore")
+def test_so_is_one_of_a_view_that_fails(get: Any, warnings: Any) -> None:
+    assert b"Server Error" in get("/leave-open-and-fail/begin/default/")
+    assert len(warnings()) == 1
+    assert not Item.objects.exists()
+
+
+@every_server
+@every_alias
+def test_a_connection_that_was_closed_inside_atomic_does_not_spoil_the_thread(
+    get: Any, alias: str, warnings: Any
+) -> None:
+    get(f"/close-inside-atomic/{alias}/")
+    assert warnings() == []
+    assert json.loads(get(f"/commit/{alias}/"))["autocommit"] is True
+    assert [item.name for item in Item.objects.using(alias).all()] == ["kept"]
+
+
+@every_server
+@every_alias
+def test_a_tidy_request_is_not_reported(get: Any, alias: str, warnings: Any, idle_in_transaction: Events) -> None:
+    get(f"/commit/{alias}/")
+    assert warnings() == []
+    assert idle_in_transaction == []
+    assert Item.objects.using(alias).count() == 1
+
+
+def test_a_session_that_is_gone_is_no_reason_to_fail(
+    admin: psycopg.Connection, warnings: Any, idle_in_transaction: Events
+) -> None:
+    environ = RequestFactory().get("/leave-open/atomic/default/").environ
+    response: Any = get_wsgi_application()(environ, start_response)
+    pid = json.loads(b"".join(response))["pid"]
+    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+    wait_until(lambda: not is_there(admin, pid), "the session has ended")
+    response.close()
+    assert [event["server_pid"] for event in idle_in_transaction] == [pid]
+    assert json.loads(wsgi("/commit/default/"))["autocommit"] is True
+
+
+def is_there(admin: psycopg.Connection, pid: int) -> bool:
+    return admin.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone() is not None
+
+
+@every_alias
+def test_transactions_from_before_the_request_are_none_of_its_business(
+    alias: str, warnings: Any, idle_in_transaction: Events
+) -> None:
+    with transaction.atomic(using=alias):
+        Item.objects.using(alias).create(name="kept")
+        client(f"/commit/{alias}/")
+        assert connections[alias].in_atomic_block
+    transaction.set_autocommit(False, using=alias)
+    Item.objects.using(alias).create(name="kept")
+    client(f"/look/{alias}/")
+    transaction.commit(using=alias)
+    transaction.set_autocommit(True, using=alias)
+    assert warnings() == []
+    assert idle_in_transaction == []
+
+
+@pytest.mark.django_db(databases=["default", "unpooled", "persistent"])
+def test_the_transaction_of_a_test_case_survives_its_requests(warnings: Any) -> None:
+    assert connection.in_atomic_block
+    Item.objects.create(name="mine")
+    client("/commit/default/")
+    assert Item.objects.count() == 2
+    assert warnings() == []
+
+
+def test_the_end_of_a_request_that_never_began_is_no_reason_to_roll_back(warnings: Any) -> None:
+    client("/look/default/")
+    with transaction.atomic():
+        Item.objects.create(name="kept")
+        requests.request_finished()
+    assert Item.objects.get().name == "kept"
+    assert warnings() == []
+
+
+def test_a_failing_receiver_is_logged_and_stops_nobody(
+    idle_in_transaction: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise LookupError("the receiver's own")
+
+    signals.idle_in_transaction_detected.connect(fail)
+    try:
+        wsgi("/leave-open/begin/default/")
+    finally:
+        signals.idle_in_transaction_detected.disconnect(fail)
+    assert len(idle_in_transaction) == 1
+    assert "A receiver of a conn_hygiene signal failed" in caplog.text
+    assert "the receiver's own" in caplog.text
+    wsgi("/commit/default/")
+
+
+# ##### Session state that a request leaves behind #####
+
+
+@every_server
+@every_alias
+@pytest.mark.parametrize(
+    ("statement", "look"),
+    [
+        ("SET application_name = 'left'", "SELECT current_setting('application_name') = 'left'"),
+        ("SET statement_timeout = '77s'", "SELECT current_setting('statement_timeout') = '77s'"),
+        ("CREATE TEMP TABLE left_over ()", "SELECT to_regclass('left_over') IS NOT NULL"),
+        ("LISTEN left_over", "SELECT count(*) > 0 FROM pg_listening_channels()"),
+        ("SELECT pg_advisory_lock(7)", "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory'"),
+        ("SET ROLE pg_monitor", "SELECT current_user = 'pg_monitor'"),
+        ("SET search_path = pg_catalog", "SELECT current_setting('search_path') = 'pg_catalog'"),
+    ],
+)
+def test_the_next_request_sees_nothing_of_it(get: Any, alias: str, statement: str, look: str) -> None:
+    if get is client and alias != "persistent":
+        pytest.skip("The test client keeps Django from ending a connection with its request.")
+
+    def run(sql: str) -> Any:
+        return json.loads(get(f"/run/{alias}/?{urlencode({'sql': sql})}"))["row"]
+
+    run(statement)
+    assert run(look) == [False]
+
+
+@pytest.mark.parametrize("get", [wsgi, client])
+def test_a_persistent_connection_without_state_is_kept(get: Any) -> None:
+    first, second = json.loads(get("/look/persistent/")), json.loads(get("/commit/persistent/"))
+    assert first["pid"] == second["pid"]
+
+
+# ##### A real WSGI server #####
+
+
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> Iterator[tuple[httpx.Client, Callable[[], str]]]:
+    """Start the site with one thread, and return a client and a function that gives the server's log."""
+    parameters = connections["default"].get_connection_params()
+    conninfo = make_conninfo("", **{key: parameters.get(key) for key in ("dbname", "user", "password", "host", "port")})
+    environment = {**os.environ, "DATABASE_URL": conninfo, "DJANGO_SETTINGS_MODULE": "tests.webapp.settings"}
+    log = tmp_path / "gunicorn.log"
+    command = "gunicorn --worker-class gthread --threads 1 --bind 127.0.0.1:0 tests.webapp.wsgi"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command.split()],
+            env=environment,
+            cwd=Path(__file__).resolve().parent.parent,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(lambda: re.search("Listening at: .*", log.read_text()) or process.poll(), "gunicorn listens", 30)
+        listening = re.search(r"http://\S+", log.read_text())
+        assert listening, log.read_text()
+        with httpx.Client(base_url=listening[0], timeout=30) as http:
+            yield http, log.read_text
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_requests_of_one_thread_under_gunicorn_do_not_spoil_each_other(gunicorn: Any) -> None:
+    http, log = gunicorn
+    for alias in ("default", "unpooled", "persistent"):
+        threads = set()
+        for way in urls.WAYS:
+            left = http.get(f"/leave-open/{way}/{alias}/").json()
+            assert left["writing"] is True
+            after = http.get(f"/look/{alias}/").json()
+            assert (after["writing"], after["autocommit"]) == (False, True)
+            threads |= {left["thread"], after["thread"]}
+            line = f"GET /leave-open/{way}/{alias}/ left a transaction open on {alias!r} (server pid {left['pid']})"
+            assert line in log()
+        assert len(threads) == 1
+        http.get(f"/run/{alias}/", params={"sql": "SET application_name = 'left'"})
+        assert http.get(f"/run/{alias}/", params={"sql": "SHOW application_name"}).json()["row"] == [""]
+    assert not Item.objects.exists()
+    assert http.get("/snapshot/").json()["held"] in ([], ["persistent"])
+
+
+# ##### What the reaper reports #####
+
+
+@pytest.fixture
+def watching(settings: Any) -> Callable[..., None]:
+    def watch(**values: Any) -> None:
+        settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None, **values}
+        connections.close_all()
+
+    return watch
+
+
+def query(alias: str = "default", sql: str = "SELECT 1") -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+
+
+def pid_of(alias: str) -> int:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+
+@contextmanager
+def atomic(alias: str) -> Iterator[None]:
+    with transaction.atomic(using=alias):
+        query(alias)
+        yield
+
+
+@contextmanager
+def manual_transaction(alias: str) -> Iterator[None]:
+    transaction.set_autocommit(False, using=alias)
+    query(alias)
+    yield
+    transaction.rollback(using=alias)
+    transaction.set_autocommit(True, using=alias)
+
+
+@contextmanager
+def literal_begin(alias: str) -> Iterator[None]:
+    query(alias, "BEGIN")
+    yield
+    query(alias, "ROLLBACK")
+
+
+@every_alias
+@pytest.mark.parametrize("begun", [atomic, manual_transaction, literal_begin])
+def test_a_transaction_that_sits_idle_is_reported(
+    begun: Any, alias: str, watching: Any, warnings: Any, idle_in_transaction: Events
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05)
+    with begun(alias):
+        wait_until(lambda: idle_in_transaction, "it is reported")
+        pid = pid_of(alias)
+    event = idle_in_transaction[0]
+    assert event.pop("idle_for") >= 0.05
+    assert event == {
+        "alias": alias,
+        "request": None,
+        "server_pid": pid,
+        "thread_id": threading.get_ident(),
+        "action": "log",
+    }
+    record = warnings()[0]
+    assert record.name == "conn_hygiene.transactions"
+    assert f"Connection {alias!r} (server pid {pid}) has been idle in transaction" in record.getMessage()
+    assert (record.alias, record.server_pid, record.action) == (alias, pid, "log")
+
+
+def test_it_is_reported_again_whenever_it_is_twice_as_old(watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.02)
+    with atomic("default"):
+        wait_until(lambda: len(idle_in_transaction) >= 4, "it is reported four times")
+    ages = [event["idle_for"] for event in idle_in_transaction]
+    assert all(later >= 2 * earlier for earlier, later in pairwise(ages))
+
+
+def test_the_report_names_the_request(watching: Any, idle_in_transaction: Events, monkeypatch: Any) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05)
+
+    def wait(alias: str) -> None:
+        with atomic(alias):
+            wait_until(lambda: idle_in_transaction, "it is reported")
+
+    monkeypatch.setitem(urls.WAYS, "wait", wait)
+    wsgi("/leave-open/wait/default/")
+    assert {event["request"] for event in idle_in_transaction} == {"GET /leave-open/wait/default/"}
+
+
+@every_alias
+def test_a_persistent_connection_is_reported_under_the_request_that_it_serves_now(
+    alias: str, watching: Any, idle_in_transaction: Events, monkeypatch: Any
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05)
+
+    def wait(alias: str) -> None:
+        with atomic(alias):
+            wait_until(lambda: idle_in_transaction, "it is reported")
+
+    monkeypatch.setitem(urls.WAYS, "wait", wait)
+    wsgi(f"/commit/{alias}/")
+    wsgi(f"/leave-open/wait/{alias}/")
+    assert {event["request"] for event in idle_in_transaction} == {f"GET /leave-open/wait/{alias}/"}
+    idle_in_transaction.clear()
+    wait(alias)
+    assert {event["request"] for event in idle_in_transaction} == {None}
+
+
+def test_what_is_not_idle_is_not_reported(watching: Any, idle_in_transaction: Events, held_too_long: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=0.05)
+
+    def idle_elsewhere() -> None:
+        with atomic("default"):
+            wait_until(lambda: len(idle_in_transaction) >= 2, "the other transaction is reported")
+
+    other = threading.Thread(target=conn_hygiene.closing_connections(idle_elsewhere))
+    with transaction.atomic(), connections["default"].cursor() as cursor, connections["unpooled"].cursor() as second:
+        cursor.execute("SELECT 1")
+        second.execute("SELECT 1")
+        other.start()
+        other.join()
+    assert threading.get_ident() not in {event["thread_id"] for event in [*idle_in_transaction, *held_too_long]}
+
+
+def test_limits_of_none_report_nothing(watching: Any, idle_in_transaction: Events, held_too_long: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=None, HELD_TOO_LONG_AFTER=0.05)
+    with atomic("unpooled"), hold_connection():
+        query("default")
+        wait_until(lambda: len(held_too_long) >= 2, "the other connection is reported")
+    assert idle_in_transaction == []
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=None)
+    held_too_long.clear()
+    with atomic("unpooled"), hold_connection():
+        query("default")
+        wait_until(lambda: len(idle_in_transaction) >= 2, "the other connection is reported")
+    assert held_too_long == []
+
+
+@every_alias
+@pytest.mark.parametrize("begun", [atomic, manual_transaction, literal_begin])
+def test_a_session_that_sits_idle_in_a_transaction_is_ended_if_so_wished(
+    begun: Any,
+    alias: str,
+    watching: Any,
+    admin: psycopg.Connection,
+    idle_in_transaction: Events,
+    pool_of: Callable[[str], ConnectionPool],
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.1, IDLE_IN_TRANSACTION_ACTION="terminate")
+
+    def forget_about_it() -> None:
+        with begun(alias):
+            Item.objects.using(alias).create(name="never")
+            wait_until(lambda: idle_in_transaction, "it is reported")
+            pid = idle_in_transaction[0]["server_pid"]
+            wait_until(lambda: not is_there(admin, pid), "the server has ended it")
+            Item.objects.using(alias).create(name="never")
+
+    with pytest.raises(OperationalError):
+        forget_about_it()
+    assert [event["action"] for event in idle_in_transaction] == ["terminate"]
+    connections[alias].close()
+    assert not Item.objects.using(alias).exists()
+    query(alias)
+    connections[alias].close()
+    pool = pool_of("default")
+    wait_until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"], "the pool is whole")
+
+
+def test_a_view_whose_session_was_ended_fails_alone(
+    watching: Any, idle_in_transaction: Events, monkeypatch: Any
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.1, IDLE_IN_TRANSACTION_ACTION="terminate")
+    failures: list[BaseException] = []
+
+    def wait(alias: str) -> None:
+        try:
+            with atomic(alias):
+                Item.objects.using(alias).create(name="never")
+                wait_until(lambda: idle_in_transaction, "it is reported")
+                wait_until(lambda: fails(alias), "the socket is shut")
+        except OperationalError as exc:
+            failures.append(exc)
+
+    monkeypatch.setitem(urls.WAYS, "wait", wait)
+    for alias in ("default", "persistent"):
+        idle_in_transaction.clear()
+        wsgi(f"/leave-open/wait/{alias}/")
+        assert json.loads(wsgi(f"/commit/{alias}/"))["autocommit"] is True
+    assert {item.name for item in Item.objects.all()} == {"kept"}
+    assert len(failures) == 2
+
+
+def fails(alias: str) -> bool:
+    query(alias)
+    return False
+
+
+def test_a_statement_on_a_raw_handle_is_not_idle(watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, IDLE_IN_TRANSACTION_ACTION="terminate")
+    with transaction.atomic():
+        handle: Any = connection.connection
+        # Long enough for the reaper to look several times.
+        handle.execute("SELECT pg_sleep(0.3)")
+        assert handle.execute("SELECT 1").fetchone() == (1,)
+    assert idle_in_transaction == []
+
+
+@contextmanager
+def raw_handle(alias: str) -> Iterator[tuple[str, ...]]:
+    connections[alias].ensure_connection()
+    handle: Any = connections[alias].connection
+    handle.execute("SELECT 1")
+    yield ()
+
+
+@contextmanager
+def pinned(alias: str) -> Iterator[tuple[str, ...]]:
+    query(alias, "SET application_name = 'mine'")
+    yield ("SET",)
+
+
+@contextmanager
+def held(alias: str) -> Iterator[tuple[str, ...]]:
+    with hold_connection():
+        query(alias)
+        yield ()
+
+
+@pytest.mark.parametrize("keep", [raw_handle, pinned, held])
+def test_a_connection_that_is_held_without_use_is_reported(
+    keep: Any, watching: Any, warnings: Any, held_too_long: Events
+) -> None:
+    watching(HELD_TOO_LONG_AFTER=0.05)
+    with conn_hygiene.release_between_queries(), keep("default") as reasons:
+        wait_until(lambda: len(held_too_long) >= 3, "it is reported three times")
+        pid = pid_of("default")
+    ages = [event.pop("idle_for") for event in held_too_long]
+    assert all(later >= 2 * earlier >= 0.1 for earlier, later in pairwise(ages))
+    event = held_too_long[0]
+    assert event.pop("held_for") >= ages[0]
+    assert event == {
+        "alias": "default",
+        "request": None,
+        "server_pid": pid,
+        "thread_id": threading.get_ident(),
+        "pinned_by": reasons,
+    }
+    (record, *_) = [record for record in warnings() if "is held" in record.getMessage()]
+    assert f"Connection 'default' (server pid {pid}) is held for" in record.getMessage()
+    if reasons:
+        assert f"pinned by SET at {__file__}" in record.getMessage()
+
+
+def test_a_persistent_connection_between_two_requests_is_not_held_too_long(
+    watching: Any, held_too_long: Events
+) -> None:
+    watching(HELD_TOO_LONG_AFTER=0.05)
+    wsgi("/commit/persistent/")
+    assert holds("persistent")
+    with hold_connection():
+        query("default")
+        wait_until(lambda: len(held_too_long) >= 2, "the other connection is reported")
+    assert {event["alias"] for event in held_too_long} == {"default"}
