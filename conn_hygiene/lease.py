@@ -185,8 +185,8 @@ class Lease:
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting = False
         self._manual = False
-        # While connect() runs for the first time, the wrapper's run_on_commit is this very list: connect() replaces it
-        # as its last act, and there is no other sign of its end.
+        # While a connect() runs that does not tell of its end, the wrapper's run_on_commit is this very list: connect()
+        # replaces it as its last act, and there is no other sign.
         self._marker: list[Any] | None = None
         self._begin()
 
@@ -261,13 +261,17 @@ class Lease:
         self._keeper.counters.add(seconds_held=now - self.checked_out_at, seconds_in_use=self._used)
         return connection
 
-    def connecting(self) -> bool:
+    def connecting(self) -> bool | None:
         """Take note that ``connect()`` begins; return whether manual transaction management must be restored after it.
+
+        None means that it has begun before, and that :meth:`connected` is somebody else's to call.
 
         From here to :meth:`connected` the wrapper shows no connection, as a plain one would: whoever is patched into
         ``connect()`` and looks must not start a second one.
         """
         with self._lock:
+            if self._connecting:
+                return None
             wrapper = self.wrapper()
             restore = self.state == GIVEN_BACK and wrapper is not None and not wrapper.autocommit
             if self.state == GIVEN_BACK:
@@ -282,10 +286,15 @@ class Lease:
             if again and self.state == CLOSED:
                 self.state = GIVEN_BACK
 
-    def first_connect(self, marker: list[Any]) -> None:
-        """Take note that the wrapper's first ``connect()`` is under way, and by which list its end can be told."""
+    def mark_connect(self) -> None:
+        """Take note that a ``connect()`` is under way whose end nobody will tell, and see to it that it can be told.
+
+        Called with the connection there, which ``connect()`` has made or is about to show to its receivers.
+        """
         with self._lock:
-            self._marker = marker
+            wrapper = self.wrapper()
+            if wrapper is not None and not self._connecting and not wrapper.run_on_commit:
+                self._marker = wrapper.run_on_commit = []
 
     def forget(self) -> bool:
         """Forget that a connection was given back, since the wrapper is being closed; return whether one was."""

@@ -7,6 +7,7 @@ others have put on the instance (django-debug-toolbar, Django's test client) goe
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from conn_hygiene import cursors, pools
 from conn_hygiene.lease import GIVEN_BACK, Keeper, Lease
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
@@ -56,25 +59,41 @@ class LeasedWrapper(_Wrapper):
 
     @connection.setter
     def connection(self, connection: psycopg.Connection[Any] | None) -> None:
-        self._conn_hygiene_lease.assign(connection)
+        lease = self._conn_hygiene_lease
+        if connection is not None:
+            lease.mark_connect()
+        lease.assign(connection)
 
     def _check_out_again(self, lease: Lease) -> psycopg.Connection[Any] | None:
         # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
         if not (self.allow_thread_sharing or lease.is_owner()):
             return None
-        with self.wrap_database_errors:
+        with self.wrap_database_errors, self._checking_out():
             self.connect()
         return lease.take()
 
     def connect(self) -> None:
         """Connect, and go on in the manual transaction management that a release interrupted."""
+        with self._checking_out():
+            super().connect()
+
+    @contextmanager
+    def _checking_out(self) -> Iterator[None]:
+        """Tell the lease of ``connect()``, once.
+
+        Not left to ``connect()`` alone: Django's test classes forbid it by an attribute of the instance, and when they
+        allow it again leave the plain method there.
+        """
         lease = self._conn_hygiene_lease
         again = lease.state == GIVEN_BACK
         if again:
             self.validate_thread_sharing()
         manual = lease.connecting()
+        if manual is None:
+            yield
+            return
         try:
-            super().connect()
+            yield
             if manual:
                 # connect() has turned autocommit on, as the settings say; the application had turned it off.
                 self._set_autocommit(False)  # type: ignore[attr-defined]
@@ -202,9 +221,7 @@ def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, 
         return None
     lease = Lease(wrapper, keeper, thread_key)
     if connecting:
-        marker: list[Any] = []
-        wrapper.run_on_commit = marker
-        lease.first_connect(marker)
+        lease.mark_connect()
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
     # The class has a data descriptor of that name from here on, which would hide the instance's own.
     connection = wrapper.__dict__.pop("connection")

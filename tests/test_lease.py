@@ -488,3 +488,16 @@ def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool(pool_of: Callable
     with pool_of("default").connection() as handle:
         assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
         assert not any("conn_hygiene" in name for name in vars(handle) if name != "_conn_hygiene_fresh")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_connect_method_that_a_test_class_left_on_the_instance_does_no_harm() -> None:
+    wrapper = connections["default"]
+    plain = type(wrapper.copy())
+    wrapper.connect = plain.connect.__get__(wrapper)  # type: ignore[method-assign]
+    try:
+        for _ in range(2):
+            query()
+            wait_until_released()
+    finally:
+        del wrapper.connect
