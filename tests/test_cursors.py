@@ -1,0 +1,74 @@
+"""Server-side cursors that outlive the checkout that they were opened in."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections, transaction
+
+from conn_hygiene import closing_connections
+from tests.testapp.models import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from psycopg_pool import ConnectionPool
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def only_connection(pool_of: Callable[[str], ConnectionPool]) -> Iterator[ConnectionPool]:
+    """Have one connection in the pool, so that the next owner gets the same one."""
+    connections["default"].close()
+    pool = pool_of("default")
+    sizes = pool.min_size, pool.max_size
+    pool.resize(1, 1)
+    yield pool
+    connections["default"].close()
+    pool.resize(*sizes)
+
+
+@pytest.fixture
+def rows() -> Generator[Item, None, None]:
+    """Return an iterator whose connection was closed under it, with its server-side cursor open."""
+    Item.objects.bulk_create(Item(name="row") for _ in range(10))
+    rows: Generator[Item, None, None] = Item.objects.iterator(chunk_size=2)
+    next(rows)
+    connections["default"].close()
+    return rows
+
+
+def test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_next_owner(
+    only_connection: ConnectionPool, rows: Generator[Item, None, None]
+) -> None:
+    with only_connection.connection() as connection:
+        assert connection.execute("SELECT name FROM pg_cursors WHERE is_holdable").fetchall() == []
+    rows.close()
+
+
+@pytest.mark.usefixtures("only_connection")
+def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
+    rows: Generator[Item, None, None],
+) -> None:
+    in_transaction, closed = threading.Event(), threading.Event()
+
+    @closing_connections
+    def own() -> None:
+        with transaction.atomic():
+            Item.objects.create(name="committed")
+            in_transaction.set()
+            assert closed.wait(10)
+            # A CLOSE of a cursor that is not there would have aborted the transaction.
+            Item.objects.create(name="committed")
+
+    with ThreadPoolExecutor(1) as executor:
+        owner = executor.submit(own)
+        assert in_transaction.wait(10)
+        rows.close()
+        closed.set()
+        owner.result()
+    assert Item.objects.filter(name="committed").count() == 2
