@@ -81,23 +81,33 @@ def leased_cursor_class(cls: Any) -> Any:
 
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
-    factories = connection.cursor_factory, connection.server_cursor_factory
-    setattr(connection, _FACTORIES, factories)
     setattr(connection, _LEASE, lease)
-    connection.cursor_factory, connection.server_cursor_factory = map(_leased, factories)
+    plain = connection.cursor_factory, connection.server_cursor_factory
+    ours = _leased(plain[0]), _leased(plain[1])
+    setattr(connection, _FACTORIES, (plain, ours))
+    connection.cursor_factory, connection.server_cursor_factory = ours
 
 
 def _leased(factory: Any) -> Any:
     # A factory need not be a class; the cursors of one that is not are followed one by one.
-    return leased_cursor_class(factory) if isinstance(factory, type) else factory
+    if not isinstance(factory, type) or issubclass(factory, LeasedCursor):
+        return factory
+    return leased_cursor_class(factory)
 
 
 def unfollow(connection: psycopg.Connection[Any]) -> None:
-    """Make *connection* what it was before :func:`follow`."""
-    factories = connection.__dict__.pop(_FACTORIES, None)
-    if factories is not None:
-        connection.cursor_factory, connection.server_cursor_factory = factories
-        delattr(connection, _LEASE)
+    """Make *connection* what it was before :func:`follow`.
+
+    A factory that somebody has set since stays: it is made from ours, which does nothing without a lease.
+    """
+    plain, ours = connection.__dict__.pop(_FACTORIES, (None, None))
+    if plain is None:
+        return
+    delattr(connection, _LEASE)
+    if connection.cursor_factory is ours[0]:
+        connection.cursor_factory = plain[0]
+    if connection.server_cursor_factory is ours[1]:
+        connection.server_cursor_factory = plain[1]
 
 
 def register(cursor: Any, lease: Lease, checkout: int) -> None:

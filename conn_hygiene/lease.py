@@ -518,6 +518,12 @@ class Lease:
             state.add(session.SETTING)
         return frozenset(state)
 
+    def carries_state(self) -> bool:
+        """Return whether the owner has left anything in the session, as far as that can be told without asking it."""
+        with self._lock:
+            connection = self._connection
+            return connection is not None and bool(self._pins or self._changed(connection))
+
     @property
     def pins(self) -> dict[str, str]:
         """What pins the lease: reason to place in the code."""

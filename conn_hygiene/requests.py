@@ -57,7 +57,7 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             end_transaction(wrapper, lease, serving.label or "A request")
-        elif lease.pins and pools.pool_of(wrapper.connection) is None:
+        elif lease.carries_state() and pools.pool_of(wrapper.connection) is None:
             wrapper.close()
     serving.label = None
     serving.before = None
