@@ -92,7 +92,7 @@ def _leased(factory: Any) -> Any:
     # A factory need not be a class; the cursors of one that is not are followed one by one.
     if not isinstance(factory, type) or issubclass(factory, LeasedCursor):
         return factory
-    return leased_cursor_class(factory)
+    return leased_cursor_class(factory)  # type: ignore[arg-type]
 
 
 def unfollow(connection: psycopg.Connection[Any]) -> None:
