@@ -7,6 +7,7 @@ import importlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+import django
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -348,17 +349,19 @@ def test_health_checks_replace_a_broken_connection_that_is_held(
 def test_callbacks_of_the_pool_are_called(database: Callable[..., Alias]) -> None:
     checked: list[Any] = []
     reset: list[Any] = []
-
-    def resetting(connection: psycopg.Connection[Any]) -> None:
-        reset.append(type(connection))
-        connection.execute("SELECT 1")
-
-    alias = database(options={"pool": {**POOL, "check": checked.append, "reset": resetting}})
-    checkouts = conn_hygiene.stats().checkouts
+    pool = POOL | {"reset": reset.append}
+    # Before 6.1 Django leaves no room for a check of one's own.
+    if django.VERSION >= (6, 1):
+        pool["check"] = checked.append
+    alias = database(options={"pool": pool})
+    before = conn_hygiene.stats().checkouts
     use(alias)
-    assert len(checked) == conn_hygiene.stats().checkouts - checkouts >= 3
+    checkouts = conn_hygiene.stats().checkouts - before
+    assert checkouts >= 3
     # The last one is on its way back in a thread of the pool.
-    wait_until(lambda: len(reset) == len(checked), "each connection was reset when it came back")
+    wait_until(lambda: len(reset) == checkouts, "each connection was reset when it came back")
+    assert len(checked) in (0, checkouts)
+    assert bool(checked) == ("check" in pool)
 
 
 def test_a_reset_that_fails_costs_the_connection_and_nothing_else(database: Callable[..., Alias]) -> None:
