@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from psycopg import InterfaceError
+
 if TYPE_CHECKING:
     import psycopg
     from psycopg import Cursor as _Cursor
@@ -48,6 +50,8 @@ class LeasedCursor(_Cursor):
 
     def _announce(self, query: Any) -> None:
         entry = self._conn_hygiene_entry
+        if entry is not None and not entry[0].is_current(entry[1]):
+            raise InterfaceError("the connection of this cursor was closed or given back")
         lease: Lease | None = getattr(self._conn, _LEASE, None) if entry is None else entry[0]
         if lease is not None:
             lease.statement(query, self._conn)
@@ -55,6 +59,10 @@ class LeasedCursor(_Cursor):
     def close(self) -> None:
         """Close the cursor, and tell the lease, once."""
         entry, self._conn_hygiene_entry = self._conn_hygiene_entry, None
+        if entry is not None and not entry[0].is_current(entry[1]):
+            # Its connection may be somebody else's by now, who must not get the CLOSE of a server-side cursor.
+            self._close()
+            return
         try:
             super().close()
         finally:

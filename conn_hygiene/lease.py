@@ -332,6 +332,11 @@ class Lease:
         self._parameters = session.reported_parameters(connection)
         self._attributes = _attributes(connection)
 
+    def is_current(self, checkout: int) -> bool:
+        """Return whether a cursor of *checkout* still is on the owner's connection."""
+        with self._lock:
+            return checkout == self.checkouts and self._connection is not None
+
     def cursor_closed(self, checkout: int) -> None:
         """Count a cursor of *checkout* as closed, and let the connection go if it was the last thing to keep it."""
         with self._lock:
@@ -512,6 +517,8 @@ class Lease:
         state = set(self._pins)
         if (
             self._soiled
+            # One on the server may be WITH HOLD; its late close() will find that the connection is gone.
+            or self._open_cursors
             or session.reported_parameters(connection) != self._fresh
             or (self._parameters is not None and _attributes(connection) != self._attributes)
         ):
