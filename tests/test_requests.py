@@ -279,6 +279,11 @@ def test_a_failing_receiver_is_logged_and_stops_nobody(
 
 # ##### Session state that a request leaves behind #####
 
+FUNCTION = """
+CREATE OR REPLACE FUNCTION set_name() RETURNS void LANGUAGE plpgsql AS
+$$ BEGIN PERFORM set_config('application_name', 'left', false); END $$
+"""
+
 
 @every_server
 @every_alias
@@ -287,6 +292,7 @@ def test_a_failing_receiver_is_logged_and_stops_nobody(
     [
         ("SET application_name = 'left'", "SELECT current_setting('application_name') = 'left'"),
         ("SET statement_timeout = '77s'", "SELECT current_setting('statement_timeout') = '77s'"),
+        ("SELECT set_name()", "SELECT current_setting('application_name') = 'left'"),
         ("CREATE TEMP TABLE left_over ()", "SELECT to_regclass('left_over') IS NOT NULL"),
         ("LISTEN left_over", "SELECT count(*) > 0 FROM pg_listening_channels()"),
         ("SELECT pg_advisory_lock(7)", "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory'"),
@@ -297,6 +303,9 @@ def test_a_failing_receiver_is_logged_and_stops_nobody(
 def test_the_next_request_sees_nothing_of_it(get: Any, alias: str, statement: str, look: str) -> None:
     if get is client and alias != "persistent":
         pytest.skip("The test client keeps Django from ending a connection with its request.")
+    with connections[alias].cursor() as cursor:
+        cursor.execute(FUNCTION)
+    connections.close_all()
 
     def run(sql: str) -> Any:
         return json.loads(get(f"/run/{alias}/?{urlencode({'sql': sql})}"))["row"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 import logging
@@ -499,6 +500,26 @@ def test_a_recursive_function() -> None:
     query_and_stay()
 
 
+def test_a_wrapper_that_a_django_test_class_has_patched_is_released_all_the_same(settings: Any) -> None:
+    # For an alias that a test class does not name, Django's _remove_databases_failures() puts the wrapper's own
+    # connect() on the instance, where it hides that of the leased class. What connect() sets up (here: the time zone)
+    # then looks like the owner's SET, and pins for ever.
+    settings.CONN_HYGIENE = {"UNPOOLED_RELEASE_AFTER": 0.001}
+    before = connections["unpooled"]
+    wrapper = connections["unpooled"] = connections.create_connection("unpooled")
+    wrapper.settings_dict = {**before.settings_dict, "TIME_ZONE": "Pacific/Auckland"}
+    wrapper.connect = wrapper.connect  # type: ignore[method-assign]
+    try:
+        with release_between_queries():
+            query("unpooled")
+            wait_until_released("unpooled")
+            query("unpooled")
+            wait_until_released("unpooled")
+    finally:
+        wrapper.close()
+        connections["unpooled"] = before
+
+
 # ##### hold_connection #####
 
 
@@ -877,6 +898,14 @@ def test_a_connection_that_is_given_back_is_not_reopened_to_be_closed(caplog: py
     with closing_connections(), release_between_queries():
         query_and_wait()
     assert conn_hygiene.stats().checkouts == before + 1
+
+
+def test_a_block_that_is_left_in_another_context_leaves_alone_what_it_cannot_know() -> None:
+    scope = closing_connections()
+    query()
+    contextvars.copy_context().run(scope.__enter__)
+    scope.__exit__(None, None, None)
+    assert_stays()
 
 
 def test_a_connection_that_was_given_back_before_counts_as_opened_inside() -> None:
