@@ -23,5 +23,5 @@ class ConnHygieneConfig(AppConfig):
         checks.register()
         # Servers do not run the checks, so what is wrong is said here as well; the defaults stand in for it.
         for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {})):
-            logger.error("%s %s The default is used.", problem.message, problem.hint)
+            logger.error("%s %s It is ignored.", problem.message, problem.hint)
         installation.install()

@@ -13,6 +13,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from conn_hygiene import conf
@@ -46,11 +47,22 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
     """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001)."""
     messages: list[checks.CheckMessage] = []
     for alias, options in connections.settings.items():
+        if not _is_postgresql(alias):
+            continue
         if options.get("OPTIONS", {}).get("pool"):
             messages += _check_pool(alias, options)
         if _releasing() and options.get("ATOMIC_REQUESTS"):
             messages.append(_atomic_requests(alias))
     return messages
+
+
+def _is_postgresql(alias: str) -> bool:
+    # Others have options of the same names: Oracle a pool, SQLite ATOMIC_REQUESTS.
+    try:
+        return connections[alias].vendor == "postgresql"
+    except ImproperlyConfigured:
+        # There is no such backend here, which Django says best itself.
+        return False
 
 
 def _check_pool(alias: str, options: dict[str, Any]) -> list[checks.CheckMessage]:

@@ -1,0 +1,259 @@
+"""The system checks: when each speaks, and what it says."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.checks import CheckMessage, Error, Warning, run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connections
+from django.test import override_settings
+
+from conn_hygiene import checks
+from tests.processes import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OURS = "conn_hygiene.middleware.ConnectionHygieneMiddleware"
+RELEASE_ONLY = "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware"
+REPORT_ONLY = "conn_hygiene.middleware.IdleInTransactionMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
+WHITENOISE = "whitenoise.middleware.WhiteNoiseMiddleware"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+COMMON = "django.middleware.common.CommonMiddleware"
+
+
+def found() -> list[CheckMessage]:
+    """Return what `manage.py check` finds, as far as it is ours."""
+    return [message for message in run_checks() if (message.id or "").startswith("conn_hygiene.")]
+
+
+@pytest.fixture
+def database() -> Iterator[Callable[..., None]]:
+    """Return a function that changes entries of an alias's settings for the time of the test."""
+    original = dict(connections.settings)
+
+    def change(alias: str = "unpooled", **entries: Any) -> None:
+        connections.settings[alias] = {**connections.settings[alias], **entries}
+
+    yield change
+    connections.settings.update(original)
+
+
+def test_nothing_is_wrong_with_the_settings_of_the_tests() -> None:
+    assert found() == []
+    call_command("check", stdout=io.StringIO())
+
+
+def test_checks_are_registered_once_however_often() -> None:
+    checks.register()
+    checks.register()
+    with override_settings(CONN_HYGIENE=1):
+        assert len(found()) == 1
+
+
+# ##### The setting #####
+
+
+def test_a_setting_that_is_no_dict() -> None:
+    with override_settings(CONN_HYGIENE=["RELEASE"]):
+        assert found() == [
+            Error(
+                "CONN_HYGIENE is list, not a dict.",
+                hint='Write CONN_HYGIENE = {"RELEASE": "scoped"}, for example.',
+                id="conn_hygiene.E001",
+            )
+        ]
+
+
+def test_an_unknown_key() -> None:
+    with override_settings(CONN_HYGIENE={"RELEASE_AFTR": 1}):
+        assert found() == [
+            Error(
+                "CONN_HYGIENE has an unknown key 'RELEASE_AFTR'.",
+                hint="Did you mean 'RELEASE_AFTER'?",
+                id="conn_hygiene.E002",
+            )
+        ]
+
+
+def test_a_wrong_value() -> None:
+    with override_settings(CONN_HYGIENE={"HELD_TOO_LONG_AFTER": "30"}):
+        assert found() == [
+            Error(
+                "CONN_HYGIENE['HELD_TOO_LONG_AFTER'] cannot be '30'.",
+                hint="Use a number of seconds above 0, or None for never.",
+                id="conn_hygiene.E003",
+            )
+        ]
+
+
+def test_the_command_fails_and_shows_every_error_with_its_hint() -> None:
+    with (
+        override_settings(CONN_HYGIENE={"RELEASE": "on", "RELASE": "always"}),
+        pytest.raises(SystemCheckError) as caught,
+    ):
+        call_command("check")
+    text = str(caught.value)
+    assert "(conn_hygiene.E003) CONN_HYGIENE['RELEASE'] cannot be 'on'." in text
+    assert 'HINT: Use one of "scoped", "always", "never".' in text
+    assert "(conn_hygiene.E002) CONN_HYGIENE has an unknown key 'RELASE'." in text
+    assert "HINT: Did you mean 'RELEASE'?" in text
+
+
+def test_a_silenced_check_is_silent() -> None:
+    with override_settings(CONN_HYGIENE=1, SILENCED_SYSTEM_CHECKS=["conn_hygiene.E001"]):
+        call_command("check", stdout=io.StringIO())
+
+
+# ##### Databases #####
+
+
+@pytest.mark.parametrize("age", [None, 1, 600])
+def test_a_pool_with_persistent_connections(database: Callable[..., None], age: int | None) -> None:
+    database("default", CONN_MAX_AGE=age)
+    assert found() == [
+        Error(
+            f"DATABASES['default'] has a pool and CONN_MAX_AGE = {age!r}.",
+            hint="Remove CONN_MAX_AGE: with a pool, connections live in the pool and Django allows 0 only.",
+            id="conn_hygiene.E004",
+        )
+    ]
+
+
+@pytest.mark.parametrize("pool", [False, None, {}])
+def test_persistent_connections_without_a_pool_are_fine(database: Callable[..., None], pool: Any) -> None:
+    database("unpooled", CONN_MAX_AGE=600, OPTIONS={"pool": pool})
+    assert found() == []
+
+
+def test_a_pool_of_another_vendor_is_none_of_ours(database: Callable[..., None]) -> None:
+    database("sqlite", CONN_MAX_AGE=600, ATOMIC_REQUESTS=True, OPTIONS={"pool": {"min": 1}})
+    with override_settings(MIDDLEWARE=[OURS]):
+        assert found() == []
+
+
+def test_an_engine_that_cannot_be_loaded_is_left_to_django_to_report(database: Callable[..., None]) -> None:
+    database("persistent", ENGINE="no.such.backend", ATOMIC_REQUESTS=True, OPTIONS={"pool": True})
+    wrapper = connections["persistent"]
+    del connections["persistent"]
+    try:
+        with override_settings(MIDDLEWARE=[OURS]):
+            assert checks.check_databases() == []
+    finally:
+        connections["persistent"] = wrapper
+
+
+def test_a_pool_without_psycopg_pool() -> None:
+    script = """
+import sys
+sys.modules["psycopg_pool"] = None  # which is how Python is told that there is no such module
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+    process = run("-c", script)
+    assert process.returncode == 1, process.stdout
+    for alias in ("default", "small"):
+        assert (
+            f"?: (conn_hygiene.E005) DATABASES['{alias}'] has a pool, but psycopg_pool is not installed.\n"
+            '\tHINT: Install it with: pip install "psycopg[binary,pool]".\n'
+        ) in process.stderr
+    assert "DATABASES['unpooled']" not in process.stderr
+
+
+ATOMIC_REQUESTS = Warning(
+    "DATABASES['unpooled'] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
+    hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has to be "
+    "one, or exempt slow views with @transaction.non_atomic_requests.",
+    id="conn_hygiene.W001",
+)
+
+
+@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY])
+def test_atomic_requests_while_releasing(database: Callable[..., None], middleware: str) -> None:
+    database(ATOMIC_REQUESTS=True)
+    with override_settings(MIDDLEWARE=[middleware]):
+        assert found() == [ATOMIC_REQUESTS]
+
+
+def test_atomic_requests_while_releasing_everywhere(database: Callable[..., None]) -> None:
+    database(ATOMIC_REQUESTS=True)
+    with override_settings(CONN_HYGIENE={"RELEASE": "always"}):
+        assert found() == [ATOMIC_REQUESTS]
+
+
+def test_atomic_requests_are_fine_where_nothing_is_released(database: Callable[..., None]) -> None:
+    database(ATOMIC_REQUESTS=True)
+    assert found() == []
+    with override_settings(MIDDLEWARE=[REPORT_ONLY]):
+        assert found() == []
+    with override_settings(MIDDLEWARE=[OURS], CONN_HYGIENE={"RELEASE": "never"}):
+        assert found() == []
+
+
+# ##### Middleware #####
+
+
+@pytest.mark.parametrize("ours", [OURS, RELEASE_ONLY])
+def test_middleware_that_is_not_covered(ours: str) -> None:
+    with override_settings(MIDDLEWARE=[SECURITY, SESSIONS, COMMON, ours, "other.Middleware"]):
+        assert found() == [
+            Warning(
+                f"{ours} comes after {SESSIONS}, {COMMON} in MIDDLEWARE, so it does not cover them.",
+                hint="Put it first, or right behind SecurityMiddleware: a query outside of it holds a connection for "
+                "the whole request.",
+                id="conn_hygiene.W002",
+            )
+        ]
+
+
+@pytest.mark.parametrize(
+    "middleware",
+    [
+        [],
+        [OURS],
+        (OURS, SESSIONS),
+        [SECURITY, WHITENOISE, OURS, SESSIONS],
+        [REPORT_ONLY, RELEASE_ONLY, SESSIONS],
+        # Releases nothing, so it may be anywhere.
+        [SESSIONS, REPORT_ONLY],
+    ],
+    ids=str,
+)
+def test_middleware_in_good_order(middleware: Any) -> None:
+    with override_settings(MIDDLEWARE=middleware):
+        assert found() == []
+
+
+# ##### In a project #####
+
+
+def test_the_command_of_a_project_with_a_wrong_setting() -> None:
+    script = """
+from django.conf import settings
+settings.CONN_HYGIENE = {"RELEASE": "on"}
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+    process = run("-c", script)
+    assert process.returncode == 1
+    assert "(conn_hygiene.E003) CONN_HYGIENE['RELEASE'] cannot be 'on'." in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_checks_connect_to_nothing() -> None:
+    """They run at each start of runserver, and where there is no database, as in a build of an image."""
+    script = """
+from django.conf import settings
+for entry in settings.DATABASES.values():
+    entry |= {"HOST": "", "PORT": "1", "OPTIONS": {**entry.get("OPTIONS", {}), "host": "/nonexistent"}}
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+    process = run("-c", script)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "System check identified no issues (0 silenced).\n"
