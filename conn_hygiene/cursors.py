@@ -22,6 +22,8 @@ else:
 # Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make.
 _LEASE = "_conn_hygiene_lease"
 _FACTORIES = "_conn_hygiene_factories"
+# Where a class keeps the one that it stands for.
+_PLAIN = "_conn_hygiene_plain"
 
 
 class LeasedCursor(_Cursor):
@@ -79,12 +81,23 @@ class LeasedCursor(_Cursor):
             finalise()
 
 
+class _StandsFor(type):
+    """Makes a class equal to the one that it stands for: code may compare ``cursor_factory`` with what it has set."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or cls.__dict__.get(_PLAIN) is other
+
+    def __hash__(cls) -> int:
+        return type.__hash__(cls.__dict__.get(_PLAIN, cls))
+
+
 # Bounded, since instrumentation may make a class for each connection (OpenTelemetry does).
 @lru_cache(maxsize=64)
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls.__name__, (LeasedCursor, cls), names)
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: cls}
+    make = _StandsFor if type(cls) is type else type(cls)
+    return make(cls.__name__, (LeasedCursor, cls), names)
 
 
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db.backends.postgresql.base import Cursor
 from django.db.utils import OperationalError
 
 import conn_hygiene
@@ -488,6 +489,16 @@ def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool(pool_of: Callable
     with pool_of("default").connection() as handle:
         assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
         assert not any("conn_hygiene" in name for name in vars(handle) if name != "_conn_hygiene_fresh")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_the_cursor_factory_is_equal_to_what_the_backend_set() -> None:
+    connection.ensure_connection()
+    handle: Any = connection.connection
+    assert handle.cursor_factory == Cursor
+    assert Cursor == handle.cursor_factory
+    assert {Cursor: "found"}[handle.cursor_factory] == "found"
+    assert handle.cursor_factory != handle.server_cursor_factory
 
 
 @pytest.mark.usefixtures("releasing")
