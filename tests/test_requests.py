@@ -508,15 +508,6 @@ def test_limits_of_none_report_nothing(watching: Any, idle_in_transaction: Event
     assert held_too_long == []
 
 
-def test_limits_that_are_set_while_connections_are_held_are_watched(
-    watching: Any, settings: Any, idle_in_transaction: Events
-) -> None:
-    watching(IDLE_IN_TRANSACTION_AFTER=None, HELD_TOO_LONG_AFTER=None)
-    with atomic("default"):
-        settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.05}
-        wait_until(lambda: idle_in_transaction, "it is reported")
-
-
 @every_alias
 @pytest.mark.parametrize("begun", [atomic, manual_transaction, literal_begin])
 def test_a_session_that_sits_idle_in_a_transaction_is_ended_if_so_wished(
