@@ -13,23 +13,27 @@ from conn_hygiene import closing_connections
 from tests.testapp.models import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
+    import psycopg
     from psycopg_pool import ConnectionPool
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def only_connection(pool_of: Callable[[str], ConnectionPool]) -> Iterator[ConnectionPool]:
-    """Have one connection in the pool, so that the next owner gets the same one."""
-    connections["default"].close()
-    pool = pool_of("default")
-    sizes = pool.min_size, pool.max_size
-    pool.resize(1, 1)
-    yield pool
-    connections["default"].close()
-    pool.resize(*sizes)
+def only_connection() -> Iterator[ConnectionPool]:
+    """Have a pool of one connection, so that the next owner gets the same one."""
+    wrapper = connections["default"]
+    options = wrapper.settings_dict["OPTIONS"]
+    before = options["pool"]
+    wrapper.close()
+    wrapper.close_pool()
+    options["pool"] = {**before, "min_size": 1, "max_size": 1}
+    yield wrapper.pool
+    wrapper.close()
+    wrapper.close_pool()
+    options["pool"] = before
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_
 
 @pytest.mark.usefixtures("only_connection")
 def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
-    rows: Generator[Item, None, None],
+    rows: Generator[Item, None, None], admin: psycopg.Connection
 ) -> None:
     in_transaction, closed = threading.Event(), threading.Event()
 
@@ -69,6 +73,8 @@ def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
         owner = executor.submit(own)
         assert in_transaction.wait(10)
         rows.close()
+        last = admin.execute("SELECT query FROM pg_stat_activity WHERE state = 'idle in transaction'").fetchall()
         closed.set()
         owner.result()
+    assert [query.split()[0] for (query,) in last] == ["INSERT"]
     assert Item.objects.filter(name="committed").count() == 2
