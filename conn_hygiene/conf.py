@@ -106,7 +106,7 @@ def lenient() -> Settings:
     ``manage.py check`` reports the bad ones. Servers do not run the checks, and a site must not go down over a typing
     error in a setting of ours.
     """
-    values = getattr(django_settings, "CONN_HYGIENE", {}) if django_settings.configured else {}
+    values = getattr(django_settings, "CONN_HYGIENE", {})
     if not isinstance(values, Mapping):
         return Settings()
     return Settings(**{key: value for key, value in values.items() if not problems({key: value})})
