@@ -76,6 +76,12 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "CONN_HYGIENE":
         conf.apply(conf.strict(_overrides))
+        _watch_anew()
+
+
+def _watch_anew() -> None:
+    if reaper.running is not None:
+        reaper.running.settings_changed()
 
 
 def _connect_first(signal: Signal, receiver: Any) -> None:
@@ -100,6 +106,7 @@ def install(**settings: Any) -> None:
     with _lock:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
+        _watch_anew()
         if reaper.running is not None:
             return
         reaper.running = reaper.Reaper()

@@ -71,6 +71,10 @@ class Reaper:
         if self._watch_at == math.inf and _watch_interval() != math.inf:
             self._bell.put(self._rewind_watch)
 
+    def settings_changed(self) -> None:
+        """Have the watch go by the limits that are in force now."""
+        self._bell.put(self._rewind_watch)
+
     def _rewind_watch(self) -> None:
         self._watch_at = _now() + _watch_interval()
 

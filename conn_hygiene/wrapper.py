@@ -236,5 +236,9 @@ def detach(wrapper: BaseDatabaseWrapper) -> None:
     lease = lease_of(wrapper)
     if lease is not None:
         wrapper.__dict__["connection"] = lease.detach()
+        # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
+        for name, value in list(wrapper.__dict__.items()):
+            if getattr(value, "__func__", None) is LeasedWrapper.__dict__.get(name, value):
+                del wrapper.__dict__[name]
         _class_of.__set__(wrapper, plain_class(type(wrapper)))
         del wrapper.__dict__[_LEASE]

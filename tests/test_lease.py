@@ -512,3 +512,16 @@ def test_a_connect_method_that_a_test_class_left_on_the_instance_does_no_harm() 
             wait_until_released()
     finally:
         del wrapper.connect
+
+
+def test_a_method_of_ours_that_a_test_class_left_on_the_instance_goes_with_the_toolkit() -> None:
+    query()
+    wrapper = connections["default"]
+    wrapper.connect = wrapper.connect  # type: ignore[method-assign]
+    conn_hygiene.uninstall()
+    try:
+        wrapper.close()
+        assert query() == (1,)
+        assert "connect" not in vars(wrapper)
+    finally:
+        conn_hygiene.install()
