@@ -87,7 +87,7 @@ LOGGING = {
     },
     "loggers": {
         # INFO tells what pinned a connection, and what was reclaimed or
-        # discarded; INFO tells what pins a connection.
+        # discarded.
         "conn_hygiene": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "example_project": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         # With DEBUG off Django would mail errors to ADMINS; the shop prints them.
