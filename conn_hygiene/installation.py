@@ -96,8 +96,8 @@ def install(**settings: Any) -> None:
     """Put the toolkit to work in this process.
 
     ``"conn_hygiene"`` in INSTALLED_APPS does this; call it from scripts that have no INSTALLED_APPS of their own.
-    Calling it again changes the settings that are given and is otherwise without effect. Connections that the calling
-    thread has open are included at once, those of other threads when they next connect.
+    Calling it again changes the settings that are given and is otherwise without effect. Connections that are
+    open stay with their owners until they are closed: their sessions may carry anything.
 
     :param settings: keys of the ``CONN_HYGIENE`` setting, over what the project's settings say.
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is

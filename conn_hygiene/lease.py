@@ -141,6 +141,7 @@ class Lease:
         "_attributes",
         "_connecting",
         "_connection",
+        "_detached",
         "_fresh",
         "_in_use_since",
         "_keeper",
@@ -184,6 +185,8 @@ class Lease:
         self.queued = False
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting = False
+        # Whether the wrapper goes on without a lease, and its cursors with it.
+        self._detached = False
         self._manual = False
         # While a connect() runs that does not tell of its end, the wrapper's run_on_commit is this very list: connect()
         # replaces it as its last act, and there is no other sign.
@@ -335,7 +338,7 @@ class Lease:
     def is_current(self, checkout: int) -> bool:
         """Return whether a cursor of *checkout* still is on the owner's connection."""
         with self._lock:
-            return checkout == self.checkouts and self._connection is not None
+            return self._detached or (checkout == self.checkouts and self._connection is not None)
 
     def cursor_closed(self, checkout: int) -> None:
         """Count a cursor of *checkout* as closed, and let the connection go if it was the last thing to keep it."""
@@ -443,6 +446,10 @@ class Lease:
             self._manual = manual
 
     # ##### Session state #####
+
+    def pin_for_its_past(self) -> None:
+        """Keep a connection with its owner that was in use before there was a lease: its session may carry anything."""
+        self._pin(session.Effect(frozenset({session.PAST}), frozenset()))
 
     def share(self) -> psycopg.Connection[Any] | None:
         """Return the connection for somebody who will use it past the lease, which therefore keeps it."""
@@ -673,6 +680,7 @@ class Lease:
                 cursors.unfollow(connection)
                 self._end()
             self.state = CLOSED
+            self._detached = True
             return connection
 
     def is_owner(self) -> bool:

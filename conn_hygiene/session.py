@@ -27,6 +27,7 @@ REMOTE = "dblink connection"
 SEED = "setseed()"
 CODE = "DO block"
 SHARED = "copy of the database wrapper"
+PAST = "use before install()"
 DISCARDED = "DISCARD ALL"
 UNREADABLE = "statement that cannot be read"
 

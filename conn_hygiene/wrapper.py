@@ -228,6 +228,8 @@ def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, 
     setattr(wrapper, _LEASE, lease)
     _class_of.__set__(wrapper, leased_class(type(wrapper)))  # type: ignore[arg-type]
     lease.assign(connection)
+    if not connecting:
+        lease.pin_for_its_past()
     return lease
 
 
@@ -238,7 +240,8 @@ def detach(wrapper: BaseDatabaseWrapper) -> None:
         wrapper.__dict__["connection"] = lease.detach()
         # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
         for name, value in list(wrapper.__dict__.items()):
-            if getattr(value, "__func__", None) is LeasedWrapper.__dict__.get(name, value):
+            function = getattr(value, "__func__", None)
+            if function is not None and function is LeasedWrapper.__dict__.get(name):
                 del wrapper.__dict__[name]
         _class_of.__set__(wrapper, plain_class(type(wrapper)))
         del wrapper.__dict__[_LEASE]
