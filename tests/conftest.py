@@ -49,6 +49,9 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
 
 
 def _check_pools() -> None:
+    if any(wrapper.in_atomic_block for wrapper in connections.all(initialized_only=True)):
+        # Between the tests of one of Django's TestCases, all of which are in one transaction.
+        return
     connections.close_all()
     for alias, pool in DatabaseWrapper._connection_pools.items():
         # A thread that has just ended, or a new connection on its way into the pool, may need a moment.
