@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 import weakref
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -343,6 +344,95 @@ def test_uninstalling_while_other_threads_are_between_queries() -> None:
     assert answers == [((1,), DatabaseWrapper)] * 3
 
 
+@pytest.mark.usefixtures("plain")
+def test_nothing_is_left_behind_the_lock() -> None:
+    """Installing from a receiver, as a library might, must not wait for itself."""
+    conn_hygiene.install()
+
+    def receiver(**kwargs: Any) -> None:
+        conn_hygiene.install()
+
+    connection_created.connect(receiver)
+    try:
+        query()
+    finally:
+        connection_created.disconnect(receiver)
+    assert installation._lock.acquire(blocking=False)
+    installation._lock.release()
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("alias", ALIASES)
+def test_cursors_that_are_open_at_uninstall_go_on(alias: str) -> None:
+    Item.objects.bulk_create(Item(name="n", value=n) for n in range(4))
+    conn_hygiene.install(RELEASE="always", RELEASE_AFTER=0, UNPOOLED_RELEASE_AFTER=0)
+    rows = Item.objects.using(alias).order_by("value").iterator(chunk_size=2)
+    assert next(rows).value == 0
+    with connections[alias].cursor() as cursor:
+        conn_hygiene.uninstall()
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+    assert [item.value for item in rows] == [1, 2, 3]
+    assert query(alias) == (1,)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_server_side_cursor_that_is_open_at_install_is_not_cut_off(alias: str) -> None:
+    Item.objects.bulk_create(Item(name="n", value=n) for n in range(4))
+    rows = Item.objects.using(alias).order_by("value").iterator(chunk_size=2)
+    assert next(rows).value == 0
+    conn_hygiene.install(RELEASE="always", UNPOOLED_RELEASE_AFTER=0.001)
+    query(alias)
+    let_the_reaper_look()
+    assert [item.value for item in rows] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("statement", "look", "meanwhile", "afterwards"),
+    [
+        ("SET app.tenant = 'acme'", "SELECT coalesce(current_setting('app.tenant', true), '')", "", ""),
+        ("SET TIME ZONE 'Asia/Tokyo'", "SHOW TimeZone", "UTC", "UTC"),
+        ("CREATE TEMP TABLE t_before (n int)", "SELECT to_regclass('t_before')::text", None, None),
+        ("SET ROLE pg_monitor", "SELECT current_user = session_user", True, True),
+        ("SELECT pg_advisory_lock(4711)", "SELECT pg_try_advisory_xact_lock(4711)", False, True),
+        ("LISTEN before_install", "SELECT count(*) FROM pg_listening_channels()", 0, 0),
+    ],
+)
+def test_session_state_from_before_install_stays_with_its_owner_and_ends_with_it(
+    statement: str, look: str, meanwhile: Any, afterwards: Any
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    conn_hygiene.install(RELEASE="always", RELEASE_AFTER=0)
+    query()
+    assert seen_by_another_thread(look) == {meanwhile}
+    connection.close()
+    assert seen_by_another_thread(look) == {afterwards}
+
+
+def seen_by_another_thread(look: str) -> set[Any]:
+    """Return what a query answers on every connection that the pool has to give."""
+    seen: set[Any] = set()
+
+    def work() -> None:
+        left = connections["default"].pool.max_size - len(conn_hygiene.snapshot())
+        wrappers = [connections["default"].copy() for _ in range(left)]
+        with ExitStack() as stack:
+            # Open cursors keep each on a connection of its own.
+            for cursor in [stack.enter_context(wrapper.cursor()) for wrapper in wrappers]:
+                cursor.execute(look)
+                seen.add(cursor.fetchone()[0])
+        for wrapper in wrappers:
+            wrapper.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return seen
+
+
 # ##### Scripts, and how they end #####
 
 SCRIPT = """
@@ -491,20 +581,3 @@ asyncio.run(main())
 @pytest.mark.parametrize("text", EXITS.values(), ids=EXITS)
 def test_a_process_ends_quietly(text: str, release_after: float) -> None:
     script(text, RELEASE="always", RELEASE_AFTER=release_after, UNPOOLED_RELEASE_AFTER=release_after)
-
-
-@pytest.mark.usefixtures("plain")
-def test_nothing_is_left_behind_the_lock() -> None:
-    """Installing from a receiver, as a library might, must not wait for itself."""
-    conn_hygiene.install()
-
-    def receiver(**kwargs: Any) -> None:
-        conn_hygiene.install()
-
-    connection_created.connect(receiver)
-    try:
-        query()
-    finally:
-        connection_created.disconnect(receiver)
-    assert installation._lock.acquire(blocking=False)
-    installation._lock.release()

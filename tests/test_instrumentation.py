@@ -146,12 +146,13 @@ def test_what_a_receiver_sets_is_there_at_every_query_and_pins_nothing(alias: st
             cursor.execute("SET statement_timeout = '7s'")
 
     receive(receiver)
+    before = conn_hygiene.stats().pinned
     for _ in range(3):
         with connections[alias].cursor() as cursor:
             cursor.execute("SHOW statement_timeout")
             assert cursor.fetchone() == ("7s",)
         assert not holds(alias)
-    assert conn_hygiene.stats().pinned == 0
+    assert conn_hygiene.stats().pinned == before
 
 
 @pytest.mark.usefixtures("releasing")
@@ -256,3 +257,9 @@ def test_debug_toolbar_shows_every_query_of_a_request_and_of_the_next() -> None:
 def selects(statements: list[str]) -> list[str]:
     """Leave out what ends transactions, and what Django does to a new connection."""
     return [text for text in statements if text.startswith("SELECT") and "set_config" not in text]
+
+
+def test_connections_that_opentelemetry_instruments_one_by_one_are_released_and_seen() -> None:
+    seen, releases, pinned = in_fresh_process(instrumented.opentelemetry_by_hand, CONN_HYGIENE=RELEASING)
+    assert (releases, pinned) == (6, 0)
+    assert selects(seen["unpooled"]) == selects(seen["default"]) == QUERIES
