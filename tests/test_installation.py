@@ -511,11 +511,13 @@ EXITS = {
     "with a cursor in a cycle": "cursor = connection.cursor(); cursor.me = cursor; del cursor",
     "from sys.exit": "query(); sys.exit()",
     "after a query at exit": "import atexit; atexit.register(query); query()",
-    "after a first query at exit": "import atexit; atexit.register(query)",
+    # Without a pool: psycopg_pool starts threads, which Python 3.12 forbids once it has begun to exit.
+    "after a first query at exit": "import atexit; atexit.register(query, 'unpooled')",
     "uninstalled": "query(); conn_hygiene.uninstall()",
     "uninstalled at exit": "import atexit; atexit.register(conn_hygiene.uninstall); query()",
     "with a thread that goes on querying": """
 import threading
+query()
 def work():
     for _ in range(200):
         query()
@@ -523,6 +525,7 @@ threading.Thread(target=work).start()
 """,
     "with a thread that ends after the main one": """
 import threading
+query()
 def work():
     query()
     threading.main_thread().join()
