@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from conn_hygiene.lease import Lease
 
 
+# How often stats() looks again for two moments between which no lease ends; with any number of threads, once mostly.
+_TRIES = 10
+
+
 @dataclasses.dataclass(frozen=True)
 class LeaseInfo:
     """One connection that is checked out; times in seconds."""
@@ -56,16 +60,17 @@ class Stats:
 
 def snapshot() -> list[LeaseInfo]:
     """Return what every thread of this process holds right now, longest first; empty without the toolkit installed."""
-    now = time.monotonic()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = [_info(lease, now, names) for lease in _leases()]
+    found = [_info(lease, names) for lease in _leases()]
     return sorted((info for info in found if info is not None), key=lambda info: -info.held_for)
 
 
-def _info(lease: Lease, now: float, names: dict[int | None, str]) -> LeaseInfo | None:
-    seen = lease.describe(now)
+def _info(lease: Lease, names: dict[int | None, str]) -> LeaseInfo | None:
+    seen = lease.describe(time.monotonic())
     if seen is None:
         return None
+    # Its owner may have used it between the look at the clock and the look at the lease.
+    held_for = max(0.0, seen.held_for)
     return LeaseInfo(
         alias=lease.alias,
         state=seen.state,
@@ -73,9 +78,9 @@ def _info(lease: Lease, now: float, names: dict[int | None, str]) -> LeaseInfo |
         thread_id=lease.thread_id,
         thread_name=names.get(lease.thread_id),
         request=lease.request,
-        held_for=seen.held_for,
-        in_use_for=seen.used_for,
-        idle_for=seen.idle_for,
+        held_for=held_for,
+        in_use_for=min(max(0.0, seen.used_for), held_for),
+        idle_for=min(max(0.0, seen.idle_for), held_for),
         open_cursors=seen.open_cursors,
         in_transaction=seen.in_transaction,
         pinned_by=seen.pins,
@@ -85,16 +90,22 @@ def _info(lease: Lease, now: float, names: dict[int | None, str]) -> LeaseInfo |
 def stats() -> Stats:
     """Return this process's totals; what is checked out now is included. All zero without the toolkit installed."""
     running = reaper.running
-    totals: dict[str, float] = {} if running is None else running.counters.read()
-    now = time.monotonic()
-    seen = [found for lease in _leases() if (found := lease.describe(now)) is not None]
+    if running is None:
+        return Stats(0, 0, 0, 0, 0.0, 0.0)
+    for _ in range(_TRIES):
+        totals = running.counters.read()
+        now = time.monotonic()
+        seen = [found for lease in running.leases() if (found := lease.describe(now)) is not None]
+        # A lease that ended meanwhile would be counted neither here nor there, and the totals must not shrink.
+        if running.counters.read()["seconds_held"] == totals["seconds_held"]:
+            break
     return Stats(
-        checkouts=int(totals.get("checkouts", 0)),
-        releases=int(totals.get("releases", 0)),
-        reclaimed=int(totals.get("reclaimed", 0)),
-        pinned=int(totals.get("pinned", 0)),
-        seconds_held=totals.get("seconds_held", 0.0) + sum(found.held_for for found in seen),
-        seconds_in_use=totals.get("seconds_in_use", 0.0) + sum(found.used_for for found in seen),
+        checkouts=int(totals["checkouts"]),
+        releases=int(totals["releases"]),
+        reclaimed=int(totals["reclaimed"]),
+        pinned=int(totals["pinned"]),
+        seconds_held=totals["seconds_held"] + sum(max(0.0, found.held_for) for found in seen),
+        seconds_in_use=totals["seconds_in_use"] + sum(max(0.0, found.used_for) for found in seen),
     )
 
 

@@ -1,0 +1,360 @@
+"""What snapshot() and stats() tell, held against what really happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection, connections, transaction
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import path
+
+import conn_hygiene
+from conn_hygiene import LeaseInfo, Stats
+from tests.waiting import wait_until, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent", "sqlite"]),
+    pytest.mark.urls(__name__),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held(transactional_db: None) -> None:
+    connections.close_all()
+    wait_until(lambda: not conn_hygiene.snapshot(), "nothing is held any more")
+
+
+def query(alias: str = "default", sql: str = "SELECT pg_backend_pid()") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def only() -> LeaseInfo:
+    [info] = conn_hygiene.snapshot()
+    return info
+
+
+@contextmanager
+def another_thread(work: Any, name: str) -> Iterator[None]:
+    """Run *work* in a thread, and keep the thread, with what it holds, until the end of the block."""
+    ready, done = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with conn_hygiene.closing_connections():
+            work()
+            ready.set()
+            done.wait()
+
+    thread = threading.Thread(target=run, name=name)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+# ##### snapshot() #####
+
+
+def test_nothing_held_is_an_empty_snapshot() -> None:
+    assert conn_hygiene.snapshot() == []
+
+
+def test_another_vendors_connections_are_not_listed() -> None:
+    query("sqlite", "SELECT 1")
+    assert conn_hygiene.snapshot() == []
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+def test_an_idle_connection(alias: str) -> None:
+    pid = query(alias)
+    info = only()
+    assert (info.alias, info.state, info.server_pid) == (alias, "idle", pid)
+    assert (info.thread_id, info.thread_name) == (threading.get_ident(), threading.current_thread().name)
+    assert (info.open_cursors, info.in_transaction, info.pinned_by, info.request) == (0, False, {}, None)
+    assert info.held_for >= info.in_use_for > 0
+    assert info.held_for >= info.idle_for > 0
+
+
+def test_a_connection_with_open_cursors() -> None:
+    with connection.cursor() as outer:
+        outer.execute("SELECT 1")
+        assert (only().state, only().open_cursors, only().idle_for) == ("in use", 1, 0)
+        with connection.cursor():
+            assert only().open_cursors == 2
+        assert only().open_cursors == 1
+    assert (only().state, only().open_cursors) == ("idle", 0)
+
+
+def test_a_connection_in_a_transaction_says_how_long_it_has_done_nothing() -> None:
+    with transaction.atomic():
+        query()
+        info = only()
+        assert (info.state, info.in_transaction, info.open_cursors) == ("in use", True, 0)
+        assert only().idle_for > info.idle_for > 0
+        idle = only().idle_for
+        query()
+        wait_until(lambda: only().idle_for > idle, "it has been idle for longer than the time before")
+    assert (only().state, only().in_transaction) == ("idle", False)
+
+
+def test_a_transaction_that_only_the_server_knows_of() -> None:
+    query(sql="BEGIN")
+    assert (only().state, only().in_transaction) == ("in use", True)
+    query(sql="ROLLBACK")
+    assert (only().state, only().in_transaction) == ("idle", False)
+
+
+def test_a_broken_transaction_is_one() -> None:
+    with transaction.atomic():
+        with pytest.raises(Exception, match="division by zero"):
+            query(sql="SELECT 1/0")
+        assert only().in_transaction
+        transaction.set_rollback(True)
+
+
+def test_a_pinned_connection_says_why_and_where() -> None:
+    query(sql="SET statement_timeout = '7s'")
+    query(sql="CREATE TEMP TABLE t_activity (n int)")
+    info = only()
+    assert info.state == "pinned"
+    assert list(info.pinned_by) == ["SET", "temporary table"]
+    assert all(f"{__file__}:" in where and where.endswith(" in query") for where in info.pinned_by.values())
+    with connection.cursor():
+        assert only().state == "in use"
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    query(sql="SET statement_timeout = '7s'")
+    only().pinned_by.clear()
+    assert only().pinned_by
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        only().alias = "other"  # type: ignore[misc]
+
+
+def test_other_threads_are_named_and_the_longest_held_comes_first() -> None:
+    query("unpooled")
+    with another_thread(query, "first"), another_thread(transaction.atomic().__enter__, "holds nothing"):
+        with another_thread(query, "second"):
+            assert [(info.thread_name, info.alias) for info in conn_hygiene.snapshot()] == [
+                (threading.current_thread().name, "unpooled"),
+                ("first", "default"),
+                ("holds nothing", "default"),
+                ("second", "default"),
+            ]
+        held = [info.held_for for info in conn_hygiene.snapshot()]
+        assert held == sorted(held, reverse=True)
+
+
+def test_a_thread_that_has_ended_has_no_name(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RECLAIM_DEAD_THREADS": False}
+    thread = threading.Thread(target=query, name="ended")
+    thread.start()
+    thread.join()
+    found = conn_hygiene.snapshot()
+    # Nobody else will: its wrapper is gone with its thread.
+    for lease in conn_hygiene.activity._leases():
+        lease.reclaim()
+    assert [(info.thread_name, info.alias) for info in found] == [(None, "default")]
+
+
+def test_looking_takes_nothing_back_from_the_reaper(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.05}
+    query()
+    wait_until(lambda: not conn_hygiene.snapshot(), "it is given back although somebody looks all the time")
+
+
+def test_looking_opens_nothing_and_pins_nothing(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0}
+    query()
+    before = conn_hygiene.stats()
+    for _ in range(3):
+        assert conn_hygiene.snapshot() == []
+        assert conn_hygiene.stats() == before
+
+
+def view(request: HttpRequest, number: int) -> HttpResponse:
+    query()
+    query("persistent")
+    return HttpResponse(" ".join(f"{info.alias}:{info.request}" for info in conn_hygiene.snapshot()))
+
+
+urlpatterns = [path("orders/<int:number>/", view)]
+
+
+def test_a_connection_is_labelled_with_the_request_that_it_serves() -> None:
+    query("persistent")
+    assert only().request is None
+    response = Client().get("/orders/7/?secret=1")
+    assert response.content.decode() == "persistent:GET /orders/7/ default:GET /orders/7/"
+    assert {info.request for info in conn_hygiene.snapshot()} == {None}
+
+
+# ##### stats() #####
+
+
+def change(before: Stats) -> dict[str, float]:
+    after = dataclasses.asdict(conn_hygiene.stats())
+    return {name: after[name] - value for name, value in dataclasses.asdict(before).items()}
+
+
+def counts(before: Stats) -> tuple[float, ...]:
+    changed = change(before)
+    return tuple(changed[name] for name in ("checkouts", "releases", "reclaimed", "pinned"))
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+def test_each_query_is_a_checkout_and_a_release_without_a_grace(alias: str, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
+    before = conn_hygiene.stats()
+    for number in range(1, 4):
+        query(alias)
+        assert counts(before) == (number, number, 0, 0)
+    with transaction.atomic(using=alias):
+        query(alias)
+        query(alias)
+        assert counts(before) == (4, 3, 0, 0)
+    assert counts(before) == (4, 4, 0, 0)
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+def test_what_is_held_to_the_end_is_a_checkout_and_no_release(alias: str) -> None:
+    before = conn_hygiene.stats()
+    for _ in range(2):
+        query(alias)
+        query(alias)
+        connections[alias].close()
+    assert counts(before) == (2, 0, 0, 0)
+
+
+def test_releases_by_hand_count() -> None:
+    before = conn_hygiene.stats()
+    query()
+    assert conn_hygiene.release_connections() == 1
+    assert conn_hygiene.release_connections() == 0
+    assert counts(before) == (1, 1, 0, 0)
+
+
+def test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons() -> None:
+    before = conn_hygiene.stats()
+    for _ in range(2):
+        query(sql="SET statement_timeout = '7s'")
+        query(sql="SET statement_timeout = '8s'")
+        query(sql="CREATE TEMP TABLE t_activity (n int)")
+        connection.close()
+    assert counts(before) == (2, 0, 0, 2)
+
+
+def test_what_a_dead_thread_leaves_behind_counts_as_reclaimed() -> None:
+    before = conn_hygiene.stats()
+    for _ in range(3):
+        thread = threading.Thread(target=query)
+        thread.start()
+        thread.join()
+    wait_until(lambda: counts(before) == (3, 0, 3, 0), "three connections are reclaimed")
+
+
+def test_a_checkout_that_fails_counts_for_nothing(settings: Any) -> None:
+    pool = connections["default"].pool
+    before = conn_hygiene.stats()
+    taken = [pool.getconn() for _ in range(pool.max_size)]
+    pool.timeout = 0.05
+    try:
+        with pytest.raises(Exception, match="couldn't get a connection"):
+            query()
+    finally:
+        pool.timeout = 5
+        for handle in taken:
+            pool.putconn(handle)
+    assert counts(before) == (0, 0, 0, 0)
+
+
+def test_seconds_are_those_of_the_connections_held_now_and_before() -> None:
+    before = conn_hygiene.stats()
+    query(sql="SELECT pg_sleep(0.02)")
+    so_far = change(before)
+    assert so_far["seconds_held"] >= so_far["seconds_in_use"] >= 0.02
+    info = only()
+    connection.close()
+    closed = change(before)
+    assert closed["seconds_held"] >= info.held_for
+    assert closed["seconds_in_use"] >= info.in_use_for
+    # Closed: nothing grows any more.
+    assert change(before) == closed
+
+
+def test_a_transaction_is_in_use_also_between_its_statements() -> None:
+    before = conn_hygiene.stats()
+    with transaction.atomic():
+        query()
+        used = change(before)["seconds_in_use"]
+        wait_until(lambda: change(before)["seconds_in_use"] > used + 0.01, "the time in use grows without a statement")
+    connection.close()
+
+
+def test_numbers_only_grow_while_many_threads_query_and_somebody_looks(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0}
+    before = conn_hygiene.stats()
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            with conn_hygiene.closing_connections():
+                for number in range(60):
+                    query()
+                    if number % 10 == 0:
+                        with transaction.atomic():
+                            query()
+        except BaseException as exc:  # noqa: BLE001 - the test has failed, whatever it is
+            failures.append(exc)
+
+    def look() -> None:
+        last = dataclasses.astuple(before)
+        try:
+            while not stop.is_set():
+                now = dataclasses.astuple(conn_hygiene.stats())
+                assert all(new >= old for new, old in zip(now[:4], last[:4], strict=True))
+                last = now
+                for info in conn_hygiene.snapshot():
+                    assert info.state in {"in use", "idle"}
+                    assert min(info.held_for, info.idle_for, info.in_use_for) >= 0
+                    assert info.in_use_for <= info.held_for
+        except BaseException as exc:  # noqa: BLE001 - as above
+            failures.append(exc)
+
+    with ExitStack() as stack:
+        looking = threading.Thread(target=look)
+        looking.start()
+        stack.callback(looking.join)
+        stack.callback(stop.set)
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    checkouts, releases, reclaimed, pinned = counts(before)
+    # 60 queries and 6 transactions in each of 8 threads, and nothing else to end a checkout.
+    assert checkouts == releases == 8 * 66
+    assert (reclaimed, pinned) == (0, 0)
+    changed = change(before)
+    assert changed["seconds_held"] >= changed["seconds_in_use"] > 0
+
+
+def test_a_released_connection_is_in_no_snapshot(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always"}
+    query()
+    wait_until_released()
+    assert conn_hygiene.snapshot() == []
