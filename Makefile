@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 second
 serve: $(VENV)/.demo ## open the example site on this machine
 	@$(BIN)/python -m example_project.serve
 
-test: $(VENV)/.test $(VENV)/.demo ## run the tests and measure branch coverage
+test: $(VENV)/.workers $(VENV)/.demo ## run the tests and measure branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
@@ -41,7 +41,7 @@ types: $(VENV)/.types ## check the types
 docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-django-suite: $(VENV)/.test ## run Django's own test suite without and with the toolkit
+django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
 
 matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found

@@ -1,0 +1,1 @@
+"""One small module for each server or library that the toolkit meets."""

@@ -1,0 +1,47 @@
+"""Views that say who answers, in which session."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.http import JsonResponse
+from django.urls import path
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+
+def session() -> int:
+    """Return the server's process id for the running thread's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        pid: int = cursor.fetchone()[0]
+    return pid
+
+
+def who() -> dict[str, int]:
+    return {"process": os.getpid(), "thread": threading.get_ident(), "session": session()}
+
+
+def sync_view(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(who())
+
+
+async def async_view(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(await sync_to_async(who)())
+
+
+def alive(request: HttpRequest) -> JsonResponse:
+    """Answer without a query."""
+    return JsonResponse({"process": os.getpid()})
+
+
+urlpatterns = [
+    path("", sync_view),
+    path("async/", async_view),
+    path("alive/", alive),
+]
