@@ -1,0 +1,125 @@
+"""Executors whose jobs leave no connection behind: those of :mod:`concurrent.futures`, and used in the same way."""
+
+from __future__ import annotations
+
+import os
+from concurrent import futures
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import django
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.db import connections
+
+from conn_hygiene.forks import close_all_after_fork
+from conn_hygiene.scopes import closing_connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _ClosingExecutor(futures.Executor):
+    # map() goes by submit(), too.
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
+        """Schedule ``fn(*args, **kwargs)``, inside :func:`~conn_hygiene.closing_connections`, and return its future."""
+        return super().submit(_run, fn, *args, **kwargs)
+
+
+class ThreadPoolExecutor(_ClosingExecutor, futures.ThreadPoolExecutor):
+    """:class:`concurrent.futures.ThreadPoolExecutor`, with :func:`~conn_hygiene.closing_connections` around each job.
+
+    Whatever connections a job opened are closed when it ends, or go back to their pool; so it is for *initializer*. In
+    all else, arguments and exceptions included, it is the standard library's.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        start: Any = initializer
+        # One that cannot be called is for the standard library to refuse.
+        if callable(initializer):
+            start, initargs = _run, (initializer, *initargs)
+        super().__init__(max_workers, thread_name_prefix, start, initargs)
+
+
+class ProcessPoolExecutor(_ClosingExecutor, futures.ProcessPoolExecutor):
+    """:class:`concurrent.futures.ProcessPoolExecutor`, whose workers use connections of their own, and close them.
+
+    A worker begins by discarding what it inherited (:func:`~conn_hygiene.close_all_after_fork`), whatever
+    ``DISCARD_AFTER_FORK`` says. If Django is not set up in it, as after ``spawn`` and ``forkserver``, it calls
+    ``django.setup()``, provided that the environment has ``DJANGO_SETTINGS_MODULE``. Then it runs *initializer*, and
+    its jobs, each inside :func:`~conn_hygiene.closing_connections`: with a native pool, their connections go back to
+    the worker's own pool, which is closed when the worker ends. To ``map()``, a chunk is one job.
+
+    In all else, arguments and exceptions included, it is the standard library's.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        # max_tasks_per_child, from Python 3.11 on
+        **options: Any,
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        start = _WorkerStart(initializer, initargs)
+        super().__init__(max_workers, mp_context, start, **options)
+
+
+class _WorkerStart:
+    """What a worker process runs first.
+
+    Pickles the user's initializer in a parcel of its own, which is opened only when Django is set up: the module that
+    it comes from may import models.
+    """
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._of_user: Any = (initializer, initargs)
+
+    def __getstate__(self) -> bytes:
+        # The pickler of multiprocessing, for its locks and queues. This runs inside that of the process.
+        return bytes(ForkingPickler.dumps(self._of_user))
+
+    def __setstate__(self, parcel: bytes) -> None:
+        self._of_user = parcel
+
+    def __call__(self) -> None:
+        close_all_after_fork()
+        if not apps.ready and os.environ.get(ENVIRONMENT_VARIABLE):
+            django.setup()
+        if isinstance(self._of_user, bytes):
+            self._of_user = ForkingPickler.loads(self._of_user)
+        # Worker processes may end without atexit; this is run under each start method. Below zero: after what the jobs
+        # themselves have registered.
+        Finalize(None, _close_pools, exitpriority=-100)
+        initializer, initargs = self._of_user
+        if initializer is not None:
+            _run(initializer, *initargs)
+
+
+def _run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    with closing_connections():
+        return fn(*args, **kwargs)
+
+
+def _close_pools() -> None:
+    if not settings.configured:
+        return
+    for wrapper in connections.all(initialized_only=True):
+        wrapper.close()
+        # close_pool() would make a pool where there is none.
+        if getattr(wrapper, "_connection_pools", {}).get(wrapper.alias) is not None:
+            wrapper.close_pool()  # type: ignore[attr-defined]
