@@ -77,6 +77,29 @@ def test_more_threads_than_the_pool_has_connections(
     assert stats["pool_available"] == stats["pool_size"] <= 4
 
 
+def test_jobs_of_the_standard_library_that_are_covered(jobs: Any) -> None:
+    connection.close()
+    with futures.ThreadPoolExecutor(8) as executor:
+        assert len(list(executor.map(conn_hygiene.closing_connections(jobs.where), range(100)))) == 100
+        assert conn_hygiene.snapshot() == []
+
+
+def test_targets_of_threads_that_are_covered(jobs: Any) -> None:
+    connection.close()
+    held: list[int] = []
+
+    def run() -> None:
+        conn_hygiene.closing_connections(jobs.session)()
+        # Not left to the reaper, which would mend it when the thread has ended.
+        held.append(jobs.held())
+
+    for _ in range(5):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert held == [0] * 5
+
+
 def test_a_job_that_fails_gives_back_what_it_has(threads: ThreadPoolExecutor, jobs: Any) -> None:
     with pytest.raises(LookupError, match="as it was told"):
         threads.submit(jobs.fail).result()
