@@ -1,0 +1,115 @@
+"""What the commands share that split a table over workers: chunks, a progress bar, and an end that tells the truth."""
+
+from __future__ import annotations
+
+import signal
+from argparse import ArgumentTypeError
+from concurrent.futures import as_completed, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor, Future
+
+FAILED = 1
+STOPPED = 128 + signal.SIGINT
+
+
+class ParallelCommand(BaseCommand):
+    workers: int
+    chunk: int
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--workers", type=positive, default=self.workers, help="how many work at a time (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--chunk", type=positive, default=self.chunk, help="how many orders make a job (default: %(default)s)"
+        )
+
+    def work_off(
+        self,
+        executor: Executor,
+        job: Callable[[Sequence[int]], list[str]],
+        pks: Sequence[int],
+        *,
+        chunk: int,
+        show: bool,
+    ) -> None:
+        """Have *executor* do *job* for all *pks*, a chunk of them at a time.
+
+        The job returns a line for each order that it could not do. If it raises, its whole chunk is lost, and no other.
+        Ctrl-C lets the jobs that have begun come to their end, and begins no more.
+        """
+        sizes: dict[Future[list[str]], int] = {}
+        stopped = False
+        with stopping_on_sigterm(), progress(show) as bar:
+            task = bar.add_task("Orders", total=len(pks))
+            try:
+                with interrupts_ignored():
+                    for start in range(0, len(pks), chunk):
+                        part = pks[start : start + chunk]
+                        sizes[executor.submit(job, part)] = len(part)
+                for future in as_completed(sizes):
+                    bar.advance(task, sizes[future])
+            except KeyboardInterrupt:
+                stopped = True
+                for future in sizes:
+                    future.cancel()
+                bar.console.print("Stopping, when the jobs that have begun are done ...")
+                wait(sizes)
+        self.report(sizes, len(pks), stopped=stopped, show=show)
+
+    def report(self, sizes: dict[Future[list[str]], int], total: int, *, stopped: bool, show: bool) -> None:
+        begun = {future: size for future, size in sizes.items() if not future.cancelled()}
+        failed = 0
+        for future, size in begun.items():
+            if error := future.exception():
+                problems, failed = [f"{size} orders: {error!r}"], failed + size
+            else:
+                problems = future.result()
+                failed += len(problems)
+            for problem in problems:
+                self.stderr.write(problem)
+        summary = f"{sum(begun.values()) - failed} of {total} orders are done, {failed} failed."
+        if stopped:
+            raise CommandError(f"Stopped. {summary}", returncode=STOPPED)
+        if failed:
+            raise CommandError(summary, returncode=FAILED)
+        if show:
+            self.stdout.write(summary)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is not a number above 0.")
+    return int(text)
+
+
+def progress(show: bool) -> Progress:
+    columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=Console(stderr=True), disable=not show)
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def interrupts_ignored() -> Any:
+    """Have the processes that start meanwhile ignore Ctrl-C, which a terminal sends to all: their parent sees to it."""
+    return handled(signal.SIGINT, signal.SIG_IGN)
+
+
+def stopping_on_sigterm() -> Any:
+    """Take SIGTERM for Ctrl-C: the workers of a process that dies of it would wait for jobs for ever."""
+    return handled(signal.SIGTERM, signal.default_int_handler)
