@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent import futures
+from multiprocessing import parent_process
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -24,15 +26,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _ClosingExecutor(futures.Executor):
-    # map() goes by submit(), too.
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
-        """Schedule ``fn(*args, **kwargs)``, inside :func:`~conn_hygiene.closing_connections`, and return its future."""
-        return super().submit(_run, fn, *args, **kwargs)
-
-
-class ThreadPoolExecutor(_ClosingExecutor, futures.ThreadPoolExecutor):
-    """:class:`concurrent.futures.ThreadPoolExecutor`, with :func:`~conn_hygiene.closing_connections` around each job.
+class ThreadPoolExecutor(futures.ThreadPoolExecutor):
+    """``concurrent.futures.ThreadPoolExecutor`` with :func:`~conn_hygiene.closing_connections` around each job.
 
     Whatever connections a job opened are closed when it ends, or go back to their pool; so it is for *initializer*. In
     all else, arguments and exceptions included, it is the standard library's.
@@ -51,15 +46,23 @@ class ThreadPoolExecutor(_ClosingExecutor, futures.ThreadPoolExecutor):
             start, initargs = _run, (initializer, *initargs)
         super().__init__(max_workers, thread_name_prefix, start, initargs)
 
+    # map() goes by this, too.
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return its future."""
+        return super().submit(_run, fn, *args, **kwargs)
 
-class ProcessPoolExecutor(_ClosingExecutor, futures.ProcessPoolExecutor):
-    """:class:`concurrent.futures.ProcessPoolExecutor`, whose workers use connections of their own, and close them.
+
+class ProcessPoolExecutor(futures.ProcessPoolExecutor):
+    """``concurrent.futures.ProcessPoolExecutor`` whose workers use connections of their own, and close them.
 
     A worker begins by discarding what it inherited (:func:`~conn_hygiene.close_all_after_fork`), whatever
     ``DISCARD_AFTER_FORK`` says. If Django is not set up in it, as after ``spawn`` and ``forkserver``, it calls
     ``django.setup()``, provided that the environment has ``DJANGO_SETTINGS_MODULE``. Then it runs *initializer*, and
     its jobs, each inside :func:`~conn_hygiene.closing_connections`: with a native pool, their connections go back to
     the worker's own pool, which is closed when the worker ends. To ``map()``, a chunk is one job.
+
+    A worker whose parent is killed finishes the job that it has begun, and ends. The standard library's would wait for
+    another one for ever, and keep its sessions.
 
     In all else, arguments and exceptions included, it is the standard library's.
     """
@@ -77,6 +80,10 @@ class ProcessPoolExecutor(_ClosingExecutor, futures.ProcessPoolExecutor):
             raise TypeError("initializer must be a callable")
         start = _WorkerStart(initializer, initargs)
         super().__init__(max_workers, mp_context, start, **options)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return its future."""
+        return super().submit(_work, fn, *args, **kwargs)
 
 
 class _WorkerStart:
@@ -97,7 +104,10 @@ class _WorkerStart:
         self._of_user = parcel
 
     def __call__(self) -> None:
+        global _working  # noqa: PLW0603 - where a job has forked this worker, it is held
+        _working = threading.Lock()
         close_all_after_fork()
+        threading.Thread(target=_end_with_parent, name="conn-hygiene-parent", daemon=True).start()
         if not apps.ready and os.environ.get(ENVIRONMENT_VARIABLE):
             django.setup()
         if isinstance(self._of_user, bytes):
@@ -113,6 +123,23 @@ class _WorkerStart:
 def _run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     with closing_connections():
         return fn(*args, **kwargs)
+
+
+# Held while a worker's job runs. By nobody in other processes.
+_working = threading.Lock()
+
+
+def _work(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    with _working:
+        return _run(fn, *args, **kwargs)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    with _working:
+        os._exit(1)
 
 
 def _close_pools() -> None:

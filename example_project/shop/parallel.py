@@ -111,5 +111,5 @@ def interrupts_ignored() -> Any:
 
 
 def stopping_on_sigterm() -> Any:
-    """Take SIGTERM for Ctrl-C: the workers of a process that dies of it would wait for jobs for ever."""
+    """Take SIGTERM for Ctrl-C, so that what has begun is finished, and the report says how far that is."""
     return handled(signal.SIGTERM, signal.default_int_handler)

@@ -9,6 +9,7 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from contextlib import contextmanager
@@ -107,6 +108,20 @@ WAYS: dict[str, Callable[[str], list[int]]] = {
     "os._exit": lambda _: fork(os._exit),
     "sys.exit": lambda _: fork(sys.exit),
 }
+
+
+def killed(method: str) -> None:
+    """Die in the middle of things, with one worker that is idle and one that waits to write."""
+    with futures.ProcessPoolExecutor(CHILDREN, multiprocessing.get_context(method)) as workers:
+        workers.submit(write)
+        workers.submit(session).result()
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written VALUES (2)")
 
 
 # ##### The parent #####

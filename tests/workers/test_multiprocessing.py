@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.processes import run
+from tests.processes import ROOT, run
 from tests.waiting import wait_until
 
 METHODS = [method for method in ("fork", "forkserver", "spawn") if method in multiprocessing.get_all_start_methods()]
@@ -50,6 +55,26 @@ def test_workers_take_leave_of_the_server(server: Any, method: str) -> None:
     assert server.watcher.execute(
         abandoned, [conninfo_to_dict(server.environment["DATABASE_URL"])["dbname"]]
     ).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_whose_parent_is_killed_finish_their_jobs_and_end(server: Any, method: str) -> None:
+    script = f"from tests.workers import forking; forking.killed({method!r})"
+    with psycopg.connect(server.environment["DATABASE_URL"]) as other:
+        other.execute("CREATE TABLE written (n int)")
+        other.commit()
+        other.execute("LOCK TABLE written")
+        with subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, env=os.environ | server.environment, stdin=subprocess.PIPE
+        ) as parent:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+            name = other.info.dbname
+            wait_until(lambda: server.watcher.execute(waiting, [name]).fetchone() == (1,), "a worker waits", 60)
+            parent.communicate(timeout=60)
+        assert parent.returncode == -signal.SIGKILL
+        other.rollback()
+        wait_until(lambda: len(server.sessions()) == 1, "the workers' sessions are gone")
+        assert other.execute("SELECT n FROM written").fetchall() == [(2,)]
 
 
 @pytest.mark.parametrize("leaving", ["os._exit", "sys.exit"])
