@@ -1,30 +1,29 @@
 """What a forked process inherits, and how it lets go of it without harming its parent.
 
 A child shares the sockets of its parent's connections. Closing one sends a Terminate message down the shared socket,
-and the parent's session dies. So inherited connections are *discarded*: the descriptor is pointed at /dev/null first,
-and what libpq writes when it finishes goes nowhere. An inherited pool is dropped without calling into it: its threads
-did not survive the fork, and its lock may have been held.
+and the parent's session dies. So inherited connections are *discarded*: see :mod:`conn_hygiene.discarding`. A pool is
+dropped without calling into it: its threads did not survive the fork, and its lock may have been held.
 
-Everything here runs in the thread that forked, which is the only one there is in the child.
+Everything here but :func:`before_fork` runs in the thread that forked, which is the only one there is in the child.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from django.db import connections
-from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import reaper, signals
+from conn_hygiene import conf, discarding, reaper, signals, wrapper
 from conn_hygiene.reaper import send
-from conn_hygiene.wrapper import lease_of, reset_transaction_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.lease import Lease
 
@@ -33,19 +32,28 @@ logger = logging.getLogger("conn_hygiene.forks")
 # The process whose connections need no discarding: the one that imported this module, or a child that has done it.
 _home_pid = os.getpid()
 
-# Leases that the running process has inherited and not yet discarded.
-_inherited_leases: list[Lease] = []
+# The process whose locks and threads the toolkit's own state goes by.
+_state_pid = os.getpid()
 
-# Inherited connections and pools, never to be collected: a finaliser would call into them.
-_graveyard: list[Any] = []
+# Leases that the running process has inherited and not yet discarded.
+_inherited_leases: set[Lease] = set()
+
+# All threads' wrappers, for as long as a fork takes and in the child until it discards. The threads are gone there, and
+# their wrappers would be collected: a finaliser that knows nothing of forks would speak to the parent's server. By the
+# thread that forks, which alone touches its entry.
+_wrappers_at_fork: dict[int, list[BaseDatabaseWrapper]] = {}
 
 
 def close_all_after_fork() -> int:
     """Discard every connection that this process inherited by a fork; return how many there were.
 
-    Covers every PostgreSQL alias, in every thread's storage, checked out or idle in a native pool. Not a byte reaches
-    the server; the parent's sessions stay as they are. What the child does next with the ORM starts clean: on a
-    connection of its own, outside of any ``atomic()`` of the parent, without the parent's ``on_commit`` hooks.
+    Covers all aliases, in every thread's storage, checked out or idle in a pool: Django's native one, or that of
+    django-db-connection-pool. Not a byte reaches the server; the parent's sessions stay as they are. What the child
+    does next with the ORM starts clean: on a connection of its own, outside of any ``atomic()`` of the parent, without
+    the parent's ``on_commit`` hooks.
+
+    An SQLite database in memory stays: the child has a copy. SQLite connections to files, and those of drivers that
+    keep their socket to themselves, are forgotten and left open, which the log says.
 
     Does nothing in a process that did not fork, and nothing the second time. The toolkit does this by itself after
     ``os.fork`` unless ``DISCARD_AFTER_FORK`` is off; import ``conn_hygiene`` before the fork.
@@ -53,15 +61,12 @@ def close_all_after_fork() -> int:
     global _home_pid  # noqa: PLW0603 - one process, one home
     if os.getpid() == _home_pid:
         return 0
+    begin_anew()
     _home_pid = os.getpid()
-    found: list[tuple[str, psycopg.Connection[Any]]] = []
-    found += _take_leases()
-    found += _take_wrappers()
-    found += _take_pools()
-    for _, connection in found:
-        discard(connection)
-    _graveyard.extend(found)
-    _report([alias for alias, _ in found])
+    found = [*_take_from_leases(), *_take_from_wrappers()]
+    found += [*discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
+    left = [alias for alias, connection in found if not discarding.discard(connection)]
+    _report([alias for alias, _ in found], left)
     return len(found)
 
 
@@ -70,93 +75,101 @@ def close_all_before_fork() -> int:
 
     The parent's half: with the pools closed, none of their threads is alive during the fork, nor the toolkit's own;
     Python 3.12 and later warn about those. The next query starts all of it again. Connections that other threads hold
-    are left to them.
+    are left to them; those that wait for one at this moment fail, since their pool is closed.
 
     :raises django.db.transaction.TransactionManagementError: an alias is inside ``atomic()``. Nothing is closed then.
     """
-    wrappers = [wrapper for wrapper in connections.all(initialized_only=True) if wrapper.vendor == "postgresql"]
-    for wrapper in wrappers:
-        if wrapper.in_atomic_block:
+    mine = [each for each in connections.all(initialized_only=True) if not discarding.is_private(each)]
+    for each in mine:
+        if each.in_atomic_block:
             raise TransactionManagementError(
-                f"close_all_before_fork() was called inside atomic() on {wrapper.alias!r}. Fork outside of the block."
+                f"close_all_before_fork() was called inside atomic() on {each.alias!r}. Fork outside of the block."
             )
     closed = 0
-    for wrapper in wrappers:
-        closed += _is_open(wrapper)
-        wrapper.close()
-        if getattr(wrapper, "_connection_pools", {}).get(wrapper.alias) is not None:
-            closed += 1
-            wrapper.close_pool()  # type: ignore[attr-defined]
+    for each in mine:
+        closed += _is_open(each)
+        each.close()
+    closed += discarding.close_pools()
     if reaper.running is not None:
         reaper.running.stop(for_good=False)
     return closed
 
 
-def discard(connection: psycopg.Connection[Any]) -> None:
-    """Drop an inherited *connection*: nothing that libpq sends on finishing, TLS included, reaches the socket.
+# ##### At the fork #####
 
-    The descriptor's number stays libpq's own, which closes it; closing it here would let libpq close whatever gets the
-    number next.
+
+def before_fork() -> None:
+    """Keep all threads' wrappers over the fork. Called in the parent, by whichever thread forks."""
+    _wrappers_at_fork[threading.get_ident()] = wrapper.known()
+
+
+def after_fork_in_parent() -> None:
+    """Let go of the wrappers again."""
+    _wrappers_at_fork.pop(threading.get_ident(), None)
+
+
+def after_fork_in_child() -> None:
+    """Begin anew, and discard what was inherited unless the settings say that this is done by hand."""
+    begin_anew()
+    if reaper.running is not None and conf.current.DISCARD_AFTER_FORK:
+        close_all_after_fork()
+
+
+def begin_anew() -> None:
+    """Make the toolkit's locks, reaper and registries new in a forked process. Does nothing the second time.
+
+    Any lock may have been held at the moment of the fork, by a thread that is no more. Called by the hook at a fork,
+    and again on the way of :func:`close_all_after_fork`: uWSGI forks without calling the hooks.
     """
-    try:
-        descriptor = connection.pgconn.socket
-    except psycopg.Error:
-        return  # closed before the fork
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.dup2(null, descriptor, inheritable=False)
-    finally:
-        os.close(null)
-    connection.pgconn.finish()
+    global _state_pid  # noqa: PLW0603 - one process, one state
+    if os.getpid() == _state_pid:
+        return
+    _state_pid = os.getpid()
+    reaper.begin_anew()
+    wrapper.begin_anew()
+    if reaper.running is not None:
+        _inherited_leases.update(reaper.running.after_fork_in_child())
 
 
-def inherit(leases: Iterable[Lease]) -> None:
-    """Take note of what the running process has inherited. Called in the child, right after the fork."""
-    _inherited_leases.extend(leases)
-
-
-def _take_leases() -> list[tuple[str, psycopg.Connection[Any]]]:
-    taken = [(lease.alias, lease.disown()) for lease in _inherited_leases]
+def _take_from_leases() -> Iterator[tuple[str, Any]]:
+    for lease in _inherited_leases:
+        connection = lease.disown()
+        if connection is not None:
+            yield lease.alias, connection
     _inherited_leases.clear()
-    return [(alias, connection) for alias, connection in taken if connection is not None]
 
 
-def _take_wrappers() -> list[tuple[str, psycopg.Connection[Any]]]:
-    """Take what the running thread's wrappers hold without a lease, and make all of them as good as new."""
-    taken = []
-    for wrapper in connections.all(initialized_only=True):
-        if not isinstance(wrapper, DatabaseWrapper):
+def _take_from_wrappers() -> Iterator[tuple[str, Any]]:
+    """Take what wrappers hold without a lease, and make all of them as good as new."""
+    for each in {*wrapper.known(), *connections.all(initialized_only=True)}:
+        if discarding.is_private(each):
             continue
-        lease = lease_of(wrapper)
-        connection = wrapper.connection if lease is None else lease.disown()
-        if isinstance(connection, psycopg.Connection):
-            taken.append((wrapper.alias, connection))
-        wrapper.connection = None
-        reset_transaction_state(wrapper)
-    return taken
+        lease = wrapper.lease_of(each)
+        connection = each.connection if lease is None else lease.disown()
+        each.connection = None
+        wrapper.reset_transaction_state(each)
+        if connection is not None:
+            yield each.alias, discarding.driver_connection(connection)
+    _wrappers_at_fork.clear()
 
 
-def _take_pools() -> list[tuple[str, psycopg.Connection[Any]]]:
-    taken = []
-    pools = DatabaseWrapper._connection_pools  # type: ignore[attr-defined]
-    for alias, pool in list(pools.items()):
-        del pools[alias]
-        taken += [(alias, connection) for connection in list(pool._pool)]
-        # Its finaliser would wait for threads that are no more.
-        pool._closed = True
-        _graveyard.append(pool)
-    return taken
+def _is_open(each: BaseDatabaseWrapper) -> bool:
+    lease = wrapper.lease_of(each)
+    return each.connection is not None if lease is None else lease.holds_connection()
 
 
-def _is_open(wrapper: Any) -> bool:
-    lease = lease_of(wrapper)
-    return bool(wrapper.connection is not None if lease is None else lease.holds_connection())
-
-
-def _report(aliases: list[str]) -> None:
+def _report(aliases: list[str], left: list[str]) -> None:
     if not aliases:
         return
     names = sorted(set(aliases))
     facts = {"count": len(aliases), "aliases": names}
     logger.info("Discarded %d inherited connections of %s after a fork.", len(aliases), ", ".join(names), extra=facts)
+    if left:
+        names = sorted(set(left))
+        logger.info(
+            "%d of them, of %s, cannot be closed here without harm; they stay open, unused, until this process ends.",
+            len(left),
+            ", ".join(names),
+            extra={"count": len(left), "aliases": names},
+        )
     send(signals.connections_discarded, **facts)

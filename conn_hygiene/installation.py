@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from django.core import signals as core_signals
@@ -25,12 +24,8 @@ logger = logging.getLogger("conn_hygiene")
 
 _UID = "conn_hygiene"
 
-# Guards what follows. Taken by install() and uninstall() for as long as they run, by receivers never.
-_lock = threading.RLock()
+# Under `reaper.installing`.
 _overrides: dict[str, Any] = {}
-# All wrappers that have a lease. Added to by each wrapper's own thread.
-_wrappers: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
-_wrappers_lock = threading.Lock()
 
 
 class _ThreadEnd:
@@ -68,9 +63,8 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
     # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
     own = connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
     key = _key_of_running_thread() if own else object()
-    if running is not None and wrapper.attach(connection, running, key, connecting=connecting) is not None:
-        with _wrappers_lock:
-            _wrappers.add(connection)
+    if running is not None:
+        wrapper.attach(connection, running, key, connecting=connecting)
 
 
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:
@@ -103,7 +97,7 @@ def install(**settings: Any) -> None:
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
         changed then.
     """
-    with _lock:
+    with reaper.installing:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
         _watch_anew()
@@ -125,7 +119,7 @@ def uninstall() -> None:
     Connections that are checked out stay so, with their owners, as plain Django would have it. Call it when no other
     thread is querying. Does nothing if the toolkit is not installed.
     """
-    with _lock:
+    with reaper.installing:
         stopped, reaper.running = reaper.running, None
         if stopped is None:
             return
@@ -134,10 +128,7 @@ def uninstall() -> None:
         core_signals.request_started.disconnect(dispatch_uid=_UID)
         connection_created.disconnect(dispatch_uid=_UID)
         stopped.stop()
-        with _wrappers_lock:
-            wrappers = list(_wrappers)
-            _wrappers.clear()
-        for connection in wrappers:
+        for connection in wrapper.forget_known():
             wrapper.detach(connection)
         _overrides.clear()
         conf.apply(conf.Settings())
@@ -149,16 +140,10 @@ def _at_exit() -> None:
         reaper.running.stop()
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _wrappers_lock  # noqa: PLW0603 - either may have been held by a thread that is no more
-    _lock = threading.RLock()
-    _wrappers_lock = threading.Lock()
-    if reaper.running is not None:
-        forks.inherit(reaper.running.after_fork_in_child())
-        if conf.current.DISCARD_AFTER_FORK:
-            forks.close_all_after_fork()
-
-
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=forks.before_fork,
+        after_in_parent=forks.after_fork_in_parent,
+        after_in_child=forks.after_fork_in_child,
+    )

@@ -325,8 +325,17 @@ def _facts(lease: Lease) -> dict[str, Any]:
     }
 
 
-# The reaper of this process, while the toolkit is installed. Set by install() and uninstall(), under their lock.
+# The reaper of this process, while the toolkit is installed. Set under `installing`.
 running: Reaper | None = None
+
+# Taken by install() and uninstall() for as long as they run, by nobody else.
+installing = threading.RLock()
+
+
+def begin_anew() -> None:
+    """Replace in a forked child the lock that another thread may have held."""
+    global installing  # noqa: PLW0603 - nobody holds the new one yet
+    installing = threading.RLock()
 
 
 def send(signal: Any, **arguments: Any) -> None:

@@ -7,6 +7,8 @@ others have put on the instance (django-debug-toolbar, Django's test client) goe
 
 from __future__ import annotations
 
+import threading
+import weakref
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,11 @@ else:
 _class_of = object.__dict__["__class__"]
 
 _LEASE = "_conn_hygiene_lease"
+
+# All threads' wrappers that have connected since install(), leased or left alone; under the lock. Reentrant: a signal
+# handler may fork while its thread is inside.
+_known: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
+_known_lock = threading.RLock()
 
 
 class LeasedWrapper(_Wrapper):
@@ -212,11 +219,37 @@ def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
     return wrapper.__dict__.get(_LEASE)
 
 
+def known() -> list[BaseDatabaseWrapper]:
+    """Return all threads' wrappers that have connected since the toolkit was installed."""
+    with _known_lock:
+        return list(_known)
+
+
+def forget_known() -> list[BaseDatabaseWrapper]:
+    """Return the same, and begin a new list."""
+    with _known_lock:
+        wrappers = list(_known)
+        _known.clear()
+        return wrappers
+
+
+def begin_anew() -> None:
+    """Replace in a forked child the locks that another thread may have held."""
+    global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
+    _known_lock = threading.RLock()
+    for wrapper in list(_known):
+        lease = lease_of(wrapper)
+        if lease is not None:
+            lease.after_fork_in_child()
+
+
 def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, connecting: bool) -> Lease | None:
     """Give *wrapper*, which has just connected, a lease. Return None if its backend is one that is left alone.
 
     *connecting* tells that its ``connect()`` is still running, which is the case in ``connection_created``.
     """
+    with _known_lock:
+        _known.add(wrapper)
     if isinstance(wrapper, LeasedWrapper) or not pools.understands(wrapper):
         return None
     lease = Lease(wrapper, keeper, thread_key)

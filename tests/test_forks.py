@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import importlib
 import os
 import pickle
 import threading
 import traceback
+import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 import conn_hygiene
-from conn_hygiene import close_all_after_fork, close_all_before_fork
+from conn_hygiene import close_all_after_fork, close_all_before_fork, closing_connections, forks, reaper, wrapper
+from conn_hygiene.discarding import bury, discard
 from conn_hygiene.signals import connections_discarded
-from tests.waiting import wait_until
+from tests.processes import run
+from tests.testapp.models import Item
+from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import psycopg
     from psycopg_pool import ConnectionPool
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 ALIASES = ["default", "unpooled", "persistent"]
 
 pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=[*ALIASES, "sqlite"]),
+    pytest.mark.django_db(transaction=True, databases=[*ALIASES, "small", "sqlite"]),
     # The pool has threads, and forking beside them is what is tested.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
@@ -38,10 +48,10 @@ def pid_of(alias: str) -> int:
         return cursor.fetchone()[0]
 
 
-def in_child(work: Callable[[], Any]) -> Any:
+def in_child(work: Callable[[], Any], *, fork: Callable[[], int] = os.fork) -> Any:
     """Return what *work* returns in a forked child; fail with the child's traceback if it raises."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             result: Any = (True, work())
@@ -161,13 +171,217 @@ def test_discarding_by_hand_says_what_it_did_and_does_it_once() -> None:
     assert [pid_of(alias) for alias in ALIASES] == before
 
 
+def test_a_child_may_leave_the_parents_atomic_block() -> None:
+    """As when a child is forked below a view, and its function returns."""
+    ran: list[int] = []
+    reading, writing = os.pipe()
+    with transaction.atomic():
+        mine = pid_of("default")
+        transaction.on_commit(lambda: ran.append(1))
+        child = os.fork()
+    if child == 0:
+        # Out of a block that was never entered here.
+        done = "fine" if not ran and pid_of("default") != mine else "not fine"
+        os.write(writing, done.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == "fine"
+    os.waitpid(child, 0)
+    assert ran == [1]
+    assert pid_of("default") == mine
+
+
+def test_a_fork_that_calls_no_hooks_is_made_good_by_hand() -> None:
+    """uWSGI forks in C, and Python does not know."""
+    libc = ctypes.PyDLL(None)
+    before = [pid_of(alias) for alias in ALIASES]
+
+    def child() -> bool:
+        discarded = close_all_after_fork()
+        own = {pid_of(alias) for alias in ALIASES}
+        with conn_hygiene.release_between_queries():
+            pid_of("default")
+            wait_until_released()
+        return discarded >= len(ALIASES) and not own & set(before)
+
+    assert in_child(child, fork=libc.fork)
+    assert [pid_of(alias) for alias in ALIASES] == before
+
+
+@pytest.mark.parametrize("lock", ["own lease", "leases", "wrappers", "installing"])
+def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: str) -> None:
+    mine = pid_of("default")
+    locks = {
+        "own lease": wrapper.lease_of(connections["default"])._lock,
+        "leases": reaper.running._registry_lock,
+        "wrappers": wrapper._known_lock,
+        "installing": reaper.installing,
+    }
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks[lock]:
+            held.set()
+            done.wait()
+
+    def child() -> int:
+        conn_hygiene.install()
+        return pid_of("default")
+
+    # Before anybody holds them: taking them over the fork is not asked of the parent.
+    wrappers = wrapper.known()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wrapper, "known", lambda: wrappers)
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        try:
+            assert in_child(child) != mine
+        finally:
+            done.set()
+            thread.join()
+
+
+# ##### Other pools, other drivers, other databases #####
+
+
+@contextmanager
+def remade(alias: str, **entry: Any) -> Iterator[str]:
+    """Give *alias* other settings for a while: Django's test classes refuse one that was not there when they began."""
+    settings, usual = connections.settings[alias], connections[alias]
+    connections.settings[alias] = settings | entry
+    del connections[alias]
+    yield alias
+    connections[alias].close()
+    connections.settings[alias] = settings
+    connections[alias] = usual
+
+
+@pytest.fixture
+def sqlalchemy_pool() -> Iterator[str]:
+    """Return the alias of a database behind django-db-connection-pool."""
+    options = {"POOL_SIZE": 3, "MAX_OVERFLOW": 0}
+    with remade("unpooled", ENGINE="dj_db_conn_pool.backends.postgresql", POOL_OPTIONS=options) as alias:
+        yield alias
+    importlib.import_module("dj_db_conn_pool.core").pool_container.pop(alias).dispose()
+
+
+def test_a_sqlalchemy_pool_is_left_to_the_parent(
+    sqlalchemy_pool: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection of it is checked out here, one in a transaction of another thread, and one idle in the pool."""
+    # The worst moment for it: the other thread is gone, and its connection not yet discarded.
+    begin_anew = forks.begin_anew
+    monkeypatch.setattr(forks, "begin_anew", lambda: (gc.collect(), begin_anew()))
+    ready, forked = threading.Event(), threading.Event()
+
+    def transact() -> None:
+        with transaction.atomic(using=sqlalchemy_pool):
+            Item.objects.using(sqlalchemy_pool).create(name="of the parent")
+            ready.set()
+            forked.wait()
+        connections[sqlalchemy_pool].close()
+
+    def idle() -> None:
+        pid_of(sqlalchemy_pool)
+        connections[sqlalchemy_pool].close()
+
+    mine = pid_of(sqlalchemy_pool)
+    threads = [threading.Thread(target=transact)]
+    threads[0].start()
+    ready.wait()
+    threads.append(threading.Thread(target=idle))
+    threads[1].start()
+    threads[1].join()
+    in_parent = {pid for (pid,) in admin.execute("SELECT pid FROM pg_stat_activity WHERE query LIKE '%backend_pid%'")}
+    try:
+        of_child = in_child(lambda: pid_of(sqlalchemy_pool))
+    finally:
+        forked.set()
+        threads[0].join()
+    assert of_child not in in_parent
+    assert pid_of(sqlalchemy_pool) == mine
+    assert Item.objects.count() == 1
+
+
+CHILD_THAT_EXITS = """
+import os, sys, django
+from django.conf import settings
+
+settings.DATABASES["unpooled"]["ENGINE"] = "dj_db_conn_pool.backends.postgresql"
+django.setup()
+from django.db import connections
+from tests.test_forks import ALIASES, pid_of
+
+before = [pid_of(alias) for alias in ALIASES]
+if (child := os.fork()) == 0:
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert [pid_of(alias) for alias in ALIASES] == before
+"""
+
+
+def test_a_child_that_runs_to_its_end_does_no_harm_as_it_exits() -> None:
+    """What it inherited would be collected as the interpreter ends, after all hooks."""
+    process = run("-W", "ignore:.*multi-threaded:DeprecationWarning", "-c", CHILD_THAT_EXITS)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_what_is_buried_is_never_collected() -> None:
+    class Thing:
+        pass
+
+    thing = Thing()
+    bury(thing)
+    alive = weakref.ref(thing)
+    del thing
+    gc.collect()
+    assert alive() is not None
+
+
+def test_psycopg2_is_discarded_too(admin: psycopg.Connection) -> None:
+    psycopg2 = pytest.importorskip("psycopg2", reason="it is in the dependency group of the workers' tests")
+    other = psycopg2.connect(admin.info.dsn, password=admin.info.password)
+    try:
+
+        def child() -> bool:
+            return discard(other) and other.closed != 0
+
+        assert in_child(child)
+        with other.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            assert cursor.fetchone() == (1,)
+    finally:
+        other.close()
+
+
+def test_a_file_of_sqlite_is_opened_anew_by_the_child(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with remade("sqlite", NAME=str(tmp_path / "db.sqlite3")) as alias:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("CREATE TABLE here (n int)")
+        handle = connections[alias].connection
+
+        def child() -> tuple[bool, list[str]]:
+            with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+                cursor.execute("INSERT INTO here VALUES (1)")
+            return connections[alias].connection is not handle, [record.getMessage() for record in caplog.records]
+
+        with caplog.at_level("INFO", logger="conn_hygiene.forks"):
+            is_new, messages = in_child(child)
+        assert is_new
+        assert "1 of them, of sqlite, cannot be closed here without harm" in messages[1]
+        with connections[alias].cursor() as cursor:
+            assert cursor.execute("SELECT count(*) FROM here").fetchone() == (1,)
+
+
 def test_it_is_a_no_op_in_the_parent() -> None:
     before = pid_of("default")
     assert close_all_after_fork() == 0
     assert pid_of("default") == before
 
 
-def test_another_vendor_is_left_as_it_is() -> None:
+def test_a_database_in_memory_is_left_as_it_is() -> None:
     with connections["sqlite"].cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE here (n int)")
 
@@ -212,10 +426,16 @@ def test_descriptors_of_the_parent_stay_as_many() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.usefixtures("sqlalchemy_pool")
 def test_before_a_fork_all_is_closed_and_no_thread_is_left() -> None:
     for alias in ALIASES:
         pid_of(alias)
-    assert close_all_before_fork() >= len(ALIASES)
+    # The pool of an alias that this thread has not used.
+    thread = threading.Thread(target=closing_connections(pid_of), args=["small"])
+    thread.start()
+    thread.join()
+    assert close_all_before_fork() >= len(ALIASES) + 2
+    assert not DatabaseWrapper._connection_pools
     ours = ("pool", "conn-hygiene")
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith(ours)] == []
     assert in_child(lambda: pid_of("default")) != pid_of("default")

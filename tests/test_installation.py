@@ -20,7 +20,7 @@ from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
 
 import conn_hygiene
-from conn_hygiene import conf, installation, reaper
+from conn_hygiene import conf, reaper
 from conn_hygiene.lease import Lease
 from conn_hygiene.wrapper import lease_of
 from tests.processes import run
@@ -357,8 +357,8 @@ def test_nothing_is_left_behind_the_lock() -> None:
         query()
     finally:
         connection_created.disconnect(receiver)
-    assert installation._lock.acquire(blocking=False)
-    installation._lock.release()
+    assert reaper.installing.acquire(blocking=False)
+    reaper.installing.release()
 
 
 @pytest.mark.usefixtures("plain")

@@ -1,0 +1,129 @@
+"""How a forked process drops a connection that it shares with its parent, by driver, and a pool, by kind.
+
+Closing a connection tells the server that the session is over, and the server ends it for both. So the descriptor is
+pointed at /dev/null first, and what the driver writes as it finishes goes nowhere. What cannot be finished like that
+is *buried*: kept open, unused, until the process ends.
+
+Everything here runs in the thread that forked, which is the only one there is in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+def discard(connection: Any) -> bool:
+    """Drop an inherited DB-API *connection*: not a byte of what its driver sends, TLS included, reaches the server.
+
+    Return False if it had to be buried instead: SQLite's, which a child must not even close (sqlite.org, "How To
+    Corrupt An SQLite Database File"), and those of drivers that do not tell their descriptor.
+
+    The descriptor's number stays the driver's own, which closes it; closing it here would let the driver close whatever
+    gets the number next.
+    """
+    try:
+        descriptor = _descriptor_of(connection)
+    except Exception:  # noqa: BLE001 - each driver has its own; all of them mean that it was closed before the fork
+        return True
+    if descriptor is None:
+        bury(connection)
+        return False
+    _point_at_nothing(descriptor)
+    # psycopg's close() would hand a pool's connection to the pool.
+    pgconn = getattr(connection, "pgconn", None)
+    with contextlib.suppress(Exception):  # Nobody hears its goodbye, and some drivers mind.
+        connection.close() if pgconn is None else pgconn.finish()
+    return True
+
+
+def _descriptor_of(connection: Any) -> int | None:
+    # psycopg, psycopg2 and mysqlclient have fileno(); PyMySQL has a socket that does.
+    for source in (connection, getattr(connection, "_sock", None)):
+        fileno = getattr(source, "fileno", None)
+        if fileno is not None:
+            descriptor: int = fileno()
+            return descriptor
+    return None
+
+
+def _point_at_nothing(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.dup2(null, descriptor, inheritable=False)
+    finally:
+        os.close(null)
+
+
+def bury(thing: object) -> None:
+    """Have *thing* never be collected, not even as the interpreter ends: its finaliser would harm the parent."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def is_private(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether *wrapper*'s database lives in this process's memory, where a fork has made a copy of all of it."""
+    return wrapper.vendor == "sqlite" and wrapper.is_in_memory_db()  # type: ignore[attr-defined]
+
+
+def driver_connection(connection: Any) -> Any:
+    """Return the driver's own connection under what SQLAlchemy's pool hands out, which is buried; else *connection*."""
+    inner = getattr(connection, "driver_connection", None)
+    if inner is None:
+        return connection
+    # Collected, it would return the connection to the pool.
+    bury(connection)
+    return inner
+
+
+def take_native_pools() -> Iterator[tuple[str, Any]]:
+    """Take Django's psycopg pools away, and yield the connections that are idle in them, with their aliases."""
+    pools = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
+    for alias in list(pools):
+        pool = pools.pop(alias)
+        # Its finaliser would wait for threads that are no more.
+        bury(pool)
+        for connection in list(pool._pool):
+            yield alias, connection
+
+
+def take_sqlalchemy_pools() -> Iterator[tuple[str, Any]]:
+    """Do the same with the pools of django-db-connection-pool (``dj_db_conn_pool``)."""
+    container = _sqlalchemy_pools()
+    if container is None:
+        return
+    # Somebody may have held it at the moment of the fork.
+    container.lock = threading.Lock()
+    for alias in list(container):
+        pool = container.pop(alias)
+        bury(pool)
+        for record in list(pool._pool.queue):
+            if record.dbapi_connection is not None:
+                yield alias, record.dbapi_connection
+
+
+def close_pools() -> int:
+    """Close this process's own pools, ahead of a fork; return how many there were."""
+    native = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
+    aliases = list(native)
+    for alias in aliases:
+        native.pop(alias).close()
+    others = list((_sqlalchemy_pools() or {}).values())
+    for pool in others:
+        pool.dispose()
+    return len(aliases) + len(others)
+
+
+def _sqlalchemy_pools() -> Any:
+    core = sys.modules.get("dj_db_conn_pool.core")
+    return None if core is None else core.pool_container
