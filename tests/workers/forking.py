@@ -121,6 +121,8 @@ def killed(method: str) -> None:
 
 def write() -> None:
     with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM written")
+        # The server would have finished the first statement without anybody to hear of it.
         cursor.execute("INSERT INTO written VALUES (2)")
 
 

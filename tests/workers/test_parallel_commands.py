@@ -22,10 +22,23 @@ from example_project.processes import HOST, ROOT, environment, partner, shop_dat
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SECONDS = 60
+
+MANAGE = ["example_project/manage.py"]
+# The same, with more patience than the shop has.
+MANAGE_PATIENTLY = [
+    "-c",
+    f"""
+import sys
+from django.core.management import execute_from_command_line
+from example_project.shop import carrier
+carrier.TIMEOUT = {SECONDS}
+execute_from_command_line(sys.argv)
+""",
+]
 
 
 class Shop:
@@ -54,10 +67,10 @@ class Shop:
             yield locker
 
     @contextlib.contextmanager
-    def starting(self, *arguments: Any, **env: str) -> Iterator[subprocess.Popen[str]]:
+    def starting(self, *arguments: Any, manage: Sequence[str] = MANAGE, **env: str) -> Iterator[subprocess.Popen[str]]:
         """Run a command in a process group of its own, as a terminal does."""
         with subprocess.Popen(
-            [sys.executable, "example_project/manage.py", *map(str, arguments)],
+            [sys.executable, *manage, *map(str, arguments)],
             cwd=ROOT,
             env=environment(self.env | env),
             start_new_session=True,
@@ -216,7 +229,11 @@ def test_parcels_are_tracked(shop: Shop, tmp_path: Path) -> None:
 def test_threads_that_wait_for_the_carrier_hold_no_connection(shop: Shop, carrier: Any, number: signal.Signals) -> None:
     shipped = shop.count("shop_order WHERE status = 'shipped'")
     with shop.starting(
-        "track_parcels", "--workers=8", "--chunk=1", CARRIER_URL=f"http://{HOST}:{carrier.server_port}"
+        "track_parcels",
+        "--workers=8",
+        "--chunk=1",
+        manage=MANAGE_PATIENTLY,
+        CARRIER_URL=f"http://{HOST}:{carrier.server_port}",
     ) as process:
         # Twice as many at a time as the pool has connections.
         assert all(carrier.asked.acquire(timeout=SECONDS) for _ in range(8))
