@@ -15,6 +15,7 @@ from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.db import connections
 
+from conn_hygiene.discarding import close_pools
 from conn_hygiene.forks import close_all_after_fork
 from conn_hygiene.scopes import closing_connections
 
@@ -114,7 +115,7 @@ class _WorkerStart:
             self._of_user = ForkingPickler.loads(self._of_user)
         # Worker processes may end without atexit; this is run under each start method. Below zero: after what the jobs
         # themselves have registered.
-        Finalize(None, _close_pools, exitpriority=-100)
+        Finalize(None, _close_all, exitpriority=-100)
         initializer, initargs = self._of_user
         if initializer is not None:
             _run(initializer, *initargs)
@@ -142,11 +143,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _close_pools() -> None:
-    if not settings.configured:
-        return
-    for wrapper in connections.all(initialized_only=True):
-        wrapper.close()
-        # close_pool() would make a pool where there is none.
-        if getattr(wrapper, "_connection_pools", {}).get(wrapper.alias) is not None:
-            wrapper.close_pool()  # type: ignore[attr-defined]
+def _close_all() -> None:
+    # Without Django, all jobs have failed, and there is nothing to close.
+    if settings.configured:
+        connections.close_all()
+        close_pools()

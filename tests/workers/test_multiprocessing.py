@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -65,7 +66,11 @@ def test_workers_whose_parent_is_killed_finish_their_jobs_and_end(server: Any, m
         other.commit()
         other.execute("LOCK TABLE written")
         with subprocess.Popen(
-            [sys.executable, "-c", script], cwd=ROOT, env=os.environ | server.environment, stdin=subprocess.PIPE
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | server.environment,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         ) as parent:
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
             name = other.info.dbname
@@ -73,7 +78,11 @@ def test_workers_whose_parent_is_killed_finish_their_jobs_and_end(server: Any, m
             parent.communicate(timeout=60)
         assert parent.returncode == -signal.SIGKILL
         other.rollback()
-        wait_until(lambda: len(server.sessions()) == 1, "the workers' sessions are gone")
+        try:
+            wait_until(lambda: len(server.sessions()) == 1, "the workers' sessions are gone")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
         assert other.execute("SELECT n FROM written").fetchall() == [(2,)]
 
 
