@@ -7,10 +7,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from conn_hygiene import reaper
+from conn_hygiene import places, reaper
+from conn_hygiene.lease import COUNTED
 
 if TYPE_CHECKING:
     from conn_hygiene.lease import Lease
+    from conn_hygiene.places import Place
 
 
 # How often stats() looks again for two moments between which no lease ends; with any number of threads, once mostly.
@@ -38,6 +40,15 @@ class LeaseInfo:
     in_transaction: bool
     #: What pins it, by reason, with the place in the code.
     pinned_by: dict[str, str]
+    #: For how long the transaction has been open; 0 outside of one.
+    transaction_for: float
+    #: The last statement, without its parameters.
+    statement: str | None
+    #: Places in the code, such as ``"/app/shop/views.py:12 in pay"``: where the connection was checked out, where the
+    #: transaction began, and where its thread is now. ``None`` where it is not known, or ``CAPTURE_STACKS`` is off.
+    where_checked_out: str | None
+    where_began: str | None
+    where_now: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +67,16 @@ class Stats:
     seconds_held: float
     #: Seconds of those in which a cursor was open or a transaction ran.
     seconds_in_use: float
+    #: Reports of transactions that ran no statement.
+    idle_in_transaction: int
+    #: Reports of connections that were held too long.
+    held_too_long: int
+    #: Cursors that were collected without being closed, where ``REPORT_UNCLOSED_CURSORS`` says so.
+    unclosed_cursors: int
+    #: Broken connections that another one took the place of.
+    replaced: int
+    #: Connections that this process inherited by its fork, and discarded.
+    discarded: int
 
 
 def snapshot() -> list[LeaseInfo]:
@@ -84,14 +105,23 @@ def _info(lease: Lease, names: dict[int | None, str]) -> LeaseInfo | None:
         open_cursors=seen.open_cursors,
         in_transaction=seen.in_transaction,
         pinned_by=seen.pins,
+        transaction_for=max(0.0, seen.open_for),
+        statement=seen.statement,
+        where_checked_out=_text(lease.checked_out_by),
+        where_began=_text(seen.transaction.place) if seen.transaction else None,
+        where_now=_text(places.of_thread(lease.thread_id)),
     )
+
+
+def _text(place: Place | None) -> str | None:
+    return None if place is None else str(place)
 
 
 def stats() -> Stats:
     """Return this process's totals; what is checked out now is included. All zero without the toolkit installed."""
     running = reaper.running
     if running is None:
-        return Stats(0, 0, 0, 0, 0.0, 0.0)
+        return Stats(**dict.fromkeys(COUNTED, 0))
     for _ in range(_TRIES):
         totals = running.counters.read()
         now = time.monotonic()
@@ -99,14 +129,9 @@ def stats() -> Stats:
         # A lease that ended meanwhile would be counted neither here nor there, and the totals must not shrink.
         if running.counters.read()["seconds_held"] == totals["seconds_held"]:
             break
-    return Stats(
-        checkouts=int(totals["checkouts"]),
-        releases=int(totals["releases"]),
-        reclaimed=int(totals["reclaimed"]),
-        pinned=int(totals["pinned"]),
-        seconds_held=totals["seconds_held"] + sum(max(0.0, found.held_for) for found in seen),
-        seconds_in_use=totals["seconds_in_use"] + sum(max(0.0, found.used_for) for found in seen),
-    )
+    totals["seconds_held"] += sum(max(0.0, found.held_for) for found in seen)
+    totals["seconds_in_use"] += sum(max(0.0, found.used_for) for found in seen)
+    return Stats(**totals)
 
 
 def _leases() -> list[Lease]:

@@ -24,6 +24,8 @@ class Settings:
     HELD_TOO_LONG_AFTER: float | None = 30.0
     RECLAIM_DEAD_THREADS: bool = True
     DISCARD_AFTER_FORK: bool = True
+    CAPTURE_STACKS: bool = True
+    REPORT_UNCLOSED_CURSORS: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,10 @@ def _boolean(value: Any) -> str | None:
     return None if isinstance(value, bool) else "Use True or False."
 
 
+def _boolean_or_none(value: Any) -> str | None:
+    return None if value is None or isinstance(value, bool) else "Use True, False, or None for what DEBUG says."
+
+
 _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "RELEASE": _choice("scoped", "always", "never"),
     "RELEASE_AFTER": _seconds(),
@@ -68,6 +74,8 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "HELD_TOO_LONG_AFTER": _seconds(or_none=True, positive=True),
     "RECLAIM_DEAD_THREADS": _boolean,
     "DISCARD_AFTER_FORK": _boolean,
+    "CAPTURE_STACKS": _boolean,
+    "REPORT_UNCLOSED_CURSORS": _boolean_or_none,
 }
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from psycopg import InterfaceError
+
+from conn_hygiene import conf, places
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg import Cursor as _Cursor
 
     from conn_hygiene.lease import Lease
+    from conn_hygiene.places import Place
 else:
     _Cursor = object
 
@@ -31,9 +35,9 @@ class LeasedCursor(_Cursor):
 
     __slots__ = ()
 
-    # The lease, and the number of the checkout in which the cursor was opened; None for a cursor made on a raw handle,
-    # which does not count, and for a closed one.
-    _conn_hygiene_entry: tuple[Lease, int] | None = None
+    # The lease, the number of the checkout in which the cursor was opened, and where, if that was asked for; None for a
+    # cursor made on a raw handle, which does not count, and for a closed one.
+    _conn_hygiene_entry: tuple[Lease, int, Place | None] | None = None
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
@@ -75,7 +79,7 @@ class LeasedCursor(_Cursor):
         # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
         entry = self._conn_hygiene_entry
         if entry is not None:
-            entry[0].cursor_collected(entry[1])
+            entry[0].cursor_collected(entry[1], entry[2])
         finalise = getattr(super(), "__del__", None)
         if finalise is not None:
             finalise()
@@ -140,4 +144,10 @@ def register(cursor: Any, lease: Lease, checkout: int) -> None:
         except TypeError:
             # A class of a layout of its own: the end of the cursor cannot be seen, so it holds the connection for good.
             return
-    cursor._conn_hygiene_entry = (lease, checkout)
+    cursor._conn_hygiene_entry = (lease, checkout, places.here() if _are_reported() else None)
+
+
+def _are_reported() -> bool:
+    """Return whether cursors that nobody closes should be named with where they were opened."""
+    wanted = conf.current.REPORT_UNCLOSED_CURSORS
+    return settings.DEBUG if wanted is None else wanted

@@ -18,7 +18,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from conn_hygiene import conf, discarding, reaper, signals, wrapper
-from conn_hygiene.reaper import send
+from conn_hygiene.reports import send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,6 +161,8 @@ def _is_open(each: BaseDatabaseWrapper) -> bool:
 def _report(aliases: list[str], left: list[str]) -> None:
     if not aliases:
         return
+    if reaper.running is not None:
+        reaper.running.counters.add(discarded=len(aliases))
     names = sorted(set(aliases))
     facts = {"count": len(aliases), "aliases": names}
     logger.info("Discarded %d inherited connections of %s after a fork.", len(aliases), ", ".join(names), extra=facts)

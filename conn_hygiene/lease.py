@@ -35,11 +35,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conn_hygiene import conf, cursors, policy, pools, session
+import psycopg
+
+from conn_hygiene import conf, cursors, places, policy, pools, session
 from conn_hygiene.serving import serving
 
 if TYPE_CHECKING:
-    import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("conn_hygiene.lease")
@@ -76,11 +77,30 @@ class Keeper(Protocol):
     def parked(self, lease: Lease, deadline: float) -> None:
         """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
 
-    def cursor_lost(self, lease: Lease, checkout: int) -> None:
+    def cursor_lost(self, lease: Lease, checkout: int, opened: places.Place | None) -> None:
         """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
+
+    def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
+        """Report that another connection took the place of one that the server had closed."""
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""
+
+
+# What is counted; seconds as float, the rest as int.
+COUNTED = (
+    "checkouts",
+    "releases",
+    "reclaimed",
+    "pinned",
+    "seconds_held",
+    "seconds_in_use",
+    "idle_in_transaction",
+    "held_too_long",
+    "unclosed_cursors",
+    "replaced",
+    "discarded",
+)
 
 
 class Counters:
@@ -90,8 +110,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        names = ("checkouts", "releases", "reclaimed", "pinned", "seconds_held", "seconds_in_use")
-        self._values: dict[str, float] = dict.fromkeys(names, 0)
+        self._values: dict[str, Any] = dict.fromkeys(COUNTED, 0)
 
     def add(self, **amounts: float) -> None:
         """Add to the totals."""
@@ -99,10 +118,19 @@ class Counters:
             for name, amount in amounts.items():
                 self._values[name] += amount
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, Any]:
         """Return the totals, all as of one moment."""
         with self._lock:
             return dict(self._values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transaction:
+    """The beginning of a transaction: when on the monotonic clock, where, and whether ``ATOMIC_REQUESTS`` opened it."""
+
+    began: float
+    place: places.Place | None
+    by_atomic_requests: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +144,11 @@ class Description:
     used_for: float
     open_cursors: int
     in_transaction: bool
+    #: When and where it began; None if that was not seen, on a handle.
+    transaction: Transaction | None
+    open_for: float
+    #: The last one, without its parameters.
+    statement: str | None
     #: A statement is running, in a cursor or on a handle.
     active: bool
     pooled: bool
@@ -153,12 +186,17 @@ class Lease:
         "_pins",
         "_pins_of_hold",
         "_soiled",
+        "_statement",
         "_touched",
+        "_transaction",
+        "_trusted",
         "_used",
-        "_wanted_back",
+        "_wish",
         "alias",
         "checked_out_at",
+        "checked_out_by",
         "checkouts",
+        "ended_because",
         "idle_since",
         "queued",
         "reported_at",
@@ -197,9 +235,9 @@ class Lease:
         """Set what belongs to one checkout to its start."""
         self._open_cursors = 0
         self._touched = False
-        # Whether the owner's scopes wanted the connection released when the owner was last seen. The reaper goes by
-        # this: the scopes of the thread in which a cursor is collected are somebody else's.
-        self._wanted_back = False
+        # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
+        # in which a cursor is collected are somebody else's.
+        self._wish = policy.KEEP
         self._pins: dict[str, str] = {}
         self._pins_of_hold: set[str] = set()
         self._soiled = False
@@ -208,6 +246,14 @@ class Lease:
         self._fresh: tuple[bytes | None, ...] = ()
         self._parameters: tuple[bytes | None, ...] | None = None
         self._attributes: tuple[Any, ...] = ()
+        self._transaction: Transaction | None = None
+        # Written by the owner without the lock, for reports.
+        self._statement: Any = None
+        # Whether the server has not hung up, as far as was seen in this checkout.
+        self._trusted = False
+        # Why the toolkit ended the session under its owner, who will be told.
+        self.ended_because: str | None = None
+        self.checked_out_by: places.Place | None = None
         self.request = serving.label
         self.server_pid = 0
         # When the reaper next reports it as idle in transaction or held too long; the reaper's own.
@@ -241,6 +287,7 @@ class Lease:
                 self.state = CLOSED
                 return
             self._begin()
+            self.checked_out_by = _here()
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
@@ -322,7 +369,7 @@ class Lease:
             if self._in_use_since is None:
                 self._in_use_since = _now()
             self._open_cursors += 1
-            self._wanted_back = policy.releases(self.alias)
+            self._wish = policy.wish(self.alias)
             # The handle was read for this cursor.
             self._touched = False
             return self.checkouts
@@ -347,14 +394,17 @@ class Lease:
                 return
             self._open_cursors -= 1
             self._touched = False
-            self._wanted_back = policy.releases(self.alias)
+            self._wish = policy.wish(self.alias)
             deadline = self._settle()
         self._after_settling(deadline)
 
-    def cursor_collected(self, checkout: int) -> None:
-        """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
+    def cursor_collected(self, checkout: int, opened: places.Place | None) -> None:
+        """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread.
+
+        *opened*: where, if that was noted.
+        """
         if not sys.is_finalizing():
-            self._keeper.cursor_lost(self, checkout)
+            self._keeper.cursor_lost(self, checkout, opened)
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
@@ -367,7 +417,7 @@ class Lease:
                 return
             if handle_is_out is not None:
                 self._touched = handle_is_out
-            self._wanted_back = policy.releases(self.alias)
+            self._wish = policy.wish(self.alias)
             deadline = None if self._touched else self._settle()
         self._after_settling(deadline)
 
@@ -390,17 +440,26 @@ class Lease:
             return None
         self.idle_since = now = _now()
         if self._in_transaction(wrapper):
+            if self._transaction is None:
+                # By a literal BEGIN, or by the first statement after autocommit was turned off.
+                self._transaction = Transaction(now, _here(), by_atomic_requests=False)
             return None
+        self._transaction = None
         if self._in_use_since is not None:
             self._used += now - self._in_use_since
             self._in_use_since = None
-        if not self._wanted_back or self._kept(wrapper):
+        if self._wish != policy.RELEASE or self._kept(wrapper):
             return None
         grace = self._grace()
         if grace is None:
             return None
         self.state = PARKED
         return now + grace
+
+    def transaction_began(self, *, by_atomic_requests: bool) -> None:
+        """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
+        with self._lock:
+            self._transaction = Transaction(_now(), _here(), by_atomic_requests=by_atomic_requests)
 
     def in_transaction(self) -> bool:
         """Return whether the connection is in a transaction, in the eyes of Django or of libpq."""
@@ -457,7 +516,13 @@ class Lease:
         return self.take()
 
     def statement(self, query: Any, connection: psycopg.Connection[Any]) -> None:
-        """Look at a statement that is about to run, and pin the lease if it leaves something in the session."""
+        """Look at a statement that is about to run, and pin the lease if it leaves something in the session.
+
+        :raises psycopg.OperationalError: the toolkit has ended the session; it says why.
+        """
+        if self.ended_because is not None:
+            self.check()
+        self._statement = query
         text = query if type(query) is str else session.text_of(query, connection)
         effect = session.effect_of(text) if text is not None else _UNREADABLE
         if effect is not None:
@@ -479,7 +544,7 @@ class Lease:
                 return
             added = [reason for reason in effect.adds - session.HARMLESS if reason not in self._pins]
             first = not self._pins
-            self._pins.update((reason, caller()) for reason in added)
+            self._pins.update((reason, str(places.here())) for reason in added)
             if policy.holds(self.alias):
                 self._pins_of_hold.update(added)
         self._report_pins(added, first)
@@ -630,7 +695,7 @@ class Lease:
             self.settle()
             return
         with self._lock:
-            self._wanted_back = False
+            self._wish = policy.wish(self.alias)
             if self.state == PARKED and self._connection is not None and pools.pool_of(self._connection) is None:
                 self.state = HELD
 
@@ -657,20 +722,76 @@ class Lease:
                 self._soiled = False
                 self._connection.pgconn.finish()
 
-    def terminate(self, connection: psycopg.Connection[Any]) -> None:
-        """End the session of *connection*, if it still is in a transaction, without a word to the server.
+    def terminate(self, connection: psycopg.Connection[Any], reason: str) -> bool:
+        """End the session of *connection*, if it still is idle in a transaction; return whether it was.
 
-        The server ends a session whose socket is shut, and rolls its transaction back (PostgreSQL documentation,
-        "Message Flow", "Termination"). It takes no rights and no further connection. The owner finds the connection
-        closed at its next statement. Called by the reaper.
+        Not a word goes to the server: it ends a session whose socket is shut, and rolls its transaction back
+        (PostgreSQL documentation, "Message Flow", "Termination"). It takes no rights and no further connection. The
+        owner gets *reason* as the error of its next statement. Called by the reaper.
         """
         with self._lock:
             # A handle that is out may have run a statement a moment ago, unseen.
             if self._touched or self._open_cursors or connection is not self._connection:
-                return
-            if pools.is_idle_in_transaction(connection):
-                with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
-                    copy.shutdown(socket.SHUT_RDWR)
+                return False
+            if not pools.is_idle_in_transaction(connection):
+                return False
+            self.ended_because = reason
+            with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+            return True
+
+    def check(self) -> None:
+        """Raise ``psycopg.OperationalError`` if the toolkit has ended the session, with the reason. Owner only."""
+        if self.ended_because is not None:
+            raise psycopg.OperationalError(self.ended_because)
+
+    def give_back_if_abandoned(self) -> bool:
+        """Give a connection with a pool back that its owner has held too long, though no scope asks; return whether.
+
+        As with any release, the owner cannot tell: it carries no state, and the next use checks one out again. Called
+        by the reaper.
+        """
+        with self._lock:
+            wrapper = self.wrapper()
+            connection = self._connection
+            if wrapper is None or connection is None or pools.pool_of(connection) is None:
+                return False
+            if conf.current.RELEASE == "never" or self._wish == policy.HOLD or self._touched or self._open_cursors:
+                return False
+            if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
+                return False
+            self._give_back()
+            return True
+
+    # ##### Broken connections #####
+
+    def idle_for(self) -> float:
+        """Return for how many seconds the connection has not been used."""
+        return _now() - self.idle_since
+
+    def replaced(self, server_pid: int, idle_for: float) -> None:
+        """Report that the connection to *server_pid* was broken, and is no more."""
+        self._keeper.replaced(self, server_pid, idle_for)
+
+    def is_broken(self) -> bool:
+        """Return whether the server has hung up on an idle connection, so that another one can take its place unseen.
+
+        Looks at the socket, which costs a microsecond, and only at the first use in a checkout and after a quiet
+        moment. What a network silently lost is not found like this; ``CONN_HEALTH_CHECKS`` asks the server. Owner only.
+        """
+        if self._open_cursors or (self._trusted and _now() - self.idle_since < _QUIET):
+            return False
+        with self._lock:
+            wrapper, connection = self.wrapper(), self._connection
+            if wrapper is None or connection is None or self._pins or self._setting_up(wrapper):
+                return False
+            # What was in a transaction is lost, and that must not go unnoticed.
+            if wrapper.in_atomic_block or not wrapper.autocommit or self._transaction is not None:
+                return False
+            if not (connection.closed or pools.is_idle(connection)):
+                return False
+            self._trusted = not pools.is_hung_up(connection)
+            return not self._trusted
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""
@@ -727,6 +848,9 @@ class Lease:
                 used_for=self._used + (now - self._in_use_since if self._in_use_since is not None else 0.0),
                 open_cursors=self._open_cursors,
                 in_transaction=in_transaction,
+                transaction=self._transaction if in_transaction else None,
+                open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
+                statement=_text(self._statement, connection),
                 active=self._open_cursors > 0 or pools.is_active(connection),
                 pooled=pools.pool_of(connection) is not None,
                 pins=dict(self._pins),
@@ -735,25 +859,18 @@ class Lease:
 
 _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 
-# Where the code that is to blame is never found.
-_PLUMBING = (
-    "conn_hygiene",
-    "django",
-    "psycopg",
-    "contextlib",
-    "asgiref",
-    "debug_toolbar",
-    "sentry_sdk",
-    "opentelemetry",
-)
+# Seconds after which an idle connection is looked at again before it is used.
+_QUIET = 0.05
 
 
-def caller() -> str:
-    """Return the innermost place in the running stack that is the application's own, as "file:line in name"."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PLUMBING:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+def _here() -> places.Place | None:
+    return places.here() if conf.current.CAPTURE_STACKS else None
+
+
+def _text(query: Any, connection: psycopg.Connection[Any]) -> str | None:
+    if query is None or type(query) is str:
+        return query
+    return session.text_of(query, connection)
 
 
 def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:

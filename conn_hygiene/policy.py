@@ -41,13 +41,24 @@ def _answer(alias: str) -> bool | None:
     return result
 
 
+# What the scopes around want.
+KEEP, RELEASE, HOLD = range(3)
+
+
+def wish(alias: str) -> int:
+    """Return what the settings and the scopes around want of an idle connection of *alias*."""
+    mode = conf.current.RELEASE
+    answer = _answer(alias)
+    if answer is False:
+        return HOLD
+    if mode == "never":
+        return KEEP
+    return RELEASE if answer or mode == "always" else KEEP
+
+
 def releases(alias: str) -> bool:
     """Return whether an idle connection of *alias* should be given back, by the settings and the scopes around."""
-    mode = conf.current.RELEASE
-    if mode == "never":
-        return False
-    answer = _answer(alias)
-    return mode == "always" if answer is None else answer
+    return wish(alias) == RELEASE
 
 
 def holds(alias: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import select
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import session
 
@@ -55,6 +56,37 @@ def is_active(connection: psycopg.Connection[Any]) -> bool:
 def is_idle_in_transaction(connection: psycopg.Connection[Any]) -> bool:
     """Return whether *connection* is in a transaction, failed or not, and runs no statement."""
     return connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+def is_hung_up(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the server has ended the session of an idle *connection*; asks nothing of the server.
+
+    An idle session's socket has nothing to read, unless the server sent a notification, or its goodbye.
+    """
+    pgconn = connection.pgconn
+    try:
+        # The goodbye and the end of the stream may take a read each.
+        for _ in range(_READS):
+            if pgconn.status == ConnStatus.BAD:
+                return True
+            if not _is_readable(pgconn.socket):
+                return False
+            pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return bool(pgconn.status == ConnStatus.BAD)
+
+
+_READS = 3
+
+
+def _is_readable(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):
+        return bool(select.select([descriptor], [], [], 0)[0])
+    # select() cannot look at descriptors above 1023.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def roll_back(connection: psycopg.Connection[Any]) -> None:

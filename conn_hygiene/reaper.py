@@ -21,13 +21,15 @@ import time
 from collections import deque
 from itertools import count
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from conn_hygiene import conf, signals
-from conn_hygiene.lease import Counters, Description, Lease
+from conn_hygiene import conf, reports
+from conn_hygiene.lease import Counters, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from conn_hygiene.places import Place
 
 logger = logging.getLogger("conn_hygiene.reaper")
 
@@ -103,9 +105,20 @@ class Reaper:
             self._bell.put(None)
             self._ensure_running()
 
-    def cursor_lost(self, lease: Lease, checkout: int) -> None:
+    def cursor_lost(self, lease: Lease, checkout: int, opened: Place | None) -> None:
         """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
-        self._bell.put(lambda: lease.lost(checkout))
+        self._bell.put(lambda: self._settle_lost_cursor(lease, checkout, opened))
+
+    def _settle_lost_cursor(self, lease: Lease, checkout: int, opened: Place | None) -> None:
+        lease.lost(checkout)
+        if opened is not None:
+            self.counters.add(unclosed_cursors=1)
+            reports.unclosed_cursor(lease, opened)
+
+    def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
+        """Count and report a connection that was broken. Called by its owner."""
+        self.counters.add(replaced=1)
+        reports.replaced(lease, server_pid, idle_for)
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""
@@ -228,8 +241,12 @@ class Reaper:
             return
         # Again when it is twice as old.
         lease.reported_at = now + found.idle_for
-        report = _report_idle_in_transaction if found.in_transaction else _report_held_too_long
-        report(lease, found)
+        if found.in_transaction:
+            self.counters.add(idle_in_transaction=1)
+            reports.idle_in_transaction(lease, found)
+        else:
+            self.counters.add(held_too_long=1)
+            reports.held_too_long(lease, found)
 
     # ##### What owners leave behind #####
 
@@ -244,16 +261,7 @@ class Reaper:
         found = lease.reclaim()
         if found is None:
             return
-        logger.log(
-            logging.WARNING if found.in_transaction else logging.INFO,
-            "Reclaimed connection %r (server pid %d) from thread %d, which ended with it checked out%s.",
-            found.alias,
-            found.server_pid,
-            found.thread_id,
-            "; its open transaction was rolled back" if found.in_transaction else "",
-            extra=vars(found),
-        )
-        send(signals.connection_reclaimed, **vars(found))
+        reports.reclaimed(found)
 
     # ##### Forks #####
 
@@ -279,52 +287,6 @@ def _watch_interval() -> float:
     return min((limit / 4 for limit in limits if limit is not None), default=math.inf)
 
 
-def _report_idle_in_transaction(lease: Lease, found: Description) -> None:
-    action = conf.current.IDLE_IN_TRANSACTION_ACTION
-    facts = _facts(lease) | {"idle_for": found.idle_for, "action": action}
-    logging.getLogger("conn_hygiene.transactions").warning(
-        "Connection %r (server pid %d) has been idle in transaction for %.1f s, in %s%s.",
-        lease.alias,
-        facts["server_pid"],
-        found.idle_for,
-        lease.request or f"thread {lease.thread_id}",
-        "; its session is ended" if action == "terminate" else "",
-        extra=facts,
-    )
-    send(signals.idle_in_transaction_detected, **facts)
-    if action == "terminate":
-        lease.terminate(found.connection)
-
-
-def _report_held_too_long(lease: Lease, found: Description) -> None:
-    facts = _facts(lease) | {
-        "held_for": found.held_for,
-        "idle_for": found.idle_for,
-        "pinned_by": tuple(found.pins),
-    }
-    pinned = ", ".join(f"{reason} at {where}" for reason, where in found.pins.items())
-    logger.warning(
-        "Connection %r (server pid %d) is held for %.1f s, idle for %.1f s, by %s%s.",
-        lease.alias,
-        facts["server_pid"],
-        found.held_for,
-        found.idle_for,
-        lease.request or f"thread {lease.thread_id}",
-        f"; pinned by {pinned}" if pinned else "",
-        extra=facts,
-    )
-    send(signals.connection_held_too_long, **facts)
-
-
-def _facts(lease: Lease) -> dict[str, Any]:
-    return {
-        "alias": lease.alias,
-        "request": lease.request,
-        "server_pid": lease.server_pid,
-        "thread_id": lease.thread_id,
-    }
-
-
 # The reaper of this process, while the toolkit is installed. Set under `installing`.
 running: Reaper | None = None
 
@@ -336,10 +298,3 @@ def begin_anew() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global installing  # noqa: PLW0603 - nobody holds the new one yet
     installing = threading.RLock()
-
-
-def send(signal: Any, **arguments: Any) -> None:
-    """Send *signal* so that a receiver's failure stays the receiver's."""
-    for receiver, response in signal.send_robust(sender=Reaper, **arguments):
-        if isinstance(response, Exception):
-            logger.error("A receiver of a conn_hygiene signal failed: %r", receiver, exc_info=response)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.db import connections
 
-from conn_hygiene import pools, signals
-from conn_hygiene.reaper import send
+from conn_hygiene import pools, reports
 from conn_hygiene.serving import serving
 from conn_hygiene.wrapper import lease_of, reset_transaction_state
 
@@ -83,25 +82,12 @@ def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
 
 def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
-    logger.warning(
-        "%s left a transaction open on %r (server pid %d); it is rolled back.",
-        who,
-        wrapper.alias,
-        lease.server_pid,
-        extra={"alias": wrapper.alias, "request": serving.label, "server_pid": lease.server_pid},
-    )
+    found = lease.describe(time.monotonic())
+    if found is not None:
+        reports.left_open(lease, found, who)
     try:
         wrapper.connection.rollback()
     except psycopg.Error:
         logger.info("The rollback failed; the connection is closed.", exc_info=True)
     reset_transaction_state(wrapper)
     wrapper.close()
-    send(
-        signals.idle_in_transaction_detected,
-        alias=wrapper.alias,
-        request=serving.label,
-        idle_for=0.0,
-        server_pid=lease.server_pid,
-        thread_id=threading.get_ident(),
-        action="rollback",
-    )

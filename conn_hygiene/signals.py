@@ -10,14 +10,17 @@ from django.dispatch import Signal
 
 #: A transaction has run no statement for ``IDLE_IN_TRANSACTION_AFTER`` seconds, or a request ended and left one open.
 #:
-#: Arguments: ``alias``, ``request`` (a label such as ``"GET /orders/7/"``, or ``None``), ``idle_for`` (seconds),
-#: ``server_pid``, ``thread_id``, ``action`` (``"log"``, ``"terminate"`` or ``"rollback"``).
+#: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request`` (a label such as
+#: ``"GET /orders/7/"``, or ``None``), ``open_for`` and ``idle_for`` (seconds), ``statement`` (the last one, without its
+#: parameters), ``where_began`` and ``where_now`` (places in the code such as ``"/app/shop/views.py:12 in pay"``, or
+#: ``None``), ``by_atomic_requests``, ``action`` (``"log"``, ``"terminate"`` or ``"rollback"``).
 idle_in_transaction_detected = Signal()
 
 #: A connection was checked out for ``HELD_TOO_LONG_AFTER`` seconds without a transaction and without a statement.
 #:
-#: Arguments: ``alias``, ``request``, ``held_for`` (seconds), ``idle_for`` (seconds), ``server_pid``, ``thread_id``,
-#: ``pinned_by`` (a tuple of reasons).
+#: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request``, ``held_for`` and ``idle_for``
+#: (seconds), ``statement``, ``where_checked_out`` and ``where_now`` (places, as above), ``pinned_by`` (a tuple of
+#: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``).
 connection_held_too_long = Signal()
 
 #: A thread ended, or a connection wrapper was collected, with a connection checked out, and it went back to its pool.
@@ -25,6 +28,17 @@ connection_held_too_long = Signal()
 #: Arguments: ``alias``, ``thread_id``, ``server_pid``, ``held_for`` (seconds), ``in_transaction`` (what was open has
 #: been rolled back).
 connection_reclaimed = Signal()
+
+#: The server had closed a connection, and another one took its place before anybody noticed.
+#:
+#: Arguments: ``alias``, ``server_pid`` (of the session that is no more), ``thread_id``, ``request``, ``idle_for``
+#: (seconds).
+connection_replaced = Signal()
+
+#: A cursor was collected without having been closed. Sent where ``REPORT_UNCLOSED_CURSORS`` says so.
+#:
+#: Arguments: ``alias``, ``thread_id``, ``request``, ``where_opened`` (a place, as above).
+unclosed_cursor_detected = Signal()
 
 #: Inherited connections were discarded in a forked process.
 #:

@@ -7,6 +7,7 @@ others have put on the instance (django-debug-toolbar, Django's test client) goe
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from conn_hygiene.lease import GIVEN_BACK, Keeper, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -123,6 +125,7 @@ class LeasedWrapper(_Wrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
         lease = self._conn_hygiene_lease
+        self._replace_if_broken()
         while True:
             cursor = super().create_cursor(name)
             connection = cursor.connection
@@ -135,11 +138,35 @@ class LeasedWrapper(_Wrapper):
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
         """Set autocommit; turned on, it may have ended what kept the connection."""
         lease = self._conn_hygiene_lease
+        if not autocommit:
+            self._replace_if_broken()
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         # atomic() passes that argument, and nobody else does.
         lease.manual_transactions(not autocommit and not force_begin_transaction_with_broken_autocommit)
         if autocommit:
             lease.settle(handle_is_out=False)
+        else:
+            by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(sys._getframe(1))
+            lease.transaction_began(by_atomic_requests=by_request)
+
+    def _replace_if_broken(self) -> None:
+        """Put another connection in the place of one that the server has closed, outside of transactions.
+
+        A restarted server leaves a whole pool of them, each good for one failed request.
+        """
+        lease = self._conn_hygiene_lease
+        # Ends: the pool runs out of old connections, and a new one that is broken fails to connect.
+        while lease.is_broken():
+            server_pid, idle_for = lease.server_pid, lease.idle_for()
+            self.close()
+            self.ensure_connection()
+            lease.replaced(server_pid, idle_for)
+
+    def _commit(self) -> Any:
+        """Commit, unless the toolkit has ended the session, which is then said."""
+        with self.wrap_database_errors:
+            self._conn_hygiene_lease.check()
+        return super()._commit()  # type: ignore[misc]
 
     def run_and_clear_commit_hooks(self) -> None:
         """Run the hooks; the transaction is over, and one that is slow before it queries should hold nothing."""
@@ -174,6 +201,19 @@ class LeasedWrapper(_Wrapper):
         """Do as Django does, unless there is no connection to look at."""
         if self._conn_hygiene_lease.state != GIVEN_BACK:
             super().close_if_health_check_failed()
+
+
+def _opened_by_handler(frame: FrameType | None) -> bool:
+    """Return whether the ``atomic()`` in the stack from *frame* on is the one of ``ATOMIC_REQUESTS``.
+
+    Django's handler calls it, and under ASGI asgiref on its behalf; any other is called by the project's own code.
+    """
+    while frame is not None:
+        name: str = frame.f_globals.get("__name__", "")
+        if name not in ("django.db.transaction", "contextlib", __name__):
+            return name.startswith(("django.core.handlers.", "asgiref."))
+        frame = frame.f_back
+    return False
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,8 @@ RIGHT: dict[str, list[Any]] = {
     "HELD_TOO_LONG_AFTER": [0.1, 30, None],
     "RECLAIM_DEAD_THREADS": [True, False],
     "DISCARD_AFTER_FORK": [True, False],
+    "CAPTURE_STACKS": [True, False],
+    "REPORT_UNCLOSED_CURSORS": [True, False, None],
 }
 
 _NOT_SECONDS: list[Any] = [-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)]
@@ -41,6 +43,8 @@ WRONG: dict[str, list[Any]] = {
     "HELD_TOO_LONG_AFTER": [*_NOT_SECONDS, 0],
     "RECLAIM_DEAD_THREADS": [1, 0, None, "yes"],
     "DISCARD_AFTER_FORK": [1, 0, None, "yes"],
+    "CAPTURE_STACKS": [1, 0, None, "yes"],
+    "REPORT_UNCLOSED_CURSORS": [1, 0, "yes"],
 }
 
 

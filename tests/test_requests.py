@@ -144,21 +144,26 @@ def test_a_transaction_that_a_request_leaves_open_is_rolled_back_and_reported(
     assert left["writing"] is True
     (record,) = warnings()
     label = f"GET /leave-open/{way}/{alias}/"
-    assert record.getMessage() == (
-        f"{label} left a transaction open on {alias!r} (server pid {left['pid']}); it is rolled back."
+    began = f"{urls.__file__}:"
+    assert record.getMessage().startswith(
+        f"{label} left a transaction open on {alias!r} (server pid {left['pid']}); it is rolled back. It began at {began}"
     )
     assert (record.name, record.levelname) == ("conn_hygiene.transactions", "WARNING")
     assert (record.alias, record.request, record.server_pid) == (alias, label, left["pid"])
-    assert idle_in_transaction == [
-        {
-            "alias": alias,
-            "request": label,
-            "idle_for": 0.0,
-            "server_pid": left["pid"],
-            "thread_id": left["thread"],
-            "action": "rollback",
-        }
-    ]
+    (event,) = idle_in_transaction
+    assert event.pop("where_began").startswith(began)
+    assert event.pop("open_for") >= event.pop("idle_for") >= 0
+    assert event.pop("statement").startswith("SELECT pg_backend_pid()")
+    assert event.pop("thread_name")
+    assert event == {
+        "alias": alias,
+        "request": label,
+        "server_pid": left["pid"],
+        "thread_id": left["thread"],
+        "where_now": None,
+        "by_atomic_requests": False,
+        "action": "rollback",
+    }
     # The next request of that thread finds everything as it should be.
     next_one = json.loads(get(f"/commit/{alias}/"))
     assert next_one["writing"] is False
@@ -425,17 +430,22 @@ def test_a_transaction_that_sits_idle_is_reported(
         wait_until(lambda: idle_in_transaction, "it is reported")
         pid = pid_of(alias)
     event = idle_in_transaction[0]
-    assert event.pop("idle_for") >= 0.05
+    assert event.pop("open_for") >= event.pop("idle_for") >= 0.05
+    assert event.pop("where_began").startswith(f"{__file__}:")
+    assert event.pop("where_now").endswith(" in wait_until")
+    assert event.pop("statement") is not None
     assert event == {
         "alias": alias,
         "request": None,
         "server_pid": pid,
         "thread_id": threading.get_ident(),
+        "thread_name": threading.current_thread().name,
+        "by_atomic_requests": False,
         "action": "log",
     }
     record = warnings()[0]
     assert record.name == "conn_hygiene.transactions"
-    assert f"Connection {alias!r} (server pid {pid}) has been idle in transaction" in record.getMessage()
+    assert f"on {alias!r} (server pid {pid}) has been idle for 0." in record.getMessage()
     assert (record.alias, record.server_pid, record.action) == (alias, pid, "log")
 
 
@@ -528,7 +538,7 @@ def test_a_session_that_sits_idle_in_a_transaction_is_ended_if_so_wished(
             wait_until(lambda: not is_there(admin, pid), "the server has ended it")
             Item.objects.using(alias).create(name="never")
 
-    with pytest.raises(OperationalError):
+    with pytest.raises(OperationalError, match=r"conn_hygiene ended this session\. .* has been idle for 0\.\d s"):
         forget_about_it()
     assert [event["action"] for event in idle_in_transaction] == ["terminate"]
     connections[alias].close()
@@ -611,15 +621,20 @@ def test_a_connection_that_is_held_without_use_is_reported(
     assert all(later >= 2 * earlier >= 0.1 for earlier, later in pairwise(ages))
     event = held_too_long[0]
     assert event.pop("held_for") >= ages[0]
+    assert event.pop("where_checked_out").startswith(f"{__file__}:")
+    assert event.pop("where_now").endswith(" in wait_until")
+    assert event.pop("statement")
     assert event == {
         "alias": "default",
         "request": None,
         "server_pid": pid,
         "thread_id": threading.get_ident(),
+        "thread_name": threading.current_thread().name,
         "pinned_by": reasons,
+        "action": "log",
     }
-    (record, *_) = [record for record in warnings() if "is held" in record.getMessage()]
-    assert f"Connection 'default' (server pid {pid}) is held for" in record.getMessage()
+    (record, *_) = [record for record in warnings() if record.name == "conn_hygiene.held"]
+    assert f"on 'default' (server pid {pid}) has been held for" in record.getMessage()
     if reasons:
         assert f"pinned by SET at {__file__}" in record.getMessage()
 

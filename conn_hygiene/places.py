@@ -1,0 +1,81 @@
+"""Where in the application's code something happens, found cheaply enough to ask at every checkout and every BEGIN."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+
+class Place(NamedTuple):
+    """A line of code. ``str()`` gives it as "file:line in function"."""
+
+    code: CodeType
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
+
+
+_OWN, _LIBRARY, _PLUMBING = range(3)
+
+# What stands between the application's code and its connection, wherever it is installed.
+_PACKAGES = ("django", "psycopg", "psycopg_pool", "asgiref", "debug_toolbar", "sentry_sdk", "opentelemetry")
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+
+# By file, since a file's code is read as a whole. Any thread may add to it; two that find the same file agree.
+_kinds: dict[str, int] = {}
+
+
+def here() -> Place:
+    """Return the innermost place of the running stack that is the application's own.
+
+    That is outside of the standard library and of installed packages; failing that, outside of what stands between an
+    application and its connection (Django, psycopg, this package).
+    """
+    return _innermost(sys._getframe(1))
+
+
+def of_thread(thread_id: int) -> Place | None:
+    """Return the same of the thread *thread_id*, as it stands at this moment; None if it has ended."""
+    frame = sys._current_frames().get(thread_id)
+    return None if frame is None else _innermost(frame)
+
+
+def _innermost(frame: FrameType) -> Place:
+    found: FrameType | None = frame
+    library = None
+    while found is not None:
+        kind = kind_of(found.f_code.co_filename)
+        if kind == _OWN:
+            return Place(found.f_code, found.f_lineno)
+        if kind == _LIBRARY and library is None:
+            library = found
+        found = found.f_back
+    best = library or frame
+    return Place(best.f_code, best.f_lineno)
+
+
+def kind_of(filename: str) -> int:
+    """Return whose code *filename* is: the application's, an installed library's, or plumbing."""
+    kind = _kinds.get(filename)
+    if kind is None:
+        kind = _kinds[filename] = _kind(filename)
+    return kind
+
+
+def _kind(filename: str) -> int:
+    if filename.startswith((_HERE, "<frozen ")):
+        return _PLUMBING
+    for installed in _INSTALLED:
+        _, found, inside = filename.rpartition(installed)
+        if found:
+            return _PLUMBING if inside.partition(os.sep)[0].removesuffix(".py") in _PACKAGES else _LIBRARY
+    return _PLUMBING if filename.startswith(_STANDARD) else _OWN
