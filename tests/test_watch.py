@@ -1,19 +1,67 @@
-"""What the reaper watches for: the limits in force, from the moment on in which they are set."""
+"""What the reaper watches for and the toolkit mends: idle transactions, abandoned and broken connections, cursors."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import inspect
 import math
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from django.db import connections, transaction
+from asgiref.sync import sync_to_async
+from django.db import OperationalError, connection, connections, transaction
 
-from conn_hygiene import reaper, signals
-from tests.test_requests import events_of
-from tests.waiting import wait_until
+import conn_hygiene
+from conn_hygiene import places, reaper, signals
+from tests.test_requests import Events, events_of, pid_of, query, wsgi
+from tests.testapp.models import Item
+from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+from tests.webapp import urls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg_pool import ConnectionPool
+
+ALIASES = ["default", "unpooled", "persistent"]
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=ALIASES)
+
+every_alias = pytest.mark.parametrize("alias", ALIASES)
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.fixture
+def idle(settings: Any) -> Iterator[Events]:
+    """Return what is said of idle transactions, which is soon."""
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.05, "HELD_TOO_LONG_AFTER": None}
+    connections.close_all()
+    with events_of(signals.idle_in_transaction_detected) as events:
+        yield events
+
+
+@pytest.fixture
+def held(settings: Any) -> Iterator[Events]:
+    """Return what is said of connections that are held without use, which is soon."""
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": 0.05}
+    connections.close_all()
+    with events_of(signals.connection_held_too_long) as events:
+        yield events
+
+
+@pytest.fixture
+def replaced() -> Iterator[Events]:
+    with events_of(signals.connection_replaced) as events:
+        yield events
+
+
+def line_after(frame: Any) -> str:
+    """Return the place below the caller's, as reports name it."""
+    return f"{__file__}:{frame.f_lineno + 1} in {frame.f_code.co_name}"
+
+
 def test_limits_that_are_set_while_connections_are_held_are_watched(settings: Any) -> None:
     settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
     connections.close_all()
@@ -22,3 +70,300 @@ def test_limits_that_are_set_while_connections_are_held_are_watched(settings: An
         wait_until(lambda: running._watch_at == math.inf, "the watch rests")
         settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.05}
         wait_until(lambda: events, "it is reported")
+
+
+# ##### Where a transaction began, and where its thread is #####
+
+
+def test_a_report_names_the_lines_where_the_transaction_began_and_where_its_thread_waits(idle: Events) -> None:
+    reported = threading.Event()
+    signals.idle_in_transaction_detected.connect(done := lambda **event: reported.set())
+    try:
+        began = line_after(inspect.currentframe())
+        with transaction.atomic():
+            Item.objects.filter(name="secret").count()
+            waits = line_after(inspect.currentframe())
+            assert reported.wait(10)
+    finally:
+        signals.idle_in_transaction_detected.disconnect(done)
+    event = idle[0]
+    assert event["where_began"] == began
+    assert event["where_now"] == waits
+    assert event["statement"].startswith('SELECT COUNT(*) AS "__count" FROM "testapp_item"')
+    assert "secret" not in event["statement"]
+
+
+def test_a_generator_that_sits_in_atomic_between_two_yields_is_found(idle: Events) -> None:
+    def rows() -> Iterator[int]:
+        with transaction.atomic():
+            yield Item.objects.count()
+
+    generator = rows()
+    next(generator)
+    wait_until(lambda: idle, "it is reported")
+    generator.close()
+    assert idle[0]["where_began"].endswith(" in rows")
+    assert idle[0]["where_now"].endswith(" in wait_until")
+
+
+async def test_a_transaction_in_sync_to_async_that_a_task_awaits_in_is_found(idle: Events) -> None:
+    def begin() -> None:
+        transaction.set_autocommit(False)
+        query()
+
+    await sync_to_async(begin)()
+    try:
+        await asyncio.to_thread(wait_until, lambda: idle, "it is reported")
+    finally:
+        await sync_to_async(transaction.rollback)()
+        await sync_to_async(transaction.set_autocommit)(True)
+    assert idle[0]["where_began"].endswith(" in begin")
+
+
+@pytest.mark.urls("tests.webapp.urls")
+@pytest.mark.parametrize("atomic_requests", [True, False])
+def test_a_report_says_whether_atomic_requests_opened_the_transaction(
+    atomic_requests: bool, idle: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(alias: str) -> None:
+        with transaction.atomic():
+            query()
+            wait_until(lambda: idle, "it is reported")
+
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", atomic_requests)
+    monkeypatch.setitem(urls.WAYS, "wait", wait)
+    wsgi("/leave-open/wait/default/")
+    assert idle[0]["by_atomic_requests"] is atomic_requests
+    assert idle[0]["request"] == "GET /leave-open/wait/default/"
+
+
+def test_snapshot_tells_the_same(settings: Any) -> None:
+    with transaction.atomic():
+        Item.objects.count()
+        [info] = conn_hygiene.snapshot()
+        assert f"in {inspect.currentframe().f_code.co_name}" in info.where_began
+        assert f"in {inspect.currentframe().f_code.co_name}" in info.where_now
+        assert info.where_checked_out is not None
+        assert info.statement.startswith("SELECT COUNT(*)")
+        assert info.transaction_for >= 0
+    connections.close_all()
+    settings.CONN_HYGIENE = {"CAPTURE_STACKS": False}
+    with transaction.atomic():
+        query()
+        [info] = conn_hygiene.snapshot()
+        assert (info.where_began, info.where_checked_out) == (None, None)
+
+
+def test_a_place_is_the_applications_own_where_there_is_one() -> None:
+    here = places.here()
+    assert str(here) == f"{__file__}:{here.line} in {inspect.currentframe().f_code.co_name}"
+    assert places.of_thread(threading.get_ident()).code is inspect.currentframe().f_code
+    assert places.of_thread(-1) is None
+    assert places.kind_of(threading.__file__) == places.kind_of(psycopg.__file__) == places._PLUMBING
+    assert places.kind_of(pytest.__file__) == places._LIBRARY
+
+
+def test_a_thread_without_a_line_of_the_applications_is_somewhere_all_the_same() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        place = places.of_thread(thread.ident)
+        assert place.code.co_filename == threading.__file__
+    finally:
+        done.set()
+        thread.join()
+
+
+# ##### Ended on the server, and said to the owner #####
+
+
+@every_alias
+def test_the_owner_of_an_ended_session_is_told_why_at_commit_too(alias: str, settings: Any, idle: Events) -> None:
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.05, "IDLE_IN_TRANSACTION_ACTION": "terminate"}
+
+    def forget() -> None:
+        with transaction.atomic(using=alias):
+            Item.objects.using(alias).create(name="never")
+            wait_until(lambda: idle, "it is reported")
+
+    with pytest.raises(OperationalError, match=r"conn_hygiene ended this session\..*It began at .* in forget\."):
+        forget()
+    assert not Item.objects.using(alias).exists()
+    assert not connections[alias].in_atomic_block
+
+
+# ##### Held too long #####
+
+
+def test_a_thread_that_idles_between_jobs_gives_back_what_it_holds(
+    held: Events, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    query()
+    pid = conn_hygiene.snapshot()[0].server_pid
+    wait_until(lambda: not holds("default"), "it is given back")
+    wait_until(lambda: held, "it is reported")
+    assert (held[0]["server_pid"], held[0]["action"]) == (pid, "release")
+    query()
+    assert conn_hygiene.stats().held_too_long >= 1
+
+
+@pytest.mark.parametrize("why", ["hold", "pin", "transaction", "handle", "never", "unpooled"])
+def test_what_somebody_relies_on_is_not_given_back(why: str, held: Events, settings: Any) -> None:
+    alias = "unpooled" if why == "unpooled" else "default"
+    if why == "never":
+        settings.CONN_HYGIENE = settings.CONN_HYGIENE | {"RELEASE": "never"}
+
+    def rely() -> None:
+        before = pid_of(alias)
+        if why == "pin":
+            query(alias, "SET lock_timeout = '7s'")
+        if why == "handle":
+            assert connections[alias].connection is not None
+        wait_until(lambda: len(held) >= 2, "another connection is reported")
+        let_the_reaper_look()
+        assert holds(alias)
+        assert pid_of(alias) == before
+
+    # One that is reported in any case, and stays: it serves a request, and has no pool.
+    query("persistent")
+    connections["persistent"].__dict__["_conn_hygiene_lease"].request = "GET /"
+    if why == "hold":
+        with conn_hygiene.hold_connection():
+            rely()
+    elif why == "transaction":
+        with transaction.atomic(using=alias):
+            rely()
+    else:
+        rely()
+
+
+# ##### Broken #####
+
+
+def end(admin: psycopg.Connection, *pids: int) -> None:
+    """End sessions on the server, as a restart or an administrator does, and return when they are gone."""
+    for pid in pids:
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+
+@every_alias
+def test_a_connection_that_the_server_closed_is_replaced_at_its_next_use(
+    alias: str, admin: psycopg.Connection, replaced: Events
+) -> None:
+    pid = pid_of(alias)
+    before = conn_hygiene.stats().replaced
+    end(admin, pid)
+    connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
+    assert Item.objects.using(alias).count() == 0
+    assert [event["server_pid"] for event in replaced] == [pid]
+    assert conn_hygiene.stats().replaced - before == 1
+    assert pid_of(alias) != pid
+
+
+@every_alias
+def test_so_is_one_at_the_beginning_of_a_transaction(alias: str, admin: psycopg.Connection, replaced: Events) -> None:
+    end(admin, pid_of(alias))
+    connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
+    with transaction.atomic(using=alias):
+        Item.objects.using(alias).create(name="kept")
+    assert Item.objects.using(alias).count() == 1
+    assert len(replaced) == 1
+
+
+def test_a_pool_full_of_closed_connections_fails_nobody(
+    admin: psycopg.Connection, replaced: Events, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    pool = pool_of("default")
+    taken = [pool.getconn() for _ in range(4)]
+    pids = [each.info.backend_pid for each in taken]
+    for each in taken:
+        pool.putconn(each)
+    end(admin, *pids)
+    assert Item.objects.count() == 0
+    assert {event["server_pid"] for event in replaced} <= set(pids)
+    assert replaced
+    wait_until(lambda: pool.get_stats()["pool_size"] >= 1, "the pool has mended itself")
+
+
+@every_alias
+@pytest.mark.parametrize("begin", ["atomic", "by hand", "literal"])
+def test_inside_a_transaction_the_error_goes_through(
+    alias: str, begin: str, admin: psycopg.Connection, replaced: Events
+) -> None:
+    wrapper: Any = connections[alias]
+
+    def work() -> None:
+        Item.objects.using(alias).create(name="lost")
+        end(admin, pid_of(alias))
+        wrapper.__dict__["_conn_hygiene_lease"].idle_since -= 1
+        Item.objects.using(alias).create(name="never")
+
+    def run() -> None:
+        if begin == "atomic":
+            with transaction.atomic(using=alias):
+                work()
+        elif begin == "by hand":
+            transaction.set_autocommit(False, using=alias)
+            work()
+        else:
+            query(alias, "BEGIN")
+            work()
+
+    with pytest.raises(OperationalError):
+        run()
+    conn_hygiene.reset_connections(alias)
+    assert replaced == []
+    assert not Item.objects.using(alias).exists()
+
+
+def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replaced: Events) -> None:
+    query("default", "SET lock_timeout = '7s'")
+    end(admin, pid_of("default"))
+    connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
+    with pytest.raises(OperationalError):
+        query()
+    assert replaced == []
+    conn_hygiene.reset_connections()
+
+
+def test_a_notification_that_waits_to_be_read_is_no_hang_up(admin: psycopg.Connection, replaced: Events) -> None:
+    query("default", "LISTEN news")
+    lease: Any = connections["default"].__dict__["_conn_hygiene_lease"]
+    lease._pins.clear()
+    admin.execute("NOTIFY news, 'read me'")
+    lease.idle_since -= 1
+    query()
+    assert replaced == []
+    handle: Any = connection.connection
+    assert [note.payload for note in handle.notifies(timeout=10, stop_after=1)] == ["read me"]
+    query("default", "UNLISTEN *")
+    conn_hygiene.reset_connections()
+
+
+# ##### Cursors that nobody closed #####
+
+
+@pytest.mark.parametrize("asked", [True, None, False])
+def test_a_cursor_that_is_never_closed_is_named(asked: bool | None, settings: Any, caplog: Any) -> None:
+    settings.CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": asked, "RELEASE": "always"}
+    with events_of(signals.unclosed_cursor_detected) as events:
+        opened = line_after(inspect.currentframe())
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        del cursor
+        gc.collect()
+        wait_until_released()
+        let_the_reaper_look()
+    assert [event["where_opened"] for event in events] == ([opened] if asked else [])
+    records = [record for record in caplog.records if record.name == "conn_hygiene.cursors"]
+    assert len(records) == len(events)
+
+
+def test_in_debug_it_is_named_without_asking(settings: Any) -> None:
+    settings.DEBUG = True
+    with events_of(signals.unclosed_cursor_detected) as events:
+        connection.cursor()
+        gc.collect()
+        wait_until(lambda: events, "it is reported")
+    connection.close()
