@@ -141,8 +141,8 @@ def test_snapshot_tells_the_same(settings: Any) -> None:
     with transaction.atomic():
         Item.objects.count()
         [info] = conn_hygiene.snapshot()
-        assert f"in {inspect.currentframe().f_code.co_name}" in info.where_began
-        assert f"in {inspect.currentframe().f_code.co_name}" in info.where_now
+        assert f"in {inspect.currentframe().f_code.co_name}" in str(info.where_began)
+        assert f"in {inspect.currentframe().f_code.co_name}" in str(info.where_now)
         assert info.where_checked_out is not None
         assert info.statement.startswith("SELECT COUNT(*)")
         assert info.transaction_for >= 0
@@ -167,6 +167,7 @@ def test_a_thread_without_a_line_of_the_applications_is_somewhere_all_the_same()
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
+    assert thread.ident is not None
     try:
         place = places.of_thread(thread.ident)
         assert place.code.co_filename == threading.__file__
