@@ -1,0 +1,1 @@
+"""The site as an application whose jobs run in task queues."""
