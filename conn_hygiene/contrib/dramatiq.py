@@ -1,33 +1,50 @@
-"""For Dramatiq: close what a message opened, as Django does at the end of a request."""
+"""For Dramatiq: a message is to the toolkit what a request is.
+
+Dramatiq's worker threads live on between messages, and keep the connections that their actors opened.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dramatiq
+from django.db import close_old_connections
+from dramatiq import Middleware
 
-from conn_hygiene.scopes import closing_connections
+from conn_hygiene import requests
+from conn_hygiene.scopes import release_between_queries
+from conn_hygiene.serving import serving
+
+if TYPE_CHECKING:
+    from dramatiq import Broker
+    from dramatiq.broker import MessageProxy
 
 
-class ConnectionHygieneMiddleware(dramatiq.Middleware):
-    """Runs each message inside :func:`~conn_hygiene.closing_connections`.
+class ConnectionHygieneMiddleware(Middleware):
+    """Gives connections back between the queries of an actor, and at its end: ``broker.add_middleware(...)``.
 
-    Dramatiq's worker threads live on between messages, and so would their connections. With this middleware, they go
-    back to the pool, or are closed, after each message, whatever became of it; a transaction that an actor leaves open
-    is rolled back, with a warning. What middleware does before this one, or after it on the way back, is not covered;
-    nor is an asynchronous actor, which runs in another thread: decorate its function.
+    Each message is processed inside :func:`~conn_hygiene.release_between_queries`; reports and
+    :func:`~conn_hygiene.snapshot` have its actor's name where they have a request's. After it, connections go back to
+    the pool, or are closed as ``CONN_MAX_AGE`` says; a transaction that is still open is rolled back, with a warning.
+
+    An ``async def`` actor queries in another thread: decorate it with :func:`~conn_hygiene.closing_connections`.
     """
 
     def __init__(self) -> None:
-        # Entered by many threads at once: each has entries of its own.
-        self._closing = closing_connections()
+        # One for all threads: what is entered is kept by context.
+        self._release = release_between_queries()
 
-    def before_process_message(self, *args: Any, **kwargs: Any) -> None:
-        """Begin to watch what the message opens."""
-        self._closing.__enter__()
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        """Begin with connections that are fit for use, as a request does."""
+        serving.label = f"actor {message.actor_name}"
+        requests.request_started()
+        close_old_connections()
+        self._release.__enter__()
 
-    def after_process_message(self, *args: Any, **kwargs: Any) -> None:
-        """Close what it opened."""
-        self._closing.__exit__(None, None, None)
+    def after_process_message(self, broker: Broker, message: MessageProxy, **outcome: Any) -> None:
+        """Leave nothing checked out and nothing open, whatever the outcome."""
+        self._release.__exit__(None, None, None)
+        requests.request_finished()
+        close_old_connections()
 
+    # Another middleware's wish, perhaps before this one had its turn: that does no harm.
     after_skip_message = after_process_message

@@ -27,6 +27,13 @@ def together() -> None:
     report("together")
 
 
+def wait_between_queries() -> None:
+    """Query, wait until all threads of the worker have, and query again."""
+    report("before the wait")
+    _all_threads.wait()
+    report("after the wait")
+
+
 def leave_open() -> None:
     """Leave a transaction open, with a lock in it."""
     transaction.set_autocommit(False)
@@ -51,4 +58,4 @@ def _lock() -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [os.getpid()])
 
 
-ALL = (report, together, leave_open, leave_open_inside, wait_in_transaction)
+ALL = (report, together, wait_between_queries, leave_open, leave_open_inside, wait_in_transaction)

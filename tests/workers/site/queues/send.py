@@ -39,7 +39,7 @@ def huey(jobs: Iterable[str]) -> None:
 
 
 def django_q(jobs: Iterable[str]) -> None:
-    from django_q.tasks import async_task
+    from django_q.tasks import async_task  # type: ignore[import-untyped]
 
     for job in jobs:
         async_task(f"{JOBS}.{job}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from huey.contrib.djhuey import db_task
+from huey.contrib.djhuey import db_task  # type: ignore[import-untyped]
 
 from tests.workers.site.queues import jobs
 
