@@ -65,11 +65,10 @@ def assert_no_session_is_shared(reports: list[Report]) -> None:
 class Site:
     """The site in tests/workers/site/queues: puts jobs into its queues, and reads what they report."""
 
-    def __init__(self, server: Server, **environment: str) -> None:
-        self.server = server
-        settings = "tests.workers.site.queues.settings"
-        self.environment = {**server.environment, "DJANGO_SETTINGS_MODULE": settings, **environment}
-        self._do("CREATE TABLE report (job text, process int, thread bigint, session int)")
+    def __init__(self, server: Server, connection: psycopg.Connection[Any], environment: dict[str, str]) -> None:
+        self.environment = environment
+        self._server = server
+        self._connection = connection
 
     def send(self, queue: str, *jobs: str) -> None:
         """Put *jobs* into *queue*, from a process of the site's own."""
@@ -78,7 +77,8 @@ class Site:
 
     def reports(self, job: str = "report") -> list[Report]:
         """Return what *job* has reported so far, oldest first."""
-        return [Report(*row) for row in self._do("SELECT * FROM report WHERE job = %s", job)]
+        rows = self._connection.execute("SELECT * FROM report WHERE job = %s", [job])
+        return [Report(*row) for row in rows]
 
     def wait_for_reports(self, count: int, job: str = "report") -> list[Report]:
         """Return the reports of *job* as soon as there are *count*."""
@@ -89,8 +89,15 @@ class Site:
 
     def locks(self) -> dict[int, int]:
         """Return the locks that jobs hold in their transactions: the session that has it, by the job's process."""
-        # In the watcher's own database there are none of these.
-        return dict(self._do("SELECT objid::int, pid FROM pg_locks WHERE locktype = 'advisory' AND granted"))
+        query = (
+            "SELECT objid::int, pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        return dict(self._connection.execute(query).fetchall())
+
+    def sessions(self) -> set[int]:
+        """Return the server's process ids of the site's sessions."""
+        return self._server.sessions() - {self._connection.info.backend_pid}
 
     def wait_for_lock(self) -> int:
         """Return the id of the process that holds a lock as soon as there is one."""
@@ -104,13 +111,17 @@ class Site:
 
     def wait_until_empty(self) -> None:
         """Return when no session of the site is left on the server."""
-        wait_until(lambda: not self.server.sessions(), "all sessions are gone", SECONDS)
+        wait_until(lambda: not self.sessions(), "all sessions are gone", SECONDS)
 
-    def _do(self, statement: str, *parameters: Any) -> list[Any]:
-        # For one statement only: between two of them, this is no session of the site.
-        with psycopg.connect(self.environment["DATABASE_URL"], autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else []
+
+@contextmanager
+def queue_site(server: Server, **environment: str) -> Iterator[Site]:
+    """Yield a site in *server*'s database, with *environment* besides."""
+    settings = "tests.workers.site.queues.settings"
+    environment = {**server.environment, "DJANGO_SETTINGS_MODULE": settings, **environment}
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("CREATE TABLE report (job text, process int, thread bigint, session int)")
+        yield Site(server, connection, environment)
 
 
 @contextmanager

@@ -11,18 +11,19 @@ import pytest
 
 from example_project.processes import running
 from tests.processes import run
-from tests.workers.queues import Site, assert_no_session_is_shared
+from tests.workers.queues import Site, assert_no_session_is_shared, queue_site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def site(server: Any) -> Site:
-    site = Site(server)
-    process = run("-m", "django", "migrate", "--verbosity=0", **site.environment)
-    assert process.returncode == 0, process.stderr
-    return site
+def site(server: Any) -> Iterator[Site]:
+    with queue_site(server) as site:
+        process = run("-m", "django", "migrate", "--verbosity=0", **site.environment)
+        assert process.returncode == 0, process.stderr
+        yield site
 
 
 def test_each_process_has_sessions_of_its_own(site: Site, tmp_path: Path) -> None:
@@ -41,5 +42,5 @@ def test_each_process_has_sessions_of_its_own(site: Site, tmp_path: Path) -> Non
         site.send("django_q", *["leave_open_inside"] * 2, *["report"] * 4)
         site.wait_for_reports(12)
         site.wait_until_unlocked()
-        assert parent.session in site.server.sessions()
+        assert parent.session in site.sessions()
     site.wait_until_empty()

@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.waiting import wait_until
-from tests.workers.queues import SECONDS, Site, assert_no_session_is_shared, run_huey
+from tests.workers.queues import SECONDS, Site, assert_no_session_is_shared, queue_site, run_huey
 from tests.workers.site.queues.jobs import THREADS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytest.importorskip("django.tasks", reason="Django has tasks from 6.0 on")
 
 
+@pytest.fixture
+def site(server: Any, tmp_path: Path) -> Iterator[Site]:
+    with queue_site(server, HUEY_FILE=str(tmp_path / "huey.db")) as site:
+        yield site
+
+
 @pytest.mark.parametrize("kind", ["process", "thread"])
-def test_a_worker_process(server: Any, tmp_path: Path, kind: str) -> None:
-    site = Site(server, HUEY_FILE=str(tmp_path / "huey.db"))
+def test_a_worker_process(site: Site, tmp_path: Path, kind: str) -> None:
     log = tmp_path / "log"
     with run_huey(site, log, kind, QUERY_ON_LOAD="1"):
         site.send("django_tasks", *["leave_open_inside"] * THREADS, *["report"] * THREADS)

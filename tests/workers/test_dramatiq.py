@@ -13,7 +13,7 @@ import pytest
 
 from example_project.processes import running
 from tests.waiting import wait_until
-from tests.workers.queues import SECONDS, Site, redis_server
+from tests.workers.queues import SECONDS, Site, queue_site, redis_server
 from tests.workers.site.queues.jobs import THREADS
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def site(server: Any, tmp_path: Path) -> Iterator[Site]:
-    with redis_server(tmp_path) as url:
-        yield Site(server, REDIS_URL=url)
+    with redis_server(tmp_path) as url, queue_site(server, REDIS_URL=url) as site:
+        yield site
 
 
 @contextmanager

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.workers.queues import Site, assert_no_session_is_shared, run_huey
+from tests.workers.queues import Site, assert_no_session_is_shared, queue_site, run_huey
 from tests.workers.site.queues.jobs import THREADS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def site(server: Any, tmp_path: Path) -> Site:
-    return Site(server, HUEY_FILE=str(tmp_path / "huey.db"))
+def site(server: Any, tmp_path: Path) -> Iterator[Site]:
+    with queue_site(server, HUEY_FILE=str(tmp_path / "huey.db")) as site:
+        yield site
 
 
 def test_processes_of_a_consumer_that_has_queried(site: Site, tmp_path: Path) -> None:
@@ -29,7 +31,7 @@ def test_processes_of_a_consumer_that_has_queried(site: Site, tmp_path: Path) ->
         site.send("huey", "wait_in_transaction")
         os.kill(site.wait_for_lock(), signal.SIGKILL)
         site.wait_until_unlocked()
-        assert parent.session in site.server.sessions()
+        assert parent.session in site.sessions()
     site.wait_until_empty()
 
 

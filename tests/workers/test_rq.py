@@ -13,7 +13,7 @@ import pytest
 
 from example_project.processes import running
 from tests.waiting import wait_until
-from tests.workers.queues import SECONDS, Site, assert_no_session_is_shared, redis_server
+from tests.workers.queues import SECONDS, Site, assert_no_session_is_shared, queue_site, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def site(server: Any, tmp_path: Path) -> Iterator[Site]:
-    with redis_server(tmp_path) as url:
-        yield Site(server, REDIS_URL=url)
+    with redis_server(tmp_path) as url, queue_site(server, REDIS_URL=url) as site:
+        yield site
 
 
 @contextmanager
@@ -65,6 +65,8 @@ def test_without_the_toolkit_a_transaction_stays_with_the_worker(site: Site, tmp
     log = tmp_path / "log"
     with worker(site, log, CONN_HYGIENE="off"):
         site.send("rq", "wait_in_transaction", "report")
+        # By then it has read all that the server has to say.
+        wait_until(lambda: "waiting with a lock" in log.read_text(), "the job is in its transaction", SECONDS)
         os.kill(site.wait_for_lock(), signal.SIGKILL)
         # RQ takes the second job for done. It is part of a transaction that nobody will ever commit.
         wait_until(lambda: "jobs.report() job" in log.read_text(), "the second job is done", SECONDS)

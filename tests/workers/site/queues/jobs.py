@@ -50,6 +50,7 @@ def wait_in_transaction() -> None:
     """Wait in a transaction, with a lock in it, to be killed."""
     with transaction.atomic():
         _lock()
+        print("waiting with a lock", flush=True)
         threading.Event().wait(60)
 
 

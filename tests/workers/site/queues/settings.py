@@ -1,6 +1,7 @@
 """The site's settings, and those of its task queues.
 
 ``HUEY_FILE``      where Huey keeps its queue
+``REDIS_URL``      where RQ and Dramatiq keep theirs
 ``QUERY_ON_LOAD``  set: whatever sets Django up has used the database before it forks
 """
 
