@@ -1,0 +1,155 @@
+"""For Celery: a task is to the toolkit what a request is, and Django's native pool lives as long as its process.
+
+Celery knows Django by a *fixup*, which closes connections around each task and, in a prefork worker, the pool with
+them. The one here is Celery's own with other receivers; a worker without it is plain Celery again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from celery import signals  # type: ignore[import-untyped]
+from celery.fixups.django import DjangoFixup, DjangoWorkerFixup  # type: ignore[import-untyped]
+from django.db import Error, connections
+
+from conn_hygiene import discarding, forks, installation, requests
+from conn_hygiene.scopes import release_between_queries
+from conn_hygiene.serving import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger("conn_hygiene.celery")
+
+
+def fixup(app: Any, env: str = "DJANGO_SETTINGS_MODULE") -> DjangoFixup | None:
+    """Take the place of Celery's fixup for Django: ``Celery(fixups=["conn_hygiene.contrib.celery:fixup"])``.
+
+    In a worker, each task runs inside :func:`~conn_hygiene.release_between_queries`; reports and
+    :func:`~conn_hygiene.snapshot` have its name where they have a request's. After it, its connections go back to the
+    pool, or are closed, those of code under ``asyncio.run`` included; a transaction that it leaves open is rolled back,
+    with a warning. Pools are closed when their process ends. Tasks that run eagerly are part of what called them.
+
+    :param app: the Celery application.
+    :param env: the environment variable that names the settings; without it nothing is done, as by Celery's own.
+    """
+    return _Fixup(app).install() if os.environ.get(env) else None
+
+
+class _Fixup(DjangoFixup):  # type: ignore[misc]
+    # Late, for it reads the configuration, which the application has yet to be given.
+    @cached_property
+    def worker_fixup(self) -> DjangoWorkerFixup:
+        return _WorkerFixup(self.app)
+
+
+class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
+    """Celery's own, but for the life of pools and the surroundings of a task."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self._keeps_pools = False
+        # The task that each thread runs.
+        self._running = threading.local()
+
+    def install(self) -> DjangoWorkerFixup:
+        # For sites that have the fixup without the application in INSTALLED_APPS.
+        installation.install()
+        # Closes what the worker has opened so far, its pools included: nothing of it should be there when it forks.
+        super().install()
+        self._keeps_pools = True
+        signals.worker_process_shutdown.connect(self._close_pools)
+        signals.worker_shutdown.connect(self._close_pools)
+        return self
+
+    def on_worker_process_init(self, **kwargs: Any) -> None:
+        forks.close_all_after_fork()
+        # Celery takes for inherited what is open here, and closes its descriptors. It is the process's own by now.
+        self._close_database()
+        super().on_worker_process_init(**kwargs)
+
+    def on_task_prerun(self, sender: Any, **kwargs: Any) -> None:
+        super().on_task_prerun(sender, **kwargs)
+        if not sender.request.is_eager:
+            # Celery's own way to write it, in its log.
+            self._running.task = _task(f"task {sender.name}[{sender.request.id}]")
+            self._running.task.__enter__()
+
+    def on_task_postrun(self, sender: Any, **kwargs: Any) -> None:
+        try:
+            if not sender.request.is_eager:
+                self._running.task.__exit__(None, None, None)
+        finally:
+            super().on_task_postrun(sender, **kwargs)
+
+    def _close_database(self) -> None:
+        if self._keeps_pools:
+            _close_connections()
+        else:
+            super()._close_database()
+
+    def _close_pools(self, **kwargs: Any) -> None:
+        _close_connections()
+        discarding.close_pools()
+
+
+@contextmanager
+def _task(label: str) -> Iterator[None]:
+    """Have the toolkit treat what the running thread does inside as a request by the name of *label*."""
+    _begin(label)
+    try:
+        with release_between_queries(), _thread_for_async(label):
+            yield
+    finally:
+        requests.request_finished()
+
+
+@contextmanager
+def _thread_for_async(label: str) -> Iterator[None]:
+    """Have code under ``asyncio.run`` query in a thread of the task's own, as Django has it for a request under ASGI.
+
+    The thread that asgiref would take is the process's, for all tasks, and keeps connections that nobody closes.
+    """
+    began = threading.Event()
+
+    def begin() -> None:
+        began.set()
+        _begin(label)
+
+    context = ThreadSensitiveContext()
+    with ThreadPoolExecutor(1, "conn-hygiene-task", begin) as thread:
+        SyncToAsync.context_to_thread_executor[context] = thread
+        token = SyncToAsync.thread_sensitive_context.set(context)
+        try:
+            yield
+        finally:
+            SyncToAsync.thread_sensitive_context.reset(token)
+            # Else there is no thread; it would be started for this.
+            if began.is_set():
+                thread.submit(_end).result()
+
+
+def _begin(label: str) -> None:
+    serving.label = label
+    requests.request_started()
+
+
+def _end() -> None:
+    requests.request_finished()
+    _close_connections()
+
+
+def _close_connections() -> None:
+    for wrapper in connections.all(initialized_only=True):
+        try:
+            wrapper.close()
+        except Error:
+            # It is gone in any case, and must not keep the others.
+            logger.info("Connection %r was broken when it was closed.", wrapper.alias, exc_info=True)
