@@ -21,15 +21,22 @@ class Server:
     def __init__(self, url: str, watcher: psycopg.Connection[Any]) -> None:
         self.watcher = watcher
         self.environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.workers.site.settings"}
+        self.database = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
 
     def sessions(self) -> set[int]:
         """Return the process ids of the server's sessions in the site's database."""
-        name = psycopg.conninfo.conninfo_to_dict(self.environment["DATABASE_URL"])["dbname"]
         query = (
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
-        return {pid for (pid,) in self.watcher.execute(query, [name])}
+        return {pid for (pid,) in self.watcher.execute(query, [self.database])}
+
+    def abandoned(self) -> int:
+        """Return how many of the sessions there were ended without a goodbye from their client."""
+        query = "SELECT sessions_abandoned FROM pg_stat_database WHERE datname = %s"
+        row = self.watcher.execute(query, [self.database]).fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 @pytest.fixture

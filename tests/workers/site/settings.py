@@ -2,11 +2,12 @@
 
 ``DATABASE_URL``   a database of the test's own
 ``DATABASE_POOL``  size of the native pool; 0 for none
-``CONN_HYGIENE``   "off" for plain Django
+``CONN_HYGIENE``   "off" for plain Django, else the setting, as JSON
 """
 
 from __future__ import annotations
 
+import json
 import os
 
 from example_project.embedded import database
@@ -15,7 +16,10 @@ SECRET_KEY = "tests"
 ALLOWED_HOSTS = ["127.0.0.1"]
 USE_TZ = True
 ROOT_URLCONF = "tests.workers.site.urls"
-INSTALLED_APPS = ["conn_hygiene"] if os.environ.get("CONN_HYGIENE") != "off" else []
+
+_TOOLKIT = os.environ.get("CONN_HYGIENE", "{}")
+INSTALLED_APPS = [] if _TOOLKIT == "off" else ["conn_hygiene"]
+CONN_HYGIENE = {} if _TOOLKIT == "off" else json.loads(_TOOLKIT)
 
 _SIZE = int(os.environ.get("DATABASE_POOL", "2"))
 DATABASES = {

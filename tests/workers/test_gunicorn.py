@@ -1,0 +1,159 @@
+"""gunicorn, with and without the application loaded before the fork."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from example_project.processes import HOST, free_port, running
+from tests.waiting import wait_until
+from tests.workers.conftest import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.workers.conftest import Server
+
+WORKERS = ["sync", "gthread", "asgi"]
+
+# As in docs/how-to/gunicorn.rst.
+HOOKS = """
+from conn_hygiene.contrib.gunicorn import post_fork, pre_fork, worker_exit
+"""
+
+
+class Gunicorn:
+    """A gunicorn that serves the site."""
+
+    def __init__(self, port: int, child: Any) -> None:
+        self.port = port
+        self.child = child
+
+    def ask(self) -> dict[str, Any]:
+        return ask(self.port)
+
+    def ask_all(self, workers: int) -> dict[int, set[int]]:
+        """Return the sessions that each of so many worker processes has answered from."""
+        sessions: dict[int, set[int]] = {}
+
+        def crowd() -> bool:
+            with ThreadPoolExecutor(8) as executor:
+                for answer in executor.map(lambda _: self.ask(), range(8)):
+                    sessions.setdefault(answer["process"], set()).add(answer["session"])
+            return len(sessions) >= workers
+
+        wait_until(crowd, f"{workers} workers have answered", seconds=30)
+        return sessions
+
+    def session_of_master(self) -> int:
+        """Return the session in which the master queried while it loaded the application."""
+        found = re.search(r"Loaded by .*'session': (\d+)", self.child.log.read_text())
+        assert found, self.child.tail()
+        return int(found[1])
+
+
+@pytest.fixture
+def gunicorn(server: Server, tmp_path: Path) -> Any:
+    """Return a context manager that runs gunicorn with the given arguments."""
+
+    @contextmanager
+    def run(*arguments: str, worker: str = "gthread", **environment: str) -> Iterator[Gunicorn]:
+        port = free_port()
+        kind = "asgi" if worker == "asgi" else "wsgi"
+        command = [sys.executable, "-m", "gunicorn", f"tests.workers.site.{kind}:application", f"--bind={HOST}:{port}"]
+        command += [f"--worker-class={worker}", "--no-control-socket", "--graceful-timeout=5", *arguments]
+        with running("gunicorn", command, log=tmp_path / "log", env=server.environment | environment) as child:
+            child.wait_until_ready(port, "/alive/")
+            yield Gunicorn(port, child)
+
+    return run
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "loaded by each"])
+def test_each_worker_has_sessions_of_its_own(gunicorn: Any, server: Server, worker: str, preload: bool) -> None:
+    with gunicorn("--workers=2", *["--preload"] * preload, worker=worker, QUERY_ON_LOAD="1" * preload) as site:
+        first, second = list(site.ask_all(2).values())[:2]
+        assert not first & second
+        if preload:
+            assert site.session_of_master() in server.sessions() - first - second
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+def test_the_master_keeps_its_session_while_workers_come_and_go(gunicorn: Any, server: Server) -> None:
+    with gunicorn("--workers=1", "--preload", "--max-requests=1", worker="sync", QUERY_ON_LOAD="1") as site:
+        master = site.session_of_master()
+        answers: list[dict[str, Any]] = []
+
+        def again() -> bool:
+            try:
+                answers.append(site.ask())
+            except OSError:
+                # The one worker is on its way out, and the next one not there yet.
+                return False
+            return len({answer["process"] for answer in answers}) >= 4
+
+        wait_until(again, "four workers have answered", seconds=60)
+        assert master not in {answer["session"] for answer in answers}
+        assert master in server.sessions()
+
+
+def test_a_reload_leaves_no_session_of_the_old_workers(gunicorn: Any, server: Server) -> None:
+    with gunicorn("--workers=2", "--preload", QUERY_ON_LOAD="1") as site:
+        old = site.ask_all(2)
+        site.child.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: site.ask()["process"] not in old, "a new worker answers", seconds=30)
+        wait_until(lambda: not server.sessions() & set().union(*old.values()), "the old sessions are gone", seconds=30)
+        assert site.session_of_master() in server.sessions()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_with_the_hooks_the_master_holds_nothing(gunicorn: Any, server: Server, worker: str, tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(HOOKS)
+    arguments = [f"--config={config}", "--workers=2", "--preload"]
+    with gunicorn(*arguments, worker=worker, QUERY_ON_LOAD="1", CONN_HYGIENE='{"DISCARD_AFTER_FORK": false}') as site:
+        first, second = list(site.ask_all(2).values())[:2]
+        assert not first & second
+        assert site.session_of_master() not in server.sessions()
+    assert "Traceback" not in (log := (tmp_path / "log").read_text()), log
+    assert "multi-threaded" not in log
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+def test_a_worker_that_exits_closes_its_pool(gunicorn: Any, server: Server, tmp_path: Path) -> None:
+    """The server tells sessions that ended from those whose client went away."""
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(HOOKS)
+    with gunicorn(f"--config={config}", "--workers=1") as site:
+        site.ask()
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+    assert "Traceback" not in (log := (tmp_path / "log").read_text()), log
+    assert server.abandoned() == 0
+
+
+def test_a_preloaded_master_that_has_queried_stops_nobody(gunicorn: Any) -> None:
+    """With nothing but INSTALLED_APPS changed, all of 60 requests are answered; without it, none."""
+    with gunicorn("--workers=4", "--threads=4", "--preload", QUERY_ON_LOAD="1") as site:
+        with ThreadPoolExecutor(12) as executor:
+            answers = list(executor.map(lambda _: site.ask(), range(60)))
+        assert len(answers) == 60
+        assert site.session_of_master() not in {answer["session"] for answer in answers}
+
+
+def test_without_the_toolkit_nobody_gets_a_session(gunicorn: Any, server: Server) -> None:
+    """A request waits in vain for a pool without threads, or worse, is let into a session of the master's."""
+    with (
+        gunicorn("--workers=2", "--threads=4", "--preload", QUERY_ON_LOAD="1", CONN_HYGIENE="off") as site,
+        ThreadPoolExecutor(4) as executor,
+    ):
+        of_master = server.sessions()
+        for attempt in [executor.submit(site.ask) for _ in range(4)]:
+            assert attempt.exception() or attempt.result()["session"] in of_master
