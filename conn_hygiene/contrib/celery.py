@@ -44,10 +44,20 @@ def fixup(app: Any, env: str = "DJANGO_SETTINGS_MODULE") -> DjangoFixup | None:
 
 
 class _Fixup(DjangoFixup):  # type: ignore[misc]
+    def install(self) -> DjangoFixup:
+        signals.worker_process_init.connect(self._on_worker_process_init)
+        return super().install()
+
     # Late, for it reads the configuration, which the application has yet to be given.
     @cached_property
     def worker_fixup(self) -> DjangoWorkerFixup:
         return _WorkerFixup(self.app)
+
+    def _on_worker_process_init(self, **kwargs: Any) -> None:
+        # Celery installs it in the worker alone, and processes that begin with "spawn" inherit nothing. Celery's sign
+        # of them is this variable.
+        if os.environ.get("FORKED_BY_MULTIPROCESSING") and not self.worker_fixup.installed:
+            self.worker_fixup.install()
 
 
 class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
@@ -55,16 +65,16 @@ class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
-        self._keeps_pools = False
+        self.installed = False
         # The task that each thread runs.
         self._running = threading.local()
 
     def install(self) -> DjangoWorkerFixup:
         # For sites that have the fixup without the application in INSTALLED_APPS.
         installation.install()
-        # Closes what the worker has opened so far, its pools included: nothing of it should be there when it forks.
+        # Closes what the worker has opened so far, with its pools: there should be nothing for processes to inherit.
         super().install()
-        self._keeps_pools = True
+        self.installed = True
         signals.worker_process_shutdown.connect(self._close_pools)
         signals.worker_shutdown.connect(self._close_pools)
         return self
@@ -90,7 +100,7 @@ class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
             super().on_task_postrun(sender, **kwargs)
 
     def _close_database(self) -> None:
-        if self._keeps_pools:
+        if self.installed:
             _close_connections()
         else:
             super()._close_database()

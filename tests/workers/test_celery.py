@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from example_project.processes import Child
     from tests.workers.conftest import Server
 
 # A task that ran has said so by then, on the busiest machine; one that is lost is waited for as long.
@@ -30,7 +31,8 @@ TASKS = "tests.workers.site.celery_tasks"
 class Worker:
     """A worker, as its clients see it, and who reads its log."""
 
-    def __init__(self, client: Celery, results: Redis, log: Path) -> None:
+    def __init__(self, child: Child, client: Celery, results: Redis, log: Path) -> None:
+        self._child = child
         self._client = client
         self._results = results
         self._log = log
@@ -44,7 +46,12 @@ class Worker:
         """Wait until the task is done, and return what Celery keeps of it."""
         # Celery's own client subscribes to results, and complains when it is collected after the server has ended.
         key = f"celery-task-meta-{task_id}"
-        wait_until(lambda: self._results.exists(key), f"{key} is there", SECONDS)
+
+        def is_done() -> bool:
+            self._child.check()
+            return bool(self._results.exists(key))
+
+        wait_until(is_done, f"{key} is there", SECONDS)
         outcome: dict[str, Any] = json.loads(self._results.get(key))  # type: ignore[arg-type]
         return outcome
 
@@ -83,7 +90,7 @@ def worker(server: Server, broker: str, log: Path, *options: str, **environment:
         Redis.from_url(broker) as results,
         running("celery", [*command, "--without-gossip", *options], log=log, env=environment) as child,
     ):
-        yield Worker(client, results, log)
+        yield Worker(child, client, results, log)
         child.process.terminate()
         assert child.process.wait(SECONDS) == 0
         wait_until(lambda: not server.sessions(), "all sessions are gone", SECONDS)
@@ -117,10 +124,21 @@ def test_max_tasks_per_child(server: Server, broker: str, tmp_path: Path) -> Non
         wait_until(lambda: server.sessions() == {parent, ran[2]["session"]}, "the first one's session is gone", SECONDS)
 
 
-@pytest.mark.parametrize(("pool", "installed"), [("prefork", "on"), ("threads", "on"), ("solo", "off")])
-def test_what_a_task_leaves(server: Server, broker: str, tmp_path: Path, pool: str, installed: str) -> None:
+@pytest.mark.parametrize(
+    ("pool", "environment"),
+    [
+        ("prefork", {}),
+        ("prefork", {"START_METHOD": "spawn"}),
+        ("threads", {}),
+        # Without the application in INSTALLED_APPS.
+        ("solo", {"CONN_HYGIENE": "off"}),
+    ],
+)
+def test_what_a_task_leaves(
+    server: Server, broker: str, tmp_path: Path, pool: str, environment: dict[str, str]
+) -> None:
     options = [f"--pool={pool}", "--concurrency=1"]
-    with worker(server, broker, tmp_path / "log", *options, CONN_HYGIENE=installed) as site:
+    with worker(server, broker, tmp_path / "log", *options, **environment) as site:
         task = site.send("held_in_transaction")
         assert site.result(task) == [f"task {TASKS}.held_in_transaction[{task}]"]
 

@@ -1,4 +1,8 @@
-"""What "celery -A tests.workers.site.celery_app worker" loads. ``HYGIENE_FIXUP`` set to "off": with Celery's own."""
+"""What "celery -A tests.workers.site.celery_app worker" loads.
+
+``HYGIENE_FIXUP``  "off": with Celery's own
+``START_METHOD``   how processes begin, "fork" by default
+"""
 
 from __future__ import annotations
 
@@ -15,3 +19,4 @@ app = Celery(
     include=["tests.workers.site.celery_tasks"],
     fixups=_FIXUPS[os.environ.get("HYGIENE_FIXUP", "on")],
 )
+app.conf.worker_pool_start_method = os.environ.get("START_METHOD", "fork")

@@ -111,6 +111,7 @@ def _print_pools(**kwargs: Any) -> None:
 
 
 @signals.worker_init.connect
+@signals.worker_process_init.connect
 def _look_at_the_end(**kwargs: Any) -> None:
     # Connected here, they are called after those that the fixup has connected.
     signals.worker_process_shutdown.connect(_print_pools)
