@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import http.client
 import json
 import os
 import platform
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 POOL_SIZE = 4
 CARRIER_DELAY = 0.3  # seconds
 RAMP_UP = 2  # seconds until all customers are there; not measured
+
+RUSH = 60  # requests
+PATIENCE = 6  # seconds; a worker waits five for its pool
 
 
 @dataclass(frozen=True)
@@ -288,8 +292,92 @@ def slow_partner(stage: Stage) -> Outcome:
     return Outcome(report, table, verdict)
 
 
+@dataclass(frozen=True)
+class Rush:
+    """What became of the requests that came in at once."""
+
+    answered: int
+    failed: int
+    seconds: float  # until the last of those that were answered; 0 for none
+
+
+def rush_preloaded_shop(stage: Stage, *, toolkit: bool) -> Rush:
+    """Serve the shop from workers that were forked from a master which has queried, and ask for its pages at once."""
+    title = f"{'With' if toolkit else 'Without'} conn_hygiene"
+    port = free_port()
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--config=example_project/gunicorn_conf.py",
+        "--preload",
+        "--worker-class=sync",
+        "--workers=4",
+        f"--bind={HOST}:{port}",
+        "example_project.preloaded",
+    ]
+    env = {
+        **stage.env,
+        "CONN_HYGIENE": "on" if toolkit else "off",
+        # All that a worker of one thread needs. Of a larger pool, the workers would share what is idle in the master's:
+        # four processes in one session, which is worse, but takes a while to show.
+        "DATABASE_POOL": "1",
+    }
+    log = stage.directory / f"gunicorn-preload-{env['CONN_HYGIENE']}.log"
+    with running("gunicorn", gunicorn, log=log, env=env) as server:
+        # Its address is bound before the application is loaded; the workers are there when they have said so.
+        with stage.narrator.step(f"{title}: starting gunicorn with --preload"):
+            server.wait_for_output("Booting worker", times=4)
+        with stage.narrator.step(f"{title}: {RUSH} requests", seconds=PATIENCE) as move:
+            return rush(port, move)
+
+
+def rush(port: int, move: Callable[[], None]) -> Rush:
+    started = time.monotonic()
+    finished: list[float] = []
+
+    def visit(_: int) -> None:
+        # A timeout of the client's, or a worker that gave up: no answer in any case.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if get(port, "/", timeout=PATIENCE) == 200:
+                finished.append(time.monotonic() - started)
+
+    with ThreadPoolExecutor(RUSH) as pool:
+        visits = [pool.submit(visit, number) for number in range(RUSH)]
+        while not all(each.done() for each in visits):
+            move()
+            time.sleep(0.05)
+    return Rush(len(finished), RUSH - len(finished), max(finished, default=0.0))
+
+
+def preloaded_master(stage: Stage) -> Outcome:
+    """Act 2: workers that inherit the connections of their master."""
+    without = rush_preloaded_shop(stage, toolkit=False)
+    with_toolkit = rush_preloaded_shop(stage, toolkit=True)
+    table = Table(
+        title="gunicorn --preload, whose master has queried before it forks its workers",
+        caption=f"4 sync workers with a pool of 1 connection each, {RUSH} requests at once",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("Toolkit", vertical="bottom", no_wrap=True)
+    for heading in ("Requests\nanswered", "Failed", "Seconds until\nthe last answer"):
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    for name, result in ("without", without), ("with", with_toolkit):
+        seconds = f"{result.seconds:.1f}" if result.answered else "-"
+        table.add_row(name, f"{result.answered} of {RUSH}", str(result.failed), seconds)
+    verdict = (
+        f"[bold]With conn_hygiene {with_toolkit.answered} of {RUSH} requests at once are answered, "
+        f"without it {without.answered}.[/bold]"
+    )
+    return Outcome({"without": asdict(without), "with": asdict(with_toolkit)}, table, verdict)
+
+
 ACTS: dict[str, Callable[[Stage], Outcome]] = {
     "slow_partner": slow_partner,
+    "preloaded_master": preloaded_master,
 }
 
 

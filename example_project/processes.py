@@ -58,6 +58,16 @@ class Child:
             time.sleep(0.05)
         raise Trouble(f"{self.name} was not ready after {seconds:.0f} seconds: {outcome}. {self.tail()}")
 
+    def wait_for_output(self, text: str, *, times: int = 1, seconds: float = 30) -> None:
+        """Return once the process has printed `text` so many times."""
+        assert self.log is not None
+        deadline = time.monotonic() + seconds
+        while self.log.read_text(errors="replace").count(text) < times:
+            self.check()
+            if time.monotonic() > deadline:
+                raise Trouble(f"{self.name} has not come to {text!r} in {seconds:.0f} seconds. {self.tail()}")
+            time.sleep(0.05)
+
     def check(self) -> None:
         """Complain if the process has ended by itself."""
         if (code := self.process.poll()) is not None:

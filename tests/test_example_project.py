@@ -108,7 +108,10 @@ def test_demo(own_server: dict[str, str], tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stdout
     for expected in ("Requests", "Median", "percentile", "timeouts", "connections", "times the requests", "make serve"):
         assert expected in finished.stdout
-    act = json.loads(report.read_text())["acts"]["slow_partner"]
+    acts = json.loads(report.read_text())["acts"]
+    assert acts["preloaded_master"]["without"]["answered"] == 0
+    assert acts["preloaded_master"]["with"]["answered"] == 60
+    act = acts["slow_partner"]
     assert act["with"]["pool_timeouts"] == act["with"]["other_errors"] == 0
     # How much faster is for a quiet machine to say; this one has tests to run.
     assert act["with"]["requests_per_second"] > act["without"]["requests_per_second"]
