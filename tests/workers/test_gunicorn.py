@@ -64,10 +64,12 @@ def gunicorn(server: Server, tmp_path: Path) -> Any:
     """Return a context manager that runs gunicorn with the given arguments."""
 
     @contextmanager
-    def run(*arguments: str, worker: str = "gthread", **environment: str) -> Iterator[Gunicorn]:
+    def run(
+        *arguments: str, worker: str = "gthread", application: str | None = None, **environment: str
+    ) -> Iterator[Gunicorn]:
         port = free_port()
-        kind = "asgi" if worker == "asgi" else "wsgi"
-        command = [sys.executable, "-m", "gunicorn", f"tests.workers.site.{kind}:application", f"--bind={HOST}:{port}"]
+        application = application or f"tests.workers.site.{'asgi' if worker == 'asgi' else 'wsgi'}:application"
+        command = [sys.executable, "-m", "gunicorn", application, f"--bind={HOST}:{port}"]
         command += [f"--worker-class={worker}", "--no-control-socket", "--graceful-timeout=5", *arguments]
         with running("gunicorn", command, log=tmp_path / "log", env=server.environment | environment) as child:
             child.wait_until_ready(port, "/alive/")
@@ -157,3 +159,30 @@ def test_without_the_toolkit_nobody_gets_a_session(gunicorn: Any, server: Server
         of_master = server.sessions()
         for attempt in [executor.submit(site.ask) for _ in range(4)]:
             assert attempt.exception() or attempt.result()["session"] in of_master
+
+
+def test_post_fork_alone_discards_where_the_setting_is_off(gunicorn: Any, server: Server, tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("from conn_hygiene.contrib.gunicorn import post_fork")
+    arguments = [f"--config={config}", "--workers=2", "--preload"]
+    with gunicorn(*arguments, QUERY_ON_LOAD="1", CONN_HYGIENE='{"DISCARD_AFTER_FORK": false}') as site:
+        of_master = site.session_of_master()
+        first, second = list(site.ask_all(2).values())[:2]
+        assert not first & second
+        assert of_master in server.sessions() - first - second
+
+
+def test_a_transaction_that_the_master_leaves_open_keeps_no_worker_from_its_start(
+    gunicorn: Any, server: Server, tmp_path: Path
+) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(HOOKS)
+    opening = "from django.db import transaction; transaction.atomic().__enter__()"
+    module = tmp_path / "leaves_open.py"
+    module.write_text(f"from tests.workers.site.wsgi import application\n{opening}\n")
+    arguments = [f"--config={config}", f"--pythonpath={tmp_path}", "--workers=1", "--preload"]
+    with gunicorn(*arguments, application="leaves_open") as site:
+        assert site.ask()["session"] in server.sessions()
+    assert (
+        "stay open: close_all_before_fork() was called inside atomic() on 'default'" in (tmp_path / "log").read_text()
+    )
