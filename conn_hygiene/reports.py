@@ -43,7 +43,7 @@ def idle_in_transaction(lease: Lease, found: Description) -> None:
             # Its owner was faster, and is at work again.
             return
         ended = " Its session is ended."
-    _transactions.warning("%s%s", message, ended, extra=facts)
+    _transactions.warning("%s%s%s", message, ended, _last(facts), extra=facts)
     send(signals.idle_in_transaction_detected, **facts)
 
 
@@ -52,11 +52,12 @@ def left_open(lease: Lease, found: Description, who: str) -> None:
     # Where its thread is now, in whatever ends a request, says nothing.
     facts = _transaction_facts(lease, found) | {"where_now": None, "action": "rollback"}
     _transactions.warning(
-        "%s left a transaction open on %r (server pid %d); it is rolled back.%s",
+        "%s left a transaction open on %r (server pid %d); it is rolled back.%s%s",
         who,
         lease.alias,
         lease.server_pid,
         _describe_transaction(facts),
+        _last(facts),
         extra=facts,
     )
     send(signals.idle_in_transaction_detected, **facts)
@@ -75,7 +76,7 @@ def _transaction_facts(lease: Lease, found: Description) -> dict[str, Any]:
 
 def _describe_transaction(facts: dict[str, Any]) -> str:
     begun = "ATOMIC_REQUESTS began it at" if facts["by_atomic_requests"] else "It began at"
-    return f"{_where(begun, facts['where_began'])}{_where('Its thread is at', facts['where_now'])}{_last(facts)}"
+    return f"{_where(begun, facts['where_began'])}{_where('Its thread is at', facts['where_now'])}"
 
 
 def held_too_long(lease: Lease, found: Description) -> None:
@@ -99,8 +100,8 @@ def held_too_long(lease: Lease, found: Description) -> None:
         _where("It was checked out at", facts["where_checked_out"]),
         _where("Its thread is at", facts["where_now"]),
         _where("It is pinned by", pinned),
-        _last(facts),
         " It is given back." if facts["action"] == "release" else "",
+        _last(facts),
         extra=facts,
     )
     send(signals.connection_held_too_long, **facts)

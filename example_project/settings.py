@@ -7,12 +7,14 @@ The environment chooses what is compared; each variable has a default that works
 ``DATABASE_POOL``   size of Django's native connection pool; 0 means no pool.
 ``CONN_MAX_AGE``    seconds, or "None"; Django takes it only without a pool.
 ``CARRIER_URL``     where the carrier's API answers.
+``REPORTS``         settings of the toolkit, as JSON.
 ``DEBUG``           "1" for Django's debug pages.
 ``SECRET_KEY``      needed only to run several processes behind one address.
 """
 
 from __future__ import annotations
 
+import json
 import os
 
 from django.core.management.utils import get_random_secret_key
@@ -45,6 +47,9 @@ TOOLKIT = os.environ.get("CONN_HYGIENE", "on") != "off"
 if TOOLKIT:
     INSTALLED_APPS.insert(0, "conn_hygiene")
     MIDDLEWARE.insert(0, "conn_hygiene.middleware.ConnectionHygieneMiddleware")
+
+# Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'. Unclosed cursors are named in any case.
+CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": True, **json.loads(os.environ.get("REPORTS", "{}"))}
 
 ROOT_URLCONF = "example_project.urls"
 WSGI_APPLICATION = "example_project.wsgi.application"

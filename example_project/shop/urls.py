@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from example_project.shop import views
+from example_project.shop import trouble, views
 
 urlpatterns = [
     path("", views.index, name="index"),
@@ -14,4 +14,9 @@ urlpatterns = [
     path("checkout/", views.checkout, name="checkout"),
     path("connections/", views.connections, name="connections"),
     path("session/", views.session, name="session"),
+    path("trouble/idle-in-transaction/", trouble.idle_in_transaction, name="idle-in-transaction"),
+    path("trouble/asked-before/", trouble.asked_before, name="asked-before"),
+    path("trouble/unclosed-cursor/", trouble.unclosed_cursor, name="unclosed-cursor"),
+    path("trouble/dead-thread/", trouble.dead_thread, name="dead-thread"),
+    path("trouble/held-too-long/", trouble.held_too_long, name="held-too-long"),
 ]
