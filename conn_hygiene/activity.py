@@ -31,7 +31,7 @@ class LeaseInfo:
     thread_id: int
     #: ``None`` for a thread that has ended, or that Python's threading module does not know.
     thread_name: str | None
-    #: Such as ``"GET /orders/7/"``; ``None`` outside of requests.
+    #: Such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; ``None`` outside of both.
     request: str | None
     held_for: float
     in_use_for: float
