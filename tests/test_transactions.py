@@ -1,0 +1,489 @@
+"""retry_transaction: on real deadlocks and serialization failures."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, IntegrityError, OperationalError, connection, connections, transaction
+from django.test import TestCase
+from django.views import View
+
+from conn_hygiene import closing_connections, hold_connection
+from conn_hygiene.transactions import retry_transaction
+from tests.testapp.models import Item
+from tests.waiting import holds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+
+ALIASES = ["default", "unpooled"]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "small"])
+
+# Short enough for tests, in which nobody else competes.
+fast: Any = {"delay": 0.001, "max_delay": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def function_that_fails(admin: psycopg.Connection) -> Iterator[None]:
+    admin.execute(
+        """
+        CREATE FUNCTION fail(sqlstate text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'as told' USING ERRCODE = sqlstate;
+        END $$
+        """
+    )
+    yield
+    admin.execute("DROP FUNCTION fail")
+
+
+@pytest.fixture
+def items() -> tuple[int, int]:
+    first, second = Item.objects.create(name="first"), Item.objects.create(name="second")
+    connection.close()
+    return first.pk, second.pk
+
+
+def add(pk: int, alias: str = "default") -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("UPDATE testapp_item SET value = value + 1 WHERE id = %s", [pk])
+
+
+def values() -> list[int]:
+    return list(Item.objects.order_by("pk").values_list("value", flat=True))
+
+
+def sqlstate(exc: BaseException) -> Any:
+    return exc.__cause__.sqlstate
+
+
+def deadlock(alias: str, items: tuple[int, int], decorate: Callable[[Any], Any]) -> list[int]:
+    """Have two threads lock the same two rows in opposite order; return how many attempts each made."""
+    both_have_one = threading.Barrier(2, timeout=20)
+
+    def thread(mine: int, other: int) -> int:
+        attempts = []
+
+        def transfer() -> None:
+            attempts.append(mine)
+            add(mine, alias)
+            if len(attempts) == 1:
+                both_have_one.wait()
+            add(other, alias)
+
+        closing_connections(decorate(transfer))()
+        return len(attempts)
+
+    with ThreadPoolExecutor(2) as executor:
+        return sorted(executor.map(thread, items, reversed(items)))
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_deadlock_is_resolved(alias: str, items: tuple[int, int]) -> None:
+    attempts = deadlock(alias, items, retry_transaction(using=alias, **fast))
+    assert sum(attempts) > 2
+    assert values() == [2, 2]
+
+
+def test_without_it_one_of_the_two_fails(items: tuple[int, int]) -> None:
+    with pytest.raises(OperationalError) as caught:
+        deadlock("default", items, transaction.atomic)
+    assert sqlstate(caught.value) == "40P01"
+
+
+@pytest.fixture
+def conflict(items: tuple[int, int], admin: psycopg.Connection) -> Callable[[], None]:
+    """Return the body of a transaction in which each statement comes too late for the first two attempts."""
+    attempts = []
+
+    def body() -> None:
+        attempts.append(1)
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT * FROM testapp_item")
+        if len(attempts) < 3:
+            admin.execute("UPDATE testapp_item SET value = value + 10 WHERE id = %s", [items[0]])
+        add(items[0])
+
+    return body
+
+
+def test_a_serialization_failure_is_repeated(conflict: Any) -> None:
+    retry_transaction(**fast)(conflict)()
+    assert values() == [21, 0]
+
+
+def test_the_last_error_goes_through_unchanged(conflict: Any) -> None:
+    with pytest.raises(OperationalError) as caught:
+        retry_transaction(attempts=2, **fast)(conflict)()
+    assert type(caught.value) is OperationalError
+    assert sqlstate(caught.value) == "40001"
+    assert values() == [20, 0]
+
+
+def test_the_limit_in_seconds(conflict: Any) -> None:
+    with pytest.raises(OperationalError):
+        retry_transaction(attempts=None, seconds=1e-9)(conflict)()
+    assert values() == [10, 0]
+
+
+@pytest.fixture
+def deferred(admin: psycopg.Connection) -> Iterator[None]:
+    """Make the first two commits of inserted items fail with a serialization failure, by a deferred trigger."""
+    admin.execute(
+        """
+        CREATE SEQUENCE commits;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('commits') < 3 THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '40001'; END IF; RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON testapp_item DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse()
+        """
+    )
+    yield
+    admin.execute("DROP TRIGGER refuse ON testapp_item; DROP FUNCTION refuse; DROP SEQUENCE commits")
+
+
+@pytest.mark.usefixtures("deferred")
+def test_an_error_at_commit_is_repeated_and_hooks_run_once() -> None:
+    begun: list[int] = []
+    committed: list[int] = []
+
+    @retry_transaction(**fast)
+    def create() -> str:
+        begun.append(len(begun))
+        attempt = begun[-1]
+        transaction.on_commit(lambda: committed.append(attempt))
+        return Item.objects.create(name="late").name
+
+    assert create() == "late"
+    assert begun == [0, 1, 2]
+    assert committed == [2]
+    assert Item.objects.count() == 1
+
+
+def fail(sqlstate: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT fail(%s)", [sqlstate])
+
+
+def test_an_error_in_a_hook_does_not_repeat_what_is_committed() -> None:
+    @retry_transaction(**fast)
+    def create() -> None:
+        Item.objects.create(name="once")
+        transaction.on_commit(lambda: fail("40001"))
+
+    with pytest.raises(OperationalError, match="as told"):
+        create()
+    assert Item.objects.count() == 1
+
+
+@pytest.mark.parametrize("exc", [KeyError, KeyboardInterrupt, SystemExit, asyncio.CancelledError, IntegrityError])
+def test_other_errors_go_through_at_once(exc: type[BaseException]) -> None:
+    attempts = []
+
+    @retry_transaction
+    def create() -> None:
+        attempts.append(Item.objects.create(name="gone"))
+        raise exc("as told")
+
+    with pytest.raises(exc):
+        create()
+    assert len(attempts) == 1
+    assert Item.objects.count() == 0
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_lock_that_is_not_available_is_repeated_when_asked(asked: bool, items: Any, admin: Any) -> None:
+    attempts = []
+
+    @retry_transaction(lock_not_available=asked, **fast)
+    def lock() -> Item:
+        attempts.append(1)
+        if len(attempts) == 2:
+            admin.rollback()
+        return Item.objects.select_for_update(nowait=True).get(pk=items[0])
+
+    admin.autocommit = False
+    admin.execute("SELECT * FROM testapp_item FOR UPDATE")
+    try:
+        if asked:
+            assert lock().pk == items[0]
+            assert len(attempts) == 2
+        else:
+            with pytest.raises(OperationalError) as caught:
+                lock()
+            assert sqlstate(caught.value) == "55P03"
+    finally:
+        admin.rollback()
+        admin.autocommit = True
+
+
+# ##### While it waits #####
+
+
+class Waits(logging.Handler):
+    """Calls a function each time that a wait begins: the record is made right before."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.records: list[Any] = []
+        self.found: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.found.append(self.function())
+
+
+@pytest.fixture
+def waits() -> Iterator[Callable[..., Waits]]:
+    logger = logging.getLogger("conn_hygiene.transactions")
+    handlers = []
+
+    def watch(function: Callable[[], Any]) -> Waits:
+        handlers.append(Waits(function))
+        logger.addHandler(handlers[-1])
+        return handlers[-1]
+
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield watch
+    logger.setLevel(level)
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+def failing_once() -> Callable[[], Any]:
+    attempts: list[int] = []
+
+    def body() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            fail("40001")
+        return len(attempts)
+
+    return body
+
+
+def test_no_connection_of_a_pool_is_held_while_it_waits(waits: Any) -> None:
+    seen = waits(lambda: holds("default"))
+    assert retry_transaction(**fast)(failing_once())() == 2
+    assert seen.found == [False]
+
+
+def test_a_held_connection_is_kept_while_it_waits(waits: Any) -> None:
+    seen = waits(lambda: holds("default"))
+    with hold_connection():
+        retry_transaction(**fast)(failing_once())()
+    assert seen.found == [True]
+
+
+def test_each_wait_is_logged(waits: Any) -> None:
+    seen = waits(lambda: None)
+    retry_transaction(**fast)(failing_once())()
+    (record,) = seen.records
+    assert (record.alias, record.attempt, record.sqlstate) == ("default", 1, "40001")
+    assert record.function.endswith("failing_once.<locals>.body")
+    assert 0 <= record.delay <= fast["delay"]
+    assert "failed in attempt 1 with SQLSTATE 40001" in record.getMessage()
+
+
+# ##### Where it cannot work #####
+
+
+def test_it_refuses_an_outer_transaction() -> None:
+    work = retry_transaction(lambda: None)
+    with transaction.atomic(), pytest.raises(RuntimeError, match=r"inside atomic.*non_atomic_requests"):
+        work()
+    with pytest.raises(RuntimeError, match="inside atomic"):
+        retry_transaction(work)()
+    with transaction.atomic(using="unpooled"):
+        work()
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(RuntimeError, match="autocommit is off"):
+            work()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+class RetryInTestCase(TestCase):
+    def test_it_works_and_adds_no_hook(self) -> None:
+        with self.captureOnCommitCallbacks() as callbacks:
+            assert retry_transaction(**fast)(failing_once())() == 2
+        assert callbacks == []
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def asynchronous_generator() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (generator, "Return a list"),
+        (asynchronous_generator, "Return a list"),
+        (View, "Decorate a method"),
+        (staticmethod(len), "below @staticmethod"),
+        ("default", r"using=\.\.\."),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused_at_decoration(what: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        retry_transaction(what)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"attempts": None}, {"attempts": 0}, {"seconds": 0}, {"delay": -1}, {"delay": 2, "max_delay": 1}],
+)
+def test_limits_that_make_no_sense_are_refused(arguments: Any) -> None:
+    with pytest.raises(ValueError, match=r"retry_transaction\(\) needs"):
+        retry_transaction(**arguments)
+
+
+def test_an_unknown_alias_is_refused() -> None:
+    with pytest.raises(Exception, match="'nowhere'"):
+        retry_transaction(using="nowhere")
+
+
+async def later() -> None:
+    pass
+
+
+@pytest.mark.parametrize("result", [generator, later])
+def test_a_result_that_has_yet_to_run_is_refused(result: Any) -> None:
+    @retry_transaction
+    def work() -> Any:
+        Item.objects.create(name="gone")
+        return result()
+
+    with pytest.raises(TypeError, match="would run after its transaction"):
+        work()
+    assert Item.objects.count() == 0
+
+
+def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name == "tenacity":
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImproperlyConfigured, match=r'pip install "django-conn-hygiene\[retry\]"'):
+        retry_transaction(lambda: None)
+
+
+# ##### Asynchronous functions #####
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_asynchronous_function_survives_a_deadlock(alias: str, items: tuple[int, int]) -> None:
+    def decorate(transfer: Callable[[], None]) -> Callable[[], None]:
+        @retry_transaction(using=alias, **fast)
+        async def asynchronous() -> None:
+            await sync_to_async(transfer)()
+
+        # A loop of its own in each thread, and with it a thread for the ORM.
+        return async_to_sync(asynchronous)
+
+    assert sum(deadlock(alias, items, decorate)) > 2
+    assert values() == [2, 2]
+
+
+async def test_an_asynchronous_function_is_one_transaction() -> None:
+    @retry_transaction(**fast)
+    async def create() -> bool:
+        await Item.objects.acreate(name="gone")
+        inside = await sync_to_async(lambda: connection.in_atomic_block)()
+        assert inside
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await create()
+    assert await Item.objects.acount() == 0
+
+
+async def test_queries_of_other_tasks_stay_out_of_it() -> None:
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    @retry_transaction
+    async def fails() -> None:
+        await Item.objects.acreate(name="gone")
+        begun.set()
+        # The other task is at its query by now, and does not get to run it.
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(done.wait(), 0.05)
+        raise LookupError
+
+    async def other() -> None:
+        await begun.wait()
+        await Item.objects.acreate(name="stays")
+        done.set()
+
+    results = await asyncio.gather(fails(), other(), return_exceptions=True)
+    assert isinstance(results[0], LookupError)
+    assert [item.name async for item in Item.objects.all()] == ["stays"]
+
+
+async def test_cancellation_rolls_back_and_is_not_repeated() -> None:
+    attempts: list[int] = []
+    begun = asyncio.Event()
+
+    @retry_transaction
+    async def waits() -> None:
+        attempts.append(1)
+        await Item.objects.acreate(name="gone")
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(waits())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await Item.objects.acount() == 0
+    assert len(attempts) == 1
+
+
+async def test_an_asynchronous_function_waits_without_the_thread(waits: Any) -> None:
+    seen = waits(lambda: holds("default"))
+    body = failing_once()
+
+    @retry_transaction(**fast)
+    async def work() -> int:
+        return await sync_to_async(body)()
+
+    assert await work() == 2
+    assert seen.found == [False]
+
+
+async def test_it_refuses_an_outer_transaction_of_the_thread() -> None:
+    @retry_transaction
+    async def inner() -> None:
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match="inside atomic"):
+        await retry_transaction(inner)()
+
+
+def test_errors_are_the_database_s_own() -> None:
+    with pytest.raises(Error):
+        retry_transaction(attempts=1)(lambda: fail("40P01"))()
