@@ -469,9 +469,12 @@ class Lease:
 
     def _in_transaction(self, wrapper: BaseDatabaseWrapper) -> bool:
         assert self._connection is not None
-        return (
-            wrapper.in_atomic_block or not (wrapper.autocommit or self._manual) or not pools.is_idle(self._connection)
-        )
+        if wrapper.in_atomic_block or not (wrapper.autocommit or self._manual):
+            return True
+        if self._connection.closed:
+            # libpq no longer tells; what was open when the connection broke is not forgotten.
+            return self._transaction is not None
+        return not pools.is_idle(self._connection)
 
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
         """Return whether an idle connection must stay with its owner all the same."""
@@ -860,7 +863,7 @@ class Lease:
 _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 
 # Seconds after which an idle connection is looked at again before it is used.
-_QUIET = 0.05
+_QUIET = 0.005
 
 
 def _here() -> places.Place | None:
