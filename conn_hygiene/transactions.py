@@ -290,7 +290,7 @@ def _check_function(func: Any) -> None:
 
 
 class QueryTimeout(OperationalError):
-    """A statement ran longer than the :func:`query_timeout` around it allows. Its ``__cause__`` is psycopg's error."""
+    """A statement ran longer than the :func:`~conn_hygiene.query_timeout` around it allows. Its ``__cause__`` is psycopg's error."""
 
     #: The limit, in seconds.
     seconds: float
@@ -301,7 +301,7 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
 
     The limit is PostgreSQL's ``statement_timeout``. It takes the place of the one in the settings or on the server,
     be that longer or shorter; of nested limits the innermost counts, and the outer one comes back after it. A statement
-    that runs longer is ended by the server, and raises :exc:`QueryTimeout`.
+    that runs longer is ended by the server, and raises :exc:`~conn_hygiene.transactions.QueryTimeout`.
 
     The limit is set with the first statement on each connection (outside of transactions) or in each transaction, which
     costs a round trip, and taken back at the end, which costs another one. A block without statements costs none.
