@@ -290,7 +290,10 @@ def _check_function(func: Any) -> None:
 
 
 class QueryTimeout(OperationalError):
-    """A statement ran longer than the :func:`~conn_hygiene.query_timeout` around it allows. Its ``__cause__`` is psycopg's error."""
+    """A statement ran longer than the :func:`~conn_hygiene.query_timeout` around it allows.
+
+    The ``__cause__`` is psycopg's error.
+    """
 
     #: The limit, in seconds.
     seconds: float

@@ -151,6 +151,16 @@ def test_a_savepoint_that_is_rolled_back_does_not_take_the_limit_along() -> None
         assert limit() == "5s"
 
 
+def test_a_rollback_that_undoes_the_limit_itself() -> None:
+    with transaction.atomic():
+        before = connection.savepoint()
+        with query_timeout(2):
+            assert limit() == "2s"
+            connection.savepoint_rollback(before)
+            assert limit() == "2s"
+        assert limit() == "0"
+
+
 def test_a_savepoint_of_before_the_block() -> None:
     with transaction.atomic():
         with pytest.raises(QueryTimeout), transaction.atomic(), query_timeout(0.01):
