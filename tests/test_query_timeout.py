@@ -154,6 +154,7 @@ def test_a_savepoint_that_is_rolled_back_does_not_take_the_limit_along() -> None
 def test_a_rollback_that_undoes_the_limit_itself() -> None:
     with transaction.atomic():
         before = connection.savepoint()
+        assert before is not None
         with query_timeout(2):
             assert limit() == "2s"
             connection.savepoint_rollback(before)
