@@ -8,6 +8,7 @@ from django.apps import AppConfig
 from django.conf import settings
 
 from conn_hygiene import checks, conf, installation
+from conn_hygiene.contrib import uwsgi
 
 logger = logging.getLogger("conn_hygiene")
 
@@ -25,3 +26,4 @@ class ConnHygieneConfig(AppConfig):
         for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {})):
             logger.error("%s %s It is ignored.", problem.message, problem.hint)
         installation.install()
+        uwsgi.install()
