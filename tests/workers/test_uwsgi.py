@@ -60,13 +60,14 @@ class Site:
 
 @pytest.fixture
 def uwsgi(server: Server, tmp_path: Path) -> Any:
-    """Return a context manager that runs uWSGI with the given arguments."""
+    """Return a context manager that runs uWSGI with the given arguments, and a module to load if it is not the site."""
 
     @contextmanager
-    def run(*arguments: str, **environment: str) -> Iterator[Site]:
+    def run(*arguments: str, module: str = "", **environment: str) -> Iterator[Site]:
         port = free_port()
-        command = [UWSGI, "--master", "--die-on-term", "--need-app", f"--http-socket={HOST}:{port}"]
-        command += ["--module=tests.workers.site.wsgi", *arguments]
+        (tmp_path / "served.py").write_text(module or "from tests.workers.site.wsgi import application")
+        command: list[str | Path] = [UWSGI, "--master", "--die-on-term", "--need-app", f"--http-socket={HOST}:{port}"]
+        command += [f"--pythonpath={tmp_path}", "--module=served", *arguments]
         with running("uWSGI", command, log=tmp_path / "log", env=server.environment | environment) as child:
             child.wait_until_ready(port, "/alive/")
             yield Site(port, child)
@@ -74,13 +75,130 @@ def uwsgi(server: Server, tmp_path: Path) -> Any:
     return run
 
 
-@pytest.mark.parametrize("hook", ["", "--py-call-uwsgi-fork-hooks"])
+@pytest.mark.parametrize("hooks", [[], ["--py-call-uwsgi-fork-hooks"]], ids=["", "fork-hooks"])
 @pytest.mark.parametrize("lazy", [False, True], ids=["preloaded", "lazy-apps"])
-def test_each_worker_has_sessions_of_its_own(uwsgi: Any, server: Server, lazy: bool, hook: str) -> None:
-    arguments = ["--processes=2", *["--lazy-apps"] * lazy, *[hook] * bool(hook)]
-    with uwsgi(*arguments, QUERY_ON_LOAD="" if lazy else "1") as site:
+def test_each_worker_has_sessions_of_its_own(uwsgi: Any, server: Server, lazy: bool, hooks: list[str]) -> None:
+    with uwsgi("--processes=2", *["--lazy-apps"] * lazy, *hooks, QUERY_ON_LOAD="" if lazy else "1") as site:
         first, second = list(site.ask_all(2).values())[:2]
         assert not first & second
         if not lazy:
             assert site.session_said("Loaded by") in server.sessions() - first - second
     wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+def test_the_master_keeps_its_session_while_workers_come_and_go(uwsgi: Any, server: Server) -> None:
+    # uWSGI lets a worker live ten seconds at the least, else.
+    arguments = ["--processes=2", "--max-requests=2", "--min-worker-lifetime=0"]
+    with uwsgi(*arguments, QUERY_ON_LOAD="1") as site:
+        assert site.session_said("Loaded by") not in set().union(*site.ask_all(5).values())
+        assert site.session_said("Loaded by") in server.sessions()
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+def test_a_preloaded_master_that_has_queried_stops_nobody(uwsgi: Any) -> None:
+    with uwsgi("--processes=2", "--threads=4", QUERY_ON_LOAD="1") as site:
+        with ThreadPoolExecutor(8) as executor:
+            answers = list(executor.map(lambda _: site.ask(), range(60)))
+        assert len(answers) == 60
+        assert site.session_said("Loaded by") not in {answer["session"] for answer in answers}
+
+
+@pytest.mark.parametrize("toolkit", ["off", '{"DISCARD_AFTER_FORK": false}'], ids=["without", "not wanted"])
+def test_else_nobody_gets_a_session(uwsgi: Any, server: Server, toolkit: str) -> None:
+    """A request waits in vain for a pool without threads, or worse, is let into a session of the master's."""
+    with (
+        uwsgi("--processes=2", "--threads=4", QUERY_ON_LOAD="1", CONN_HYGIENE=toolkit) as site,
+        ThreadPoolExecutor(4) as executor,
+    ):
+        of_master = server.sessions()
+        for attempt in [executor.submit(site.ask) for _ in range(4)]:
+            assert attempt.exception() or attempt.result()["session"] in of_master
+
+
+# ##### Mules and spoolers #####
+
+MULE = """
+import django
+import uwsgi
+
+django.setup()
+
+from tests.workers.site.urls import who
+
+print("Mule asks", who(), flush=True)
+while True:
+    uwsgi.mule_get_msg()
+"""
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["preloaded", "lazy-apps"])
+def test_a_mule_has_a_session_of_its_own(uwsgi: Any, server: Server, lazy: bool, tmp_path: Path) -> None:
+    mule = tmp_path / "mule.py"
+    mule.write_text(MULE)
+    with uwsgi(f"--mule={mule}", *["--lazy-apps"] * lazy, QUERY_ON_LOAD="1") as site:
+        sessions = [site.session_said("Mule asks"), site.session_said("Loaded by"), site.ask()["session"]]
+        assert server.sessions() >= set(sessions)
+        # With lazy-apps it is the worker that has loaded the site.
+        assert len(set(sessions)) == 3 - lazy
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+SPOOLER = """
+import uwsgi
+from tests.workers.site.urls import who
+from tests.workers.site.wsgi import application
+from uwsgidecorators import spool
+
+
+@spool
+def work(arguments):
+    print("Spooler asks", who(), flush=True)
+    return uwsgi.SPOOL_OK
+
+
+work.spool(number="1")
+"""
+
+
+def test_a_spooler_has_a_session_of_its_own(uwsgi: Any, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    with uwsgi(f"--spooler={tmp_path / 'spool'}", module=SPOOLER, QUERY_ON_LOAD="1") as site:
+        sessions = {site.session_said("Spooler asks"), site.session_said("Loaded by"), site.ask()["session"]}
+        assert len(sessions) == 3
+        assert server.sessions() >= sessions
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
+
+
+# ##### The project's own hook #####
+
+LOADED = "from tests.workers.site.wsgi import application\nfrom tests.workers.site.urls import who\n"
+DECORATED = """
+from uwsgidecorators import postfork
+
+@postfork
+def first():
+    print("Hook asks", who(), flush=True)
+"""
+BY_HAND = """
+import uwsgi
+
+def hook():
+    print("Hook asks", who(), flush=True)
+
+uwsgi.post_fork_hook = hook
+"""
+WITH_HOOK = {
+    "decorator": LOADED + DECORATED,
+    "decorator, imported before": "import uwsgidecorators\n" + LOADED + DECORATED,
+    "by hand": LOADED + BY_HAND,
+    "by hand, set before": BY_HAND + LOADED,
+}
+
+
+@pytest.mark.parametrize("module", WITH_HOOK.values(), ids=WITH_HOOK)
+def test_what_was_inherited_is_gone_when_the_projects_hook_runs(uwsgi: Any, server: Server, module: str) -> None:
+    with uwsgi(module=module, QUERY_ON_LOAD="1") as site:
+        loaded, asked = site.session_said("Loaded by"), site.session_said("Hook asks")
+        assert loaded != asked
+        assert server.sessions() >= {loaded, asked}
+        assert site.ask()["session"] != loaded
