@@ -9,6 +9,7 @@ They matter where the application is loaded before the fork (``preload_app``). E
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from django.conf import settings
@@ -41,6 +42,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Close the worker's pools, so that its sessions end before the process does, and properly."""
-    if settings.configured:
+    # The master calls this as well, for a worker that it finds gone; what it would close is its own.
+    if settings.configured and worker.pid == os.getpid():
         connections.close_all()
         close_pools()
