@@ -12,20 +12,24 @@ from conn_hygiene.scopes import (
     release_connections,
     reset_connections,
 )
+from conn_hygiene.transactions import QueryTimeout, query_timeout, retry_transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LeaseInfo",
+    "QueryTimeout",
     "Stats",
     "close_all_after_fork",
     "close_all_before_fork",
     "closing_connections",
     "hold_connection",
     "install",
+    "query_timeout",
     "release_between_queries",
     "release_connections",
     "reset_connections",
+    "retry_transaction",
     "snapshot",
     "stats",
     "uninstall",

@@ -19,7 +19,10 @@ exclude_patterns = ["_build"]
 
 # A reference that leads nowhere is an error, even to a name in code.
 nitpicky = True
-nitpick_ignore_regex = [("py:class", r"(collections\.abc|django|psycopg)\..*"), ("py:exc", r"django\..*|TypeError")]
+nitpick_ignore_regex = [
+    ("py:class", r"(collections\.abc|django|psycopg)\..*"),
+    ("py:exc", r"django\..*|TypeError|ValueError|RuntimeError"),
+]
 
 # The docstrings say what the arguments are; the types would bury the names.
 autodoc_typehints = "none"
