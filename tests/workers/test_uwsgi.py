@@ -32,8 +32,8 @@ class Site:
         self.port = port
         self.child = child
 
-    def ask(self) -> dict[str, Any]:
-        return ask(self.port)
+    def ask(self, **options: Any) -> dict[str, Any]:
+        return ask(self.port, **options)
 
     def ask_all(self, workers: int) -> dict[int, set[int]]:
         """Return the sessions that each of so many worker processes has answered from."""
@@ -111,8 +111,25 @@ def test_else_nobody_gets_a_session(uwsgi: Any, server: Server, toolkit: str) ->
         ThreadPoolExecutor(4) as executor,
     ):
         of_master = server.sessions()
-        for attempt in [executor.submit(site.ask) for _ in range(4)]:
+        # Two processes that wait for the same session's answers may wait for ever.
+        for attempt in [executor.submit(site.ask, seconds=7) for _ in range(4)]:
             assert attempt.exception() or attempt.result()["session"] in of_master
+
+
+MASTER_THAT_CLOSES = """
+from conn_hygiene import close_all_before_fork
+from tests.workers.site.wsgi import application
+
+close_all_before_fork()
+"""
+
+
+def test_a_master_that_closes_holds_nothing(uwsgi: Any, server: Server) -> None:
+    with uwsgi("--processes=2", module=MASTER_THAT_CLOSES, QUERY_ON_LOAD="1") as site:
+        first, second = list(site.ask_all(2).values())[:2]
+        assert not first & second
+        assert site.session_said("Loaded by") not in server.sessions()
+    wait_until(lambda: not server.sessions(), "all sessions are gone")
 
 
 # ##### Mules and spoolers #####
