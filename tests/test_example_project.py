@@ -124,11 +124,12 @@ def test_demo(own_server: dict[str, str], tmp_path: Path) -> None:
         ("Filling the shop", signal.SIGINT),
         ("starting gunicorn", signal.SIGTERM),
         ("customers", signal.SIGINT),
+        ("60 requests", signal.SIGINT),
     ],
 )
 def test_demo_stops_what_it_started(own_server: dict[str, str], moment: str, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "example_project.demo"],
+        [sys.executable, "-m", "example_project.demo", "--seconds=1"],
         cwd=ROOT,
         env={**own_server, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
