@@ -90,9 +90,16 @@ def _is_readable(descriptor: int) -> bool:
 
 
 def roll_back(connection: psycopg.Connection[Any]) -> None:
-    """Roll back what is open on *connection*. Never raises: a connection that cannot do it is replaced by its pool."""
+    """Roll back what is open on *connection*, whose owner is no more; close it where that cannot be done at once.
+
+    A COPY, a pipeline or a generator that its owner has left behind hold psycopg's lock of the connection for ever.
+    Never raises: its pool replaces a connection that is closed.
+    """
     try:
-        connection.rollback()
+        if is_idle_in_transaction(connection) and not connection.lock.locked():
+            connection.rollback()
+        else:
+            connection.pgconn.finish()
     except psycopg.Error:
         logger.info("A transaction could not be rolled back; its connection is closed.", exc_info=True)
         connection.pgconn.finish()
