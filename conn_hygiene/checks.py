@@ -1,22 +1,24 @@
 """System checks: what is wrong with ``CONN_HYGIENE``, and what keeps the toolkit from helping.
 
 Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with persistent connections, E005 a pool
-without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough.
+without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
+SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
+connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from conn_hygiene import conf
+from conn_hygiene import conf, openings
 
 _RELEASING = (
     "conn_hygiene.middleware.ConnectionHygieneMiddleware",
@@ -32,7 +34,7 @@ AppConfigs = Sequence[AppConfig] | None
 
 def register() -> None:
     """Register the checks with Django; registering twice is the same as once."""
-    for check in (check_setting, check_databases, check_middleware):
+    for check in (check_setting, check_databases, check_session_timeouts, check_middleware):
         # All of them read settings only, the databases' too: they need no connection and no --database.
         checks.register(check, checks.Tags.compatibility)
 
@@ -47,22 +49,13 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
     """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001)."""
     messages: list[checks.CheckMessage] = []
     for alias, options in connections.settings.items():
-        if not _is_postgresql(alias):
+        if not openings.is_postgresql(alias):
             continue
         if options.get("OPTIONS", {}).get("pool"):
             messages += _check_pool(alias, options)
         if _releasing() and options.get("ATOMIC_REQUESTS"):
             messages.append(_atomic_requests(alias))
     return messages
-
-
-def _is_postgresql(alias: str) -> bool:
-    # Others have options of the same names: Oracle a pool, SQLite ATOMIC_REQUESTS.
-    try:
-        return connections[alias].vendor == "postgresql"
-    except ImproperlyConfigured:
-        # There is no such backend here, which Django says best itself.
-        return False
 
 
 def _check_pool(alias: str, options: dict[str, Any]) -> list[checks.CheckMessage]:
@@ -93,6 +86,105 @@ def _atomic_requests(alias: str) -> checks.CheckMessage:
         "to be one, or exempt slow views with @transaction.non_atomic_requests.",
         id="conn_hygiene.W001",
     )
+
+
+def check_session_timeouts(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Report timeouts of ``SESSION_TIMEOUTS`` that contradict each other, or something else (W003 to W009)."""
+    messages: list[checks.CheckMessage] = []
+    for alias, own in conf.current.SESSION_TIMEOUTS.items():
+        if isinstance(own, Mapping) and not (alias in connections.settings and openings.is_postgresql(alias)):
+            messages.append(
+                checks.Warning(
+                    f"SESSION_TIMEOUTS has timeouts for {alias!r}, which is no PostgreSQL alias of DATABASES.",
+                    hint="Name an alias as DATABASES does, or put the timeouts beside it, for all aliases.",
+                    id="conn_hygiene.W008",
+                )
+            )
+    for alias in connections.settings:
+        timeouts = openings.timeouts_of(alias)
+        if timeouts and openings.is_postgresql(alias):
+            messages += _check_timeouts(alias, timeouts)
+    return messages
+
+
+def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.CheckMessage]:
+    options = openings.own_options(openings.options_written(alias))
+    if options is None:
+        yield checks.Warning(
+            f"SESSION_TIMEOUTS are not set on {alias!r}: its service may have options of its own, which would be lost.",
+            hint='Write them into OPTIONS["options"] of the alias as well; "" if the service has none.',
+            id="conn_hygiene.W009",
+        )
+        return
+    for name in timeouts:
+        # As the server reads it: after -c or --, in any case, with - for _.
+        if re.search(rf"(?:-c\s*|--){name.replace('_', '[-_]')}\s*=", options, re.IGNORECASE):
+            yield checks.Warning(
+                f"{name} of {alias!r} is both in SESSION_TIMEOUTS and in its libpq options ({options!r}), which win.",
+                hint="Say it in one place: in SESSION_TIMEOUTS, or in OPTIONS or PGOPTIONS.",
+                id="conn_hygiene.W006",
+            )
+    # 0 is no limit, which contradicts nothing.
+    limits = {name: seconds for name, seconds in timeouts.items() if seconds}
+    yield from _check_units(alias, limits)
+    yield from _check_order(alias, limits)
+    if "idle_session_timeout" in limits:
+        yield from _check_waiting(alias, limits["idle_session_timeout"])
+
+
+def _check_units(alias: str, limits: dict[str, float]) -> Iterator[checks.CheckMessage]:
+    for name, seconds in limits.items():
+        # Nobody counts thousands of seconds; PostgreSQL's configuration is full of thousands of milliseconds.
+        if seconds >= 1000 and seconds % 1000 == 0:
+            yield checks.Warning(
+                f"{name} of {alias!r} is {seconds:g} seconds, which is {seconds / 3600:.1f} hours.",
+                hint=f"SESSION_TIMEOUTS are seconds. If that was PostgreSQL's milliseconds, write {seconds / 1000:g}.",
+                id="conn_hygiene.W007",
+            )
+
+
+def _check_order(alias: str, limits: dict[str, float]) -> Iterator[checks.CheckMessage]:
+    report = conf.current.IDLE_IN_TRANSACTION_AFTER
+    idle = limits.get("idle_in_transaction_session_timeout")
+    if report is not None and idle is not None and idle <= report:
+        yield checks.Warning(
+            f"The server ends an idle transaction of {alias!r} after {idle:g} s, and IDLE_IN_TRANSACTION_AFTER is "
+            f"{report:g} s, so nothing will say which request it was.",
+            hint="Let the server be the later one: it is there for processes that cannot report any more.",
+            id="conn_hygiene.W003",
+        )
+    lock, statement = limits.get("lock_timeout"), limits.get("statement_timeout")
+    if lock is not None and statement is not None and lock >= statement:
+        yield checks.Warning(
+            f"lock_timeout of {alias!r} ({lock:g} s) is never reached: statement_timeout ({statement:g} s) ends the "
+            "statement before.",
+            hint="Make lock_timeout the shorter one, or leave it away.",
+            id="conn_hygiene.W004",
+        )
+
+
+def _check_waiting(alias: str, timeout: float) -> Iterator[checks.CheckMessage]:
+    longest = _waits(alias)
+    if longest is None or longest > timeout:
+        reason = "as long as it takes" if longest is None else f"{longest:g} s"
+        yield checks.Warning(
+            f"idle_session_timeout ends connections of {alias!r} that are idle for {timeout:g} s, and they may wait "
+            f"for their next use {reason}.",
+            hint="One that was ended is replaced at its next use, which then has to connect. Keep idle_session_timeout "
+            "for people at a prompt, or let the pool have min_size 0 and a shorter max_idle.",
+            id="conn_hygiene.W005",
+        )
+
+
+def _waits(alias: str) -> float | None:
+    """Return for how many seconds a connection may wait for its next use: in a pool, by CONN_MAX_AGE; None for ever."""
+    pool = openings.options_written(alias).get("pool")
+    if not pool:
+        age: float | None = connections.settings[alias].get("CONN_MAX_AGE", 0)
+        return age
+    options = pool if isinstance(pool, Mapping) else {}
+    # psycopg_pool closes what is idle for max_idle, down to min_size; these are its defaults.
+    return None if options.get("min_size", 4) else float(options.get("max_idle", 600))
 
 
 def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:

@@ -26,6 +26,9 @@ class Settings:
     DISCARD_AFTER_FORK: bool = True
     CAPTURE_STACKS: bool = True
     REPORT_UNCLOSED_CURSORS: bool | None = None
+    SESSION_TIMEOUTS: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    TAG_SESSIONS: bool = False
+    SERVER_TIMING: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,35 @@ def _boolean_or_none(value: Any) -> str | None:
     return None if value is None or isinstance(value, bool) else "Use True, False, or None for what DEBUG says."
 
 
+# PostgreSQL's parameters that SESSION_TIMEOUTS may have, by their own names.
+TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
+
+# They are milliseconds there, in 32 bits.
+_LONGEST_TIMEOUT = (2**31 - 1) / 1000
+
+
+def _session_timeouts(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return 'Use a dict, as in {"statement_timeout": 30}, or {} for none.'
+    for name, timeout in value.items():
+        # An alias, with a dict of its own that goes over the rest.
+        of_alias = name not in TIMEOUTS and isinstance(timeout, Mapping)
+        for parameter, seconds in timeout.items() if of_alias else [(name, timeout)]:
+            if hint := _timeout(parameter, seconds):
+                return hint
+    return None
+
+
+def _timeout(parameter: Any, seconds: Any) -> str | None:
+    if parameter not in TIMEOUTS:
+        return f"Use {', '.join(TIMEOUTS)}, or an alias with a dict of them; {parameter!r} is none."
+    if seconds is None or (_seconds()(seconds) is None and seconds <= _LONGEST_TIMEOUT):
+        return None
+    return (
+        f"Use seconds for {parameter}, up to {int(_LONGEST_TIMEOUT)}; 0 for no limit, None to leave it to the server."
+    )
+
+
 _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "RELEASE": _choice("scoped", "always", "never"),
     "RELEASE_AFTER": _seconds(),
@@ -76,6 +108,9 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "DISCARD_AFTER_FORK": _boolean,
     "CAPTURE_STACKS": _boolean,
     "REPORT_UNCLOSED_CURSORS": _boolean_or_none,
+    "SESSION_TIMEOUTS": _session_timeouts,
+    "TAG_SESSIONS": _boolean,
+    "SERVER_TIMING": _boolean,
 }
 
 

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf, forks, reaper, requests, wrapper
+from conn_hygiene import conf, forks, openings, reaper, requests, timing, wrapper
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -70,6 +70,7 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "CONN_HYGIENE":
         conf.apply(conf.strict(_overrides))
+        openings.renew()
         _watch_anew()
 
 
@@ -100,6 +101,7 @@ def install(**settings: Any) -> None:
     with reaper.installing:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
+        openings.renew()
         _watch_anew()
         if reaper.running is not None:
             return
@@ -132,6 +134,7 @@ def uninstall() -> None:
             wrapper.detach(connection)
         _overrides.clear()
         conf.apply(conf.Settings())
+        openings.renew()
 
 
 def _at_exit() -> None:
@@ -147,3 +150,5 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=forks.after_fork_in_parent,
         after_in_child=forks.after_fork_in_child,
     )
+    os.register_at_fork(after_in_child=openings.begin_anew)
+    os.register_at_fork(after_in_child=timing.begin_anew)

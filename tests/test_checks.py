@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -193,6 +194,184 @@ def test_atomic_requests_are_fine_where_nothing_is_released(database: Callable[.
         assert found() == []
     with override_settings(MIDDLEWARE=[OURS], CONN_HYGIENE={"RELEASE": "never"}):
         assert found() == []
+
+
+# ##### Session timeouts #####
+
+
+@pytest.fixture
+def timeouts(database: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """Return a function that puts timeouts for the alias "unpooled" in force, and other keys of CONN_HYGIENE."""
+    with ExitStack() as stack:
+
+        def set_(values: dict[str, Any], **others: Any) -> None:
+            stack.enter_context(override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"unpooled": values}, **others}))
+
+        yield set_
+
+
+def test_session_timeouts_as_recommended_are_fine() -> None:
+    values = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": values, "TAG_SESSIONS": True, "SERVER_TIMING": True}):
+        assert found() == []
+
+
+@pytest.mark.parametrize("idle", [5, 2.5])
+def test_a_server_that_is_faster_than_the_report(timeouts: Callable[..., None], idle: float) -> None:
+    timeouts({"idle_in_transaction_session_timeout": idle})
+    assert found() == [
+        Warning(
+            f"The server ends an idle transaction of 'unpooled' after {idle} s, and IDLE_IN_TRANSACTION_AFTER is 5 s, "
+            "so nothing will say which request it was.",
+            hint="Let the server be the later one: it is there for processes that cannot report any more.",
+            id="conn_hygiene.W003",
+        )
+    ]
+
+
+@pytest.mark.parametrize(("idle", "report"), [(5.5, 5), (2, None), (0, 5)])
+def test_a_report_that_comes_first_or_never(timeouts: Callable[..., None], idle: float, report: float | None) -> None:
+    timeouts({"idle_in_transaction_session_timeout": idle}, IDLE_IN_TRANSACTION_AFTER=report)
+    assert found() == []
+
+
+@pytest.mark.parametrize("lock", [30, 31])
+def test_a_lock_timeout_that_is_never_reached(timeouts: Callable[..., None], lock: float) -> None:
+    timeouts({"statement_timeout": 30, "lock_timeout": lock})
+    assert found() == [
+        Warning(
+            f"lock_timeout of 'unpooled' ({lock} s) is never reached: statement_timeout (30 s) ends the statement "
+            "before.",
+            hint="Make lock_timeout the shorter one, or leave it away.",
+            id="conn_hygiene.W004",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"statement_timeout": 30, "lock_timeout": 29.9},
+        {"statement_timeout": 0, "lock_timeout": 5},
+        {"statement_timeout": 30, "lock_timeout": 0},
+        {"lock_timeout": 5},
+    ],
+)
+def test_a_lock_timeout_that_can_be_reached(timeouts: Callable[..., None], values: dict[str, float]) -> None:
+    timeouts(values)
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "waits"),
+    [
+        ({"CONN_MAX_AGE": 600}, "600 s"),
+        ({"CONN_MAX_AGE": None}, "as long as it takes"),
+        ({"OPTIONS": {"pool": True}}, "as long as it takes"),
+        ({"OPTIONS": {"pool": {"min_size": 1, "max_idle": 10}}}, "as long as it takes"),
+        ({"OPTIONS": {"pool": {"min_size": 0, "max_size": 4}}}, "600 s"),
+    ],
+)
+def test_a_server_that_ends_waiting_connections(
+    database: Callable[..., None], timeouts: Callable[..., None], entries: dict[str, Any], waits: str
+) -> None:
+    database(**entries)
+    timeouts({"idle_session_timeout": 300})
+    assert found() == [
+        Warning(
+            f"idle_session_timeout ends connections of 'unpooled' that are idle for 300 s, and they may wait for their "
+            f"next use {waits}.",
+            hint="One that was ended is replaced at its next use, which then has to connect. Keep idle_session_timeout "
+            "for people at a prompt, or let the pool have min_size 0 and a shorter max_idle.",
+            id="conn_hygiene.W005",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"CONN_MAX_AGE": 0},
+        {"CONN_MAX_AGE": 300},
+        {"OPTIONS": {"pool": {"min_size": 0, "max_size": 4, "max_idle": 60}}},
+    ],
+)
+def test_connections_that_do_not_wait_too_long(
+    database: Callable[..., None], timeouts: Callable[..., None], entries: dict[str, Any]
+) -> None:
+    database(**entries)
+    timeouts({"idle_session_timeout": 300})
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    "options", ["-c statement_timeout=9s", "-cwork_mem=1MB  -cSTATEMENT_TIMEOUT=9", "--statement-timeout=9000"]
+)
+def test_a_timeout_that_is_given_twice(
+    database: Callable[..., None], timeouts: Callable[..., None], options: str
+) -> None:
+    database(OPTIONS={"options": options})
+    timeouts({"statement_timeout": 30, "lock_timeout": 5})
+    assert found() == [
+        Warning(
+            f"statement_timeout of 'unpooled' is both in SESSION_TIMEOUTS and in its libpq options ({options!r}), "
+            "which win.",
+            hint="Say it in one place: in SESSION_TIMEOUTS, or in OPTIONS or PGOPTIONS.",
+            id="conn_hygiene.W006",
+        )
+    ]
+
+
+def test_a_timeout_that_the_environment_gives_as_well(
+    timeouts: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=9s")
+    timeouts({"lock_timeout": 5})
+    assert [message.id for message in found()] == ["conn_hygiene.W006"]
+
+
+def test_other_options_are_not_a_timeout(database: Callable[..., None], timeouts: Callable[..., None]) -> None:
+    database(OPTIONS={"options": "-c search_path=statement_timeout -c idle_session_timeout=5"})
+    timeouts({"statement_timeout": 30})
+    assert found() == []
+
+
+def test_milliseconds_for_seconds(timeouts: Callable[..., None]) -> None:
+    timeouts({"statement_timeout": 30_000, "lock_timeout": 3600})
+    assert [message.id for message in found()] == ["conn_hygiene.W007"]
+    assert found()[0] == Warning(
+        "statement_timeout of 'unpooled' is 30000 seconds, which is 8.3 hours.",
+        hint="SESSION_TIMEOUTS are seconds. If that was PostgreSQL's milliseconds, write 30.",
+        id="conn_hygiene.W007",
+    )
+
+
+@pytest.mark.parametrize("alias", ["replica", "sqlite"])
+def test_timeouts_of_an_alias_that_is_none(alias: str) -> None:
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {alias: {"lock_timeout": 5}}}):
+        assert found() == [
+            Warning(
+                f"SESSION_TIMEOUTS has timeouts for {alias!r}, which is no PostgreSQL alias of DATABASES.",
+                hint="Name an alias as DATABASES does, or put the timeouts beside it, for all aliases.",
+                id="conn_hygiene.W008",
+            )
+        ]
+
+
+def test_timeouts_that_would_hide_the_options_of_a_service(
+    database: Callable[..., None], timeouts: Callable[..., None]
+) -> None:
+    database(OPTIONS={"service": "shop"})
+    timeouts({"lock_timeout": 5})
+    assert found() == [
+        Warning(
+            "SESSION_TIMEOUTS are not set on 'unpooled': its service may have options of its own, which would be lost.",
+            hint='Write them into OPTIONS["options"] of the alias as well; "" if the service has none.',
+            id="conn_hygiene.W009",
+        )
+    ]
+    database(OPTIONS={"service": "shop", "options": ""})
+    assert found() == []
 
 
 # ##### Middleware #####

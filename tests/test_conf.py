@@ -31,6 +31,14 @@ RIGHT: dict[str, list[Any]] = {
     "DISCARD_AFTER_FORK": [True, False],
     "CAPTURE_STACKS": [True, False],
     "REPORT_UNCLOSED_CURSORS": [True, False, None],
+    "SESSION_TIMEOUTS": [
+        {},
+        {"statement_timeout": 30, "lock_timeout": 0.5, "idle_session_timeout": 0},
+        {"idle_in_transaction_session_timeout": None, "small": {}},
+        {"statement_timeout": 30, "small": {"statement_timeout": 2147483}, "unpooled": {"statement_timeout": None}},
+    ],
+    "TAG_SESSIONS": [True, False],
+    "SERVER_TIMING": [True, False],
 }
 
 _NOT_SECONDS: list[Any] = [-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)]
@@ -45,6 +53,21 @@ WRONG: dict[str, list[Any]] = {
     "DISCARD_AFTER_FORK": [1, 0, None, "yes"],
     "CAPTURE_STACKS": [1, 0, None, "yes"],
     "REPORT_UNCLOSED_CURSORS": [1, 0, "yes"],
+    "SESSION_TIMEOUTS": [
+        None,
+        30,
+        ["statement_timeout"],
+        {"statment_timeout": 30},
+        {"work_mem": 4},
+        {1: 2},
+        {"statement_timeout": {"default": 30}},
+        {"default": {"small": {"statement_timeout": 30}}},
+        {"default": {"statement_timeout": "30s"}},
+        {"lock_timeout": 2147484},
+        *({"statement_timeout": value} for value in _NOT_SECONDS),
+    ],
+    "TAG_SESSIONS": [1, 0, None, "yes"],
+    "SERVER_TIMING": [1, 0, None, "yes"],
 }
 
 

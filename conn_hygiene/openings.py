@@ -1,0 +1,145 @@
+"""What is set when a connection is opened: the session's timeouts, and the name that it has on the server.
+
+Both travel in the start-up message, as libpq's ``options`` and ``application_name``, so they cost no round trip. They
+are the session's defaults from there on: ``RESET ALL`` and ``DISCARD ALL`` return to them (PostgreSQL documentation,
+"libpq: Parameter Key Words" and "RESET").
+
+Django takes them from ``OPTIONS`` in ``DATABASES`` whenever it connects, in whichever thread, and when it makes a pool.
+That is where they are put; the dictionary that the project wrote stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.utils import load_backend
+from psycopg.pq import Conninfo
+
+from conn_hygiene import conf
+
+# What PostgreSQL keeps of an application_name: NAMEDATALEN - 1 bytes.
+NAME_LENGTH = 63
+
+
+class _Extended(dict[str, Any]):
+    """``OPTIONS`` with additions; knows what the project wrote. A copy of an alias's settings takes both along."""
+
+    def __init__(self, written: dict[str, Any], additions: dict[str, Any]) -> None:
+        super().__init__({**written, **additions})
+        self.written = written
+
+
+def renew() -> None:
+    """Have connections that are opened from now on get what the settings say now.
+
+    Connections that are open keep what they have, and a pool that exists opens the next one as its first.
+    """
+    tag = tag_of_process() if conf.current.TAG_SESSIONS else None
+    for alias, entry in connections.settings.items():
+        written, timeouts = options_written(alias), timeouts_of(alias)
+        additions = {}
+        if (timeouts or tag) and is_postgresql(alias):
+            additions = _timeouts(written, timeouts) | _name(written, tag)
+        if additions or isinstance(entry.get("OPTIONS"), _Extended):
+            entry["OPTIONS"] = _Extended(written, additions) if additions else written
+
+
+def begin_anew() -> None:
+    """Name the sessions of a forked child after the child. Needed before it connects; takes no lock."""
+    if conf.current.TAG_SESSIONS:
+        renew()
+
+
+def options_written(alias: str) -> dict[str, Any]:
+    """Return the ``OPTIONS`` of *alias* as the project wrote them."""
+    options: dict[str, Any] = connections.settings[alias].get("OPTIONS", {})
+    return options.written if isinstance(options, _Extended) else options
+
+
+def is_postgresql(alias: str) -> bool:
+    """Return whether *alias* is on a PostgreSQL backend; False if the backend is one that cannot be loaded."""
+    # Others have options of the same names: Oracle a pool, SQLite ATOMIC_REQUESTS.
+    try:
+        return bool(load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper.vendor == "postgresql")
+    except ImproperlyConfigured:
+        # There is no such backend here, which Django says best itself.
+        return False
+
+
+# ##### Timeouts #####
+
+
+def timeouts_of(alias: str) -> dict[str, float]:
+    """Return what ``SESSION_TIMEOUTS`` says for *alias*: PostgreSQL's parameters, in seconds."""
+    common = {name: value for name, value in conf.current.SESSION_TIMEOUTS.items() if name in conf.TIMEOUTS}
+    own = conf.current.SESSION_TIMEOUTS.get(alias)
+    merged = {**common, **own} if isinstance(own, Mapping) else common
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def own_options(written: dict[str, Any]) -> str | None:
+    """Return the ``options`` with which libpq would connect by itself, ``PGOPTIONS`` included; None if nobody can tell.
+
+    A service in ``OPTIONS`` may have some: libpq alone reads its file, and only when it connects.
+    """
+    if "options" in written:
+        return str(written["options"] or "")
+    return None if "service" in written else _libpq_default(b"options")
+
+
+def _timeouts(written: dict[str, Any], timeouts: dict[str, float]) -> dict[str, str]:
+    own = own_options(written)
+    if own is None or not timeouts:
+        return {}
+    ours = " ".join(f"-c {name}={_milliseconds(seconds)}" for name, seconds in timeouts.items())
+    # Of two values for one parameter the server takes the later: the project's own.
+    return {"options": f"{ours} {own}".rstrip()}
+
+
+def _milliseconds(seconds: float) -> int:
+    # 0 switches a timeout off, which is not what somebody wants who asks for a very short one.
+    return max(1, round(seconds * 1000)) if seconds else 0
+
+
+# ##### Names #####
+
+
+def tag_of_process() -> str:
+    """Return what names this process on the server: ``project@host:pid``.
+
+    The project is the package of its ``ROOT_URLCONF``, or without one of its settings.
+    """
+    module = getattr(settings, "ROOT_URLCONF", None) or os.environ.get("DJANGO_SETTINGS_MODULE") or "django"
+    return f"{str(module).partition('.')[0]}@{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+
+
+def _name(written: dict[str, Any], tag: str | None) -> dict[str, str]:
+    if tag is None:
+        return {}
+    if "service" in written and "application_name" not in written:
+        # The service may name one, which libpq then prefers.
+        return {"fallback_application_name": _joined(written.get("fallback_application_name"), tag)}
+    own = written["application_name"] if "application_name" in written else _libpq_default(b"application_name")
+    return {"application_name": _joined(own or written.get("fallback_application_name"), tag)}
+
+
+def _joined(own: str | None, tag: str) -> str:
+    """Return *own* and *tag* in one name that the server keeps whole. What is too long is cut in front of the pid."""
+    head, colon, pid = (f"{own} {tag}" if own else tag).rpartition(":")
+    # The server replaces anything else, and by more than one character each from PostgreSQL 16 on.
+    head = "".join(character if " " <= character <= "~" else "?" for character in head)
+    return head[: NAME_LENGTH - len(colon + pid)] + colon + pid
+
+
+def _libpq_default(keyword: bytes) -> str:
+    """Return what libpq uses for *keyword* where nothing is said: from the environment, or a service named there."""
+    for option in Conninfo.get_defaults():
+        if option.keyword == keyword and option.val is not None:
+            return option.val.decode()
+    return ""

@@ -1,0 +1,149 @@
+"""TAG_SESSIONS: the name under which the server knows a session."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connections
+from django.test import override_settings
+
+from conn_hygiene import openings
+from tests.processes import in_fresh_process
+from tests.test_guard_rails import ALIASES, forget_connections, options, service, settings, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=[*ALIASES, "small"])
+
+__all__ = ["options", "service"]  # fixtures
+
+HOST = socket.gethostname().partition(".")[0]
+TAG = f"tests@{HOST}:{os.getpid()}"
+
+
+def names(admin: psycopg.Connection) -> set[str]:
+    """Return the names of the sessions in the test database, as anybody on the server sees them."""
+    rows = admin.execute(
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+        " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    return {row[0] for row in rows}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_session_is_named_after_project_host_and_process(alias: str, admin: psycopg.Connection) -> None:
+    with settings(TAG_SESSIONS=True):
+        show("lock_timeout", alias)
+        assert names(admin) == {TAG}
+
+
+def test_without_the_setting_the_name_is_the_projects_own_affair(admin: psycopg.Connection) -> None:
+    with settings():
+        show("lock_timeout")
+        assert names(admin) == {""}
+
+
+def test_the_name_comes_back_when_somebody_set_another() -> None:
+    with settings(TAG_SESSIONS=True):
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SET application_name = 'report'")
+            session = connections["default"].connection
+        connections["default"].close()
+        assert session.execute("SHOW application_name").fetchone()[0] == TAG
+
+
+def test_a_name_that_the_project_chose_is_kept_in_front(options: Callable[..., None]) -> None:
+    options("unpooled", application_name="shop")
+    with settings(TAG_SESSIONS=True):
+        assert show("application_name", "unpooled") == f"shop {TAG}"
+        assert show("application_name", "default") == TAG
+    assert show("application_name", "unpooled") == "shop"
+
+
+def test_a_name_of_the_environment_is_kept_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGAPPNAME", "shop")
+    with settings(TAG_SESSIONS=True):
+        assert show("application_name", "unpooled") == f"shop {TAG}"
+
+
+def test_a_name_for_want_of_another_is_kept_in_front(options: Callable[..., None]) -> None:
+    options("unpooled", fallback_application_name="shop")
+    with settings(TAG_SESSIONS=True):
+        assert show("application_name", "unpooled") == f"shop {TAG}"
+
+
+@pytest.mark.parametrize("own", ["x" * 80, "größe " * 20, "a b\n"], ids=["long", "beyond ASCII", "control"])
+def test_the_server_keeps_the_name_whole_and_the_pid_readable(own: str, options: Callable[..., None]) -> None:
+    options("unpooled", application_name=own)
+    with settings(TAG_SESSIONS=True):
+        name = show("application_name", "unpooled")
+        assert name == connections["unpooled"].settings_dict["OPTIONS"]["application_name"]
+    assert len(name.encode()) <= 63
+    assert name.startswith(own[:2])
+    assert name.endswith(f":{os.getpid()}")
+
+
+def test_the_project_is_the_package_of_the_urls_or_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with override_settings(ROOT_URLCONF="shop.urls"):
+        assert openings.tag_of_process().startswith("shop@")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "config.settings.production")
+    with override_settings(ROOT_URLCONF=None):
+        assert openings.tag_of_process().startswith("config@")
+
+
+def test_a_host_is_named_without_its_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "web-1.example.org")
+    assert openings.tag_of_process() == f"tests@web-1:{os.getpid()}"
+
+
+def names_of_parent_and_child() -> list[Any]:
+    import json
+
+    import django
+
+    django.setup()
+    aliases = ("default", "unpooled")
+    for alias in aliases:
+        show("lock_timeout", alias)
+    read, write = os.pipe()
+    # The reaper and the pool have threads; whoever forks beside them has been warned.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        found = [show("application_name", alias) for alias in aliases]
+        os.write(write, json.dumps(found).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    of_child = json.loads(os.read(read, 10_000))
+    os.close(read)
+    os.close(write)
+    of_parent = [show("application_name", alias) for alias in aliases]
+    for alias in aliases:
+        connections[alias].close()
+    connections["default"].close_pool()
+    return [of_parent, of_child, os.getpid(), child]
+
+
+def test_a_forked_child_has_a_name_of_its_own() -> None:
+    of_parent, of_child, parent, child = in_fresh_process(
+        names_of_parent_and_child, CONN_HYGIENE={"TAG_SESSIONS": True}
+    )
+    assert of_parent == [f"tests@{HOST}:{parent}"] * 2
+    assert of_child == [f"tests@{HOST}:{child}"] * 2
+
+
+def test_the_setting_can_change_while_the_process_runs() -> None:
+    forget_connections()
+    with override_settings(CONN_HYGIENE={"TAG_SESSIONS": True}):
+        assert show("application_name", "unpooled") == TAG
+        connections["unpooled"].close()
+    assert show("application_name", "unpooled") == ""
