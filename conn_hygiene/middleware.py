@@ -5,14 +5,14 @@ Each works under WSGI and ASGI without an adapter in between. What a view raises
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 
-from conn_hygiene import installation, scopes
+from conn_hygiene import conf, installation, scopes, timing
 
 if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
@@ -45,12 +45,12 @@ class _ScopeMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        with self._step():
-            return self._covered(self.get_response(request))
+        with _timed() as timed, self._step():
+            return self._covered(timed(self.get_response(request)))
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        with self._step():
-            return self._covered(await self.get_response(request))
+        with _timed() as timed, self._step():
+            return self._covered(timed(await self.get_response(request)))
 
     def _step(self) -> AbstractContextManager[None]:
         return nullcontext() if self.scope is None else self.scope.step()
@@ -59,6 +59,26 @@ class _ScopeMiddleware:
         if self.scope is not None and isinstance(response, StreamingHttpResponse):
             scopes.cover_streaming(response, self.scope)
         return cast("HttpResponseBase", response)
+
+
+@contextmanager
+def _timed() -> Iterator[Callable[[Any], Any]]:
+    """Measure the request inside, if the settings ask for it; yield what adds the result to its response."""
+    if not conf.current.SERVER_TIMING or timing.current.get() is not None:
+        # Off, or another middleware of this module is around this one.
+        yield lambda response: response
+        return
+    measured = timing.Timing()
+
+    def add_header(response: Any) -> Any:
+        response["Server-Timing"] = timing.server_timing(measured, response.get("Server-Timing"))
+        return response
+
+    token = timing.current.set(measured)
+    try:
+        yield add_header
+    finally:
+        timing.current.reset(token)
 
 
 class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):
