@@ -1,0 +1,445 @@
+"""``manage.py connections``: show this application's sessions on the server, watch them, end them, and find fault."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+
+from conn_hygiene import activity as own
+from conn_hygiene import conf, doctor, pooler, server
+from conn_hygiene.management import rendering
+from conn_hygiene.management.rendering import Line, Status, View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from conn_hygiene.management.rendering import Block
+
+#: Exit codes, beside 0. The second is argparse's own; a Nagios plugin's are 1 for a warning and 3 for "unknown".
+FOUND, MISUSED, NOT_ASKED = 1, 2, 3
+
+_MIDDLEWARE = (
+    "conn_hygiene.middleware.ConnectionHygieneMiddleware",
+    "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware",
+)
+# Applications of servers that speak ASGI, which runserver or the deployment then does.
+_ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
+
+
+def _number_of(kind: type, least: float) -> Callable[[str], Any]:
+    """Return a converter for argparse that takes finite numbers of *kind* from *least* on."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not math.isfinite(value) or value < least:
+            raise ValueError
+        return value
+
+    # argparse says "invalid number value".
+    convert.__name__ = "number"
+    return convert
+
+
+_seconds = _number_of(float, 0)
+_interval = _number_of(float, 0.1)
+_count = _number_of(int, 1)
+
+
+class Command(BaseCommand):
+    """Each subcommand is a method of the same name."""
+
+    help = "Shows this application's sessions as PostgreSQL sees them, ends sessions, and says what will hurt."
+    # It is run where something is wrong already, which the checks would only say before it has begun.
+    requires_system_checks: list[str] = []  # noqa: RUF012 - as Django declares it
+
+    # ##### Arguments #####
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the subcommands, each with Django's common options as well: people write those last."""
+        subparsers = parser.add_subparsers(dest="subcommand", required=True, title="subcommands")
+
+        def add(name: str, help: str) -> CommandParser:
+            subparser: CommandParser = subparsers.add_parser(name, help=help, description=help)
+            _add_common_options(subparser)
+            return subparser
+
+        self._add_status(add("status", "Shows the sessions of this application, by state."))
+        self._add_watch(add("watch", "Shows the same again and again, until Ctrl-C."))
+        self._add_terminate(add("terminate", "Ends sessions that match, after showing them and asking."))
+        self._add_doctor(add("doctor", "Looks at settings and servers, and says what will hurt, worst first."))
+
+    def _add_status(self, parser: CommandParser) -> None:
+        _add_databases(parser)
+        _add_all_users(parser)
+        _add_format(parser)
+        parser.add_argument(
+            "--fail-if-idle-in-transaction",
+            type=_seconds,
+            metavar="SECONDS",
+            help=f"Exits with {FOUND} if a session has been idle in transaction for that long.",
+        )
+
+    def _add_watch(self, parser: CommandParser) -> None:
+        _add_databases(parser)
+        _add_all_users(parser)
+        _add_format(parser)
+        parser.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="Default: 1.")
+        parser.add_argument("--count", type=_count, metavar="N", help="Ends after N times.")
+
+    def _add_terminate(self, parser: CommandParser) -> None:
+        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS", help="Default: %(default)s.")
+        _add_all_users(parser)
+        parser.add_argument(
+            "--all-databases", action="store_true", help="Sessions in the server's other databases too."
+        )
+        for name, state in (("--idle-in-transaction", "idle in transaction"), ("--idle", "idle, in no transaction,")):
+            parser.add_argument(name, type=_seconds, metavar="SECONDS", help=f"Those that have been {state} that long.")
+        parser.add_argument(
+            "--pid", type=int, action="append", default=[], dest="pids", help="This one; may be repeated."
+        )
+        parser.add_argument("--yes", action="store_true", help="Does not ask.")
+        parser.add_argument("--dry-run", action="store_true", help="Shows what matches, and ends nothing.")
+
+    def _add_doctor(self, parser: CommandParser) -> None:
+        _add_databases(parser)
+        _add_format(parser)
+        parser.add_argument("--processes", type=_count, metavar="N", help="How many processes use the databases.")
+        parser.add_argument("--threads", type=_count, metavar="N", help="How many threads each of them has.")
+        parser.add_argument(
+            "--fail-level",
+            default=str(doctor.Level.ERROR),
+            choices=[str(level) for level in reversed(doctor.Level)],
+            help=f"Exits with {FOUND} from this level on. Default: %(default)s.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the subcommand."""
+        getattr(self, options["subcommand"])(options)
+
+    # ##### status #####
+
+    def status(self, options: dict[str, Any]) -> None:
+        """Show the sessions once, and fail if that was asked for."""
+        with ExitStack() as stack:
+            status = _collect(_Source(stack, _databases(options), server.Scope(options["all_users"])))
+        if options["format"] == "json":
+            self.stdout.write(rendering.dumped(rendering.status_json(status)))
+        else:
+            self._show(rendering.status_blocks(status), options)
+        failed = [f"{', '.join(view.aliases)}: {view.error}" for view in status.views if view.error]
+        if failed:
+            raise CommandError("\n".join(failed), returncode=NOT_ASKED)
+        self._fail_if_idle_in_transaction(status, options["fail_if_idle_in_transaction"])
+
+    def _fail_if_idle_in_transaction(self, status: Status, limit: float | None) -> None:
+        if limit is None:
+            return
+        sessions = [session for view in status.views if view.activity for session in view.activity.counted]
+        late = [s for s in sessions if s.is_idle_in_transaction and s.in_state is not None and s.in_state >= limit]
+        if late:
+            pids = ", ".join(str(session.pid) for session in late)
+            raise CommandError(f"Idle in transaction for {limit:g} s or longer: pid {pids}.", returncode=FOUND)
+
+    # ##### watch #####
+
+    def watch(self, options: dict[str, Any]) -> None:
+        """Show the sessions until Ctrl-C, over connections that are kept, and opened again when they break."""
+        try:
+            with ExitStack() as stack, self._drawing(options) as draw:
+                source = _Source(stack, _databases(options), server.Scope(options["all_users"]))
+                shown = 0
+                while True:
+                    draw(_collect(source))
+                    shown += 1
+                    if shown == options["count"]:
+                        return
+                    time.sleep(options["interval"])
+        except KeyboardInterrupt:
+            # The way to end it, and so no failure.
+            return
+
+    @contextmanager
+    def _drawing(self, options: dict[str, Any]) -> Iterator[Callable[[Status], None]]:
+        """Yield what shows a status: in the place of the one before on a terminal, else below it."""
+        if options["format"] == "json":
+            yield lambda status: self._write(rendering.dumped(rendering.status_json(status), indent=None))
+            return
+        console = self._console(options)
+        if console is None or not console.is_terminal:
+            yield lambda status: self._show([_now(), *rendering.status_blocks(status), Line("")], options)
+            return
+        from conn_hygiene.contrib import rich
+
+        with rich.live(console) as update:
+            yield lambda status: update([_now(), *rendering.status_blocks(status)])
+
+    # ##### terminate #####
+
+    def terminate(self, options: dict[str, Any]) -> None:
+        """End the sessions that match, and say what came of each."""
+        if options["idle_in_transaction"] is None and options["idle"] is None and not options["pids"]:
+            criteria = "--idle-in-transaction SECONDS, --idle SECONDS or --pid PID"
+            raise CommandError(f"Say which sessions: {criteria}.", returncode=MISUSED)
+        [alias] = _databases({"databases": [options["database"]]})
+        try:
+            with server.connect(alias) as connection:
+                self._terminate(connection, options)
+        except psycopg.OperationalError as error:
+            raise CommandError(f"{alias}: {_text(error)}", returncode=NOT_ASKED) from error
+
+    def _terminate(self, connection: psycopg.Connection[Any], options: dict[str, Any]) -> None:
+        scope = server.Scope(options["all_users"], options["all_databases"])
+        sessions = server.activity(connection, scope).counted
+        matches = [session for session in sessions if _matches(session, options)]
+        missing = sorted(set(options["pids"]) - {session.pid for session in matches})
+        for pid in missing:
+            self._write(f"{pid}: no such session of this role and database, or not one that may be ended.")
+        if matches:
+            self._show([rendering.sessions_table(matches)], options)
+        elif not missing:
+            self._write("No session matches.")
+        if matches and not options["dry_run"] and self._confirmed(len(matches), options):
+            missing += self._end(connection, matches, options)
+        if missing:
+            raise CommandError(f"Not ended: {', '.join(map(str, missing))}.", returncode=FOUND)
+
+    def _confirmed(self, count: int, options: dict[str, Any]) -> bool:
+        if options["yes"]:
+            return True
+        self.stdout.write(f"End {_sessions(count)}? Each loses its open transaction. [y/N] ", ending="")
+        self.stdout.flush()
+        try:
+            answer = input()
+        except EOFError:
+            raise CommandError("There is nobody to ask; --yes ends them without asking.") from None
+        if answer.strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing was ended.")
+        return True
+
+    def _end(
+        self, connection: psycopg.Connection[Any], matches: list[server.Session], options: dict[str, Any]
+    ) -> list[int]:
+        """End *matches*; return the pids of those that are still there."""
+        remaining = []
+        for session in matches:
+            outcome = server.terminate(connection, session, whatever_state=session.pid in options["pids"])
+            self._write(f"{session.pid}: {outcome.value}")
+            if outcome not in (server.Outcome.ENDED, server.Outcome.GONE):
+                remaining.append(session.pid)
+        return remaining
+
+    # ##### doctor #####
+
+    def doctor(self, options: dict[str, Any]) -> None:
+        """Show what is wrong, and fail if it is bad enough."""
+        aliases = _databases(options)
+        findings = doctor.diagnose(_project(aliases, options), _facts(aliases), datetime.date.today())  # noqa: DTZ011
+        if options["format"] == "json":
+            self.stdout.write(rendering.dumped(rendering.findings_json(findings)))
+        else:
+            nothing = [Line("Nothing was found that will hurt.", rendering.GOOD)]
+            self._show(rendering.finding_blocks(findings) or nothing, options)
+        bad = [found for found in findings if found.level >= doctor.Level[options["fail_level"].upper()]]
+        if bad:
+            what = "1 finding is" if len(bad) == 1 else f"{len(bad)} findings are"
+            raise CommandError(f"{what} of level {options['fail_level']} or above.", returncode=FOUND)
+
+    # ##### Output #####
+
+    def _show(self, blocks: Iterable[Block], options: dict[str, Any]) -> None:
+        console = self._console(options)
+        if console is None:
+            self._write(rendering.plain(blocks))
+            return
+        from conn_hygiene.contrib import rich
+
+        rich.show(console, blocks)
+
+    def _console(self, options: dict[str, Any]) -> Any:
+        """Return a console of rich's for a terminal, or None where plain text is right."""
+        if not (self.stdout.isatty() or options["force_color"]):
+            return None
+        try:
+            from conn_hygiene.contrib import rich
+        except ImportError:
+            if options["verbosity"] >= 2 and not self._has_mentioned_rich:
+                self._has_mentioned_rich = True
+                self.stderr.write('Tables need rich: pip install "django-conn-hygiene[rich]"', self.style.NOTICE)
+            return None
+        # Django's wrapper ends each write with a line break, which would break up what rich writes.
+        return rich.console(self.stdout._out, no_color=options["no_color"], force_terminal=options["force_color"])
+
+    _has_mentioned_rich = False
+
+    def _write(self, text: str) -> None:
+        self.stdout.write(text)
+        # Into a pipe each goes when it is written, not when a buffer is full.
+        self.stdout.flush()
+
+
+def _add_common_options(parser: CommandParser) -> None:
+    """Have the options that all commands take follow the name of the subcommand as well."""
+    for name in ("--settings", "--pythonpath"):
+        parser.add_argument(name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in ("--traceback", "--no-color", "--force-color"):
+        parser.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-v", "--verbosity", type=int, choices=range(4), default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
+def _add_databases(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--database",
+        action="append",
+        dest="databases",
+        metavar="ALIAS",
+        help="May be repeated. Default: all that are PostgreSQL.",
+    )
+
+
+def _add_all_users(parser: CommandParser) -> None:
+    parser.add_argument("--all-users", action="store_true", help="Sessions of other roles too.")
+
+
+def _add_format(parser: CommandParser) -> None:
+    parser.add_argument("--format", default="text", choices=["text", "json"], help="JSON is for scripts, and stable.")
+
+
+def _databases(options: dict[str, Any]) -> list[str]:
+    """Return the aliases that are asked for, or all that are PostgreSQL databases."""
+    possible = server.aliases()
+    for alias in options["databases"] or ():
+        if alias not in possible:
+            known = ", ".join(possible) or "none"
+            raise CommandError(
+                f"{alias!r} is no PostgreSQL database of this project. There are: {known}.", returncode=MISUSED
+            )
+    if not possible:
+        raise CommandError("This project has no PostgreSQL database.", returncode=MISUSED)
+    return list(dict.fromkeys(options["databases"] or possible))
+
+
+# ##### Asking #####
+
+
+class _Source:
+    """Where the command looks: one connection for each database and role, open until *stack* is closed."""
+
+    def __init__(self, stack: ExitStack, aliases: list[str], scope: server.Scope) -> None:
+        self._scope = scope
+        # The first alias of each database, and all that turned out to lead to the same.
+        self._names = {alias: [alias] for alias in aliases}
+        self._connections: dict[str, psycopg.Connection[Any]] = {}
+        stack.callback(self._close)
+
+    def look(self) -> list[View]:
+        """Return what the servers say now. A connection that has failed is replaced at the next look."""
+        views: dict[object, View] = {}
+        for alias, names in list(self._names.items()):
+            try:
+                view = self._look(alias)
+            except psycopg.Error as error:
+                self._drop(alias)
+                views[alias] = View(names, error=_text(error))
+                continue
+            if view.identity in views:
+                self._drop(alias)
+                views[view.identity].aliases.extend(self._names.pop(alias))
+            else:
+                views[view.identity] = view
+        return list(views.values())
+
+    def _look(self, alias: str) -> View:
+        if alias not in self._connections:
+            self._connections[alias] = server.connect(alias)
+        connection = self._connections[alias]
+        return View(self._names[alias], server.identity(connection), server.activity(connection, self._scope))
+
+    def _drop(self, alias: str) -> None:
+        if alias in self._connections:
+            self._connections.pop(alias).close()
+
+    def _close(self) -> None:
+        for alias in list(self._connections):
+            self._drop(alias)
+
+
+def _collect(source: _Source) -> Status:
+    """Return what the servers say now, and what this process knows itself."""
+    leases = own.snapshot()
+    return Status(source.look(), leases, {lease.server_pid: vars(lease) for lease in leases})
+
+
+def _facts(aliases: list[str]) -> list[doctor.Facts]:
+    """Ask for each alias what the doctor wants to know; what cannot be asked is said, and stops nothing else."""
+    asked: dict[server.Identity, server.Activity] = {}
+    return [_facts_of(alias, asked) for alias in aliases]
+
+
+def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doctor.Facts:
+    facts: dict[str, Any] = {}
+    failures = []
+    try:
+        with server.connect(alias) as connection:
+            identity = facts["identity"] = server.identity(connection)
+            facts["limits"] = server.limits(connection)
+            if identity not in asked:
+                asked[identity] = server.activity(connection)
+            facts["activity"] = asked[identity]
+            facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
+        facts["timeouts"] = server.timeouts(alias, doctor.TIMEOUTS)
+    except (psycopg.Error, Error) as error:
+        failures.append(_text(error))
+    return doctor.Facts(alias, failures=tuple(failures), **facts)
+
+
+def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
+    return doctor.Project(
+        databases={alias: connections[alias].settings_dict for alias in aliases},
+        debug=settings.DEBUG,
+        asgi=bool(getattr(settings, "ASGI_APPLICATION", None))
+        or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),
+        middleware=any(path in _MIDDLEWARE for path in settings.MIDDLEWARE),
+        release=conf.current.RELEASE,
+        reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,
+        idle_in_transaction_after=conf.current.IDLE_IN_TRANSACTION_AFTER,
+        minimum_version=connections[aliases[0]].features.minimum_database_version or (),
+        processes=options["processes"],
+        threads=options["threads"],
+    )
+
+
+def _matches(session: server.Session, options: dict[str, Any]) -> bool:
+    """Return whether any of the criteria is about *session*."""
+    if session.pid in options["pids"]:
+        return True
+    for limit, states in (
+        (options["idle_in_transaction"], server.IDLE_IN_TRANSACTION_STATES),
+        (options["idle"], (server.IDLE,)),
+    ):
+        if limit is not None and session.state in states and (session.in_state or 0.0) >= limit:
+            return True
+    return False
+
+
+def _now() -> Line:
+    return Line(datetime.datetime.now().astimezone().isoformat(" ", "seconds"), rendering.QUIET)
+
+
+def _sessions(count: int) -> str:
+    return "1 session" if count == 1 else f"{count} sessions"
+
+
+def _text(error: Exception) -> str:
+    """Return the server's or the driver's words on one line; neither repeats a password."""
+    return " ".join(str(error).split())

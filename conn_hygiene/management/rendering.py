@@ -1,0 +1,282 @@
+"""What ``manage.py connections`` shows, as blocks of lines and tables, and those as plain text or JSON.
+
+A block says what is to be seen; how, is up to :func:`plain` here, or to :mod:`conn_hygiene.contrib.rich`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from conn_hygiene import server
+from conn_hygiene.masking import mask, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from conn_hygiene.activity import LeaseInfo
+    from conn_hygiene.doctor import Finding
+
+#: The version of the JSON formats. Keys may be added within a version; it changes when one goes or changes its meaning.
+JSON_VERSION = 1
+
+#: Moods of a line or row, for whoever has colours.
+BAD, WARN, GOOD, QUIET, PLAIN = "bad", "warn", "good", "quiet", "plain"
+
+_MOODS = {server.ABORTED: BAD, server.IDLE_IN_TRANSACTION: WARN, server.ACTIVE: GOOD, None: QUIET}
+
+# A statement is a hint at what a session does; whoever wants all of it asks for JSON.
+_STATEMENT = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of text."""
+
+    text: str
+    mood: str = PLAIN
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of the same columns. Those that share a first cell belong together."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    moods: Sequence[str]
+
+
+Block = Line | Table
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One database with its sessions, under all aliases that lead to it; ``error`` if it could not be asked."""
+
+    aliases: list[str]
+    identity: server.Identity | None = None
+    activity: server.Activity | None = None
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """All that ``status`` and ``watch`` show."""
+
+    views: list[View]
+    leases: list[LeaseInfo]
+    #: What this host's processes know of sessions, by server pid: ``request``, ``where_began``, ``where_now``.
+    known: dict[int, dict[str, Any]]
+
+
+def status_blocks(status: Status) -> list[Block]:
+    """Return the sessions of each database, and what this process holds itself, if anything."""
+    blocks: list[Block] = []
+    for view in status.views:
+        blocks += _view_blocks(view, status.known)
+    if status.leases:
+        blocks += [Line(""), Line("Leases of this process", GOOD), leases_table(status.leases)]
+    return blocks
+
+
+def _view_blocks(view: View, known: dict[int, dict[str, Any]]) -> list[Block]:
+    names = ", ".join(view.aliases)
+    if view.activity is None or view.identity is None:
+        return [Line(f"{names}: {view.error}", BAD)]
+    title = f'{names}: database "{view.identity.database}" as "{view.identity.role}", PostgreSQL '
+    counts = [f"{count} {state}" for state, count in view.activity.by_state().items()]
+    total = len(view.activity.counted)
+    blocks: list[Block] = [
+        Line(title + view.identity.server_version, GOOD),
+        Line(f"{total} {'session' if total == 1 else 'sessions'}{': ' if counts else ''}{', '.join(counts)}"),
+        sessions_table(view.activity.sessions),
+    ]
+    for session in view.activity.sessions:
+        blocks += [Line(text) for text in _explanation(session, known)]
+    blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
+    return blocks
+
+
+def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[str]:
+    """Yield what only the process that owns *session* can know, and who keeps it waiting."""
+    facts = known.get(session.pid, {})
+    parts = [facts.get("request")]
+    for key, words in (("where_began", "its transaction began at"), ("where_now", "its thread is at")):
+        parts.append(f"{words} {facts[key]}" if facts.get(key) else None)
+    if any(parts):
+        yield printable(f"  {session.pid}: {'; '.join(part for part in parts if part)}")
+    if session.blocked_by:
+        yield f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}"
+
+
+def _unseen(activity: server.Activity) -> Iterable[str]:
+    if activity.hidden:
+        yield (
+            f"{activity.hidden} of them hidden from this role, state and statement included; it would see them as a "
+            "member of pg_read_all_stats."
+        )
+    if activity.others:
+        yield f"{activity.others} more of other roles; --all-users lists them."
+
+
+_COLUMNS = (
+    "State",
+    "Pid",
+    "Session",
+    "In state",
+    "Transaction",
+    "Waits for",
+    "Application",
+    "Client",
+    "Database",
+    "Role",
+    "Statement",
+)
+
+
+def sessions_table(sessions: Sequence[server.Session]) -> Table:
+    """Return *sessions* as a table, one row each, in their order."""
+    several = {name for name in ("database", "role") if len({getattr(session, name) for session in sessions}) > 1}
+    return Table(
+        _COLUMNS,
+        [_row(session, several) for session in sessions],
+        [QUIET if session.own else _MOODS.get(session.state, PLAIN) for session in sessions],
+    )
+
+
+def _row(session: server.Session, several: set[str]) -> tuple[str, ...]:
+    # That a session waits for its client is what its state says already.
+    waits = session.wait_event if session.wait_event != "Client: ClientRead" else None
+    return (
+        session.state or "hidden",
+        str(session.pid),
+        _duration(session.age),
+        _duration(session.in_state),
+        _duration(session.in_transaction),
+        waits or "",
+        session.application_name,
+        session.client_address or ("" if session.state is None else "local"),
+        session.database if "database" in several else "",
+        session.role if "role" in several else "",
+        "(this command)" if session.own else _shortened(session.statement or ""),
+    )
+
+
+def leases_table(leases: Sequence[LeaseInfo]) -> Table:
+    """Return what a process holds as a table."""
+    rows = [
+        (
+            lease.state,
+            lease.alias,
+            str(lease.server_pid),
+            lease.thread_name or str(lease.thread_id),
+            lease.request or "",
+            _duration(lease.held_for),
+            _duration(lease.idle_for),
+            ", ".join(lease.pinned_by),
+            lease.where_now or "",
+        )
+        for lease in leases
+    ]
+    columns = ("State", "Alias", "Pid", "Thread", "Request", "Held", "Idle", "Pinned by", "Thread is at")
+    return Table(columns, rows, [PLAIN] * len(rows))
+
+
+def finding_blocks(findings: Sequence[Finding]) -> list[Block]:
+    """Return *findings* in their order, each with why, what to do, and where to read on."""
+    blocks: list[Block] = []
+    moods = {"error": BAD, "warning": WARN}
+    for finding in findings:
+        level = str(finding.level)
+        blocks += [
+            Line(f"{level.upper()} {', '.join(finding.aliases)}: {finding.what}", moods.get(level, GOOD)),
+            Line(f"  Why:  {finding.why}"),
+            Line(f"  Do:   {finding.remedy}"),
+            Line(f"  Read: {finding.docs}", QUIET),
+            Line(""),
+        ]
+    return blocks
+
+
+def _duration(seconds: float | None) -> str:
+    """Return *seconds* in at most two units, short enough for a column."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((place for place, (amount, _) in enumerate(units) if amount), 3)
+    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _STATEMENT else f"{text[:_STATEMENT]}…"
+
+
+def plain(blocks: Iterable[Block]) -> str:
+    """Return *blocks* as text with aligned columns."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += _aligned(block) if isinstance(block, Table) else [block.text]
+    return "\n".join(lines)
+
+
+def _aligned(table: Table) -> list[str]:
+    if not table.rows:
+        return []
+    rows = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # A column that is empty all the way down tells nothing.
+    used = [place for place in range(len(widths)) if any(row[place] for row in table.rows)]
+    return ["  ".join(row[place].ljust(widths[place]) for place in used).rstrip() for row in rows]
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """Return *status* for JSON; docs/reference/connections-command.rst says what the keys mean."""
+    return {
+        "version": JSON_VERSION,
+        "databases": [_view_json(view, status.known) for view in status.views],
+        "leases": [
+            dataclasses.asdict(lease) | {"statement": mask(lease.statement) if lease.statement else None}
+            for lease in status.leases
+        ],
+    }
+
+
+def _view_json(view: View, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    identity, activity = view.identity, view.activity
+    return {
+        "aliases": view.aliases,
+        "error": view.error,
+        "database": identity and identity.database,
+        "role": identity and identity.role,
+        "server_version": identity and identity.server_version,
+        "states": {} if activity is None else activity.by_state(),
+        "hidden": 0 if activity is None else activity.hidden,
+        "sessions_of_other_roles": 0 if activity is None else activity.others,
+        "sessions": [session_json(session, known) for session in activity.sessions] if activity else [],
+    }
+
+
+def session_json(session: server.Session, known: dict[int, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Return *session* for JSON, with what is *known* of it."""
+    facts = (known or {}).get(session.pid, {})
+    names = ("request", "where_began", "where_now")
+    return dataclasses.asdict(session) | {name: facts.get(name) for name in names}
+
+
+def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return *findings* for JSON."""
+    return {
+        "version": JSON_VERSION,
+        "findings": [dataclasses.asdict(finding) | {"level": str(finding.level)} for finding in findings],
+    }
+
+
+def dumped(value: dict[str, Any], *, indent: int | None = 2) -> str:
+    """Return *value* as JSON; times are in ISO 8601."""
+    return json.dumps(value, indent=indent, default=lambda found: found.isoformat())

@@ -1,0 +1,68 @@
+"""SQL without the values that stand in it, fit for a terminal or a log.
+
+``pg_stat_activity`` shows a statement as the server received it. Django's cursors put the parameters into it on the
+client's side (unless ``server_side_binding`` is on), so that text may hold anything that an application knows. The
+tokens are those of the PostgreSQL documentation, "Lexical Structure".
+"""
+
+from __future__ import annotations
+
+import re
+
+#: What stands in the place of a value.
+MASK = "?"
+
+# To the server, all that is not ASCII is a letter.
+_LETTER = r"A-Za-z_\x80-\U0010ffff"
+
+# Any token may lack its end, since the server cuts long statements off (track_activity_query_size). Whether a backslash
+# keeps a quote from ending a plain string is for standard_conforming_strings to say, the session's and not ours: where
+# it matters, all to the end is taken for the string.
+_TOKEN = re.compile(
+    rf"""
+      (?P<comment> --[^\n]* )
+    | (?P<block> /\* )
+    | (?P<value>
+          e'(?: [^'\\] | \\. | '' )*(?: ' | \\?\Z )
+        | (?: [bxn] | u& )?'(?: [^'\\] | \\(?!') | '' )*(?: ' | .* )
+        | \$(?P<tag> (?: [{_LETTER}][{_LETTER}0-9]* )? )\$ .*? (?: \$(?P=tag)\$ | \Z )
+        | \.?[0-9](?: e[+-][0-9] | [\w.] )*
+      )
+    | (?P<kept> "(?: [^"] | "" )*"? | \$[0-9]+ | [{_LETTER}][{_LETTER}0-9$]* | . )
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+# SET takes its value without quotes, too.
+_SET = re.compile(r"((?:^|;)\s*SET\s+(?:(?:LOCAL|SESSION)\s+)?[^\s=;]+\s*(?:=|\bTO\b))[^;]+", re.IGNORECASE)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+
+
+def mask(sql: str) -> str:
+    """Return *sql* on one line, each string and each number replaced by ``?``, without comments.
+
+    Names, keywords (``NULL``, ``TRUE`` and ``FALSE`` among them) and placeholders stay. What cannot be told from a
+    string is masked with it, and so is all that ``SET`` sets.
+    """
+    parts: list[str] = []
+    position = 0
+    while token := _TOKEN.match(sql, position):
+        position = token.end()
+        if token["block"]:
+            position = _end_of_comment(sql, position)
+        parts.append(MASK if token["value"] else token["kept"] or " ")
+    return _SET.sub(rf"\1 {MASK}", printable("".join(parts)))
+
+
+def _end_of_comment(sql: str, position: int) -> int:
+    """Return where the comment ends that begins before *position*; PostgreSQL's comments nest."""
+    depth = 1
+    for edge in _COMMENT_EDGE.finditer(sql, position):
+        depth += 1 if edge[0] == "/*" else -1
+        if not depth:
+            return edge.end()
+    return len(sql)
+
+
+def printable(text: str) -> str:
+    """Return *text*, which a client of the server chose, on one line and without what would steer a terminal."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

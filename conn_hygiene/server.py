@@ -1,0 +1,309 @@
+"""The sessions of an application as the server sees them: what they are in, and how to end them.
+
+Everything is asked over a connection of its own, which is in no pool and under no lease: looking must not change what
+is seen, and must go on when the application has no connection left. Nothing needs more rights than the application's
+role has. What PostgreSQL does not show to such a role is counted and said (see :attr:`Activity.hidden`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from psycopg.rows import class_row, dict_row
+
+from conn_hygiene.masking import mask, printable
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Iterable
+
+#: Seconds to wait for the server to answer, where ``OPTIONS["connect_timeout"]`` says nothing.
+CONNECT_TIMEOUT = 10
+
+#: Seconds to wait for a session to end that was told to.
+TERMINATE_TIMEOUT = 5
+
+ACTIVE = "active"
+IDLE = "idle"
+IDLE_IN_TRANSACTION = "idle in transaction"
+ABORTED = "idle in transaction (aborted)"
+IDLE_IN_TRANSACTION_STATES = (IDLE_IN_TRANSACTION, ABORTED)
+
+#: The order in which states are shown: what holds locks and does nothing comes first.
+STATES = (ABORTED, IDLE_IN_TRANSACTION, ACTIVE, "fastpath function call", IDLE, "disabled")
+
+
+class Identity(NamedTuple):
+    """A database on a server, and the role that looks at it. Equal for aliases that differ in name only."""
+
+    database: str
+    role: str
+    #: To the microsecond, which tells two servers apart behind whatever addresses.
+    server_started: datetime.datetime
+    server_version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One session, as ``pg_stat_activity`` has it; times in seconds, ``None`` for what it has not or may not show."""
+
+    pid: int
+    database: str
+    role: str
+    application_name: str
+    #: ``None`` for a client that came over a Unix-domain socket.
+    client_address: str | None
+    #: ``None`` if the role may not see it.
+    state: str | None
+    backend_start: datetime.datetime | None
+    state_change: datetime.datetime | None
+    age: float | None
+    in_state: float | None
+    in_transaction: float | None
+    #: Such as ``"Lock: transactionid"``.
+    wait_event: str | None
+    #: The pids of those that it waits for, if it waits for a lock.
+    blocked_by: list[int]
+    #: The last statement, its values replaced by ``?``; see :func:`conn_hygiene.masking.mask`.
+    statement: str | None
+    #: It is of the command that asks.
+    own: bool
+
+    @property
+    def is_idle_in_transaction(self) -> bool:
+        """Whether it is in a transaction, failed or not, and runs no statement."""
+        return self.state in IDLE_IN_TRANSACTION_STATES
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """Whose sessions are meant: by default those of the connected role in the connected database."""
+
+    all_users: bool = False
+    all_databases: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Activity:
+    """The sessions of one database at one moment."""
+
+    #: Those in scope, in the order of :data:`STATES`, the longest in its state first.
+    sessions: list[Session]
+    #: How many there are in scope of which the role may see no state, nor anything else that matters.
+    hidden: int
+    #: How many sessions of other roles are in the database and out of scope.
+    others: int
+
+    @property
+    def counted(self) -> list[Session]:
+        """The sessions without those of the command that asks."""
+        return [session for session in self.sessions if not session.own]
+
+    def by_state(self) -> dict[str, int]:
+        """Return how many sessions are in each state, those of the asking command not counted."""
+        states = [session.state or "hidden" for session in self.counted]
+        return {state: states.count(state) for state in (*STATES, "hidden") if state in states}
+
+
+def aliases() -> list[str]:
+    """Return the aliases of the project that are PostgreSQL databases."""
+    return [alias for alias in connections if _is_postgresql(alias)]
+
+
+def _is_postgresql(alias: str) -> bool:
+    try:
+        return connections[alias].vendor == "postgresql"
+    except ImproperlyConfigured:
+        # No such backend can be loaded here, which "manage.py check" says best.
+        return False
+
+
+def connect(alias: str) -> psycopg.Connection[Any]:
+    """Open a connection to the database of *alias*, beside whatever pool it has, with autocommit on.
+
+    :raises psycopg.Error: as :meth:`psycopg.Connection.connect` does.
+    """
+    parameters = {"connect_timeout": CONNECT_TIMEOUT, **connections[alias].get_connection_params()}
+    # Django's own types and cursors are of no use here.
+    for name in ("context", "cursor_factory"):
+        parameters.pop(name, None)
+    parameters |= {"autocommit": True, "application_name": _application_name(), "prepare_threshold": None}
+    return psycopg.connect(**parameters)
+
+
+def _application_name() -> str:
+    """Return a name by which the command knows all of its sessions, whatever lies between it and the server."""
+    return f"manage.py connections {socket.gethostname()[:30]}:{os.getpid()}"
+
+
+def identity(connection: psycopg.Connection[Any]) -> Identity:
+    """Return to what *connection* leads, and as whom."""
+    row = connection.execute(
+        "SELECT current_database(), session_user::text, pg_postmaster_start_time(), current_setting('server_version')"
+    ).fetchone()
+    assert row is not None
+    return Identity(*row)
+
+
+# For other roles' sessions PostgreSQL nulls what it does not show, the type and the start included. Those who are not
+# client sessions at all have no role; parallel workers of hidden sessions cannot be told from these.
+_SESSIONS = """
+SELECT pid, datname AS database, usename AS role, coalesce(application_name, '') AS application_name,
+       host(client_addr) AS client_address, state, backend_start, state_change,
+       extract(epoch FROM clock_timestamp() - backend_start)::float8 AS age,
+       extract(epoch FROM clock_timestamp() - state_change)::float8 AS in_state,
+       extract(epoch FROM clock_timestamp() - xact_start)::float8 AS in_transaction,
+       wait_event_type || ': ' || wait_event AS wait_event,
+       CASE wait_event_type WHEN 'Lock' THEN pg_blocking_pids(pid) ELSE '{}' END AS blocked_by,
+       CASE WHEN backend_start IS NOT NULL THEN query END AS statement,
+       pid = pg_backend_pid() OR application_name = current_setting('application_name') AS own,
+       usename = session_user AS same_role
+FROM pg_stat_activity
+WHERE usename IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
+  AND (%(all_databases)s OR datname = current_database())
+"""
+
+
+def activity(connection: psycopg.Connection[Any], scope: Scope = Scope()) -> Activity:
+    """Return the sessions in *scope*, as the server has them at this moment."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_SESSIONS, dataclasses.asdict(scope)).fetchall()
+    own_role = [row.pop("same_role") for row in rows]
+    sessions = [_session(row) for row, same_role in zip(rows, own_role, strict=True) if same_role or scope.all_users]
+    return Activity(
+        sessions=sorted(sessions, key=_rank),
+        hidden=sum(session.state is None for session in sessions),
+        others=len(rows) - len(sessions),
+    )
+
+
+def _session(row: dict[str, Any]) -> Session:
+    # The names and statements are other clients' choice.
+    row["application_name"] = printable(row["application_name"])
+    row["statement"] = mask(row["statement"]) if row["statement"] else None
+    for name in ("age", "in_state", "in_transaction"):
+        # The clock may have been set back.
+        row[name] = None if row[name] is None else max(0.0, row[name])
+    return Session(**row)
+
+
+def _rank(session: Session) -> tuple[int, float]:
+    place = STATES.index(session.state) if session.state in STATES else len(STATES)
+    return place, -(session.in_state or 0.0)
+
+
+class Outcome(enum.Enum):
+    """What came of ending a session."""
+
+    ENDED = "ended"
+    #: It has ended by itself, or has gone on with its work, since it was looked at.
+    GONE = "gone in between"
+    NOT_PERMITTED = "not permitted"
+    #: It was told to end, and has not within :data:`TERMINATE_TIMEOUT`.
+    PENDING = "told to end, still there"
+
+
+# The server looks again in the statement that ends the session: the pid may be another session's by now, or the
+# session back at work.
+_TERMINATE = """
+SELECT pg_terminate_backend(pid, %(timeout)s)
+FROM pg_stat_activity
+WHERE pid = %(pid)s AND backend_start = %(backend_start)s AND pid <> pg_backend_pid()
+  AND (%(whatever_state)s OR (state = %(state)s AND state_change = %(state_change)s))
+"""
+
+
+def terminate(connection: psycopg.Connection[Any], session: Session, *, whatever_state: bool = False) -> Outcome:
+    """End *session* on the server, if it still is the session that it was.
+
+    :param whatever_state: also if it has done something since it was looked at.
+    """
+    values = {
+        "timeout": TERMINATE_TIMEOUT * 1000,
+        "whatever_state": whatever_state,
+        "pid": session.pid,
+        "backend_start": session.backend_start,
+        "state": session.state,
+        "state_change": session.state_change,
+    }
+    if session.backend_start is None:
+        # Who may not see a session could not tell it from the next one with its pid.
+        return Outcome.NOT_PERMITTED
+    try:
+        row = connection.execute(_TERMINATE, values).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return Outcome.NOT_PERMITTED
+    except psycopg.errors.QueryCanceled:
+        # The role's statement_timeout is shorter than the wait.
+        return Outcome.PENDING
+    if row is None:
+        return Outcome.GONE
+    return Outcome.ENDED if row[0] else Outcome.PENDING
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How many sessions the server lets whom have; -1 is no limit."""
+
+    version: int
+    max_connections: int
+    #: Kept for superusers and, from PostgreSQL 16 on, for roles with ``pg_use_reserved_connections``.
+    reserved: int
+    role_limit: int
+    database_limit: int
+    superuser: bool
+    #: Sessions of everybody but this role in this database.
+    foreign_sessions: int
+
+    @property
+    def available(self) -> int:
+        """How many sessions a role without reserved ones can have, if nobody else has any."""
+        return self.max_connections - self.reserved
+
+
+_LIMITS = """
+SELECT current_setting('server_version_num')::int AS version,
+       current_setting('max_connections')::int AS max_connections,
+       current_setting('superuser_reserved_connections')::int
+         + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
+       rolconnlimit AS role_limit, datconnlimit AS database_limit, rolsuper AS superuser,
+       (SELECT count(*)::int FROM pg_stat_activity
+        WHERE usename IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
+          AND (datname <> current_database() OR usename <> session_user)) AS foreign_sessions
+FROM pg_roles, pg_database
+WHERE rolname = session_user AND datname = current_database()
+"""
+
+
+def limits(connection: psycopg.Connection[Any]) -> Limits:
+    """Return how many sessions the server has room for."""
+    with connection.cursor(row_factory=class_row(Limits)) as cursor:
+        found = cursor.execute(_LIMITS).fetchone()
+    assert found is not None
+    return found
+
+
+def timeouts(alias: str, names: Iterable[str]) -> dict[str, int]:
+    """Return the timeouts *names*, in milliseconds, as they are in a session that Django opens for *alias*.
+
+    They may come from the server's configuration, the role, the database, ``OPTIONS``, or a receiver of
+    ``connection_created``; so such a session is opened and asked, beside the pool.
+
+    :raises django.db.Error: Django could not connect.
+    """
+    wrapper: Any = connections.create_connection(alias)
+    options = {name: value for name, value in wrapper.settings_dict["OPTIONS"].items() if name != "pool"}
+    wrapper.settings_dict = {**wrapper.settings_dict, "OPTIONS": {"connect_timeout": CONNECT_TIMEOUT, **options}}
+    try:
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT name, setting::bigint FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+            return dict(cursor.fetchall())
+    finally:
+        wrapper.close()
