@@ -12,6 +12,7 @@ by owners after they have put something in: one of the two sees the other.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
@@ -21,7 +22,7 @@ import time
 from collections import deque
 from itertools import count
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf, reports
 from conn_hygiene.lease import Counters, Lease
@@ -74,8 +75,14 @@ class Reaper:
             self._bell.put(self._rewind_watch)
 
     def settings_changed(self) -> None:
-        """Have the watch go by the limits that are in force now."""
-        self._bell.put(self._rewind_watch)
+        """Have the watch, and what is parked already, go by the limits that are in force now."""
+        self._bell.put(self._begin_by_new_settings)
+
+    def _begin_by_new_settings(self) -> None:
+        self._take_in()
+        # Due at once; each tells then when it really is.
+        self._heap = [(-math.inf, order, lease) for _, order, lease in sorted(self._heap)]
+        self._rewind_watch()
 
     def _rewind_watch(self) -> None:
         self._watch_at = _now() + _watch_interval()
@@ -101,6 +108,9 @@ class Reaper:
             return
         lease.queued = True
         self._inbox.append((deadline, lease))
+        if self._thread is None:
+            # Stopped ahead of a fork, while this lease was checked out.
+            self._ensure_running()
         if deadline < self._wake_at:
             self._bell.put(None)
             self._ensure_running()
@@ -113,7 +123,7 @@ class Reaper:
         lease.lost(checkout)
         if opened is not None:
             self.counters.add(unclosed_cursors=1)
-            reports.unclosed_cursor(lease, opened)
+            _say(reports.unclosed_cursor, lease, opened)
 
     def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
         """Count and report a connection that was broken. Called by its owner."""
@@ -163,9 +173,8 @@ class Reaper:
                 self._end_what_is_due()
                 self._watch()
                 self._sleep()
-            except Exception:
-                if not sys.is_finalizing():
-                    logger.exception("The reaper met an error and goes on.")
+            except Exception as error:  # noqa: BLE001 - nothing may end it
+                _complain(error)
 
     def _end_what_is_due(self) -> None:
         now = _now()
@@ -220,11 +229,13 @@ class Reaper:
         now = _now()
         if now < self._watch_at:
             return
+        # Until the next checkout, which rings the bell; set before the look, so that none is missed by both.
+        self._watch_at = math.inf
         leases = self.leases()
         for lease in leases:
             self._report(lease, now)
-        # Nothing is held: nothing to watch until the next checkout, which rings the bell.
-        self._watch_at = now + _watch_interval() if leases else math.inf
+        if leases:
+            self._watch_at = now + _watch_interval()
 
     def _report(self, lease: Lease, now: float) -> None:
         found = lease.describe(now)
@@ -243,10 +254,10 @@ class Reaper:
         lease.reported_at = now + found.idle_for
         if found.in_transaction:
             self.counters.add(idle_in_transaction=1)
-            reports.idle_in_transaction(lease, found)
+            _say(reports.idle_in_transaction, lease, found)
         else:
             self.counters.add(held_too_long=1)
-            reports.held_too_long(lease, found)
+            _say(reports.held_too_long, lease, found)
 
     # ##### What owners leave behind #####
 
@@ -257,11 +268,14 @@ class Reaper:
 
     def _reclaim(self, lease: Lease) -> None:
         if not conf.current.RECLAIM_DEAD_THREADS:
+            if lease.wrapper() is None:
+                # Python closes it when it is collected, as in plain Django, and nobody may keep it from that.
+                self.checked_in(lease)
             return
         found = lease.reclaim()
         if found is None:
             return
-        reports.reclaimed(found)
+        _say(reports.reclaimed, found)
 
     # ##### Forks #####
 
@@ -279,6 +293,21 @@ class Reaper:
             lease.after_fork_in_child()
         self._reset_thread()
         return inherited
+
+
+def _say(report: Callable[..., None], *facts: Any) -> None:
+    """Make a report; one that cannot be written must not keep the rest of the work from being done."""
+    try:
+        report(*facts)
+    except Exception as error:  # noqa: BLE001 - a logging handler's, or of whatever else is called on the way
+        _complain(error)
+
+
+def _complain(error: Exception) -> None:
+    # It may be the handler of this very record that failed.
+    with contextlib.suppress(Exception):
+        if not sys.is_finalizing():
+            logger.error("The reaper met an error and goes on.", exc_info=error)
 
 
 def _watch_interval() -> float:
