@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import conf, discarding, reaper, signals, wrapper
+from conn_hygiene import conf, discarding, openings, reaper, signals, timing, wrapper
 from conn_hygiene.reports import send
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def begin_anew() -> None:
     if os.getpid() == _state_pid:
         return
     _state_pid = os.getpid()
-    reaper.begin_anew()
-    wrapper.begin_anew()
+    for module in (reaper, wrapper, openings, timing):
+        module.begin_anew()
     if reaper.running is not None:
         _inherited_leases.update(reaper.running.after_fork_in_child())
 

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf, forks, openings, reaper, requests, timing, wrapper
+from conn_hygiene import conf, forks, openings, reaper, requests, wrapper
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -150,5 +150,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=forks.after_fork_in_parent,
         after_in_child=forks.after_fork_in_child,
     )
-    os.register_at_fork(after_in_child=openings.begin_anew)
-    os.register_at_fork(after_in_child=timing.begin_anew)

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
-from conn_hygiene import conf, cursors, places, policy, pools, session
+from conn_hygiene import conf, cursors, places, policy, pools, session, timing
 from conn_hygiene.serving import serving
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ class Lease:
         "_pins_of_hold",
         "_soiled",
         "_statement",
+        "_timing",
         "_touched",
         "_transaction",
         "_trusted",
@@ -243,6 +244,8 @@ class Lease:
         self._soiled = False
         self._used = 0.0
         self._in_use_since: float | None = None
+        # Of the request that has it, if that is to be told how long.
+        self._timing: timing.Timing | None = None
         self._fresh: tuple[bytes | None, ...] = ()
         self._parameters: tuple[bytes | None, ...] | None = None
         self._attributes: tuple[Any, ...] = ()
@@ -291,6 +294,7 @@ class Lease:
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
+            self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             self._fresh = _fresh_parameters(connection)
@@ -303,6 +307,8 @@ class Lease:
         connection = self._connection
         assert connection is not None
         now = _now()
+        if self._timing is not None:
+            self._timing.change(held=-1, used=-(self._in_use_since is not None))
         if self._in_use_since is not None:
             self._used += now - self._in_use_since
         self._connection = None
@@ -368,11 +374,28 @@ class Lease:
                 self.state = HELD
             if self._in_use_since is None:
                 self._in_use_since = _now()
+                self._join_request()
+                if self._timing is not None:
+                    self._timing.change(used=1)
             self._open_cursors += 1
             self._wish = policy.wish(self.alias)
             # The handle was read for this cursor.
             self._touched = False
             return self.checkouts
+
+    def _join_request(self) -> None:
+        """Have the time count for the request in whose context the connection is used, under the lock; unused so far.
+
+        A connection may outlive its request, and belongs to the next one from its first use there.
+        """
+        request = timing.current.get()
+        if request is self._timing:
+            return
+        if self._timing is not None:
+            self._timing.change(held=-1)
+        self._timing = request
+        if request is not None:
+            request.change(held=1)
 
     def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
         """Remember the session as it is when the owner begins; what differs later is the owner's doing."""
@@ -448,6 +471,8 @@ class Lease:
         if self._in_use_since is not None:
             self._used += now - self._in_use_since
             self._in_use_since = None
+            if self._timing is not None:
+                self._timing.change(used=-1)
         if self._wish != policy.RELEASE or self._kept(wrapper):
             return None
         grace = self._grace()
@@ -667,8 +692,9 @@ class Lease:
         Rolls back what is open: nobody is left who could commit it. Called by the reaper.
         """
         with self._lock:
-            connection = self._connection
-            if connection is None:
+            wrapper, connection = self.wrapper(), self._connection
+            # Shared with other threads, which may be in the middle of something.
+            if connection is None or (wrapper is not None and wrapper.allow_thread_sharing):
                 return None
             if self.state == PARKED:
                 # On its way back in any case.

@@ -447,3 +447,28 @@ def test_before_a_fork_atomic_is_refused_by_name() -> None:
         with pytest.raises(TransactionManagementError, match="'default'"):
             close_all_before_fork()
         assert pid_of("default") == mine
+
+
+def test_what_is_parked_after_that_is_looked_at(settings: Any) -> None:
+    """Another thread's cursor is open while the reaper is stopped."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "UNPOOLED_RELEASE_AFTER": 0.01}
+    ready, stopped, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with connections["unpooled"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            ready.set()
+            stopped.wait()
+        done.wait()
+        connections["unpooled"].close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    close_all_before_fork()
+    stopped.set()
+    try:
+        wait_until_released("unpooled")
+    finally:
+        done.set()
+        thread.join()
