@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -29,6 +30,7 @@ class Settings:
     SESSION_TIMEOUTS: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     TAG_SESSIONS: bool = False
     SERVER_TIMING: bool = False
+    NOTICE_DIRECTORY: str | os.PathLike[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,12 @@ def _boolean(value: Any) -> str | None:
 
 def _boolean_or_none(value: Any) -> str | None:
     return None if value is None or isinstance(value, bool) else "Use True, False, or None for what DEBUG says."
+
+
+def _directory(value: Any) -> str | None:
+    # A relative one would be another for each process that runs somewhere else.
+    absolute = isinstance(value, (str, os.PathLike)) and os.path.isabs(value)
+    return None if value is None or absolute else "Use the absolute path of a directory, or None for no notices."
 
 
 # PostgreSQL's parameters that SESSION_TIMEOUTS may have, by their own names.
@@ -111,6 +119,7 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "SESSION_TIMEOUTS": _session_timeouts,
     "TAG_SESSIONS": _boolean,
     "SERVER_TIMING": _boolean,
+    "NOTICE_DIRECTORY": _directory,
 }
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import conf, places, signals
+from conn_hygiene import conf, notices, places, signals
 from conn_hygiene.lease import Lease
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def idle_in_transaction(lease: Lease, found: Description) -> None:
             return
         ended = " Its session is ended."
     _transactions.warning("%s%s%s", message, ended, _last(facts), extra=facts)
+    if not ended:
+        _leave_notice(facts)
     send(signals.idle_in_transaction_detected, **facts)
 
 
@@ -104,6 +106,8 @@ def held_too_long(lease: Lease, found: Description) -> None:
         _last(facts),
         extra=facts,
     )
+    if facts["action"] == "log":
+        _leave_notice(facts)
     send(signals.connection_held_too_long, **facts)
 
 
@@ -146,6 +150,12 @@ def unclosed_cursor(lease: Lease, opened: Place) -> None:
     }
     _cursors.warning("A cursor on %r was never closed; it was opened at %s.", lease.alias, opened, extra=facts)
     send(signals.unclosed_cursor_detected, **facts)
+
+
+def _leave_notice(facts: dict[str, Any]) -> None:
+    directory = conf.current.NOTICE_DIRECTORY
+    if directory is not None:
+        notices.post(directory, facts)
 
 
 def _facts(lease: Lease, found: Description) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Session:
     #: ``None`` if the role may not see it.
     state: str | None
     backend_start: datetime.datetime | None
+    xact_start: datetime.datetime | None
     state_change: datetime.datetime | None
     age: float | None
     in_state: float | None
@@ -156,7 +157,7 @@ def identity(connection: psycopg.Connection[Any]) -> Identity:
 # client sessions at all have no role; parallel workers of hidden sessions cannot be told from these.
 _SESSIONS = """
 SELECT pid, datname AS database, usename AS role, coalesce(application_name, '') AS application_name,
-       host(client_addr) AS client_address, state, backend_start, state_change,
+       host(client_addr) AS client_address, state, backend_start, xact_start, state_change,
        extract(epoch FROM clock_timestamp() - backend_start)::float8 AS age,
        extract(epoch FROM clock_timestamp() - state_change)::float8 AS in_state,
        extract(epoch FROM clock_timestamp() - xact_start)::float8 AS in_transaction,

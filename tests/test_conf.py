@@ -6,6 +6,7 @@ import dataclasses
 import decimal
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +40,7 @@ RIGHT: dict[str, list[Any]] = {
     ],
     "TAG_SESSIONS": [True, False],
     "SERVER_TIMING": [True, False],
+    "NOTICE_DIRECTORY": [None, "/run/shop/connections", Path("/run/shop/connections")],
 }
 
 _NOT_SECONDS: list[Any] = [-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)]
@@ -68,6 +70,7 @@ WRONG: dict[str, list[Any]] = {
     ],
     "TAG_SESSIONS": [1, 0, None, "yes"],
     "SERVER_TIMING": [1, 0, None, "yes"],
+    "NOTICE_DIRECTORY": ["", "connections", Path("connections"), b"/run", True, 1],
 }
 
 

@@ -58,6 +58,8 @@ class View:
     identity: server.Identity | None = None
     activity: server.Activity | None = None
     error: str | None = None
+    #: What this host's processes know of the sessions, by pid: ``request``, ``where_began``, ``where_now``.
+    known: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +68,19 @@ class Status:
 
     views: list[View]
     leases: list[LeaseInfo]
-    #: What this host's processes know of sessions, by server pid: ``request``, ``where_began``, ``where_now``.
-    known: dict[int, dict[str, Any]]
 
 
 def status_blocks(status: Status) -> list[Block]:
     """Return the sessions of each database, and what this process holds itself, if anything."""
     blocks: list[Block] = []
     for view in status.views:
-        blocks += _view_blocks(view, status.known)
+        blocks += _view_blocks(view)
     if status.leases:
         blocks += [Line(""), Line("Leases of this process", GOOD), leases_table(status.leases)]
     return blocks
 
 
-def _view_blocks(view: View, known: dict[int, dict[str, Any]]) -> list[Block]:
+def _view_blocks(view: View) -> list[Block]:
     names = ", ".join(view.aliases)
     if view.activity is None or view.identity is None:
         return [Line(f"{names}: {view.error}", BAD)]
@@ -93,7 +93,7 @@ def _view_blocks(view: View, known: dict[int, dict[str, Any]]) -> list[Block]:
         sessions_table(view.activity.sessions),
     ]
     for session in view.activity.sessions:
-        blocks += [Line(text) for text in _explanation(session, known)]
+        blocks += [Line(text) for text in _explanation(session, view.known)]
     blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
     return blocks
 
@@ -239,7 +239,7 @@ def status_json(status: Status) -> dict[str, Any]:
     """Return *status* for JSON; docs/reference/connections-command.rst says what the keys mean."""
     return {
         "version": JSON_VERSION,
-        "databases": [_view_json(view, status.known) for view in status.views],
+        "databases": [_view_json(view) for view in status.views],
         "leases": [
             dataclasses.asdict(lease) | {"statement": mask(lease.statement) if lease.statement else None}
             for lease in status.leases
@@ -247,7 +247,7 @@ def status_json(status: Status) -> dict[str, Any]:
     }
 
 
-def _view_json(view: View, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _view_json(view: View) -> dict[str, Any]:
     identity, activity = view.identity, view.activity
     return {
         "aliases": view.aliases,
@@ -258,7 +258,7 @@ def _view_json(view: View, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "states": {} if activity is None else activity.by_state(),
         "hidden": 0 if activity is None else activity.hidden,
         "sessions_of_other_roles": 0 if activity is None else activity.others,
-        "sessions": [session_json(session, known) for session in activity.sessions] if activity else [],
+        "sessions": [session_json(session, view.known) for session in activity.sessions] if activity else [],
     }
 
 

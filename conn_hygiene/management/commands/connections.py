@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from conn_hygiene import activity as own
-from conn_hygiene import conf, doctor, pooler, server
+from conn_hygiene import conf, doctor, notices, pooler, server
 from conn_hygiene.management import rendering
 from conn_hygiene.management.rendering import Line, Status, View
 
@@ -377,7 +377,13 @@ class _Source:
 def _collect(source: _Source) -> Status:
     """Return what the servers say now, and what this process knows itself."""
     leases = own.snapshot()
-    return Status(source.look(), leases, {lease.server_pid: vars(lease) for lease in leases})
+    views = source.look()
+    for view in views:
+        if view.activity is not None and conf.current.NOTICE_DIRECTORY is not None:
+            view.known.update(notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions))
+        # Of its own this process knows more, and better.
+        view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
+    return Status(views, leases)
 
 
 def _facts(aliases: list[str]) -> list[doctor.Facts]:
