@@ -284,7 +284,8 @@ def _timeouts(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
             fact.alias,
             what="No idle_in_transaction_session_timeout is in effect.",
             why="A process that hangs inside of a transaction holds its locks, and holds back vacuum, without limit.",
-            remedy='Set it for all sessions: CONN_HYGIENE = {"SESSION_TIMEOUTS": {"idle_in_transaction_session_timeout": 60}}.',
+            remedy="Set it for all sessions: CONN_HYGIENE = "
+            '{"SESSION_TIMEOUTS": {"idle_in_transaction_session_timeout": 60}}.',
             page="how-to/guard-rails.rst",
         )
 
@@ -389,10 +390,8 @@ def _pooler(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[
             page="how-to/pgbouncer.rst",
         )
         return
-    why = (
-        "Two connections were given the same server session, one after the other, as PgBouncer in transaction mode does"
-    )
-    if not options["DISABLE_SERVER_SIDE_CURSORS"]:
+    why = "Two connections were given one server session in turn, as PgBouncer in transaction mode does"
+    if not options.get("DISABLE_SERVER_SIDE_CURSORS"):
         yield _finding(
             Level.ERROR,
             "server-side-cursors-behind-pooler",

@@ -69,6 +69,8 @@ def _server_pid_soon(connection: psycopg.Connection[Any]) -> int | None:
                 pgconn.finish()
                 return None
             pgconn.consume_input()
-    result = pgconn.get_result()
-    value = None if result is None else result.get_value(0, 0)
+    value = None
+    # To the end, which is None: the connection is ready for another command only then.
+    while result := pgconn.get_result():
+        value = result.get_value(0, 0)
     return None if value is None else int(value)

@@ -1,0 +1,573 @@
+"""`manage.py connections`, asked about real sessions in real states."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+from psycopg import sql
+
+import conn_hygiene
+from conn_hygiene import server
+from conn_hygiene.management.commands import connections as command
+from conn_hygiene.masking import mask
+from tests.processes import ROOT, run
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent", "small"])
+
+# Of the role that the tests make, and of nobody else's sessions.
+APP = "conn_hygiene_app"
+STRANGER = "conn_hygiene_stranger"
+
+
+def connections_command(*arguments: str, **options: Any) -> str:
+    out = io.StringIO()
+    call_command("connections", *arguments, stdout=out, **options)
+    return out.getvalue()
+
+
+def status(*arguments: str) -> dict[str, Any]:
+    """Return what is said of the one database that all aliases lead to."""
+    [database] = json.loads(connections_command("status", "--format", "json", *arguments))["databases"]
+    return database
+
+
+def seen(*arguments: str) -> dict[int, dict[str, Any]]:
+    """Return the sessions by pid, without the command's own."""
+    return {session["pid"]: session for session in status(*arguments)["sessions"] if not session["own"]}
+
+
+@pytest.fixture
+def roles(admin: psycopg.Connection) -> Iterator[None]:
+    """Two roles that may log in and nothing else; they and their sessions end with the test."""
+    names = (APP, STRANGER)
+    for name in names:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'conn_hygiene'").format(sql.Identifier(name)))
+    yield
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = ANY(%s)", [list(names)]
+    )
+    for name in names:
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@contextmanager
+def session_of(role: str | None = None, application_name: str = "shop") -> Iterator[psycopg.Connection]:
+    parameters = connections["default"].get_connection_params() | {"application_name": application_name}
+    if role is not None:
+        parameters |= {"user": role, "password": "conn_hygiene"}
+    connection = psycopg.connect(**parameters, autocommit=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def as_app(roles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the command ask as the role that may do nothing."""
+    connect = server.connect
+
+    def connect_as_app(alias: str) -> psycopg.Connection[Any]:
+        with monkeypatch.context() as patch:
+            patch.setitem(connections[alias].settings_dict, "USER", APP)
+            patch.setitem(connections[alias].settings_dict, "PASSWORD", "conn_hygiene")
+            return connect(alias)
+
+    monkeypatch.setattr(server, "connect", connect_as_app)
+
+
+def pid_of(connection: psycopg.Connection) -> int:
+    return connection.info.backend_pid
+
+
+def state_of(admin: psycopg.Connection, pid: int) -> tuple[str, str] | None:
+    return admin.execute("SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+
+
+@contextmanager
+def running(connection: psycopg.Connection, statement: str) -> Iterator[None]:
+    """Run *statement* in a thread, and cancel it at the end of the block, if it still runs."""
+
+    def work() -> None:
+        with suppress(psycopg.errors.QueryCanceled):
+            connection.execute(statement)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        connection.cancel_safe()
+        thread.join()
+
+
+@pytest.fixture
+def every_state(as_app: None, admin: psycopg.Connection) -> Iterator[dict[str, int]]:
+    """The pids of one session of the application's role in each state."""
+    with ExitStack() as stack:
+        names = ("idle", "active", "idle in transaction", "idle in transaction (aborted)", "waiting")
+        made = {name: stack.enter_context(session_of(APP, name)) for name in names}
+        made["idle"].execute("SELECT 1")
+        holder = made["idle in transaction"]
+        holder.execute("BEGIN")
+        holder.execute("SELECT pg_advisory_xact_lock(20001)")
+        made["idle in transaction (aborted)"].execute("BEGIN")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            made["idle in transaction (aborted)"].execute("SELECT 1 / 0")
+        stack.enter_context(running(made["active"], "SELECT pg_sleep(600)"))
+        stack.enter_context(running(made["waiting"], "SELECT pg_advisory_lock(20001)"))
+        pids = {name: pid_of(connection) for name, connection in made.items()}
+        wait_until(lambda: state_of(admin, pids["active"]) == ("active", "Timeout"), "one sleeps")
+        wait_until(lambda: state_of(admin, pids["waiting"]) == ("active", "Lock"), "one waits for a lock")
+        yield pids
+
+
+class TestStatus:
+    def test_it_shows_the_roles_sessions_in_each_state(self, every_state: dict[str, int]) -> None:
+        sessions = seen()
+        assert set(sessions) == set(every_state.values())
+        for name, pid in every_state.items():
+            assert sessions[pid]["application_name"] == name
+            assert sessions[pid]["state"] == ("active" if name == "waiting" else name)
+            assert sessions[pid]["role"] == APP
+            assert sessions[pid]["in_state"] >= 0
+        waiting = sessions[every_state["waiting"]]
+        assert waiting["blocked_by"] == [every_state["idle in transaction"]]
+        assert waiting["wait_event"] == "Lock: advisory"
+        assert sessions[every_state["idle"]]["in_transaction"] is None
+        assert sessions[every_state["idle in transaction"]]["in_transaction"] >= 0
+        assert sessions[every_state["idle in transaction"]]["statement"] == "SELECT pg_advisory_xact_lock(?)"
+
+    def test_what_stands_in_the_way_of_others_comes_first(self, every_state: dict[str, int]) -> None:
+        answer = status()
+        assert answer["states"] == {
+            "idle in transaction (aborted)": 1,
+            "idle in transaction": 1,
+            "active": 2,
+            "idle": 1,
+        }
+        states = [session["state"] for session in answer["sessions"] if not session["own"]]
+        assert states == ["idle in transaction (aborted)", "idle in transaction", "active", "active", "idle"]
+
+    def test_the_text_says_the_same(self, every_state: dict[str, int]) -> None:
+        text = connections_command("status")
+        assert "5 sessions: 1 idle in transaction (aborted), 1 idle in transaction, 2 active, 1 idle\n" in text
+        for name, pid in every_state.items():
+            [line] = [line for line in text.splitlines() if line.split("  ")[0] and f" {pid} " in line and name in line]
+            assert name in line
+        assert f"{every_state['waiting']} waits for {every_state['idle in transaction']}" in text
+
+    def test_aliases_of_one_database_are_one(self, as_app: None) -> None:
+        assert status()["aliases"] == ["default", "small", "unpooled", "persistent"]
+        assert status("--database", "unpooled")["aliases"] == ["unpooled"]
+
+    def test_other_roles_are_counted_and_what_they_do_is_not_seen(self, as_app: None) -> None:
+        with session_of(STRANGER) as stranger, session_of(APP) as own:
+            stranger.execute("SELECT 'secret'")
+            assert set(seen()) == {pid_of(own)}
+            assert status()["sessions_of_other_roles"] >= 1
+            assert "more of other roles; --all-users lists them." in connections_command("status")
+            session = seen("--all-users")[pid_of(stranger)]
+            answer, text = status("--all-users"), connections_command("status", "--all-users")
+        assert session["role"] == STRANGER
+        assert session["state"] is session["statement"] is session["age"] is None
+        assert answer["hidden"] >= 1
+        assert answer["sessions_of_other_roles"] == 0
+        assert "pg_read_all_stats" in text
+        assert "insufficient privilege" not in text
+
+    def test_all_is_seen_with_the_right_to(self, as_app: None, admin: psycopg.Connection) -> None:
+        admin.execute(f"GRANT pg_read_all_stats TO {APP}")
+        with session_of(STRANGER) as stranger:
+            stranger.execute("SELECT 'secret', now()")
+            session = seen("--all-users")[pid_of(stranger)]
+            assert status("--all-users")["hidden"] == 0
+        assert (session["state"], session["statement"]) == ("idle", "SELECT ?, now()")
+
+    def test_its_own_session_is_shown_and_never_counts(self, as_app: None) -> None:
+        answer = status()
+        assert [session["own"] for session in answer["sessions"]].count(False) == 0
+        assert answer["states"] == {}
+        assert "(this command)" in connections_command("status")
+        # With a limit of 0 s it would be found, too, if it counted.
+        connections_command("status", "--fail-if-idle-in-transaction", "0")
+
+    def test_the_leases_of_the_process_that_answers_are_shown(self) -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT 'secret'")
+            text = connections_command("status")
+            answer = json.loads(connections_command("status", "--format", "json"))
+            [info] = conn_hygiene.snapshot()
+        [lease] = answer["leases"]
+        assert lease["server_pid"] == info.server_pid
+        assert lease["statement"] == "SELECT ?"
+        sessions = {session["pid"]: session for session in answer["databases"][0]["sessions"]}
+        assert sessions[info.server_pid]["where_now"].startswith(str(Path(command.__file__).parents[3]))
+        assert "Leases of this process" in text
+        assert "secret" not in text
+
+    def test_it_fails_when_one_has_been_idle_in_transaction_for_too_long(self, every_state: dict[str, int]) -> None:
+        out = io.StringIO()
+        with pytest.raises(CommandError) as caught:
+            call_command("connections", "status", "--fail-if-idle-in-transaction", "0", stdout=out)
+        assert caught.value.returncode == 1
+        found = str(caught.value)
+        assert {name for name, pid in every_state.items() if str(pid) in found} == {
+            "idle in transaction",
+            "idle in transaction (aborted)",
+        }
+        # What was found is shown all the same.
+        assert str(every_state["idle"]) in out.getvalue()
+        connections_command("status", "--fail-if-idle-in-transaction", "600")
+
+    def test_names_that_would_steer_the_terminal_do_not(self, as_app: None) -> None:
+        with session_of(APP) as connection:
+            connection.execute('SELECT 1 AS "\x1b[2J\u202e"')
+            text = connections_command("status")
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert 'AS " [2J "' in text
+
+    def test_rich_draws_the_same_on_a_terminal(self, every_state: dict[str, int], monkeypatch: Any) -> None:
+        monkeypatch.setenv("COLUMNS", "250")
+        text = connections_command("status", force_color=True)
+        assert "\x1b[1m" in text
+        for pid in every_state.values():
+            assert str(pid) in text
+        assert "\x1b[" not in connections_command("status", no_color=True)
+
+    def test_rich_is_mentioned_where_it_is_missing(self, as_app: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Which is how Python is told that there is no such module.
+        monkeypatch.delitem(sys.modules, "conn_hygiene.contrib.rich", raising=False)
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+        monkeypatch.setattr(sys.modules["conn_hygiene.contrib"], "rich", None, raising=False)
+        monkeypatch.delattr(sys.modules["conn_hygiene.contrib"], "rich")
+        errors = io.StringIO()
+        text = connections_command("status", "-v", "2", force_color=True, stderr=errors)
+        assert "State" in text
+        assert errors.getvalue().count("django-conn-hygiene[rich]") == 1
+        silent = io.StringIO()
+        connections_command("status", force_color=True, stderr=silent)
+        assert silent.getvalue() == ""
+
+    def test_a_server_that_does_not_answer_is_another_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(connections["unpooled"].settings_dict, "NAME", "conn_hygiene_no_such_database")
+        out = io.StringIO()
+        with pytest.raises(CommandError, match="conn_hygiene_no_such_database") as caught:
+            call_command("connections", "status", "--format", "json", stdout=out)
+        assert caught.value.returncode == 3
+        # The others are shown all the same.
+        broken, *others = sorted(json.loads(out.getvalue())["databases"], key=lambda found: found["error"] is None)
+        assert broken["aliases"] == ["unpooled"]
+        assert others[0]["error"] is None
+
+    @pytest.mark.parametrize("alias", ["sqlite", "unknown"])
+    def test_what_is_no_postgresql_database_is_refused(self, alias: str) -> None:
+        with pytest.raises(CommandError, match="no PostgreSQL database") as caught:
+            connections_command("status", "--database", alias)
+        assert caught.value.returncode == 2
+
+    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+    def test_what_are_no_seconds_is_refused(self, seconds: str) -> None:
+        with pytest.raises(CommandError, match="invalid number"):
+            connections_command("status", f"--fail-if-idle-in-transaction={seconds}")
+
+
+class TestCommandLine:
+    """As its users start it."""
+
+    def test_the_exit_code_and_the_streams(self) -> None:
+        process = run("-m", "django", "connections", "status", "--database", "sqlite", "--no-color")
+        assert (process.returncode, process.stdout) == (2, "")
+        assert process.stderr.startswith("CommandError: 'sqlite' is no PostgreSQL database")
+        process = run("-m", "django", "connections", "status", "--format", "json", "--settings", "tests.settings")
+        assert process.returncode == 0, process.stderr
+        assert json.loads(process.stdout)["version"] == 1
+        assert run("-m", "django", "connections").returncode == 2
+
+
+class TestWatch:
+    def test_it_shows_the_same_again_over_one_connection(
+        self, as_app: None, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def pids() -> list[tuple[int]]:
+            return admin.execute("SELECT pid FROM pg_stat_activity WHERE usename = %s", [APP]).fetchall()
+
+        # Those to the other aliases of the same database have been closed, which the server may take a moment for.
+        wait = lambda seconds: wait_until(lambda: len(pids()) == 1, "one connection is left")  # noqa: E731
+        monkeypatch.setattr(command.time, "sleep", wait)
+        out = connections_command("watch", "--count", "3", "--format", "json")
+        answers = [json.loads(line)["databases"][0] for line in out.splitlines()]
+        [first, second, third] = [{session["pid"] for session in answer["sessions"]} for answer in answers]
+        assert second == third
+        assert len(third) == 1
+        assert first >= second
+        assert [answer["aliases"] for answer in answers] == [["default", "small", "unpooled", "persistent"]] * 3
+
+    def test_as_text_one_stands_below_the_other(self, as_app: None) -> None:
+        text = connections_command("watch", "--count", "2", "--interval", "0.1")
+        assert text.count(f'as "{APP}", PostgreSQL') == 2
+
+    def test_rich_draws_over_what_it_drew(self, as_app: None) -> None:
+        text = connections_command("watch", "--count", "2", "--interval", "0.1", force_color=True)
+        assert "\x1b[1A" in text
+        assert text.endswith("\x1b[?25h")
+
+    def test_it_goes_on_after_the_server_has_ended_its_session(
+        self, as_app: None, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a restart of the server, which other tests could not go on after."""
+        looks: list[str] = []
+
+        def end_the_session(seconds: float) -> None:
+            looks.append("")
+            if len(looks) == 1:
+                admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s", [APP])
+
+        monkeypatch.setattr(command.time, "sleep", end_the_session)
+        out = connections_command("watch", "--count", "3", "--database", "unpooled", "--format", "json")
+        before, broken, after = [json.loads(line)["databases"][0] for line in out.splitlines()]
+        assert before["error"] is after["error"] is None
+        assert "terminating connection" in broken["error"]
+        assert broken["aliases"] == after["aliases"] == ["unpooled"]
+
+    def test_ctrl_c_ends_it_well(self) -> None:
+        environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+        arguments = [sys.executable, "-m", "django", "connections", "watch", "--interval", "0.2"]
+        with subprocess.Popen(
+            arguments, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                while "sessions" not in process.stdout.readline():
+                    assert process.poll() is None
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        assert (process.returncode, errors) == (0, "")
+
+
+class TestTerminate:
+    def test_it_wants_to_know_which(self) -> None:
+        with pytest.raises(CommandError, match="--idle-in-transaction SECONDS") as caught:
+            connections_command("terminate", "--yes")
+        assert caught.value.returncode == 2
+
+    def test_those_idle_in_transaction_end_and_the_others_live(
+        self, every_state: dict[str, int], admin: psycopg.Connection
+    ) -> None:
+        text = connections_command("terminate", "--idle-in-transaction", "0", "--yes")
+        ended = {"idle in transaction", "idle in transaction (aborted)"}
+        for name, pid in every_state.items():
+            assert (state_of(admin, pid) is None) == (name in ended)
+            assert (f"{pid}: ended" in text) == (name in ended)
+
+    def test_those_that_have_not_been_so_for_long_are_left_alone(self, every_state: dict[str, int]) -> None:
+        out = connections_command("terminate", "--idle-in-transaction", "600", "--idle", "600", "--yes")
+        assert out == "No session matches.\n"
+
+    def test_idle_ones_and_one_by_its_pid(self, every_state: dict[str, int], admin: psycopg.Connection) -> None:
+        connections_command("terminate", "--idle", "0", "--pid", str(every_state["idle in transaction"]), "--yes")
+        left = {name for name, pid in every_state.items() if state_of(admin, pid) is not None}
+        assert left == {"active", "waiting", "idle in transaction (aborted)"}
+
+    def test_a_dry_run_shows_and_ends_nothing(self, every_state: dict[str, int], admin: psycopg.Connection) -> None:
+        text = connections_command("terminate", "--idle", "0", "--dry-run")
+        assert str(every_state["idle"]) in text
+        assert state_of(admin, every_state["idle"]) is not None
+
+    @pytest.mark.parametrize(("answer", "ends"), [("y", True), ("YES", True), ("", False), ("n", False)])
+    def test_it_asks(
+        self,
+        answer: str,
+        ends: bool,
+        every_state: dict[str, int],
+        admin: psycopg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("builtins.input", lambda: answer)
+        pid = every_state["idle"]
+        if ends:
+            assert "End 1 session? " in connections_command("terminate", "--pid", str(pid))
+        else:
+            with pytest.raises(CommandError, match="Nothing was ended"):
+                connections_command("terminate", "--pid", str(pid))
+        assert (state_of(admin, pid) is None) == ends
+
+    def test_nobody_to_ask(self, every_state: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        with pytest.raises(CommandError, match="--yes"):
+            connections_command("terminate", "--pid", str(every_state["idle"]))
+
+    def test_other_roles_and_databases_are_out_of_reach_unless_asked_for(
+        self, as_app: None, admin: psycopg.Connection
+    ) -> None:
+        parameters = connections["default"].get_connection_params()
+        elsewhere = parameters | {"user": APP, "password": "conn_hygiene", "dbname": "postgres"}
+        with session_of(STRANGER) as stranger, psycopg.connect(**elsewhere) as distant:
+            pids = ["--pid", str(pid_of(stranger)), "--pid", str(pid_of(distant))]
+            with pytest.raises(CommandError, match="Not ended") as caught:
+                connections_command("terminate", *pids, "--yes")
+            assert caught.value.returncode == 1
+            assert state_of(admin, pid_of(stranger)) is not None
+            assert state_of(admin, pid_of(distant)) is not None
+            connections_command("terminate", *pids[2:], "--all-databases", "--yes")
+            assert state_of(admin, pid_of(distant)) is None
+
+    def test_what_it_may_not_end_is_said(self, as_app: None, admin: psycopg.Connection) -> None:
+        admin.execute(f"GRANT pg_read_all_stats TO {APP}")
+        with session_of(STRANGER) as stranger:
+            pid = pid_of(stranger)
+            out = io.StringIO()
+            with pytest.raises(CommandError, match=f"Not ended: {pid}") as caught:
+                call_command("connections", "terminate", "--pid", str(pid), "--all-users", "--yes", stdout=out)
+            assert state_of(admin, pid) is not None
+        assert caught.value.returncode == 1
+        assert f"{pid}: not permitted" in out.getvalue()
+
+    def test_what_may_not_be_seen_is_not_ended(self, as_app: None, admin: psycopg.Connection) -> None:
+        """Its pid could be another session's by now, and nobody could tell."""
+        admin.execute(f"GRANT pg_signal_backend TO {APP}")
+        with session_of(STRANGER) as stranger:
+            with pytest.raises(CommandError, match="Not ended"):
+                connections_command("terminate", "--pid", str(pid_of(stranger)), "--all-users", "--yes")
+            assert state_of(admin, pid_of(stranger)) is not None
+
+    def test_it_never_ends_its_own_session(self, as_app: None) -> None:
+        assert connections_command("terminate", "--idle", "0", "--yes") == "No session matches.\n"
+        with server.connect("unpooled") as connection:
+            sessions = {session.pid: session for session in server.activity(connection).sessions}
+            session = sessions[pid_of(connection)]
+            assert server.terminate(connection, session, whatever_state=True) is server.Outcome.GONE
+
+    def test_one_that_went_on_with_its_work_in_between_is_left_alone(self, as_app: None) -> None:
+        with session_of(APP) as idle, server.connect("unpooled") as connection:
+            [session] = server.activity(connection).counted
+            idle.execute("SELECT 1")
+            assert server.terminate(connection, session) is server.Outcome.GONE
+            assert idle.execute("SELECT 1").fetchone() == (1,)
+            # Asked for by its pid, it is the session that counts and not what it does.
+            assert server.terminate(connection, session, whatever_state=True) is server.Outcome.ENDED
+
+    def test_another_session_with_the_same_pid_is_left_alone(self, as_app: None) -> None:
+        with session_of(APP) as reused, server.connect("unpooled") as connection:
+            [session] = server.activity(connection).counted
+            assert session.backend_start is not None
+            earlier = session.backend_start - datetime.timedelta(seconds=1)
+            outcome = server.terminate(
+                connection, dataclasses.replace(session, backend_start=earlier), whatever_state=True
+            )
+            assert outcome is server.Outcome.GONE
+            assert reused.execute("SELECT 1").fetchone() == (1,)
+
+
+# Each with a secret in it that must not be seen.
+LITERALS = [
+    "'secret'",
+    "'it''s secret'",
+    "'two'\n'secret'",
+    r"E'\'secret'",
+    r"E'secret\\'",
+    r"e'a''secret'",
+    r"U&'\0041secret'",
+    "N'secret'",
+    "$$secret$$",
+    "$$ ' secret' $$",
+    "$x$secret $$ ' $x$",
+    "$été_1$secret$été_1$",
+    "'secret'::text",
+    "/* secret */ 1",
+    "/* a /* b */ secret */ 1",
+    "-- 'secret\n 1",
+    "/* ' */ 'secret' /* ' */",
+    "'\"' || 'secret' || '\"'",
+    "ARRAY['a', 'secret']",
+    r"'\secret'",
+    "8675309",
+    "8675309.5e-3",
+    "-.8675309",
+]
+
+
+class TestMasking:
+    @pytest.mark.parametrize("literal", LITERALS)
+    def test_no_value_is_shown_however_it_is_written_and_wherever_it_is_cut_off(
+        self, literal: str, admin: psycopg.Connection
+    ) -> None:
+        statement = f'SELECT "a "" b" FROM (SELECT {literal} AS "a "" b") AS visible'
+        # The server takes it for what it is.
+        admin.execute(statement)
+        shown = mask(statement)
+        assert shown.startswith('SELECT "a "" b" FROM (SELECT ')
+        assert shown.endswith('AS "a "" b") AS visible')
+        for end in range(len(statement) + 1):
+            shown = mask(statement[:end])
+            assert "secret" not in shown
+            assert "8675" not in shown
+
+    @pytest.mark.parametrize(
+        ("statement", "shown"),
+        [
+            ("SELECT $1, t1.c2 FROM t1", "SELECT $1, t1.c2 FROM t1"),
+            ("SELECT a$1, é$b$ FROM c", "SELECT a$1, é$b$ FROM c"),
+            ("SELECT nameE'x\\', 'y'", "SELECT nameE?"),
+            ("SELECT  1,\n\t2", "SELECT ?, ?"),
+            ("SET a.b = secret", "SET a.b = ?"),
+            ("BEGIN; SET LOCAL a.b TO secret, more; SELECT c", "BEGIN; SET LOCAL a.b TO ?; SELECT c"),
+            ("UPDATE a SET b = c WHERE d IS NULL", "UPDATE a SET b = c WHERE d IS NULL"),
+            ("ALTER ROLE a PASSWORD 'secret'", "ALTER ROLE a PASSWORD ?"),
+            ("SELECT 0x1F, 1_000, 5e10", "SELECT ?, ?, ?"),
+            ("SELECT $été$secret$été$", "SELECT ?"),
+            ("SELECT b'1', X'ff'", "SELECT ?, ?"),
+            ("", ""),
+        ],
+    )
+    def test_what_is_shown(self, statement: str, shown: str) -> None:
+        assert mask(statement) == shown
+
+    def test_a_backslash_that_may_escape_the_quote_ends_what_is_shown(self, admin: psycopg.Connection) -> None:
+        for setting, statement in (
+            ("on", r"SELECT 'C:\' AS a, 'secret' AS b"),
+            ("off", r"SELECT 'it\'s secret' AS a, 'b' AS c"),
+        ):
+            admin.execute(f"SET standard_conforming_strings = {setting}; SET escape_string_warning = off")
+            admin.execute(statement)
+            assert mask(statement) == "SELECT ?"
+
+    def test_a_statement_that_the_server_cut_off_in_the_middle_of_a_value(self, as_app: None) -> None:
+        with session_of(APP) as connection:
+            connection.execute(sql.SQL("SELECT {}").format("secret" * 10_000))
+            [session] = seen().values()
+        assert session["statement"] == "SELECT ?"
+
+    def test_parameters_that_djangos_cursor_puts_into_the_statement(self, admin: psycopg.Connection) -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT %s, %s, %s::bytea", ["secret", 8675309, b"\\secret'"])
+            pid = cursor.connection.info.backend_pid
+            row = admin.execute("SELECT query FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+            assert row is not None
+            assert "'secret', 8675309" in row[0]
+            assert seen()[pid]["statement"].startswith("SELECT ?, ?, ?")
+            text = connections_command("status")
+        assert "secret" not in text
+        assert "8675309" not in text
