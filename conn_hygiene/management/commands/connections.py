@@ -104,7 +104,13 @@ class Command(BaseCommand):
         for name, state in (("--idle-in-transaction", "idle in transaction"), ("--idle", "idle, in no transaction,")):
             parser.add_argument(name, type=_seconds, metavar="SECONDS", help=f"Those that have been {state} that long.")
         parser.add_argument(
-            "--pid", type=int, action="append", default=[], dest="pids", help="This one; may be repeated."
+            "--pid",
+            type=int,
+            action="append",
+            default=[],
+            dest="pids",
+            metavar="PID",
+            help="This one; may be repeated.",
         )
         parser.add_argument("--yes", action="store_true", help="Does not ask.")
         parser.add_argument("--dry-run", action="store_true", help="Shows what matches, and ends nothing.")
