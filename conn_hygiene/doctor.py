@@ -203,6 +203,17 @@ def _capacity(project: Project, facts: list[Facts]) -> Iterator[Finding]:
             remedy="Say how many there are, task queues and management commands included: --processes N.",
             page="how-to/doctor.rst#too-many-connections",
         )
+    unpooled = [fact.alias for fact in direct if not project.databases[fact.alias]["OPTIONS"].get("pool")]
+    if project.threads is None and unpooled:
+        yield _finding(
+            Level.NOTE,
+            "threads-unknown",
+            *unpooled,
+            what="Connections were counted for a single thread.",
+            why="Without a pool, each thread has a connection of its own.",
+            remedy="Say how many threads a process has: --threads N.",
+            page="how-to/doctor.rst#too-many-connections",
+        )
 
 
 def _demand(project: Project, group: list[Facts], processes: int) -> tuple[int, str]:

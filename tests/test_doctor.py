@@ -121,6 +121,8 @@ class TestLogic:
             ({"processes": 12}, {"foreign_sessions": 2}, {"too-many-connections": Level.WARNING}),
             ({"processes": 12, "threads": 9, "OPTIONS": NO_POOL}, {}, {"too-many-connections": Level.ERROR}),
             ({"processes": None}, {}, {"processes-unknown": Level.NOTE}),
+            ({"threads": None}, {}, {}),
+            ({"threads": None, "OPTIONS": NO_POOL}, {}, {"threads-unknown": Level.NOTE}),
             ({"processes": 13}, {"pooler": Pooler.SESSION}, {"pooler": Level.NOTE}),
             ({}, {"role_limit": 31}, {"connection-limit": Level.ERROR}),
             ({}, {"role_limit": 32}, {}),

@@ -34,7 +34,7 @@ def show(to: Console, blocks: Iterable[Block]) -> None:
 @contextlib.contextmanager
 def live(to: Console) -> Iterator[Callable[[Iterable[Block]], None]]:
     """Yield a function that draws blocks in the place of those that it drew before."""
-    with Live(console=to, auto_refresh=False, vertical_overflow="visible") as drawing:
+    with Live(console=to, auto_refresh=False) as drawing:
         yield lambda blocks: drawing.update(_drawn(blocks), refresh=True)
 
 

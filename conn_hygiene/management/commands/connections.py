@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import time
 from contextlib import ExitStack, contextmanager
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -168,7 +168,7 @@ class Command(BaseCommand):
                     shown += 1
                     if shown == options["count"]:
                         return
-                    time.sleep(options["interval"])
+                    sleep(options["interval"])
         except KeyboardInterrupt:
             # The way to end it, and so no failure.
             return
