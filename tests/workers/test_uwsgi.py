@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from example_project.processes import HOST, free_port, running
+from example_project.processes import HOST, ROOT, free_port, running
 from tests.waiting import wait_until
 from tests.workers.conftest import ask
 
@@ -99,13 +100,18 @@ def test_the_master_keeps_its_session_while_workers_come_and_go(uwsgi: Any, serv
     # uWSGI lets a worker live ten seconds at the least, else.
     arguments = ["--processes=2", "--max-requests=2", "--min-worker-lifetime=0", FORK_HOOKS]
     with uwsgi(*arguments, QUERY_ON_LOAD="1") as site:
-        assert site.session_said("Loaded by") not in set().union(*site.ask_all(5).values())
+        assert site.session_said("Loaded by") not in set().union(*site.ask_all(3).values())
         assert site.session_said("Loaded by") in server.sessions()
     wait_until(lambda: not server.sessions(), "all sessions are gone")
 
 
-def test_a_preloaded_master_that_has_queried_stops_nobody(uwsgi: Any) -> None:
-    with uwsgi("--processes=2", "--threads=4", FORK_HOOKS, QUERY_ON_LOAD="1", DATABASE_POOL="4") as site:
+def test_a_preloaded_master_that_has_queried_stops_nobody_under_the_documented_ini(uwsgi: Any, tmp_path: Path) -> None:
+    found = re.search(r"block:: ini\n\n(.*?)\n\n(?=\S)", (ROOT / "docs/how-to/uwsgi.rst").read_text(), re.DOTALL)
+    assert found
+    ini = tmp_path / "site.ini"
+    # What to serve, and where, is this test's.
+    ini.write_text(re.sub(r"(?m)^(module|http-socket) = .*\n", "", textwrap.dedent(found[1])))
+    with uwsgi(f"--ini={ini}", QUERY_ON_LOAD="1", DATABASE_POOL="4") as site:
         with ThreadPoolExecutor(8) as executor:
             answers = list(executor.map(lambda _: site.ask(), range(60)))
         assert len(answers) == 60
