@@ -250,8 +250,11 @@ class TestStatus:
         assert "\u202e" not in text
         assert 'AS " [2J "' in text
 
-    def test_rich_draws_the_same_on_a_terminal(self, every_state: dict[str, int], monkeypatch: Any) -> None:
-        monkeypatch.setenv("COLUMNS", "250")
+    @pytest.mark.parametrize("columns", ["80", "250"])
+    def test_rich_draws_the_same_on_a_terminal_however_narrow(
+        self, columns: str, every_state: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
         text = connections_command("status", force_color=True)
         assert "\x1b[1m" in text
         for pid in every_state.values():

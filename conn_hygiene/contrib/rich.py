@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _STYLES = {BAD: "bold red", WARN: "yellow", GOOD: "green", QUIET: "dim", PLAIN: ""}
 
+# No pid and no duration is longer.
+_SHORT = 12
+# What is left of a text at least, before it is folded.
+_FOLDED = 8
+
 
 def console(stream: Any, *, no_color: bool, force_terminal: bool) -> Console:
     """Return a console that writes to *stream*, with or without colours as the options of Django's commands say."""
@@ -52,10 +57,12 @@ def _table(block: Table) -> RichTable | Text:
     used = [place for place in range(len(block.columns)) if any(row[place] for row in block.rows)]
     if not used:
         return Text()
-    table = RichTable(box=SIMPLE_HEAD)
+    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place in used:
-        last = place == len(block.columns) - 1
-        table.add_column(block.columns[place], no_wrap=not last, overflow="ellipsis" if not last else "fold")
+        width = max(len(row[place]) for row in (block.columns, *block.rows))
+        # On a narrow terminal texts are folded, so that numbers can still be read.
+        short = width <= _SHORT
+        table.add_column(block.columns[place], min_width=width if short else _FOLDED, no_wrap=short, overflow="fold")
     for number, (row, mood) in enumerate(zip(block.rows, block.moods, strict=True), 1):
         table.add_row(
             *[Text(row[place]) for place in used],

@@ -171,7 +171,7 @@ def leases_table(leases: Sequence[LeaseInfo]) -> Table:
             lease.alias,
             str(lease.server_pid),
             lease.thread_name or str(lease.thread_id),
-            lease.request or "",
+            printable(lease.request or ""),
             _duration(lease.held_for),
             _duration(lease.idle_for),
             ", ".join(lease.pinned_by),
