@@ -71,18 +71,13 @@ def admin(transactional_db: None) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def sessions(admin: psycopg.Connection) -> Callable[[], int]:
-    """Return a function that counts the server's sessions in the test database, without `admin`."""
+def alive(admin: psycopg.Connection) -> Callable[..., set[int]]:
+    """Return a function that tells which of some sessions the server still has."""
 
-    def count() -> int:
-        row = admin.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        ).fetchone()
-        assert row is not None
-        return row[0]
+    def which(*pids: int) -> set[int]:
+        return {pid for (pid,) in admin.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s)", [list(pids)])}
 
-    return count
+    return which
 
 
 @pytest.fixture

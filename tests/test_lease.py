@@ -75,11 +75,12 @@ def test_at_grace_0_it_is_back_before_close_returns(settings: Any) -> None:
 
 
 @pytest.mark.usefixtures("releasing")
-def test_an_unpooled_connection_is_closed(sessions: Callable[[], int]) -> None:
-    query("unpooled")
+def test_an_unpooled_connection_is_closed(alive: Callable[..., set[int]]) -> None:
+    with connections["unpooled"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
     wait_until_released("unpooled")
-    connections["default"].close_pool()
-    wait_until(lambda: sessions() == 0, "the server has no session left")
+    wait_until(lambda: not alive(pid), "the server has no such session")
 
 
 @pytest.mark.usefixtures("releasing")

@@ -216,11 +216,9 @@ def test_the_connection_of_a_dead_thread_goes_back(alias: str, events: list[dict
 
 
 @pytest.mark.parametrize("alias", ["unpooled", "persistent"])
-def test_the_session_of_a_dead_thread_ends_on_the_server(alias: str, sessions: Callable[[], int]) -> None:
-    connections["default"].close_pool()
-    for _ in range(5):
-        run(lambda: query(alias))
-    wait_until(lambda: sessions() == 0, "the sessions have ended")
+def test_the_session_of_a_dead_thread_ends_on_the_server(alias: str, alive: Callable[..., set[int]]) -> None:
+    pids = [run(lambda: query(alias)) for _ in range(5)]
+    wait_until(lambda: not alive(*pids), "the sessions have ended")
 
 
 @every_alias
@@ -331,15 +329,13 @@ def test_reclaiming_can_be_turned_off(settings: Any, events: Any) -> None:
 
 
 def test_with_reclaiming_turned_off_python_closes_unpooled_sessions_as_in_plain_django(
-    settings: Any, sessions: Callable[[], int]
+    settings: Any, alive: Callable[..., set[int]]
 ) -> None:
     settings.CONN_HYGIENE = {"RECLAIM_DEAD_THREADS": False}
-    connections["default"].close_pool()
 
     def strand() -> None:
-        for _ in range(3):
-            run(lambda: query("unpooled"))
-        wait_until(lambda: gc.collect() is not None and sessions() == 0, "the sessions have ended")
+        pids = [run(lambda: query("unpooled")) for _ in range(3)]
+        wait_until(lambda: gc.collect() is not None and not alive(*pids), "the sessions have ended")
 
     with pytest.warns(ResourceWarning, match="was deleted while still open"):
         strand()

@@ -817,16 +817,23 @@ def test_an_async_generator_that_is_abandoned_in_a_hold_does_not_hold_for_ever()
 
 
 @pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
-def test_a_thread_target_closes_what_it_opened(alias: str, sessions: Callable[[], int]) -> None:
+def test_a_thread_target_closes_what_it_opened(alias: str, alive: Callable[..., set[int]]) -> None:
     connections.close_all()
-    before = sessions()
-    thread = threading.Thread(target=closing_connections(query), args=(alias,))
+    pids: list[int] = []
+
+    @closing_connections
+    def work() -> None:
+        query(alias)
+        pids.extend(info.server_pid for info in conn_hygiene.snapshot() if info.thread_id == threading.get_ident())
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     # Before the thread's own end could have had a part in it.
     assert not holds(alias)
     if alias != "default":
-        wait_until(lambda: sessions() == before, "the server has seen the end")
+        wait_until(lambda: not alive(*pids), "the server has seen the end")
+    assert len(pids) == 1
 
 
 def test_an_executors_job_closes_what_it_opened_while_its_thread_lives_on() -> None:
