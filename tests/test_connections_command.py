@@ -25,6 +25,7 @@ from psycopg import sql
 
 import conn_hygiene
 from conn_hygiene import server
+from conn_hygiene.management import rendering
 from conn_hygiene.management.commands import connections as command
 from conn_hygiene.masking import mask
 from tests.processes import ROOT, run
@@ -296,6 +297,22 @@ class TestStatus:
     def test_what_are_no_seconds_is_refused(self, seconds: str) -> None:
         with pytest.raises(CommandError, match="invalid number"):
             connections_command("status", f"--fail-if-idle-in-transaction={seconds}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (59.4, "59 s"),
+        (60, "1 min 0 s"),
+        (3601, "1 h 0 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float | None, shown: str) -> None:
+    assert rendering._duration(seconds) == shown
 
 
 class TestCommandLine:
