@@ -10,6 +10,7 @@ import psycopg
 from django.db import connections
 
 from conn_hygiene import pools, reports
+from conn_hygiene.masking import printable
 from conn_hygiene.serving import serving
 from conn_hygiene.wrapper import lease_of, reset_transaction_state
 
@@ -27,10 +28,11 @@ def request_started(
     *, environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **kwargs: Any
 ) -> None:
     """Note the request, and which transactions are not its own: a test may run one around its client's requests."""
+    # Paths come from strangers, and go into logs and onto terminals.
     if environ is not None:
-        serving.label = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}"
+        serving.label = printable(f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}")
     elif scope is not None:
-        serving.label = f"{scope.get('method', '?')} {scope.get('path', '?')}"
+        serving.label = printable(f"{scope.get('method', '?')} {scope.get('path', '?')}")
     serving.before = frozenset(
         wrapper.alias for wrapper in _wrappers() if wrapper.in_atomic_block or _in_transaction(wrapper)
     )

@@ -14,8 +14,11 @@ The environment chooses what is compared; each variable has a default that works
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import tempfile
+from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
 
@@ -48,8 +51,13 @@ if TOOLKIT:
     INSTALLED_APPS.insert(0, "conn_hygiene")
     MIDDLEWARE.insert(0, "conn_hygiene.middleware.ConnectionHygieneMiddleware")
 
-# Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'. Unclosed cursors are named in any case.
-CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": True, **json.loads(os.environ.get("REPORTS", "{}"))}
+# Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'.
+CONN_HYGIENE = {
+    "REPORT_UNCLOSED_CURSORS": True,
+    # Where "manage.py connections status" in another terminal finds what was reported.
+    "NOTICE_DIRECTORY": str(Path(tempfile.gettempdir(), f"shop-notices-{getpass.getuser()}")),
+    **json.loads(os.environ.get("REPORTS", "{}")),
+}
 
 ROOT_URLCONF = "example_project.urls"
 WSGI_APPLICATION = "example_project.wsgi.application"

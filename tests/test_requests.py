@@ -456,6 +456,20 @@ def test_it_is_reported_again_whenever_it_is_twice_as_old(watching: Any, idle_in
     assert all(later >= 2 * earlier for earlier, later in pairwise(ages))
 
 
+def test_a_path_that_would_write_into_the_log_or_on_a_terminal_is_made_harmless(monkeypatch: Any) -> None:
+    def look(alias: str) -> None:
+        query(alias)
+        labels.extend(info.request for info in conn_hygiene.snapshot())
+
+    labels: list[str | None] = []
+    monkeypatch.setitem(urls.WAYS, "wait\nERROR \x1b[2J", look)
+    wsgi("/leave-open/wait%0AERROR%20%1B%5B2J/default/")
+    [label] = labels
+    assert label is not None
+    assert "/leave-open/wait" in label
+    assert label.isprintable()
+
+
 def test_the_report_names_the_request(watching: Any, idle_in_transaction: Events, monkeypatch: Any) -> None:
     watching(IDLE_IN_TRANSACTION_AFTER=0.05)
 
