@@ -16,7 +16,7 @@ from django.db import OperationalError, connection, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import places, reaper, signals
-from tests.test_requests import Events, events_of, pid_of, query, wsgi
+from tests.test_requests import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 from tests.webapp import urls
@@ -207,6 +207,20 @@ def test_a_thread_that_idles_between_jobs_gives_back_what_it_holds(
     assert (held[0]["server_pid"], held[0]["action"]) == (pid, "release")
     query()
     assert conn_hygiene.stats().held_too_long >= 1
+
+
+@pytest.mark.parametrize("run", [asyncio.to_thread, lambda work: sync_to_async(work, thread_sensitive=False)()])
+async def test_so_does_an_executors_thread_that_asyncio_keeps(run: Any, held: Events) -> None:
+    await run(query)
+    await asyncio.to_thread(wait_until, lambda: not holds("default"), "it is given back")
+    assert {event["action"] for event in held} == {"release"}
+
+
+@pytest.mark.urls("tests.webapp.urls")
+def test_a_single_use_thread_of_asgi_strands_no_persistent_connection() -> None:
+    for _ in range(5):
+        asgi("/commit/persistent/")
+    wait_until(lambda: not holds("persistent"), "what the threads left is given back")
 
 
 @pytest.mark.parametrize("why", ["hold", "pin", "transaction", "handle", "never", "unpooled"])
