@@ -59,10 +59,12 @@ def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
     rows: Generator[Item, None, None], admin: psycopg.Connection
 ) -> None:
     in_transaction, closed = threading.Event(), threading.Event()
+    sessions: list[int] = []
 
     @closing_connections
     def own() -> None:
         with transaction.atomic():
+            sessions.append(connections["default"].connection.info.backend_pid)
             Item.objects.create(name="committed")
             in_transaction.set()
             assert closed.wait(10)
@@ -73,7 +75,7 @@ def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
         owner = executor.submit(own)
         assert in_transaction.wait(10)
         rows.close()
-        last = admin.execute("SELECT query FROM pg_stat_activity WHERE state = 'idle in transaction'").fetchall()
+        last = admin.execute("SELECT query FROM pg_stat_activity WHERE pid = ANY(%s)", [sessions]).fetchall()
         closed.set()
         owner.result()
     assert [query.split()[0] for (query,) in last] == ["INSERT"]
