@@ -405,7 +405,7 @@ execute_from_command_line(["manage.py", "connections", "watch", "--interval", "0
         ) as process:
             try:
                 assert process.stdout is not None
-                while "sessions" not in process.stdout.readline():
+                while "PostgreSQL" not in process.stdout.readline():
                     assert process.poll() is None
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=30)
