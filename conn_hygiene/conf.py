@@ -167,8 +167,14 @@ def lenient() -> Settings:
 # Read on every query, replaced whole and never changed in place, so that a reader needs no lock.
 current = Settings()
 
+# Whether cursors that nobody closes should be named with where they were opened. Kept beside the settings, since asking
+# Django for DEBUG costs more than all else that is done when a cursor is opened.
+names_cursors = False
+
 
 def apply(settings: Settings) -> None:
-    """Put *settings* in force for this process."""
-    global current  # noqa: PLW0603 - one process, one set of values
+    """Put *settings* in force for this process; to be repeated when DEBUG changes."""
+    global current, names_cursors  # noqa: PLW0603 - one process, one set of values
     current = settings
+    wanted = settings.REPORT_UNCLOSED_CURSORS
+    names_cursors = django_settings.configured and django_settings.DEBUG if wanted is None else wanted

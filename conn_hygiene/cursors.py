@@ -9,12 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from psycopg import InterfaceError
 
 from conn_hygiene import conf, places
+from conn_hygiene.session import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
     from psycopg import Cursor as _Cursor
 
@@ -38,10 +40,24 @@ class LeasedCursor(_Cursor):
     # The lease, the number of the checkout in which the cursor was opened, and where, if that was asked for; None for a
     # cursor made on a raw handle, which does not count, and for a closed one.
     _conn_hygiene_entry: tuple[Lease, int, Place | None] | None = None
+    # The __del__ of the class that it is mixed into, if that has one.
+    _conn_hygiene_finalise: Callable[..., None] | None = None
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
-        self._announce(query)
+        entry = self._conn_hygiene_entry
+        if (
+            entry is not None
+            and entry[1] == entry[0].current
+            and type(query) is str
+            and len(query) <= LONGEST_REMEMBERED
+            and remembered_effect_of(query) is None
+            and entry[0].ended_because is None
+        ):
+            # What _announce() comes to for nearly every statement.
+            entry[0].last_statement = query
+        else:
+            self._announce(query)
         return super().execute(query, *args, **kwargs)
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,25 +80,28 @@ class LeasedCursor(_Cursor):
 
     def close(self) -> None:
         """Close the cursor, and tell the lease, once."""
-        entry, self._conn_hygiene_entry = self._conn_hygiene_entry, None
-        if entry is not None and not entry[0].is_current(entry[1]):
+        entry = self._conn_hygiene_entry
+        if entry is None:
+            super().close()
+            return
+        self._conn_hygiene_entry = None
+        lease, checkout, _ = entry
+        if checkout != lease.current and not lease.is_current(checkout):
             # Its connection may be somebody else's by now, who must not get the CLOSE of a server-side cursor.
             self._close()
             return
         try:
             super().close()
         finally:
-            if entry is not None:
-                entry[0].cursor_closed(entry[1])
+            lease.cursor_closed(checkout)
 
     def __del__(self) -> None:
         # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
         entry = self._conn_hygiene_entry
         if entry is not None:
             entry[0].cursor_collected(entry[1], entry[2])
-        finalise = getattr(super(), "__del__", None)
-        if finalise is not None:
-            finalise()
+        if self._conn_hygiene_finalise is not None:
+            self._conn_hygiene_finalise()
 
 
 class _StandsFor(type):
@@ -100,6 +119,7 @@ class _StandsFor(type):
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: cls}
+    names["_conn_hygiene_finalise"] = getattr(cls, "__del__", None)
     make = _StandsFor if type(cls) is type else type(cls)
     return make(cls.__name__, (LeasedCursor, cls), names)
 
@@ -144,10 +164,4 @@ def register(cursor: Any, lease: Lease, checkout: int) -> None:
         except TypeError:
             # A class of a layout of its own: the end of the cursor cannot be seen, so it holds the connection for good.
             return
-    cursor._conn_hygiene_entry = (lease, checkout, places.here() if _are_reported() else None)
-
-
-def _are_reported() -> bool:
-    """Return whether cursors that nobody closes should be named with where they were opened."""
-    wanted = conf.current.REPORT_UNCLOSED_CURSORS
-    return settings.DEBUG if wanted is None else wanted
+    cursor._conn_hygiene_entry = (lease, checkout, places.here() if conf.names_cursors else None)

@@ -72,6 +72,8 @@ def _setting_changed(*, setting: str, **kwargs: Any) -> None:
         conf.apply(conf.strict(_overrides))
         openings.renew()
         _watch_anew()
+    elif setting == "DEBUG":
+        conf.apply(conf.current)
 
 
 def _watch_anew() -> None:

@@ -16,10 +16,15 @@ What keeps a lease from being parked: an open cursor, a transaction in the eyes 
 commit hooks that have yet to run, a pin, a ``hold_connection`` around, no release scope around, or a wrapper that is
 shared between threads.
 
-Every attribute is guarded by the lease's lock. It is reentrant, because a logging handler that queries may run inside
-(psycopg_pool logs). It is held while a connection returns to its pool, so that an owner who closes it finds it gone;
-it is never held while one is checked out, which may take long. Other locks that are taken inside: the registry's,
-the counters', the pool's. None of those ever takes a lease's.
+Every attribute is guarded by the lease's lock, but for what the owner alone writes at every query, and which others
+only look at, under the lock: the cursors that it opened, the last statement, the wish of the scopes around it. When the
+owner reads the handle, under the lock, the handle is out until the cursor that it is for has been counted; at all times
+one of the two keeps the reaper off.
+
+The lock is reentrant, because a logging handler that queries may run inside (psycopg_pool logs). It is held while a
+connection returns to its pool, so that an owner who closes it finds it gone; it is never held while one is checked out,
+which may take long. Other locks that are taken inside: the registry's, the counters', the pool's. None of those ever
+takes a lease's.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from conn_hygiene import conf, cursors, places, policy, pools, session, timing
 from conn_hygiene.serving import serving
@@ -166,10 +172,37 @@ class Reclaimed:
     in_transaction: bool
 
 
+class _Handle:
+    """What :attr:`Lease.handle` is while it is not in the lease's dictionary."""
+
+    def __get__(self, lease: Lease, owner: type[Lease]) -> psycopg.Connection[Any] | None:
+        # The same as take(), for nearly every query. A with statement costs twice as much as the lock.
+        lease._lock.acquire()
+        try:
+            connection = lease._connection
+            if connection is not None and lease._parameters is not None:
+                lease.state = HELD
+                lease.handle = connection
+                return connection
+        finally:
+            lease._lock.release()
+        connection = lease.take()
+        if connection is None and lease.state == GIVEN_BACK:
+            wrapper: Any = lease.wrapper()
+            connection = wrapper.check_out_again()
+        return connection
+
+
 class Lease:
     """One wrapper's claim on a connection; see the module's documentation."""
 
+    #: The connection, for whoever reads the wrapper's: taken back if it was parked, checked out again if it was given
+    #: back. The first to read puts it into the dictionary, where the next find it without a call; the handle is *out*
+    #: then, until the next cursor opens or closes. Being no data descriptor, this one gives way to the dictionary.
+    handle: Any = _Handle()
+
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_attributes",
         "_connecting",
@@ -179,26 +212,30 @@ class Lease:
         "_in_use_since",
         "_keeper",
         "_lock",
+        "_lost_cursors",
         "_manual",
         "_marker",
-        "_open_cursors",
         "_parameters",
         "_pins",
         "_pins_of_hold",
+        "_pooled",
+        "_scopes",
+        "_settings",
         "_soiled",
-        "_statement",
         "_timing",
-        "_touched",
         "_transaction",
-        "_trusted",
         "_used",
         "_wish",
         "alias",
         "checked_out_at",
         "checked_out_by",
         "checkouts",
+        "closed_cursors",
+        "current",
         "ended_because",
         "idle_since",
+        "last_statement",
+        "opened_cursors",
         "queued",
         "reported_at",
         "request",
@@ -206,6 +243,7 @@ class Lease:
         "state",
         "thread_id",
         "thread_key",
+        "trusted",
         "wrapper",
     )
 
@@ -220,6 +258,9 @@ class Lease:
         self.state = CLOSED
         # Counts the checkouts; a cursor remembers in which one it was opened.
         self.checkouts = 0
+        # The number of the one that lasts, or 0. A cursor compares without the lock: while it is open, nobody but the
+        # owner changes this.
+        self.current = 0
         # Whether the reaper has an entry for this lease already; the reaper's own, see there.
         self.queued = False
         self._connection: psycopg.Connection[Any] | None = None
@@ -234,11 +275,16 @@ class Lease:
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
-        self._open_cursors = 0
-        self._touched = False
+        # Each is counted by one thread: the first two by the owner, the third by the reaper.
+        self.opened_cursors = self.closed_cursors = self._lost_cursors = 0
+        self.__dict__.clear()
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
         self._wish = policy.KEEP
+        # What that was found from; None to look anew.
+        self._scopes: tuple[policy.Entry, ...] | None = None
+        self._settings: conf.Settings | None = None
+        self._pooled = False
         self._pins: dict[str, str] = {}
         self._pins_of_hold: set[str] = set()
         self._soiled = False
@@ -251,9 +297,9 @@ class Lease:
         self._attributes: tuple[Any, ...] = ()
         self._transaction: Transaction | None = None
         # Written by the owner without the lock, for reports.
-        self._statement: Any = None
+        self.last_statement: Any = None
         # Whether the server has not hung up, as far as was seen in this checkout.
-        self._trusted = False
+        self.trusted = False
         # Why the toolkit ended the session under its owner, who will be told.
         self.ended_because: str | None = None
         self.checked_out_by: places.Place | None = None
@@ -271,13 +317,25 @@ class Lease:
     def take(self) -> psycopg.Connection[Any] | None:
         """Return the connection, taken back from the reaper if it was parked; None if there is none now."""
         with self._lock:
+            connection = self._connection
+            if connection is None:
+                return None
             if self.state == PARKED:
                 self.state = HELD
-            if self._parameters is None and self._connection is not None:
-                self._look_at_session(self._connection)
-            # The handle may be used until the next cursor closes, and nobody will say so.
-            self._touched = True
-            return self._connection
+            if self._parameters is None:
+                self._look_at_session(connection)
+            # While it is being set up, the next to read must come here, too.
+            if self._parameters is not None:
+                # It may be used until the next cursor closes, and nobody will say so.
+                self.handle = connection
+            return connection
+
+    def _open_cursors(self) -> int:
+        return self.opened_cursors - self.closed_cursors - self._lost_cursors
+
+    def _handle_is_out(self) -> bool:
+        """Return whether somebody may be about to use a handle that was read since the last cursor closed."""
+        return bool(self.__dict__)
 
     def assign(self, connection: psycopg.Connection[Any] | None) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
@@ -294,6 +352,8 @@ class Lease:
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
+            self.current = self.checkouts
+            self._pooled = pools.pool_of(connection) is not None
             self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
@@ -312,6 +372,8 @@ class Lease:
         if self._in_use_since is not None:
             self._used += now - self._in_use_since
         self._connection = None
+        self.current = 0
+        self.__dict__.clear()
         self.state = state
         self._keeper.checked_in(self)
         self._keeper.counters.add(seconds_held=now - self.checked_out_at, seconds_in_use=self._used)
@@ -366,22 +428,38 @@ class Lease:
     # ##### Use: cursors and transactions #####
 
     def cursor_opened(self, connection: psycopg.Connection[Any]) -> int:
-        """Count a cursor on *connection*; return the number of the checkout, or 0 if that connection is gone by now."""
+        """Count a cursor on *connection*; return the number of the checkout, or 0 if that connection is gone by now.
+
+        Takes no lock: the owner has just read the handle, and while that is out, nobody ends the lease.
+        """
+        if connection is not self._connection:
+            return 0
+        self.opened_cursors += 1
+        if self._in_use_since is None:
+            self._in_use_since = _now()
+            if self._timing is not None or _current_timing() is not None:
+                self._time_use()
+        scopes = _current_scopes()
+        if scopes is not self._scopes or conf.current is not self._settings:
+            self._heed(scopes)
+        # The handle was read for this cursor, which has been counted by now.
+        self.__dict__.clear()
+        return self.current
+
+    def _heed(self, scopes: tuple[policy.Entry, ...]) -> None:
+        """Take note of what the scopes around and the settings want. Called where they may be others, by the owner.
+
+        They may be the same and want something else only if they held, and the hold is over.
+        """
+        self._wish = policy.wish(self.alias)
+        self._settings = conf.current
+        self._scopes = None if self._wish == policy.HOLD else scopes
+
+    def _time_use(self) -> None:
         with self._lock:
-            if connection is not self._connection:
-                return 0
-            if self.state == PARKED:
-                self.state = HELD
-            if self._in_use_since is None:
-                self._in_use_since = _now()
-                self._join_request()
-                if self._timing is not None:
-                    self._timing.change(used=1)
-            self._open_cursors += 1
-            self._wish = policy.wish(self.alias)
-            # The handle was read for this cursor.
-            self._touched = False
-            return self.checkouts
+            self._join_request()
+            if self._timing is not None:
+                self._timing.change(used=1)
 
     def _join_request(self) -> None:
         """Have the time count for the request in whose context the connection is used, under the lock; unused so far.
@@ -408,18 +486,24 @@ class Lease:
     def is_current(self, checkout: int) -> bool:
         """Return whether a cursor of *checkout* still is on the owner's connection."""
         with self._lock:
-            return self._detached or (checkout == self.checkouts and self._connection is not None)
+            return self._detached or checkout == self.current
 
     def cursor_closed(self, checkout: int) -> None:
         """Count a cursor of *checkout* as closed, and let the connection go if it was the last thing to keep it."""
-        with self._lock:
-            if checkout != self.checkouts or self._connection is None:
+        self._lock.acquire()
+        try:
+            if checkout != self.current:
                 return
-            self._open_cursors -= 1
-            self._touched = False
-            self._wish = policy.wish(self.alias)
+            self.closed_cursors += 1
+            self.__dict__.clear()
+            scopes = _current_scopes()
+            if scopes is not self._scopes or conf.current is not self._settings:
+                self._heed(scopes)
             deadline = self._settle()
-        self._after_settling(deadline)
+        finally:
+            self._lock.release()
+        if deadline is not None:
+            self._after_settling(deadline)
 
     def cursor_collected(self, checkout: int, opened: places.Place | None) -> None:
         """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread.
@@ -438,31 +522,46 @@ class Lease:
         with self._lock:
             if self._connection is None:
                 return
-            if handle_is_out is not None:
-                self._touched = handle_is_out
-            self._wish = policy.wish(self.alias)
-            deadline = None if self._touched else self._settle()
-        self._after_settling(deadline)
+            if handle_is_out is None:
+                handle_is_out = self._handle_is_out()
+            self._heed(_current_scopes())
+            if handle_is_out:
+                return
+            self.__dict__.clear()
+            deadline = self._settle()
+        if deadline is not None:
+            self._after_settling(deadline)
 
     def lost(self, checkout: int) -> None:
         """Count a collected cursor of *checkout* as closed. Called by the reaper."""
         with self._lock:
-            if checkout != self.checkouts or self._connection is None:
+            if checkout != self.current:
                 return
-            self._open_cursors -= 1
+            self._lost_cursors += 1
             # The owner may have read the handle a moment ago, and is about to use it.
-            if self._touched:
+            if self._handle_is_out():
                 return
             deadline = self._settle()
-        self._after_settling(deadline)
+        if deadline is not None:
+            self._after_settling(deadline)
 
     def _settle(self) -> float | None:
-        """Park the lease, under the lock, if nothing keeps it. Return when it should end, or None if it stays."""
+        """Park the lease, under the lock, if nothing keeps it.
+
+        Return when it should end; None if it stays, or if the reaper is about to look at it in any case.
+        """
         wrapper = self.wrapper()
-        if self._open_cursors > 0 or wrapper is None:
+        if self.opened_cursors - self.closed_cursors - self._lost_cursors > 0 or wrapper is None:
             return None
         self.idle_since = now = _now()
-        if self._in_transaction(wrapper):
+        pgconn = self._connection.pgconn  # type: ignore[union-attr]
+        # First what most often decides, without a call.
+        if (
+            wrapper.in_atomic_block
+            or not wrapper.autocommit
+            or pgconn.transaction_status != _IDLE
+            or pgconn.pipeline_status
+        ) and self._in_transaction(wrapper):
             if self._transaction is None:
                 # By a literal BEGIN, or by the first statement after autocommit was turned off.
                 self._transaction = Transaction(now, _here(), by_atomic_requests=False)
@@ -475,11 +574,11 @@ class Lease:
                 self._timing.change(used=-1)
         if self._wish != policy.RELEASE or self._kept(wrapper):
             return None
-        grace = self._grace()
+        grace = conf.current.RELEASE_AFTER if self._pooled else conf.current.UNPOOLED_RELEASE_AFTER
         if grace is None:
             return None
         self.state = PARKED
-        return now + grace
+        return None if self.queued and grace else now + grace
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -503,25 +602,24 @@ class Lease:
 
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
         """Return whether an idle connection must stay with its owner all the same."""
+        if self._marker is not None and not self._setting_up(wrapper):
+            # Set up for good.
+            self._marker = None
         return bool(
             self._pins
             or wrapper.run_on_commit
-            or self._setting_up(wrapper)
+            or self._connecting
+            or self._marker is not None
             # Another thread may be about to use the handle that it has just read.
             or wrapper._thread_sharing_count  # type: ignore[attr-defined]
         )
 
     def _grace(self) -> float | None:
         """Return for how many seconds the connection may sit idle; None for ever."""
-        assert self._connection is not None
-        if pools.pool_of(self._connection) is None:
-            return conf.current.UNPOOLED_RELEASE_AFTER
-        return conf.current.RELEASE_AFTER
+        return conf.current.RELEASE_AFTER if self._pooled else conf.current.UNPOOLED_RELEASE_AFTER
 
-    def _after_settling(self, deadline: float | None) -> None:
+    def _after_settling(self, deadline: float) -> None:
         """Leave a parked lease to the reaper, or end it here and now if the grace is 0. Called without the lock."""
-        if deadline is None:
-            return
         if deadline <= self.idle_since:
             self.end_if_parked(deadline)
         else:
@@ -550,9 +648,14 @@ class Lease:
         """
         if self.ended_because is not None:
             self.check()
-        self._statement = query
+        self.last_statement = query
         text = query if type(query) is str else session.text_of(query, connection)
-        effect = session.effect_of(text) if text is not None else _UNREADABLE
+        if text is None:
+            effect: session.Effect | None = _UNREADABLE
+        elif len(text) > session.LONGEST_REMEMBERED:
+            effect = session.effect_of(text)
+        else:
+            effect = session.remembered_effect_of(text)
         if effect is not None:
             self._pin(effect)
 
@@ -618,7 +721,7 @@ class Lease:
         if (
             self._soiled
             # One on the server may be WITH HOLD; its late close() will find that the connection is gone.
-            or self._open_cursors
+            or self._open_cursors()
             or session.reported_parameters(connection) != self._fresh
             or (self._parameters is not None and _attributes(connection) != self._attributes)
         ):
@@ -679,7 +782,7 @@ class Lease:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None or policy.holds(self.alias):
                 return False
-            if self._open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
+            if self._open_cursors() or self._in_transaction(wrapper) or self._kept(wrapper):
                 return False
             if self._changed(self._connection):
                 return False
@@ -724,7 +827,7 @@ class Lease:
             self.settle()
             return
         with self._lock:
-            self._wish = policy.wish(self.alias)
+            self._heed(_current_scopes())
             if self.state == PARKED and self._connection is not None and pools.pool_of(self._connection) is None:
                 self.state = HELD
 
@@ -740,7 +843,7 @@ class Lease:
                 return
             if not self._pins or not self._pins.keys() <= self._pins_of_hold:
                 return
-            if not (self._open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit):
+            if not (self._open_cursors() or self._in_transaction(wrapper) or wrapper.run_on_commit):
                 self._give_back()
 
     def drop(self) -> None:
@@ -760,7 +863,7 @@ class Lease:
         """
         with self._lock:
             # A handle that is out may have run a statement a moment ago, unseen.
-            if self._touched or self._open_cursors or connection is not self._connection:
+            if self._handle_is_out() or self._open_cursors() or connection is not self._connection:
                 return False
             if not pools.is_idle_in_transaction(connection):
                 return False
@@ -785,7 +888,12 @@ class Lease:
             connection = self._connection
             if wrapper is None or connection is None or pools.pool_of(connection) is None:
                 return False
-            if conf.current.RELEASE == "never" or self._wish == policy.HOLD or self._touched or self._open_cursors:
+            if (
+                conf.current.RELEASE == "never"
+                or self._wish == policy.HOLD
+                or self._handle_is_out()
+                or self._open_cursors()
+            ):
                 return False
             if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
                 return False
@@ -808,7 +916,7 @@ class Lease:
         Looks at the socket, which costs a microsecond, and only at the first use in a checkout and after a quiet
         moment. What a network silently lost is not found like this; ``CONN_HEALTH_CHECKS`` asks the server. Owner only.
         """
-        if self._open_cursors or (self._trusted and _now() - self.idle_since < _QUIET):
+        if self._open_cursors() or (self.trusted and _now() - self.idle_since < QUIET):
             return False
         with self._lock:
             wrapper, connection = self.wrapper(), self._connection
@@ -819,8 +927,8 @@ class Lease:
                 return False
             if not (connection.closed or pools.is_idle(connection)):
                 return False
-            self._trusted = not pools.is_hung_up(connection)
-            return not self._trusted
+            self.trusted = not pools.is_hung_up(connection)
+            return not self.trusted
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""
@@ -851,6 +959,8 @@ class Lease:
         with self._lock:
             connection, self._connection = self._connection, None
             self.state = CLOSED
+            self.current = 0
+            self.__dict__.clear()
             return connection
 
     def holds_connection(self) -> bool:
@@ -868,19 +978,19 @@ class Lease:
                 return None
             wrapper = self.wrapper()
             in_transaction = wrapper is not None and self._in_transaction(wrapper)
-            in_use = self._open_cursors > 0 or in_transaction
+            in_use = self._open_cursors() > 0 or in_transaction
             return Description(
                 connection=connection,
                 state="in use" if in_use else "pinned" if self._pins else "idle",
                 held_for=now - self.checked_out_at,
-                idle_for=0.0 if self._open_cursors else now - self.idle_since,
+                idle_for=0.0 if self._open_cursors() else now - self.idle_since,
                 used_for=self._used + (now - self._in_use_since if self._in_use_since is not None else 0.0),
-                open_cursors=self._open_cursors,
+                open_cursors=self._open_cursors(),
                 in_transaction=in_transaction,
                 transaction=self._transaction if in_transaction else None,
                 open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
-                statement=_text(self._statement, connection),
-                active=self._open_cursors > 0 or pools.is_active(connection),
+                statement=_text(self.last_statement, connection),
+                active=self._open_cursors() > 0 or pools.is_active(connection),
                 pooled=pools.pool_of(connection) is not None,
                 pins=dict(self._pins),
             )
@@ -889,7 +999,12 @@ class Lease:
 _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 
 # Seconds after which an idle connection is looked at again before it is used.
-_QUIET = 0.005
+QUIET = 0.005
+
+# For what runs at every query: each saves a look-up or a call.
+_IDLE = TransactionStatus.IDLE
+_current_scopes = policy.entered.get
+_current_timing = timing.current.get
 
 
 def _here() -> places.Place | None:

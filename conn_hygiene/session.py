@@ -134,7 +134,6 @@ _FUNCTIONS = [
 ]
 
 
-@lru_cache(maxsize=1024)
 def effect_of(sql: str) -> Effect | None:
     """Return what *sql*, one statement or several, does to its session's state; None for nothing.
 
@@ -159,6 +158,11 @@ def effect_of(sql: str) -> Effect | None:
             removes |= rule.removes
             adds = (adds - rule.removes) | rule.adds
     return Effect(frozenset(adds), frozenset(removes)) if adds or removes else None
+
+
+# The same, remembered; for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
+remembered_effect_of = lru_cache(maxsize=1024)(effect_of)
+LONGEST_REMEMBERED = 10_000
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -12,10 +12,12 @@ import threading
 import weakref
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import attrgetter
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import cursors, pools
-from conn_hygiene.lease import GIVEN_BACK, Keeper, Lease
+from conn_hygiene import conf, cursors, pools
+from conn_hygiene.lease import GIVEN_BACK, QUIET, Keeper, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,23 +59,18 @@ class LeasedWrapper(_Wrapper):
         copy.__dict__["connection"] = lease.share()
         return copy
 
-    @property
-    def connection(self) -> psycopg.Connection[Any] | None:
-        """The psycopg connection: taken back if it was parked, checked out again if it was given back."""
-        lease = self._conn_hygiene_lease
-        connection = lease.take()
-        if connection is None and lease.state == GIVEN_BACK:
-            return self._check_out_again(lease)
-        return connection
-
-    @connection.setter
-    def connection(self, connection: psycopg.Connection[Any] | None) -> None:
+    def _set_connection(self, connection: psycopg.Connection[Any] | None) -> None:
         lease = self._conn_hygiene_lease
         if connection is not None:
             lease.mark_connect()
         lease.assign(connection)
 
-    def _check_out_again(self, lease: Lease) -> psycopg.Connection[Any] | None:
+    # Read three times for each query, and so by a function that is not written in Python; see `Lease.handle`.
+    connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
+
+    def check_out_again(self) -> psycopg.Connection[Any] | None:
+        """Connect, for whoever reads the connection after it was given back. Called by the lease."""
+        lease = self._conn_hygiene_lease
         # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
         if not (self.allow_thread_sharing or lease.is_owner()):
             return None
@@ -125,14 +122,17 @@ class LeasedWrapper(_Wrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
         lease = self._conn_hygiene_lease
-        self._replace_if_broken()
+        if not lease.trusted or monotonic() - lease.idle_since > QUIET:
+            self._replace_if_broken()
         while True:
             cursor = super().create_cursor(name)
-            connection = cursor.connection
             # 0: given back since this method read it, for a cursor that was collected just then.
-            if checkout := lease.cursor_opened(connection):
+            if checkout := lease.cursor_opened(cursor._conn):
                 break
-        cursors.register(cursor, lease, checkout)
+        if conf.names_cursors or not isinstance(cursor, cursors.LeasedCursor):
+            cursors.register(cursor, lease, checkout)
+        else:
+            cursor._conn_hygiene_entry = (lease, checkout, None)
         return cursor
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
@@ -196,11 +196,6 @@ class LeasedWrapper(_Wrapper):
         """Do as Django does, unless there is no connection to look at."""
         if self._conn_hygiene_lease.state != GIVEN_BACK:
             super().close_if_unusable_or_obsolete()
-
-    def close_if_health_check_failed(self) -> None:
-        """Do as Django does, unless there is no connection to look at."""
-        if self._conn_hygiene_lease.state != GIVEN_BACK:
-            super().close_if_health_check_failed()
 
 
 def _opened_by_handler(frame: FrameType | None) -> bool:
