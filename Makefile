@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types docs django-suite matrix clean
+.PHONY: help demo serve test bench bench-quick pgbouncer lint types docs django-suite matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +24,22 @@ demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 second
 serve: $(VENV)/.demo ## open the example site on this machine
 	@$(BIN)/python -m example_project.serve
 
-test: $(VENV)/.workers $(VENV)/.demo ## run the tests and measure branch coverage
+test: $(VENV)/.workers $(VENV)/.demo $(VENV)/.bench ## run the tests and measure branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 15 minutes
+	@$(BIN)/python -m example_project.benchmarks
+
+bench-quick: $(VENV)/.bench pgbouncer ## the same in 3 minutes, and less exact
+	@$(BIN)/python -m example_project.benchmarks --quick
+
+# No Python package has it. Without it, and without the right to install it, the rest is compared.
+pgbouncer:
+	@PATH="$$PATH:/usr/sbin"; command -v pgbouncer >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	|| { apt-get update --quiet=2; DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 pgbouncer; } || true
 
 lint: $(VENV)/.lint ## check style and formatting
 	$(BIN)/ruff check

@@ -1,0 +1,80 @@
+"""Who is compared, and what each has in its settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+POOL_SIZE = 4
+# Long enough for a queue that moves, short enough that a run with one that does not comes to its end.
+POOL_TIMEOUT = 5
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to have connections."""
+
+    key: str
+    name: str
+    engine: str = "django.db.backends.postgresql"
+    pool: int | None = POOL_SIZE
+    # CONN_HYGIENE; None is the same site without the toolkit.
+    toolkit: dict[str, Any] | None = None
+    through_pgbouncer: bool = False
+    closes_before_fork: bool = False
+
+    def environment(self, *, asgi: bool = False) -> dict[str, str]:
+        """Return what makes :mod:`.settings` this contender's."""
+        entry: dict[str, Any] = {"ENGINE": self.engine}
+        if self.pool is not None:
+            entry["pool"] = {"min_size": min(self.pool, POOL_SIZE), "max_size": self.pool, "timeout": POOL_TIMEOUT}
+        if self.through_pgbouncer:
+            # As Django's documentation has it for transaction pooling. Psycopg prepares no statements under Django
+            # unless it is told to. Connections to PgBouncer are cheap to keep, and so are kept; but under ASGI a
+            # thread lives for one request only, and the documentation says to turn persistent connections off.
+            entry |= {"DISABLE_SERVER_SIDE_CURSORS": True, "conn_max_age": 0 if asgi else None}
+        env = {"BENCH_DATABASE": json.dumps(entry)}
+        if self.toolkit is not None:
+            env["BENCH_TOOLKIT"] = json.dumps(self.toolkit)
+        if self.closes_before_fork:
+            env["BENCH_CLOSE_BEFORE_FORK"] = "1"
+        return env
+
+    @property
+    def missing(self) -> str | None:
+        """Tell what is not installed and how to install it; nothing if all is there."""
+        package = self.engine.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed: pip install {package.replace('_', '-')}"
+        if self.through_pgbouncer:
+            from example_project.benchmarks.pgbouncer import find
+
+            if find() is None:
+                return "pgbouncer is not installed: on Debian and Ubuntu, sudo apt-get install pgbouncer"
+        return None
+
+
+HOLDING = Contender("holding", "Django's pool")
+UNPOOLED = Contender("unpooled", "Django, no pool", pool=None)
+PEER = Contender("peer", "django-pg-real-pool", engine="django_pg_real_pool")
+PGBOUNCER = Contender("pgbouncer", "PgBouncer", pool=None, through_pgbouncer=True)
+AT_ONCE = Contender("toolkit-0", "conn_hygiene, 0", toolkit={"RELEASE_AFTER": 0})
+# The one that the bars are for.
+TOOLKIT = Contender("toolkit", "conn_hygiene, 0.001", toolkit={"RELEASE_AFTER": 0.001})
+PATIENT = Contender("toolkit-0.01", "conn_hygiene, 0.01", toolkit={"RELEASE_AFTER": 0.01})
+
+CONTENDERS = [HOLDING, UNPOOLED, PEER, PGBOUNCER, AT_ONCE, TOOLKIT, PATIENT]
+
+# What follows is measured only where the question is another one than who serves most.
+NEVER = Contender("never", 'conn_hygiene, RELEASE = "never"', toolkit={"RELEASE": "never"})
+
+# For forks, which inherit up to 64 connections, and for the memory of so many.
+LARGE_POOL = 65
+LARGE_HOLDING = replace(HOLDING, key="large-holding", name=f"Django's pool of {LARGE_POOL}", pool=LARGE_POOL)
+LARGE_TOOLKIT = replace(TOOLKIT, key="large-toolkit", name=f"conn_hygiene, a pool of {LARGE_POOL}", pool=LARGE_POOL)
+# A child of Django's own pool hangs in its first query: the pool's threads are not in it. Plain Django is safe if the
+# parent closes everything before each fork, which is not part of the time.
+CLOSING = replace(UNPOOLED, key="closing", name="Django, no pool, closed by hand", closes_before_fork=True)
+CLOSING_POOL = replace(LARGE_HOLDING, key="closing-pool", name="Django's pool, closed by hand", closes_before_fork=True)

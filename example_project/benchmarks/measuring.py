@@ -1,0 +1,115 @@
+"""The run: every contender in a process of its own, one after the other in each round."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from example_project.benchmarks import pgbouncer
+from example_project.benchmarks.protocol import Worker, working
+from example_project.processes import HOST, Child, free_port, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from example_project.benchmarks.contenders import Contender
+    from example_project.benchmarks.workloads import Workload
+
+# The rounds of each contender in each workload: what the worker has answered.
+Results = dict[str, dict[str, list[dict[str, float]]]]
+
+
+@dataclass
+class Stage:
+    """Where the contenders connect to, and those that run."""
+
+    env: Mapping[str, str]
+    directory: Path
+    stack: contextlib.ExitStack
+    workers: dict[str, Worker] = field(default_factory=dict)
+    _through: str | None = None
+
+    def environment(self, contender: Contender, *, asgi: bool = False) -> dict[str, str]:
+        env = {
+            **self.env,
+            "DJANGO_SETTINGS_MODULE": "example_project.benchmarks.settings",
+            **contender.environment(asgi=asgi),
+        }
+        if contender.through_pgbouncer:
+            if self._through is None:
+                running_pgbouncer = pgbouncer.in_front_of(self.env["DATABASE_URL"], directory=self.directory)
+                self._through = self.stack.enter_context(running_pgbouncer)
+            env["DATABASE_URL"] = self._through
+        return env
+
+    def worker(self, contender: Contender) -> Worker:
+        """Return the contender's process, which is started once and stays."""
+        return self._worker(contender.key, contender.name, "worker", self.environment(contender))
+
+    @property
+    def client(self) -> Worker:
+        return self._worker("client", "The visitors", "client", {})
+
+    def _worker(self, key: str, name: str, module: str, env: Mapping[str, str]) -> Worker:
+        if key not in self.workers:
+            log = self.directory / f"{key}.log"
+            worker = working(name, f"example_project.benchmarks.{module}", log=log, env=env)
+            self.workers[key] = self.stack.enter_context(worker)
+        return self.workers[key]
+
+
+def measure(stage: Stage, workloads: Sequence[Workload], progress: Callable[[Workload, int], None]) -> Results:
+    """Run all workloads, and tell of the progress: how many rounds of which are done."""
+    results: Results = {}
+    for workload in workloads:
+        progress(workload, 0)
+        with contestants(stage, workload) as ask:
+            # Not measured: the first to run would pay for what is done once.
+            if workload.command != "drive":
+                for contender in workload.contenders:
+                    ask(contender)
+            rounds = results[workload.key] = {contender.key: [] for contender in workload.contenders}
+            for number in range(workload.rounds):
+                for contender in order(workload.contenders, number):
+                    rounds[contender.key].append(ask(contender))
+                progress(workload, number + 1)
+    return results
+
+
+def order(contenders: Sequence[Contender], number: int) -> list[Contender]:
+    """Return who runs when in a round: nobody is always the first, or always after the same one."""
+    start = number // 2 % len(contenders)
+    turned = [*contenders[start:], *contenders[:start]]
+    return turned[::-1] if number % 2 else turned
+
+
+@contextlib.contextmanager
+def contestants(stage: Stage, workload: Workload) -> Iterator[Callable[[Contender], dict[str, float]]]:
+    """Have all that take part running; yield what has one of them do its work."""
+    if workload.server is None:
+        workers = {contender.key: stage.worker(contender) for contender in workload.contenders}
+        yield lambda contender: workers[contender.key].ask(workload.command, **workload.arguments)
+        return
+    with contextlib.ExitStack() as stack:
+        ports: dict[str, int] = {}
+        servers = []
+        for contender in workload.contenders:
+            ports[contender.key] = port = free_port()
+            servers.append((port, stack.enter_context(serving(stage, contender, workload.server, port))))
+        for port, server in servers:
+            server.wait_until_ready(port, "/page/1/0/0")
+        yield lambda contender: stage.client.ask(workload.command, port=ports[contender.key], **workload.arguments)
+
+
+def serving(stage: Stage, contender: Contender, server: str, port: int) -> contextlib.AbstractContextManager[Child]:
+    """Serve a contender's site: with gunicorn's threads, or as ASGI."""
+    arguments: dict[str, list[Any]] = {
+        "gunicorn": ["--config=example_project/gunicorn_conf.py", f"--bind={HOST}:{port}", "--log-level=warning"],
+        "uvicorn": ["example_project.asgi:application", f"--port={port}", "--no-access-log", "--log-level=warning"],
+    }
+    log = stage.directory / f"{server}-{contender.key}.log"
+    env = stage.environment(contender, asgi=server == "uvicorn")
+    return running(server, [sys.executable, "-m", server, *arguments[server]], log=log, env=env)

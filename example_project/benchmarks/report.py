@@ -1,0 +1,303 @@
+"""The results as tables, for people; and all numbers, for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import psycopg
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from example_project.benchmarks import pgbouncer
+from example_project.benchmarks.bars import Bar, values
+from example_project.benchmarks.rounds import Summary, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from example_project.benchmarks.contenders import Contender
+    from example_project.benchmarks.measuring import Results
+    from example_project.benchmarks.workloads import Workload
+
+WIDTH = 120
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run has come to."""
+
+    workloads: Sequence[Workload]
+    results: Results
+    bars: Sequence[Bar]
+    # Program or package, and its version.
+    versions: dict[str, str]
+    machine: str
+    # Who did not take part, and why.
+    missing: Sequence[str]
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table, however it is shown. A cell is a value, and what is said of it in small."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of one workload."""
+
+    heading: str
+    workload: str
+    measure: str
+    decimals: int = 0
+    # To show milliseconds of seconds, or a share in percent.
+    factor: float = 1
+
+
+def grids(run: Run) -> Iterator[Grid]:
+    """Return the tables that have something to tell, the one that matters first."""
+    for title, columns in tables(run):
+        measured = [column for column in columns if column.workload in run.results]
+        if measured:
+            yield grid(run, title, measured)
+    yield from failures_grid(run)
+    yield bars_grid(run.bars)
+
+
+def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
+    yield (
+        "One thread (1), slow views (2), mixed (3), database-bound without and in a transaction (4)",
+        [
+            Column(".get(), µs", "get", "microseconds"),
+            Column("SELECT 1, µs", "select", "microseconds"),
+            Column("slow (2), requests/s", "slow", "rate"),
+            Column("mixed (3), requests/s", "mixed", "rate"),
+            Column("mixed (3), p99 ms", "mixed", "p99"),
+            Column("20 queries (4), requests/s", "database", "rate"),
+            Column("transaction (4), requests/s", "transaction", "rate"),
+        ],
+    )
+    yield (
+        "Over HTTP (5), requests/s: slow views and database-bound",
+        [
+            Column("gunicorn, slow", "gunicorn-slow", "rate"),
+            Column("gunicorn, 20 queries", "gunicorn-database", "rate"),
+            Column("uvicorn, slow", "uvicorn-slow", "rate"),
+            Column("uvicorn, 20 queries", "uvicorn-database", "rate"),
+        ],
+    )
+    points = [workload.key for workload in run.workloads if workload.number == 6]
+    for title, measure, decimals, factor in (
+        ("requests/s (ideal: 400)", "rate", 0, 1),
+        ("99th percentile above the wait, ms", "late", 0, 1),
+        ("CPU a request, ms", "cpu", 2, 1),
+        ("the reaper's share of CPU, %", "reaper", 2, 100),
+        ("requests of the slowest thread, % of the median one's", "slowest_share", 0, 100),
+    ):
+        columns = [Column(f"{key.removeprefix('scale-')} threads", key, measure, decimals, factor) for key in points]
+        yield f"Scale (6): {title}", columns
+    yield (
+        "Forks (7): milliseconds from the fork to the child's first answer",
+        [Column(f"{count} inherited", f"fork-{count}", "milliseconds", 1) for count in (1, 64)],
+    )
+    yield (
+        'Installed, and RELEASE = "never" (8): µs a query',
+        [Column(".get()", "never-get", "microseconds", 1), Column("SELECT 1", "never-select", "microseconds", 1)],
+    )
+    yield "Memory (8): what Python allocates for a thread with a connection", [Column("bytes", "memory", "bytes")]
+
+
+def grid(run: Run, title: str, columns: Sequence[Column]) -> Grid:
+    rows = []
+    for contender in contenders_of(run, {column.workload for column in columns}):
+        rows.append([(contender.name, ""), *(cell(run, column, contender) for column in columns)])
+    return Grid(title, ["", *(column.heading for column in columns)], rows)
+
+
+def contenders_of(run: Run, keys: Iterable[str]) -> list[Contender]:
+    taking_part = [each for workload in run.workloads if workload.key in keys for each in workload.contenders]
+    return list({contender.key: contender for contender in taking_part}.values())
+
+
+def cell(run: Run, column: Column, contender: Contender) -> tuple[str, str]:
+    """Return the median, and from where to where the rounds were."""
+    if column.measure == "late":
+        [workload] = [each for each in run.workloads if each.key == column.workload]
+        waited = workload.arguments["spread"] * 1000
+        found = [value - waited for value in values(run.results, column.workload, contender, "p99")]
+    else:
+        found = [value * column.factor for value in values(run.results, column.workload, contender, column.measure)]
+    return summary_cell(summarise(found), column.decimals)
+
+
+def failures_grid(run: Run) -> Iterator[Grid]:
+    """Return which requests had no answer, of all that were made."""
+    loads = [workload for workload in run.workloads if workload.command == "drive"]
+    numbers = list(dict.fromkeys(workload.number for workload in loads))
+    if not numbers:
+        return
+    rows = []
+    for contender in contenders_of(run, {workload.key for workload in loads}):
+        cells = [failed(run, number, contender) for number in numbers]
+        rows.append([(contender.name, ""), *((cell, "") for cell in cells)])
+    headings = ["", *(f"workload {number}" for number in numbers)]
+    yield Grid("Requests that failed: pool timeouts + other errors, of all", headings, rows)
+
+
+def failed(run: Run, number: int, contender: Contender) -> str:
+    keys = [workload.key for workload in run.workloads if workload.number == number]
+    timeouts, errors, requests = (
+        sum(value for key in keys for value in values(run.results, key, contender, name))
+        for name in ("timeouts", "errors", "requests")
+    )
+    return f"{timeouts:,.0f} + {errors:,.0f} of {requests:,.0f}" if requests else NOTHING
+
+
+def summary_cell(summary: Summary | None, decimals: int) -> tuple[str, str]:
+    if summary is None:
+        return NOTHING, ""
+    median, least, most = (f"{value:,.{decimals}f}" for value in (summary.median, summary.minimum, summary.maximum))
+    return median, f"{least}-{most}"
+
+
+def bars_grid(bars: Sequence[Bar]) -> Grid:
+    """Return the bars, and whether they are met."""
+    rows = []
+    for bar in bars:
+        verdict = {True: "met", False: "NOT MET", None: "not measured"}[bar.met]
+        value, small = summary_cell(bar.measured, bar.decimals)
+        sign = "at least" if bar.at_least else "at most"
+        limit = f"{sign} {bar.limit:.5f}".rstrip("0").rstrip(".")
+        cells = [(f"{bar.workload}", ""), (bar.text, ""), (limit, ""), (value, bar.remark or small), (verdict, "")]
+        rows.append(cells)
+    return Grid("The bars: conn_hygiene, 0.001", ["", "measured", "bar", "median", "met?"], rows)
+
+
+def describe(url: str) -> dict[str, str]:
+    """Return the versions of what has taken part."""
+    packages = {
+        "conn_hygiene": "django-conn-hygiene",
+        "Django": "django",
+        "psycopg": "psycopg",
+        "psycopg_pool": "psycopg-pool",
+        "django-pg-real-pool": "django-pg-real-pool",
+        "gunicorn": "gunicorn",
+        "uvicorn": "uvicorn",
+    }
+    found = {name: installed(package) for name, package in packages.items()}
+    found["PgBouncer"] = pgbouncer.version()
+    with psycopg.connect(url) as connection:
+        server = connection.info.server_version
+    found["PostgreSQL"] = f"{server // 10000}.{server % 10000}"
+    found["Python"] = platform.python_version()
+    return {name: version for name, version in found.items() if version}
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def machine() -> str:
+    return f"{platform.system()} {platform.machine()} with {os.cpu_count()} cores"
+
+
+def caption(run: Run) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    return f"{versions}, on {run.machine}."
+
+
+def legend(run: Run) -> str:
+    text = (
+        "Medians of the rounds, with the smallest and the largest. The number of a conn_hygiene is its RELEASE_AFTER. "
+        "A bar is about the ratio within each round, and the median of those."
+    )
+    return f"{text} A quick run: too short to judge by." if run.quick else text
+
+
+def rich_table(grid: Grid) -> Table:
+    table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(grid.headings):
+        # Numbers below each other, but words at the beginning of their column.
+        words = number == 0 or grid.headings[-1] == "met?"
+        table.add_column(heading, justify="left" if words else "right")
+    for row in grid.rows:
+        table.add_row(*(f"{value}\n[dim]{small}[/dim]" if small else value for value, small in row))
+    return table
+
+
+def print_report(run: Run, console: Console) -> None:
+    for each in grids(run):
+        console.print(rich_table(each))
+    console.print(legend(run), markup=False, highlight=False)
+    console.print(caption(run), markup=False, highlight=False)
+    for reason in run.missing:
+        console.print(f"Missing: {reason}", markup=False, highlight=False)
+
+
+def text(run: Run) -> str:
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, record=True, width=WIDTH, color_system=None)
+        print_report(run, console)
+        lines = console.export_text().splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def markdown(run: Run, pictures: Sequence[str]) -> str:
+    parts = ["# Benchmarks", f"{legend(run)} `make bench` makes this page.", caption(run)]
+    parts += [f"Missing: {reason}" for reason in run.missing]
+    parts += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})" for name in pictures]
+    parts += [markdown_table(each) for each in grids(run)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(grid: Grid) -> str:
+    aligned = ["---", *["---" if grid.headings[-1] == "met?" else "---:"] * (len(grid.headings) - 1)]
+    rows = [[f"{value} ({small})" if small else value for value, small in row] for row in grid.rows]
+    lines = [row_of([*grid.headings]), row_of(aligned), *map(row_of, rows)]
+    return f"## {grid.title}\n\n" + "\n".join(lines)
+
+
+def row_of(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def as_json(run: Run) -> str:
+    report = {
+        "versions": run.versions,
+        "machine": run.machine,
+        "quick": run.quick,
+        "missing": list(run.missing),
+        "workloads": {
+            each.key: {"number": each.number, "title": each.title, "ideal": each.ideal, "arguments": each.arguments}
+            for each in run.workloads
+        },
+        "bars": [{**asdict(bar), "met": bar.met} for bar in run.bars],
+        "rounds": run.results,
+    }
+    return json.dumps(report, indent=1) + "\n"
+
+
+def write(run: Run, directory: Path) -> None:
+    """Write the results in every form."""
+    directory.mkdir(parents=True, exist_ok=True)
+    from example_project.benchmarks import pictures
+
+    drawn = pictures.draw(run, directory)
+    (directory / "results.txt").write_text(text(run))
+    (directory / "results.md").write_text(markdown(run, drawn))
+    (directory / "results.json").write_text(as_json(run))

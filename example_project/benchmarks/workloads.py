@@ -1,0 +1,148 @@
+"""What is measured, for how long, and with whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from example_project.benchmarks import contenders as who
+
+if TYPE_CHECKING:
+    from example_project.benchmarks.contenders import Contender
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One measurement: a command, to be given to each contender once a round."""
+
+    number: int
+    key: str
+    title: str
+    command: str
+    arguments: dict[str, Any]
+    rounds: int
+    contenders: tuple[Contender, ...] = tuple(who.CONTENDERS)
+    # Requests per second if connections were no object.
+    ideal: float | None = None
+    # Over HTTP: the program that serves.
+    server: str | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    loops: int  # rounds of workload 1
+    pairs: int  # rounds of RELEASE="never"
+    rounds: int
+    seconds: float
+    threads: tuple[int, ...]  # of workload 6
+
+
+FULL = Scale(loops=60, pairs=200, rounds=3, seconds=3, threads=(8, 32, 128, 512))
+QUICK = Scale(loops=12, pairs=40, rounds=1, seconds=1.2, threads=(8, 512))
+# It shows that everything runs, and measures nothing.
+SMOKE = Scale(loops=1, pairs=1, rounds=1, seconds=0.1, threads=(8,))
+
+
+def workloads(scale: Scale) -> list[Workload]:
+    """Return all workloads in their order."""
+    return [
+        *single_thread(scale),
+        *crowds(scale),
+        *over_http(scale),
+        *growing(scale),
+        *forks(scale),
+        *overhead(scale),
+    ]
+
+
+def single_thread(scale: Scale) -> list[Workload]:
+    # Chunks of some 50 ms each: within a round, the machine is the same for all.
+    return [
+        Workload(1, "get", "one thread, .get() by primary key", "loop", {"path": "/gets/150"}, scale.loops),
+        Workload(1, "select", "one thread, SELECT 1", "loop", {"path": "/selects/600"}, scale.loops),
+    ]
+
+
+def crowds(scale: Scale) -> list[Workload]:
+    return [
+        crowd(scale, 2, "slow", "1 query, 200 ms elsewhere, 1 query", "/page/1/200/1", threads=32, elsewhere=0.2),
+        replace(
+            crowd(
+                scale, 3, "mixed", "2 queries, 50 ms elsewhere, 2 queries", "/page/2/50/2", threads=64, elsewhere=0.05
+            ),
+            # The processor is what limits it, and with it the ideal means nothing. Its bars are the narrowest.
+            ideal=None,
+            rounds=scale.rounds * 2 - 1,
+        ),
+        crowd(scale, 4, "database", "20 queries back to back", "/page/20/0/0", threads=16),
+        crowd(scale, 4, "transaction", "20 queries in a transaction", "/atomic/20", threads=16),
+    ]
+
+
+def crowd(
+    scale: Scale, number: int, key: str, title: str, path: str, *, threads: int, elsewhere: float = 0, **more: Any
+) -> Workload:
+    """Many threads that ask for the same page."""
+    return Workload(
+        number,
+        key,
+        f"{threads} threads, {title}",
+        "drive",
+        {"path": path, "threads": threads, "seconds": scale.seconds, "spread": elsewhere},
+        scale.rounds,
+        ideal=threads / elsewhere if elsewhere else None,
+        **more,
+    )
+
+
+def over_http(scale: Scale) -> list[Workload]:
+    scale = replace(scale, seconds=scale.seconds * 0.8)
+    found = []
+    for server, slow in ("gunicorn", "/page/1/200/1"), ("uvicorn", "/async/1/200/1"):
+        slow_title, database_title = (
+            f"{server}: 1 query, 200 ms elsewhere, 1 query",
+            f"{server}: 20 queries back to back",
+        )
+        found += [
+            crowd(scale, 5, f"{server}-slow", slow_title, slow, threads=32, elsewhere=0.2, server=server),
+            crowd(scale, 5, f"{server}-database", database_title, "/page/20/0/0", threads=16, server=server),
+        ]
+    return found
+
+
+def growing(scale: Scale) -> list[Workload]:
+    found = []
+    for threads in scale.threads:
+        # More threads wait longer, so that all points offer the same load, 400 requests per second. With the same wait
+        # for all, more threads would be more load, and the processor's caches and queues another thing to measure.
+        elsewhere = threads / 400
+        title = f"1 query, {elsewhere * 1000:.0f} ms elsewhere, 1 query"
+        path = f"/page/1/{elsewhere * 1000:.0f}/1"
+        # Without a pool, each thread has a connection. Servers do not take so many.
+        takes_part = tuple(each for each in who.CONTENDERS if threads <= 128 or each is not who.UNPOOLED)
+        workload = crowd(
+            scale, 6, f"scale-{threads}", title, path, threads=threads, elsewhere=elsewhere, contenders=takes_part
+        )
+        found.append(workload)
+    return found
+
+
+def forks(scale: Scale) -> list[Workload]:
+    contenders = (who.LARGE_TOOLKIT, who.CLOSING, who.CLOSING_POOL)
+    rounds = scale.rounds * 3
+    return [
+        Workload(7, f"fork-{count}", f"fork, {count} inherited", "fork", {"connections": count}, rounds, contenders)
+        for count in (1, 64)
+    ]
+
+
+def overhead(scale: Scale) -> list[Workload]:
+    pair = (who.HOLDING, who.NEVER)
+    large_pair = (who.LARGE_HOLDING, who.LARGE_TOOLKIT)
+    return [
+        Workload(8, "memory", "memory a lease", "memory", {"connections": 64}, scale.rounds, large_pair),
+        Workload(8, "never-get", "RELEASE never, .get()", "loop", {"path": "/gets/60"}, scale.pairs, pair),
+        Workload(8, "never-select", "RELEASE never, SELECT 1", "loop", {"path": "/selects/120"}, scale.pairs, pair),
+    ]
