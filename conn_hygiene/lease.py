@@ -32,6 +32,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import math
 import os
 import socket
 import sys
@@ -47,6 +48,8 @@ from conn_hygiene import conf, cursors, places, policy, pools, session, timing
 from conn_hygiene.serving import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("conn_hygiene.lease")
@@ -219,6 +222,7 @@ class Lease:
         "_pins",
         "_pins_of_hold",
         "_pooled",
+        "_queue",
         "_scopes",
         "_settings",
         "_soiled",
@@ -235,10 +239,12 @@ class Lease:
         "ended_because",
         "idle_since",
         "last_statement",
+        "look_at",
         "opened_cursors",
-        "queued",
+        "patience",
         "reported_at",
         "request",
+        "seen_cursors",
         "server_pid",
         "state",
         "thread_id",
@@ -261,8 +267,11 @@ class Lease:
         # The number of the one that lasts, or 0. A cursor compares without the lock: while it is open, nobody but the
         # owner changes this.
         self.current = 0
-        # Whether the reaper has an entry for this lease already; the reaper's own, see there.
-        self.queued = False
+        # When the reaper looks at this lease, on the monotonic clock; the reaper's own, see there, like the next two.
+        self.look_at = math.inf
+        # For how long the reaper has let the owner go on at a stretch, and how many cursors it had seen by then.
+        self.patience = 0.0
+        self.seen_cursors = 0
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting = False
         # Whether the wrapper goes on without a lease, and its cursors with it.
@@ -285,6 +294,7 @@ class Lease:
         self._scopes: tuple[policy.Entry, ...] | None = None
         self._settings: conf.Settings | None = None
         self._pooled = False
+        self._queue: Sequence[Any] = ()
         self._pins: dict[str, str] = {}
         self._pins_of_hold: set[str] = set()
         self._soiled = False
@@ -354,6 +364,7 @@ class Lease:
             self.checkouts += 1
             self.current = self.checkouts
             self._pooled = pools.pool_of(connection) is not None
+            self._queue = pools.queue_of(connection)
             self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
@@ -572,13 +583,25 @@ class Lease:
             self._in_use_since = None
             if self._timing is not None:
                 self._timing.change(used=-1)
-        if self._wish != policy.RELEASE or self._kept(wrapper):
+        if self._wish != policy.RELEASE:
+            return None
+        # Without a call here, too, if it can be told.
+        if (
+            self._pins
+            or wrapper.run_on_commit
+            or self._connecting
+            or self._marker is not None
+            or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+        ) and self._kept(wrapper):
             return None
         grace = conf.current.RELEASE_AFTER if self._pooled else conf.current.UNPOOLED_RELEASE_AFTER
         if grace is None:
             return None
         self.state = PARKED
-        return None if self.queued and grace else now + grace
+        deadline = now + grace
+        # Soon enough, or at the reaper's leisure where nobody waits.
+        told = self.look_at <= deadline or (self.look_at != math.inf and not self._queue)
+        return None if told and grace else deadline
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -748,13 +771,15 @@ class Lease:
         Returns None if there is nothing left to do, else when to look again.
         """
         with self._lock:
-            if self.state != PARKED or self._connection is None:
+            if self._connection is None:
                 return None
+            if self.state != PARKED:
+                return self._next_look(now, now)
             grace = self._grace()
             if grace is None:
                 return None
             if now < self.idle_since + grace:
-                return self.idle_since + grace
+                return self._next_look(now, self.idle_since + grace)
             # A handle that was read before the lease was parked may have been used since.
             if not pools.is_idle(self._connection):
                 self.state = HELD
@@ -769,6 +794,25 @@ class Lease:
             self._pins[reason] = "a place that is not known"
         self._report_pins([reason], first)
         return None
+
+    def _next_look(self, now: float, due: float) -> float | None:
+        """Return when the reaper should look again at a lease that may end at *due*; None for when it is parked next.
+
+        An owner who has queried since the last look is in a burst, and is left alone for as long again as it has
+        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody. Whoever
+        waits for one ends the patience, see :meth:`_settle`.
+        """
+        in_burst = self.opened_cursors != self.seen_cursors
+        self.seen_cursors = self.opened_cursors
+        if not in_burst:
+            self.patience = 0.0
+            return due if self.state == PARKED else None
+        if self._queue:
+            self.patience = 0.0
+            return due if due > now else None
+        grace = self._grace() or 0.0
+        self.patience = min(2 * self.patience or grace, max(grace, _PATIENCE))
+        return max(due, now + self.patience)
 
     def _give_back(self) -> None:
         """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there."""
@@ -952,7 +996,7 @@ class Lease:
     def after_fork_in_child(self) -> None:
         """Make the lease usable in a forked child: another thread may have held its lock at the moment of the fork."""
         self._lock = threading.RLock()
-        self.queued = False
+        self.look_at = math.inf
 
     def disown(self) -> psycopg.Connection[Any] | None:
         """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""
@@ -1000,6 +1044,9 @@ _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 
 # Seconds after which an idle connection is looked at again before it is used.
 QUIET = 0.005
+
+# Seconds for which a burst of queries is left alone by the reaper at most, if nobody waits.
+_PATIENCE = 0.01
 
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE

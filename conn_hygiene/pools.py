@@ -14,6 +14,8 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from conn_hygiene import session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg_pool import ConnectionPool
 
 logger = logging.getLogger("conn_hygiene.pools")
@@ -40,6 +42,12 @@ def pool_of(connection: psycopg.Connection[Any]) -> ConnectionPool[Any] | None:
     name now may be another one.
     """
     return getattr(connection, "_pool", None)
+
+
+def queue_of(connection: psycopg.Connection[Any]) -> Sequence[Any]:
+    """Return the live queue of those who wait for a connection of the pool that *connection* comes from."""
+    # The pool has it under no public name. Of a pool that has none it is always empty.
+    return getattr(pool_of(connection), "_waiting", ())
 
 
 def is_idle(connection: psycopg.Connection[Any]) -> bool:

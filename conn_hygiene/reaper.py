@@ -100,13 +100,14 @@ class Reaper:
     def parked(self, lease: Lease, deadline: float) -> None:
         """Have *lease* looked at when *deadline* has come.
 
-        A lease that is parked many times in a row, as in a burst of queries, has one entry only. The flag is cleared
-        before the lease is looked at, and set here after it was parked, each time with the lease's lock in between:
-        either the reaper sees the parked lease, or this sees the cleared flag.
+        A lease that is parked many times in a row, as in a burst of queries, has one entry only, or one more where it
+        is wanted sooner. ``look_at`` is cleared before the lease is looked at, and read by the owner after it has
+        parked it, each time with the lease's lock in between: either the reaper sees the parked lease, or the owner
+        sees that there is no entry.
         """
-        if lease.queued:
+        if lease.look_at <= deadline:
             return
-        lease.queued = True
+        lease.look_at = deadline
         self._inbox.append((deadline, lease))
         if self._thread is None:
             # Stopped ahead of a fork, while this lease was checked out.
@@ -182,10 +183,10 @@ class Reaper:
         self._take_in()
         while self._heap and self._heap[0][0] <= now:
             _, _, lease = heapq.heappop(self._heap)
-            lease.queued = False
+            lease.look_at = math.inf
             again = lease.end_if_parked(now)
-            if again is not None and not lease.queued:
-                lease.queued = True
+            if again is not None and again < lease.look_at:
+                lease.look_at = again
                 heapq.heappush(self._heap, (again, next(self._order), lease))
 
     def _take_in(self) -> None:
