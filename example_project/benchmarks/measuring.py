@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 # The rounds of each contender in each workload: what the worker has answered.
 Results = dict[str, dict[str, list[dict[str, float]]]]
+
+if TYPE_CHECKING:
+    # Has a contender do the work of a round, and returns its answer.
+    Ask = Callable[[Contender, Workload], dict[str, float]]
 
 
 @dataclass
@@ -64,19 +69,30 @@ class Stage:
 def measure(stage: Stage, workloads: Sequence[Workload], progress: Callable[[Workload, int], None]) -> Results:
     """Run all workloads, and tell of the progress: how many rounds of which are done."""
     results: Results = {}
-    for workload in workloads:
-        progress(workload, 0)
-        with contestants(stage, workload) as ask:
-            # Not measured: the first to run would pay for what is done once.
-            if workload.command != "drive":
-                for contender in workload.contenders:
-                    ask(contender)
-            rounds = results[workload.key] = {contender.key: [] for contender in workload.contenders}
-            for number in range(workload.rounds):
-                for contender in order(workload.contenders, number):
-                    rounds[contender.key].append(ask(contender))
-                progress(workload, number + 1)
+    for server, group in itertools.groupby(workloads, lambda workload: workload.server):
+        together = list(group)
+        contenders = {each.key: each for workload in together for each in workload.contenders}
+        with contestants(stage, server, list(contenders.values())) as ask:
+            for workload in together:
+                results[workload.key] = rounds(workload, ask, progress)
     return results
+
+
+def rounds(
+    workload: Workload, ask: Ask, progress: Callable[[Workload, int], None]
+) -> dict[str, list[dict[str, float]]]:
+    """Give each contender its turns, and return what they came to."""
+    progress(workload, 0)
+    # Not measured: the first turn of each would pay for what is done once. Loads warm up by themselves.
+    if workload.command != "drive":
+        for contender in workload.contenders:
+            ask(contender, workload)
+    found: dict[str, list[dict[str, float]]] = {contender.key: [] for contender in workload.contenders}
+    for number in range(workload.rounds):
+        for contender in order(workload.contenders, number):
+            found[contender.key].append(ask(contender, workload))
+        progress(workload, number + 1)
+    return found
 
 
 def order(contenders: Sequence[Contender], number: int) -> list[Contender]:
@@ -87,21 +103,23 @@ def order(contenders: Sequence[Contender], number: int) -> list[Contender]:
 
 
 @contextlib.contextmanager
-def contestants(stage: Stage, workload: Workload) -> Iterator[Callable[[Contender], dict[str, float]]]:
-    """Have all that take part running; yield what has one of them do its work."""
-    if workload.server is None:
-        workers = {contender.key: stage.worker(contender) for contender in workload.contenders}
-        yield lambda contender: workers[contender.key].ask(workload.command, **workload.arguments)
+def contestants(stage: Stage, server: str | None, contenders: Sequence[Contender]) -> Iterator[Ask]:
+    """Have all that take part running, by themselves or in a server; yield what has one of them do its work."""
+    if server is None:
+        for contender in contenders:
+            stage.worker(contender)
+        yield lambda contender, workload: stage.worker(contender).ask(workload.command, **workload.arguments)
         return
+    client = stage.client
     with contextlib.ExitStack() as stack:
-        ports: dict[str, int] = {}
-        servers = []
-        for contender in workload.contenders:
-            ports[contender.key] = port = free_port()
-            servers.append((port, stack.enter_context(serving(stage, contender, workload.server, port))))
-        for port, server in servers:
-            server.wait_until_ready(port, "/page/1/0/0")
-        yield lambda contender: stage.client.ask(workload.command, port=ports[contender.key], **workload.arguments)
+        ports = {contender.key: free_port() for contender in contenders}
+        servers = [
+            (port, stack.enter_context(serving(stage, contender, server, port)))
+            for contender, port in zip(contenders, ports.values(), strict=True)
+        ]
+        for port, child in servers:
+            child.wait_until_ready(port, "/page/1/0/0")
+        yield lambda contender, workload: client.ask(workload.command, port=ports[contender.key], **workload.arguments)
 
 
 def serving(stage: Stage, contender: Contender, server: str, port: int) -> contextlib.AbstractContextManager[Child]:

@@ -35,14 +35,15 @@ class Scale:
     loops: int  # rounds of workload 1
     pairs: int  # rounds of RELEASE="never"
     rounds: int
+    forks: int  # rounds of workload 7
     seconds: float
     threads: tuple[int, ...]  # of workload 6
 
 
-FULL = Scale(loops=60, pairs=200, rounds=3, seconds=3, threads=(8, 32, 128, 512))
-QUICK = Scale(loops=12, pairs=40, rounds=1, seconds=1.2, threads=(8, 512))
+FULL = Scale(loops=60, pairs=200, rounds=3, forks=9, seconds=3, threads=(8, 32, 128, 512))
+QUICK = Scale(loops=12, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
 # It shows that everything runs, and measures nothing.
-SMOKE = Scale(loops=1, pairs=1, rounds=1, seconds=0.1, threads=(8,))
+SMOKE = Scale(loops=1, pairs=1, rounds=1, forks=1, seconds=0.1, threads=(8,))
 
 
 def workloads(scale: Scale) -> list[Workload]:
@@ -131,9 +132,10 @@ def growing(scale: Scale) -> list[Workload]:
 
 def forks(scale: Scale) -> list[Workload]:
     contenders = (who.LARGE_TOOLKIT, who.CLOSING, who.CLOSING_POOL)
-    rounds = scale.rounds * 3
     return [
-        Workload(7, f"fork-{count}", f"fork, {count} inherited", "fork", {"connections": count}, rounds, contenders)
+        Workload(
+            7, f"fork-{count}", f"fork, {count} inherited", "fork", {"connections": count}, scale.forks, contenders
+        )
         for count in (1, 64)
     ]
 

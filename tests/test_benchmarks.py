@@ -1,0 +1,284 @@
+"""The benchmarks: what is made of their numbers, and one run that is too short to mean anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from example_project.benchmarks import report
+from example_project.benchmarks.bars import Bar, bars
+from example_project.benchmarks.contenders import (
+    CONTENDERS,
+    HOLDING,
+    LARGE_TOOLKIT,
+    NEVER,
+    PEER,
+    PGBOUNCER,
+    TOOLKIT,
+    UNPOOLED,
+    Contender,
+)
+from example_project.benchmarks.load import Visitor, summary
+from example_project.benchmarks.measuring import order
+from example_project.benchmarks.rounds import Summary, percentile, ratios, summarise
+from example_project.benchmarks.workloads import FULL, SMOKE, workloads
+from tests.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from example_project.benchmarks.measuring import Results
+
+IDEALS = {workload.key: workload.ideal for workload in workloads(FULL) if workload.ideal}
+
+
+# ##### Numbers #####
+
+
+def test_a_summary_is_the_median_and_what_is_around_it() -> None:
+    assert summarise([3, 1, 100]) == Summary(3, 1, 100)
+    assert summarise([]) is None
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    # The machine was half as fast in the second round, for both.
+    assert ratios([100, 200], [50, 100]) == [2, 2]
+    assert ratios([1, 0], [0, 0]) == [math.inf, 1]
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1, 2], [1])
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (100, 100), (0, 1)])
+def test_percentile(percent: float, expected: float) -> None:
+    assert percentile(range(1, 101), percent) == expected
+
+
+def test_percentile_of_nothing() -> None:
+    assert percentile([], 99) == 0
+
+
+def test_a_load_counts_answers_alone_as_its_rate() -> None:
+    quick, slow = Visitor(10, 12, [0.5] * 4), Visitor(10, 14, [2, 2])
+    quick.statuses.update({200: 4})
+    slow.statuses.update({200: 1, 503: 1})
+    assert summary([quick, slow]) == {
+        "rate": 4 / 2 + 1 / 4,
+        "requests": 6,
+        "timeouts": 1,
+        "errors": 0,
+        "p50": 500,
+        "p99": 2000,
+        "slowest_share": 1.0,
+    }
+
+
+def test_everybody_is_first_and_last_at_some_time() -> None:
+    rounds = [order(CONTENDERS, number) for number in range(2 * len(CONTENDERS))]
+    assert {each[0].key for each in rounds} == {each[-1].key for each in rounds} == {each.key for each in CONTENDERS}
+    assert all(sorted(each, key=CONTENDERS.index) == CONTENDERS for each in rounds)
+
+
+# ##### Bars #####
+
+
+def rounds(**measures: list[float]) -> list[dict[str, float]]:
+    return [dict(zip(measures, values, strict=True)) for values in zip(*measures.values(), strict=True)]
+
+
+def load(rate: float, p99: float = 100, **more: float) -> list[dict[str, float]]:
+    return [{"rate": rate, "p99": p99, "timeouts": 0, "errors": 0, "requests": 480, "slowest_share": 0.9, **more}] * 3
+
+
+def results(**changes: dict[str, Any]) -> Results:
+    """Return results with which every bar is met; `changes` are rounds by contender, by workload."""
+    fast, even = {"microseconds": [100.0, 110.0, 90.0]}, {"microseconds": [100.0, 109.0, 91.0]}
+    query = {HOLDING.key: rounds(**fast), TOOLKIT.key: rounds(**even)}
+    never = {HOLDING.key: rounds(**fast), NEVER.key: rounds(**even)}
+    database = {HOLDING.key: load(150), TOOLKIT.key: load(149)}
+    found: Results = {
+        "get": query,
+        "select": query,
+        "slow": {TOOLKIT.key: load(159)},
+        "mixed": {PEER.key: load(480), PGBOUNCER.key: load(550), TOOLKIT.key: load(545, 99)},
+        "database": database,
+        "transaction": database,
+        "scale-8": {TOOLKIT.key: load(390, cpu=1.0, reaper=0.01)},
+        "scale-512": {TOOLKIT.key: load(390, cpu=1.2, reaper=0.015)},
+        "fork-64": {LARGE_TOOLKIT.key: rounds(milliseconds=[8, 9, 30])},
+        "never-get": never,
+        "never-select": never,
+    }
+    return {key: {**value, **changes.get(key.replace("-", "_"), {})} for key, value in found.items()}
+
+
+def missed(**changes: dict[str, Any]) -> list[str]:
+    return [bar.text for bar in bars(results(**changes), IDEALS) if not bar.met]
+
+
+def test_all_bars_are_met() -> None:
+    assert missed() == []
+    assert {bar.workload for bar in bars(results(), IDEALS)} == {1, 2, 3, 4, 6, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"get": {TOOLKIT.key: rounds(microseconds=[106.0, 117, 80])}}, ".get(): time of holding"),
+        ({"slow": {TOOLKIT.key: load(156)}}, "requests/s, of the ideal"),
+        ({"slow": {TOOLKIT.key: load(159, timeouts=1)}}, "timeouts a request"),
+        ({"mixed": {PEER.key: load(530)}}, "requests/s of the peer"),
+        ({"mixed": {PGBOUNCER.key: load(570)}}, "requests/s of PgBouncer"),
+        ({"mixed": {PEER.key: load(480, 90)}}, "99th percentile of the peer"),
+        ({"transaction": {TOOLKIT.key: load(146)}}, "requests/s of holding, in a transaction"),
+        (
+            {"scale_512": {TOOLKIT.key: load(390, cpu=1.3, reaper=0.01)}},
+            "CPU a request with 512 threads, of that with 8",
+        ),
+        ({"scale_8": {TOOLKIT.key: load(390, cpu=1.2, reaper=0.03)}}, "the reaper's share of CPU"),
+        ({"fork_64": {LARGE_TOOLKIT.key: rounds(milliseconds=[8.0, 11, 12])}}, "ms to a child's first answer"),
+        ({"never_select": {NEVER.key: rounds(microseconds=[102.0, 112, 91])}}, 'RELEASE = "never", SELECT 1'),
+    ],
+)
+def test_a_bar_is_missed(changes: dict[str, Any], expected: str) -> None:
+    [text] = missed(**changes)
+    assert text.startswith(expected)
+
+
+def test_bars_without_a_measurement_are_neither_met_nor_missed() -> None:
+    assert {bar.met for bar in bars({}, IDEALS)} == {None}
+
+
+# ##### Contenders #####
+
+
+def test_only_the_toolkit_is_installed_with_the_toolkit() -> None:
+    installed = {each.key: "BENCH_TOOLKIT" in each.environment() for each in CONTENDERS}
+    assert [key for key, value in installed.items() if value] == ["toolkit-0", "toolkit", "toolkit-0.01"]
+
+
+def test_pgbouncer_has_the_settings_that_django_documents() -> None:
+    entry = json.loads(PGBOUNCER.environment()["BENCH_DATABASE"])
+    assert entry["DISABLE_SERVER_SIDE_CURSORS"] is True
+    assert entry["conn_max_age"] is None
+    assert json.loads(PGBOUNCER.environment(asgi=True)["BENCH_DATABASE"])["conn_max_age"] == 0
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert UNPOOLED.missing is None
+    absent = Contender("absent", "Absent", engine="no_such_engine.native")
+    assert absent.missing == "no_such_engine is not installed: pip install no-such-engine"
+    monkeypatch.setattr("example_project.benchmarks.pgbouncer.find", lambda: None)
+    assert "apt-get install pgbouncer" in str(PGBOUNCER.missing)
+
+
+# ##### The report #####
+
+
+@pytest.fixture
+def run() -> report.Run:
+    found = results()
+    return report.Run(
+        [workload for workload in workloads(FULL) if workload.key in found],
+        found,
+        bars(found, IDEALS),
+        {"Django": "6.1"},
+        "Linux x86_64 with 2 cores",
+        ["the peer"],
+        quick=True,
+    )
+
+
+def test_markdown_is_well_formed(run: report.Run) -> None:
+    text = report.markdown(run, ["scale.svg"])
+    assert "![scale](scale.svg)" in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert tables
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1, table
+        assert set(table[1]) <= set("|-: ")
+    for part in "Django 6.1, on Linux", "Missing: the peer", "A quick run", "| met |":
+        assert part in text
+
+
+def test_text_fits_and_has_all_that_the_markdown_has(run: report.Run) -> None:
+    text = report.text(run)
+    assert max(map(len, text.splitlines())) <= report.WIDTH
+    for part in "conn_hygiene, 0.001", "545", "slow (2)", "Django 6.1, on Linux", "Missing: the peer":
+        assert part in text
+
+
+def test_bars_show_their_verdict() -> None:
+    grid = report.bars_grid(
+        [
+            Bar(2, "speed", 0.98, True, Summary(0.99, 0.9, 1)),
+            Bar(1, "cost", 1.05, False, Summary(1.2, 1, 1.3)),
+            Bar(2, "timeouts", 1 / 100_000, False, None),
+        ]
+    )
+    shown = [[value for value, _ in row] for row in grid.rows]
+    assert shown == [
+        ["2", "speed", "at least 0.98", "0.99", "met"],
+        ["1", "cost", "at most 1.05", "1.20", "NOT MET"],
+        ["2", "timeouts", "at most 0.00001", "-", "not measured"],
+    ]
+
+
+def test_json_has_all_rounds(run: report.Run) -> None:
+    shown = json.loads(report.as_json(run))
+    assert shown["rounds"]["fork-64"] == {"large-toolkit": [{"milliseconds": value} for value in (8, 9, 30)]}
+    assert all(bar["met"] for bar in shown["bars"])
+
+
+# ##### A run #####
+
+
+def test_everything_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")
+    arguments = ["--scale=smoke", "--contenders", "holding", "toolkit", f"--output={tmp_path}"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "example_project.benchmarks", *arguments],
+        cwd=ROOT,
+        # Not with a settings module of the tests.
+        env={name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    expected = [workload.key for workload in workloads(SMOKE)]
+    shown = json.loads((tmp_path / "results.json").read_text())
+    assert list(shown["rounds"]) == expected
+    for key, contenders in shown["rounds"].items():
+        assert contenders, key
+        assert all(contenders.values()), key
+        for each in (each for turns in contenders.values() for each in turns):
+            assert each.get("timeouts", 0) == each.get("errors", 0) == 0, (key, contenders)
+    assert "## The bars" in (tmp_path / "results.md").read_text()
+    printed = [line.rstrip() for line in finished.stdout.splitlines()]
+    assert "\n".join((tmp_path / "results.txt").read_text().splitlines()) in "\n".join(printed)
+    for picture in "requests-per-second", "one-thread", "scale":
+        assert (tmp_path / f"{picture}.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_trouble_is_explained() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "example_project.benchmarks", "--scale=smoke", "--only=1"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "postgresql://127.0.0.1:1/none"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "The benchmarks could not be run." in finished.stdout
+    assert "Traceback" not in finished.stderr
