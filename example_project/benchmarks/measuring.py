@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from example_project.benchmarks import pgbouncer
+from example_project.benchmarks import pgbouncer, processors
 from example_project.benchmarks.protocol import Worker, working
 from example_project.processes import HOST, Child, free_port, running
 
@@ -35,7 +35,8 @@ class Stage:
     directory: Path
     stack: contextlib.ExitStack
     workers: dict[str, Worker] = field(default_factory=dict)
-    _through: str | None = None
+    _pgbouncer: Child | None = None
+    _through: str = ""
 
     def environment(self, contender: Contender, *, asgi: bool = False) -> dict[str, str]:
         env = {
@@ -44,11 +45,17 @@ class Stage:
             **contender.environment(asgi=asgi),
         }
         if contender.through_pgbouncer:
-            if self._through is None:
+            if self._pgbouncer is None:
                 running_pgbouncer = pgbouncer.in_front_of(self.env["DATABASE_URL"], directory=self.directory)
-                self._through = self.stack.enter_context(running_pgbouncer)
+                self._pgbouncer, self._through = self.stack.enter_context(running_pgbouncer)
             env["DATABASE_URL"] = self._through
         return env
+
+    def processes(self) -> list[int]:
+        """Return all that a query of any contender passes through."""
+        workers = [worker.process.pid for worker in self.workers.values()]
+        through = [self._pgbouncer.process.pid] if self._pgbouncer else []
+        return [*workers, *through, *processors.sessions(self.env["DATABASE_URL"])]
 
     def worker(self, contender: Contender) -> Worker:
         """Return the contender's process, which is started once and stays."""
@@ -74,24 +81,26 @@ def measure(stage: Stage, workloads: Sequence[Workload], progress: Callable[[Wor
         contenders = {each.key: each for workload in together for each in workload.contenders}
         with contestants(stage, server, list(contenders.values())) as ask:
             for workload in together:
-                results[workload.key] = rounds(workload, ask, progress)
+                results[workload.key] = rounds(stage, workload, ask, progress)
     return results
 
 
 def rounds(
-    workload: Workload, ask: Ask, progress: Callable[[Workload, int], None]
+    stage: Stage, workload: Workload, ask: Ask, progress: Callable[[Workload, int], None]
 ) -> dict[str, list[dict[str, float]]]:
     """Give each contender its turns, and return what they came to."""
     progress(workload, 0)
+    alone = workload.command == "loop"
     # Not measured: the first turn of each would pay for what is done once. Loads warm up by themselves.
     if workload.command != "drive":
         for contender in workload.contenders:
             ask(contender, workload)
     found: dict[str, list[dict[str, float]]] = {contender.key: [] for contender in workload.contenders}
-    for number in range(workload.rounds):
-        for contender in order(workload.contenders, number):
-            found[contender.key].append(ask(contender, workload))
-        progress(workload, number + 1)
+    with processors.sharing_one(stage.processes()) if alone else contextlib.nullcontext():
+        for number in range(workload.rounds):
+            for contender in order(workload.contenders, number):
+                found[contender.key].append(ask(contender, workload))
+            progress(workload, number + 1)
     return found
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from example_project.processes import Child
+
 CONFIGURATION = """
 [databases]
 * = {server}
@@ -49,8 +51,8 @@ def version() -> str | None:
 
 
 @contextlib.contextmanager
-def in_front_of(url: str, *, directory: Path) -> Iterator[str]:
-    """Run PgBouncer; yield the URL that leads through it."""
+def in_front_of(url: str, *, directory: Path) -> Iterator[tuple[Child, str]]:
+    """Run PgBouncer; yield it, and the URL that leads through it."""
     program = find()
     assert program is not None
     # A socket like the server's own: what is compared is not the network.
@@ -74,4 +76,4 @@ def in_front_of(url: str, *, directory: Path) -> Iterator[str]:
     through = make_conninfo(url, host=str(own), port=port)
     with running("PgBouncer", command, log=directory / "pgbouncer.log") as child:
         child.wait_for_output("process up")
-        yield through
+        yield child, through

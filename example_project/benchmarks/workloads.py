@@ -40,8 +40,8 @@ class Scale:
     threads: tuple[int, ...]  # of workload 6
 
 
-FULL = Scale(loops=60, pairs=200, rounds=3, forks=9, seconds=3, threads=(8, 32, 128, 512))
-QUICK = Scale(loops=12, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
+FULL = Scale(loops=120, pairs=200, rounds=3, forks=9, seconds=2.5, threads=(8, 32, 128, 512))
+QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
 # It shows that everything runs, and measures nothing.
 SMOKE = Scale(loops=1, pairs=1, rounds=1, forks=1, seconds=0.1, threads=(8,))
 
@@ -59,10 +59,10 @@ def workloads(scale: Scale) -> list[Workload]:
 
 
 def single_thread(scale: Scale) -> list[Workload]:
-    # Chunks of some 50 ms each: within a round, the machine is the same for all.
+    # Chunks of some 30 ms each: within a round, the machine is the same for all.
     return [
-        Workload(1, "get", "one thread, .get() by primary key", "loop", {"path": "/gets/150"}, scale.loops),
-        Workload(1, "select", "one thread, SELECT 1", "loop", {"path": "/selects/600"}, scale.loops),
+        Workload(1, "get", "one thread, .get() by primary key", "loop", {"path": "/gets/80"}, scale.loops),
+        Workload(1, "select", "one thread, SELECT 1", "loop", {"path": "/selects/300"}, scale.loops),
     ]
 
 
