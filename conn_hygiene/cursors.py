@@ -133,6 +133,7 @@ def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     connection.cursor_factory, connection.server_cursor_factory = ours
 
 
+@lru_cache(maxsize=64)
 def _leased(factory: Any) -> Any:
     # A factory need not be a class; the cursors of one that is not are followed one by one.
     if not isinstance(factory, type) or issubclass(factory, LeasedCursor):

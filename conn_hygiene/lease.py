@@ -80,6 +80,9 @@ class Keeper(Protocol):
     def checked_out(self, lease: Lease) -> None:
         """Take note that *lease* has a connection; it must stay reachable until :meth:`checked_in`."""
 
+    def wanted(self, spare: Sequence[Any]) -> None:
+        """Take note that somebody is about to wait for a connection of the pool that has none in *spare*."""
+
     def checked_in(self, lease: Lease) -> None:
         """Take note that *lease* has no connection any more."""
 
@@ -213,7 +216,6 @@ class Lease:
         "_detached",
         "_fresh",
         "_in_use_since",
-        "_keeper",
         "_lock",
         "_lost_cursors",
         "_manual",
@@ -221,8 +223,6 @@ class Lease:
         "_parameters",
         "_pins",
         "_pins_of_hold",
-        "_pooled",
-        "_queue",
         "_scopes",
         "_settings",
         "_soiled",
@@ -238,14 +238,18 @@ class Lease:
         "current",
         "ended_because",
         "idle_since",
+        "keeper",
         "last_statement",
         "look_at",
         "opened_cursors",
         "patience",
+        "pooled",
+        "queue",
         "reported_at",
         "request",
         "seen_cursors",
         "server_pid",
+        "spare",
         "state",
         "thread_id",
         "thread_key",
@@ -255,7 +259,7 @@ class Lease:
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object) -> None:
         self._lock = threading.RLock()
-        self._keeper = keeper
+        self.keeper = keeper
         self.alias = wrapper.alias
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
         # Whose end strands the connection: the thread that made the wrapper, if that is the one that is running.
@@ -274,6 +278,10 @@ class Lease:
         self.seen_cursors = 0
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting = False
+        # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
+        self.pooled = False
+        self.queue: Sequence[Any] = ()
+        self.spare: Sequence[Any] = ()
         # Whether the wrapper goes on without a lease, and its cursors with it.
         self._detached = False
         self._manual = False
@@ -293,8 +301,6 @@ class Lease:
         # What that was found from; None to look anew.
         self._scopes: tuple[policy.Entry, ...] | None = None
         self._settings: conf.Settings | None = None
-        self._pooled = False
-        self._queue: Sequence[Any] = ()
         self._pins: dict[str, str] = {}
         self._pins_of_hold: set[str] = set()
         self._soiled = False
@@ -363,17 +369,19 @@ class Lease:
             self.state = HELD
             self.checkouts += 1
             self.current = self.checkouts
-            self._pooled = pools.pool_of(connection) is not None
-            self._queue = pools.queue_of(connection)
+            self.pooled = pools.pool_of(connection) is not None
+            self.queue, self.spare = pools.queue_of(connection), pools.spare_of(connection)
             self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             self._fresh = _fresh_parameters(connection)
+            # It was in use a moment ago, by somebody else.
+            self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
             cursors.follow(connection, self)
-            self._keeper.checked_out(self)
-            self._keeper.counters.add(checkouts=1)
+            self.keeper.checked_out(self)
+            self.keeper.counters.add(checkouts=1)
 
-    def _end(self, state: State = CLOSED) -> psycopg.Connection[Any]:
+    def _end(self, state: State = CLOSED, **counted: int) -> psycopg.Connection[Any]:
         """Close the books on the current checkout, under the lock, and return its connection."""
         connection = self._connection
         assert connection is not None
@@ -386,8 +394,10 @@ class Lease:
         self.current = 0
         self.__dict__.clear()
         self.state = state
-        self._keeper.checked_in(self)
-        self._keeper.counters.add(seconds_held=now - self.checked_out_at, seconds_in_use=self._used)
+        self.keeper.checked_in(self)
+        held = now - self.checked_out_at
+        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
+        setattr(connection, _LAST_USED, self.idle_since)
         return connection
 
     def connecting(self) -> bool | None:
@@ -522,7 +532,7 @@ class Lease:
         *opened*: where, if that was noted.
         """
         if not sys.is_finalizing():
-            self._keeper.cursor_lost(self, checkout, opened)
+            self.keeper.cursor_lost(self, checkout, opened)
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
@@ -594,14 +604,23 @@ class Lease:
             or wrapper._thread_sharing_count  # type: ignore[attr-defined]
         ) and self._kept(wrapper):
             return None
-        grace = conf.current.RELEASE_AFTER if self._pooled else conf.current.UNPOOLED_RELEASE_AFTER
+        grace = conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
         if grace is None:
             return None
         self.state = PARKED
-        deadline = now + grace
-        # Soon enough, or at the reaper's leisure where nobody waits.
-        told = self.look_at <= deadline or (self.look_at != math.inf and not self._queue)
-        return None if told and grace else deadline
+        if not grace:
+            return now
+        if self.look_at != math.inf and (not self.queue or self.look_at <= now + _HURRY * grace):
+            return None
+        return now + grace if self.queue else now + self._leisure(grace)
+
+    def _leisure(self, grace: float) -> float:
+        """Return in how many seconds the reaper should look at a lease that nobody waits for now.
+
+        Whoever comes to a pool that has nothing left ends what is due, see :meth:`end_if_due`; if that is a thread's
+        first query ever, it cannot, and the reaper must.
+        """
+        return max(grace, _PATIENCE) if self.spare or not self.pooled else 2 * grace
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -639,14 +658,14 @@ class Lease:
 
     def _grace(self) -> float | None:
         """Return for how many seconds the connection may sit idle; None for ever."""
-        return conf.current.RELEASE_AFTER if self._pooled else conf.current.UNPOOLED_RELEASE_AFTER
+        return conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
 
     def _after_settling(self, deadline: float) -> None:
         """Leave a parked lease to the reaper, or end it here and now if the grace is 0. Called without the lock."""
         if deadline <= self.idle_since:
             self.end_if_parked(deadline)
         else:
-            self._keeper.parked(self, deadline)
+            self.keeper.parked(self, deadline)
 
     def manual_transactions(self, manual: bool) -> None:
         """Take note of whether the application has turned autocommit off by hand, outside of ``atomic()``."""
@@ -707,7 +726,7 @@ class Lease:
         if not added:
             return
         if first:
-            self._keeper.counters.add(pinned=1)
+            self.keeper.counters.add(pinned=1)
         for reason in added:
             where = self._pins.get(reason, "an unknown place")
             message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
@@ -723,29 +742,33 @@ class Lease:
             changed.append("transaction characteristics of the psycopg connection")
         return changed
 
-    def prepare_return(self) -> None:
+    def prepare_return(self, reported: tuple[bytes | None, ...] | None = None) -> None:
         """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
         with self._lock:
             connection = self._connection
             if connection is None:
                 return
             cursors.unfollow(connection)
-            if connection.closed or pools.pool_of(connection) is None:
+            if not self.pooled or connection.closed:
                 return
-            state = self._state_to_scrub(connection)
+            if reported is None:
+                reported = session.reported_parameters(connection)
+            state = self._state_to_scrub(connection, reported)
             if state:
                 pools.scrub(connection, state, self._fresh)
                 self._pins.clear()
                 self._soiled = False
 
-    def _state_to_scrub(self, connection: psycopg.Connection[Any]) -> frozenset[str]:
+    def _state_to_scrub(
+        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]
+    ) -> frozenset[str]:
         """Return what the session carries that must not reach anybody else; empty when it is clean."""
         state = set(self._pins)
         if (
             self._soiled
             # One on the server may be WITH HOLD; its late close() will find that the connection is gone.
             or self._open_cursors()
-            or session.reported_parameters(connection) != self._fresh
+            or reported != self._fresh
             or (self._parameters is not None and _attributes(connection) != self._attributes)
         ):
             state.add(session.SETTING)
@@ -780,45 +803,73 @@ class Lease:
                 return None
             if now < self.idle_since + grace:
                 return self._next_look(now, self.idle_since + grace)
-            # A handle that was read before the lease was parked may have been used since.
-            if not pools.is_idle(self._connection):
-                self.state = HELD
-                return None
-            changed = self._changed(self._connection)
-            if not changed:
-                self._give_back()
-                return None
-            self.state = HELD
-            reason = f"a change of {', '.join(changed)}"
-            first = not self._pins
-            self._pins[reason] = "a place that is not known"
-        self._report_pins([reason], first)
+            kept_for = self._end_parked(self._connection)
+        if kept_for:
+            self._report_pins(kept_for, len(self._pins) == 1)
         return None
+
+    def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
+        """Give the connection back if it has been parked for its grace, and its pool is the one of *spare*.
+
+        Returns when it will be due if it is parked, else None. For a thread that needs one, which may be any.
+        """
+        # First without the lock, which its owner may hold for as long as it takes to return a connection.
+        if self.spare is not spare or self.state != PARKED:
+            return None
+        with self._lock:
+            grace = self._grace()
+            if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
+                return None
+            if now < self.idle_since + grace:
+                return self.idle_since + grace
+            kept_for = self._end_parked(self._connection)
+        if kept_for:
+            self._report_pins(kept_for, len(self._pins) == 1)
+        return None
+
+    def _end_parked(self, connection: psycopg.Connection[Any]) -> list[str]:
+        """Give back, under the lock, what has been parked for its grace; return what keeps it, if anything does."""
+        # A handle that was read before the lease was parked may have been used since.
+        if not pools.is_idle(connection):
+            self.state = HELD
+            return []
+        reported = session.reported_parameters(connection)
+        if reported == self._parameters and _attributes(connection) == self._attributes:
+            self._give_back(reported)
+            return []
+        changed = self._changed(connection)
+        if not changed:
+            self._give_back(reported)
+            return []
+        self.state = HELD
+        reason = f"a change of {', '.join(changed)}"
+        self._pins[reason] = "a place that is not known"
+        return [reason]
 
     def _next_look(self, now: float, due: float) -> float | None:
         """Return when the reaper should look again at a lease that may end at *due*; None for when it is parked next.
 
         An owner who has queried since the last look is in a burst, and is left alone for as long again as it has
-        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody. Whoever
-        waits for one ends the patience, see :meth:`_settle`.
+        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody. The limit
+        is lower if somebody waits.
         """
         in_burst = self.opened_cursors != self.seen_cursors
         self.seen_cursors = self.opened_cursors
         if not in_burst:
             self.patience = 0.0
             return due if self.state == PARKED else None
-        if self._queue:
-            self.patience = 0.0
-            return due if due > now else None
         grace = self._grace() or 0.0
-        self.patience = min(2 * self.patience or grace, max(grace, _PATIENCE))
+        longest = (_HURRY - 1) * grace if self.queue else max(grace, _PATIENCE)
+        self.patience = min(2 * self.patience or grace, longest)
         return max(due, now + self.patience)
 
-    def _give_back(self) -> None:
-        """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there."""
-        self.prepare_return()
-        pools.give_back(self._end(GIVEN_BACK))
-        self._keeper.counters.add(releases=1)
+    def _give_back(self, reported: tuple[bytes | None, ...] | None = None) -> None:
+        """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there.
+
+        *reported* are its session's parameters, if they have just been looked at.
+        """
+        self.prepare_return(reported)
+        pools.give_back(self._end(GIVEN_BACK, releases=1))
 
     def release_now(self) -> bool:
         """Give the connection back now if it is idle, whatever the scopes say; return whether it was. Owner only."""
@@ -857,8 +908,7 @@ class Lease:
             if found.in_transaction:
                 pools.roll_back(connection)
             self.prepare_return()
-            pools.give_back(self._end(GIVEN_BACK))
-            self._keeper.counters.add(reclaimed=1)
+            pools.give_back(self._end(GIVEN_BACK, reclaimed=1))
             return found
 
     def reconsider(self) -> None:
@@ -952,7 +1002,7 @@ class Lease:
 
     def replaced(self, server_pid: int, idle_for: float) -> None:
         """Report that the connection to *server_pid* was broken, and is no more."""
-        self._keeper.replaced(self, server_pid, idle_for)
+        self.keeper.replaced(self, server_pid, idle_for)
 
     def is_broken(self) -> bool:
         """Return whether the server has hung up on an idle connection, so that another one can take its place unseen.
@@ -991,7 +1041,7 @@ class Lease:
         return wrapper is not None and wrapper._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
 
     def _wrapper_gone(self, _: weakref.ref[BaseDatabaseWrapper]) -> None:
-        self._keeper.wrapper_lost(self)
+        self.keeper.wrapper_lost(self)
 
     def after_fork_in_child(self) -> None:
         """Make the lease usable in a forked child: another thread may have held its lock at the moment of the fork."""
@@ -1045,8 +1095,14 @@ _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 # Seconds after which an idle connection is looked at again before it is used.
 QUIET = 0.005
 
-# Seconds for which a burst of queries is left alone by the reaper at most, if nobody waits.
+# Seconds for which the reaper takes its time at most, if nobody waits.
 _PATIENCE = 0.01
+
+# By how many graces the reaper may be late at most, if somebody does and a burst of queries goes on.
+_HURRY = 4
+
+# Where a connection keeps when it was last used, under any lease.
+_LAST_USED = "_conn_hygiene_last_used"
 
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE

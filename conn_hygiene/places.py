@@ -53,7 +53,11 @@ def _innermost(frame: FrameType) -> Place:
     found: FrameType | None = frame
     library = None
     while found is not None:
-        kind = kind_of(found.f_code.co_filename)
+        filename = found.f_code.co_filename
+        # kind_of(), without the call: the stack is deep.
+        kind = _kinds.get(filename)
+        if kind is None:
+            kind = kind_of(filename)
         if kind == _OWN:
             return Place(found.f_code, found.f_lineno)
         if kind == _LIBRARY and library is None:

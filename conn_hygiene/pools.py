@@ -50,6 +50,11 @@ def queue_of(connection: psycopg.Connection[Any]) -> Sequence[Any]:
     return getattr(pool_of(connection), "_waiting", ())
 
 
+def spare_of(connection: psycopg.Connection[Any]) -> Sequence[Any]:
+    """Return the live list of the connections that nobody has checked out of the pool that *connection* comes from."""
+    return getattr(pool_of(connection), "_pool", ())
+
+
 def is_idle(connection: psycopg.Connection[Any]) -> bool:
     """Return whether libpq sees no transaction, no running command and no pipeline on *connection*; asks no server."""
     pgconn = connection.pgconn

@@ -28,7 +28,7 @@ from conn_hygiene import conf, reports
 from conn_hygiene.lease import Counters, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from conn_hygiene.places import Place
 
@@ -68,6 +68,17 @@ class Reaper:
         self._ensure_running()
         if first:
             self._start_watching()
+
+    def wanted(self, spare: Sequence[Any]) -> None:
+        """End what is due of the leases of the pool that has nothing in *spare*, and have the rest ended in time.
+
+        For a thread that is about to wait. What it does here itself needs no switch to another thread and back.
+        """
+        now = _now()
+        for lease in self.leases():
+            due = lease.end_if_due(now, spare)
+            if due is not None:
+                self.parked(lease, due)
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""

@@ -12,6 +12,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from psycopg.pq import ConnStatus
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -212,10 +214,10 @@ _REPORTED = tuple(
 
 def reported_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
     """Return the session parameters that libpq knows without asking the server; nothing for a closed connection."""
-    if connection.closed:
+    pgconn = connection.pgconn
+    if pgconn.status == ConnStatus.BAD:
         return ()
-    status = connection.pgconn.parameter_status
-    return tuple([status(name) for name in _REPORTED])
+    return tuple(map(pgconn.parameter_status, _REPORTED))
 
 
 def changed_parameters(before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:

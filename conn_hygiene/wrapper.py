@@ -16,6 +16,9 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.backends.signals import connection_created
+
 from conn_hygiene import conf, cursors, pools
 from conn_hygiene.lease import GIVEN_BACK, QUIET, Keeper, Lease
 
@@ -25,9 +28,13 @@ if TYPE_CHECKING:
 
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
+
+    _Wrapper = DatabaseWrapper
 else:
     _Wrapper = object
+
+# What connect() consists of when it is for a pooled connection.
+_DJANGOS_OWN = (DatabaseWrapper.connect, DatabaseWrapper.get_new_connection, DatabaseWrapper.init_connection_state)
 
 # What an instance's class is, past a class that hides it.
 _class_of = object.__dict__["__class__"]
@@ -74,9 +81,42 @@ class LeasedWrapper(_Wrapper):
         # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
         if not (self.allow_thread_sharing or lease.is_owner()):
             return None
-        with self.wrap_database_errors, self._checking_out():
-            self.connect()
+        with self.wrap_database_errors:
+            if self._is_plain_and_pooled(lease):
+                self._check_out_of_pool(lease)
+            else:
+                with self._checking_out():
+                    self.connect()
         return lease.take()
+
+    def _is_plain_and_pooled(self, lease: Lease) -> bool:
+        """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that only gave its own back."""
+        cls = plain_class_of(self)
+        return bool(
+            lease.pooled
+            and self.autocommit
+            # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.
+            and (cls.connect, cls.get_new_connection, cls.init_connection_state) == _DJANGOS_OWN
+            and "connect" not in self.__dict__
+            # This package's own receiver, which has nothing to do for a wrapper that has a lease.
+            and len(connection_created.receivers) == 1
+            and self.pool
+        )
+
+    def _check_out_of_pool(self, lease: Lease) -> None:
+        """Check a connection out of the native pool, without the rest of ``connect()``: all else is as it was."""
+        lease.connecting()
+        try:
+            if not lease.spare:
+                lease.keeper.wanted(lease.spare)
+            # With a pool, it makes no use of the parameters.
+            connection = self.get_new_connection({})  # type: ignore[attr-defined]
+            if not connection.autocommit:
+                connection.autocommit = True
+            lease.assign(connection)
+            self.errors_occurred = False
+        finally:
+            lease.connected(again=True)
 
     def connect(self) -> None:
         """Connect, and go on in the manual transaction management that a release interrupted."""
@@ -99,6 +139,8 @@ class LeasedWrapper(_Wrapper):
             yield
             return
         try:
+            if lease.pooled and not lease.spare:
+                lease.keeper.wanted(lease.spare)
             yield
             if manual:
                 # connect() has turned autocommit on, as the settings say; the application had turned it off.
