@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from example_project.benchmarks import report
+from example_project.benchmarks import processors, report
 from example_project.benchmarks.bars import Bar, bars
 from example_project.benchmarks.contenders import (
     CONTENDERS,
@@ -82,6 +82,17 @@ def test_everybody_is_first_and_last_at_some_time() -> None:
     rounds = [order(CONTENDERS, number) for number in range(2 * len(CONTENDERS))]
     assert {each[0].key for each in rounds} == {each[-1].key for each in rounds} == {each.key for each in CONTENDERS}
     assert all(sorted(each, key=CONTENDERS.index) == CONTENDERS for each in rounds)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not put processes on processors")
+def test_processes_share_a_processor_for_a_while() -> None:
+    everywhere = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        # The second is nobody's.
+        with processors.sharing_one([process.pid, 2**22 + 1]):
+            assert os.sched_getaffinity(process.pid) == {min(everywhere)}
+        assert os.sched_getaffinity(process.pid) == everywhere
+        process.communicate(b"\n")
 
 
 # ##### Bars #####
@@ -264,7 +275,7 @@ def test_everything_runs(tmp_path: Path) -> None:
     assert "## The bars" in (tmp_path / "results.md").read_text()
     printed = [line.rstrip() for line in finished.stdout.splitlines()]
     assert "\n".join((tmp_path / "results.txt").read_text().splitlines()) in "\n".join(printed)
-    for picture in "requests-per-second", "one-thread", "scale":
+    for picture in "requests-per-second", "over-http", "one-thread", "scale":
         assert (tmp_path / f"{picture}.svg").read_text().rstrip().endswith("</svg>")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from example_project.benchmarks.bars import values
 from example_project.benchmarks.contenders import CONTENDERS, HOLDING
-from example_project.benchmarks.rounds import ratios, summarise
+from example_project.benchmarks.rounds import Summary, ratios, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,7 @@ COLOURS = dict(
         strict=True,
     )
 )
+MARKERS = dict(zip(COLOURS, "osD^vP*", strict=True))
 # The same run gives the same file.
 STYLE: Any = {"svg.hashsalt": "conn_hygiene", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
 
@@ -36,6 +39,7 @@ def draw(run: Run, directory: Path) -> list[str]:
     """Draw what the run has numbers for, and return the names of the files."""
     pictures: dict[str, tuple[Callable[[Run], Figure], str]] = {
         "requests-per-second.svg": (throughput, "mixed"),
+        "over-http.svg": (over_http, "gunicorn-slow"),
         "one-thread.svg": (one_thread, "get"),
         "scale.svg": (scale, "scale-8"),
     }
@@ -50,31 +54,44 @@ def draw(run: Run, directory: Path) -> list[str]:
 
 def throughput(run: Run) -> Figure:
     """Draw the requests per second of slow, mixed and database-bound views."""
-    titles = {"slow": "Slow views", "mixed": "Mixed", "database": "Database-bound"}
-    measured = [key for key in titles if key in run.results]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(measured), sharey=True, squeeze=False)[0], measured, strict=True):
-        [workload] = [each for each in run.workloads if each.key == key]
-        bars(axes, run, key, "rate", workload.contenders)
-        axes.set_title(f"{titles[key]}\n{workload.title.replace(', 1', chr(10) + '1', 1)}", fontsize=9)
+    return side_by_side(run, {"slow": "Slow views", "mixed": "Mixed", "database": "Database-bound"})
+
+
+def over_http(run: Run) -> Figure:
+    """Draw the same for two servers."""
+    titles = {
+        f"{server}-{key}": f"{title}, {server}"
+        for server in ("gunicorn", "uvicorn")
+        for key, title in (("slow", "Slow views"), ("database", "Database-bound"))
+    }
+    return side_by_side(run, titles)
+
+
+def side_by_side(run: Run, titles: dict[str, str]) -> Figure:
+    """Draw the requests per second of some workloads; a dotted line is what could be if connections were no object."""
+    measured = [workload for workload in run.workloads if workload.key in titles]
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, workload in zip(panels(figure, len(measured)), measured, strict=True):
+        for contender in workload.contenders:
+            if summary := summarise(values(run.results, workload.key, contender, "rate")):
+                bar(axes, contender, summary, f"{summary.median:,.0f}")
+        tidy(axes)
+        axes.set_title(f"{titles[workload.key]}\n{textwrap.fill(workload.title, 40)}", fontsize=9)
         axes.set_xlabel("requests per second")
         if workload.ideal:
             axes.axvline(workload.ideal, color="black", linestyle=":", linewidth=1)
     return figure
 
 
-def bars(axes: Axes, run: Run, workload: str, measure: str, contenders: tuple[Contender, ...]) -> None:
-    for contender in contenders:
-        if summary := summarise(values(run.results, workload, contender, measure)):
-            bar(axes, contender, summary.median, summary.minimum, summary.maximum, f"{summary.median:,.0f}")
-    tidy(axes)
+def panels(figure: Figure, count: int) -> list[Axes]:
+    return list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
 
 
-def bar(axes: Axes, contender: Contender, value: float, least: float, most: float, label: str) -> None:
+def bar(axes: Axes, contender: Contender, summary: Summary, label: str) -> None:
     """Draw one contender's bar, with a line from the smallest to the largest round."""
-    spread: Any = [[value - least], [most - value]]
-    axes.barh(contender.name, value, xerr=spread, color=COLOURS[contender.key], ecolor="#666666", capsize=2)
-    axes.annotate(label, (most, contender.name), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    spread: Any = [[summary.median - summary.minimum], [summary.maximum - summary.median]]
+    axes.barh(contender.name, summary.median, xerr=spread, color=COLOURS[contender.key], ecolor="#666666", capsize=2)
+    axes.annotate(label, (summary.maximum, contender.name), (4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def tidy(axes: Axes) -> None:
@@ -88,13 +105,14 @@ def one_thread(run: Run) -> Figure:
     """Draw the time of a query, as a ratio to holding."""
     figure = Figure(figsize=(10, 3), layout="constrained")
     measured = [each for each in run.workloads if each.number == 1]
-    for axes, workload in zip(figure.subplots(1, len(measured), sharey=True, squeeze=False)[0], measured, strict=True):
+    for axes, workload in zip(panels(figure, len(measured)), measured, strict=True):
         reference = values(run.results, workload.key, HOLDING, "microseconds")
         for contender in workload.contenders:
             own = values(run.results, workload.key, contender, "microseconds")
             if reference and own and (summary := summarise(ratios(own, reference))):
                 # One slow round of many would be all that is seen of the spread.
-                bar(axes, contender, summary.median, summary.median, summary.median, f"{summary.median:.2f}")
+                middle = summary.median
+                bar(axes, contender, Summary(middle, middle, middle), f"{middle:.2f}")
         axes.axvline(1, color="black", linestyle=":", linewidth=1)
         axes.set_title(workload.title, fontsize=9)
         axes.set_xlabel("time of a query, holding = 1")
@@ -121,7 +139,11 @@ def scale(run: Run) -> Figure:
         counts = [each.arguments["threads"] for each in points]
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylim(bottom=0)
+    right.set_ylim(bottom=0)
     middle.set_yscale("log")
+    middle.yaxis.set_major_formatter("{x:g}")
+    middle.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -135,4 +157,5 @@ def line(axes: Axes, run: Run, contender: Contender, measure: str) -> None:
         if summary := summarise(number - waited for number in numbers):
             found.append((workload.arguments["threads"], summary.median))
     if found:
-        axes.plot(*zip(*found, strict=True), "o-", color=COLOURS[contender.key], label=contender.name, markersize=4)
+        style: Any = {"color": COLOURS[contender.key], "marker": MARKERS[contender.key], "markersize": 5}
+        axes.plot(*zip(*found, strict=True), label=contender.name, **style)

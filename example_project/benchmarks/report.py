@@ -52,6 +52,7 @@ class Grid:
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[tuple[str, str]]]
+    of_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def grids(run: Run) -> Iterator[Grid]:
             yield grid(run, title, measured)
     yield from failures_grid(run)
     yield bars_grid(run.bars)
+    yield workloads_grid(run.workloads)
 
 
 def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
@@ -116,7 +118,10 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
         'Installed, and RELEASE = "never" (8): µs a query',
         [Column(".get()", "never-get", "microseconds", 1), Column("SELECT 1", "never-select", "microseconds", 1)],
     )
-    yield "Memory (8): what Python allocates for a thread with a connection", [Column("bytes", "memory", "bytes")]
+    yield (
+        "Memory (8): what Python allocates for a thread with a connection; the difference is a lease",
+        [Column("bytes", "memory", "bytes")],
+    )
 
 
 def grid(run: Run, title: str, columns: Sequence[Column]) -> Grid:
@@ -182,7 +187,18 @@ def bars_grid(bars: Sequence[Bar]) -> Grid:
         limit = f"{sign} {bar.limit:.5f}".rstrip("0").rstrip(".")
         cells = [(f"{bar.workload}", ""), (bar.text, ""), (limit, ""), (value, bar.remark or small), (verdict, "")]
         rows.append(cells)
-    return Grid("The bars: conn_hygiene, 0.001", ["", "measured", "bar", "median", "met?"], rows)
+    return Grid("The bars: conn_hygiene, 0.001", ["", "measured", "bar", "median", "met?"], rows, of_words=True)
+
+
+def workloads_grid(workloads: Sequence[Workload]) -> Grid:
+    """Return what was measured, in words."""
+    rows = [
+        [(str(each.number), ""), (each.key, ""), (each.title, ""), (str(each.rounds), ""), (str(each.server or ""), "")]
+        for each in workloads
+    ]
+    return Grid(
+        "What was measured", ["", "name", "each request, or each round", "rounds", "server"], rows, of_words=True
+    )
 
 
 def describe(url: str) -> dict[str, str]:
@@ -224,7 +240,8 @@ def caption(run: Run) -> str:
 def legend(run: Run) -> str:
     text = (
         "Medians of the rounds, with the smallest and the largest. The number of a conn_hygiene is its RELEASE_AFTER. "
-        "A bar is about the ratio within each round, and the median of those."
+        "A bar is about the ratio within each round, and the median of those. Single queries (1, 8) are timed with all "
+        "processes on one processor, where the system lets them be put there."
     )
     return f"{text} A quick run: too short to judge by." if run.quick else text
 
@@ -233,7 +250,7 @@ def rich_table(grid: Grid) -> Table:
     table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(grid.headings):
         # Numbers below each other, but words at the beginning of their column.
-        words = number == 0 or grid.headings[-1] == "met?"
+        words = number == 0 or grid.of_words
         table.add_column(heading, justify="left" if words else "right")
     for row in grid.rows:
         table.add_row(*(f"{value}\n[dim]{small}[/dim]" if small else value for value, small in row))
@@ -266,7 +283,7 @@ def markdown(run: Run, pictures: Sequence[str]) -> str:
 
 
 def markdown_table(grid: Grid) -> str:
-    aligned = ["---", *["---" if grid.headings[-1] == "met?" else "---:"] * (len(grid.headings) - 1)]
+    aligned = ["---", *["---" if grid.of_words else "---:"] * (len(grid.headings) - 1)]
     rows = [[f"{value} ({small})" if small else value for value, small in row] for row in grid.rows]
     lines = [row_of([*grid.headings]), row_of(aligned), *map(row_of, rows)]
     return f"## {grid.title}\n\n" + "\n".join(lines)

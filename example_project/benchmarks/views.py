@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 ORDERS = 500  # as many as "manage.py seed" makes
+
+# The processor has run other processes before, and has to find this one's data again.
+WARM_UP = 10
 
 
 def query(times: int) -> None:
@@ -76,14 +80,8 @@ def select(times: int) -> None:
             cursor.fetchone()
 
 
-# The processor has run other processes before, and has to find this one's data again.
-WARM_UP = 10
-
-
 def failed(request: HttpRequest) -> HttpResponse:
     """Tell a pool's timeouts from all other errors."""
-    import sys
-
     error = sys.exc_info()[1]
     timeout = isinstance(error, OperationalError) and isinstance(error.__cause__, PoolTimeout)
     return HttpResponse(status=503 if timeout else 500)
