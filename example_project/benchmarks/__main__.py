@@ -110,18 +110,21 @@ def watched(stage: Stage, chosen: Sequence[Workload], console: Console) -> Resul
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars = {
-            workload.key: progress.add_task(f"{workload.number}. {workload.title}", total=workload.rounds, start=False)
-            for workload in chosen
+            workload.key: progress.add_task(name(workload), total=workload.rounds, start=False) for workload in chosen
         }
 
         def tell(workload: Workload, done: int) -> None:
             if not done:
                 progress.start_task(bars[workload.key])
                 if progress.disable:
-                    console.print(f"{workload.number}. {workload.title}", soft_wrap=True)
+                    console.print(name(workload), soft_wrap=True)
             progress.update(bars[workload.key], completed=done)
 
         return measure(stage, chosen, tell)
+
+
+def name(workload: Workload) -> str:
+    return f"{workload.number}. {workload.server + ', ' if workload.server else ''}{workload.title}"
 
 
 if __name__ == "__main__":

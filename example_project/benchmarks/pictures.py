@@ -76,7 +76,7 @@ def side_by_side(run: Run, titles: dict[str, str]) -> Figure:
             if summary := summarise(values(run.results, workload.key, contender, "rate")):
                 bar(axes, contender, summary, f"{summary.median:,.0f}")
         tidy(axes)
-        axes.set_title(f"{titles[workload.key]}\n{textwrap.fill(workload.title, 40)}", fontsize=9)
+        axes.set_title(f"{titles[workload.key]}\n{textwrap.fill(workload.title, 32)}", fontsize=9)
         axes.set_xlabel("requests per second")
         if workload.ideal:
             axes.axvline(workload.ideal, color="black", linestyle=":", linewidth=1)

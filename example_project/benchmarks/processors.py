@@ -37,16 +37,31 @@ def sharing_one(processes: Iterable[int]) -> Iterator[None]:
 
 
 def sessions(url: str) -> list[int]:
-    """Return the server's processes that work for a database; none of a server on another machine."""
-    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    """Return the server's processes that work for a database, and their parent; none of a server elsewhere.
+
+    Whatever the parent starts meanwhile runs where it does: a contender without a pool connects anew.
+    """
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
     with psycopg.connect(url) as connection:
         if not connection.info.host.startswith("/"):
             return []
-        found = [pid for (pid,) in connection.execute(query)]
-    return [pid for pid in found if name(pid) == "postgres"]
+        found = {pid for (pid,) in connection.execute(query)}
+        parent = parent_of(connection.info.backend_pid)
+    return [pid for pid in sorted(found | {parent}) if name(pid) == "postgres"]
 
 
 def name(process: int) -> str:
+    return proc(process, "comm")
+
+
+def parent_of(process: int) -> int:
+    # The name, in parentheses, may have anything in it; after it come the state and the parent.
+    fields = proc(process, "stat").rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def proc(process: int, file: str) -> str:
+    """Return what Linux tells of a process; nothing on other systems."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/comm").read_text().strip()
+        return Path(f"/proc/{process}/{file}").read_text().strip()
     return ""

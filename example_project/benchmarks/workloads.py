@@ -40,7 +40,7 @@ class Scale:
     threads: tuple[int, ...]  # of workload 6
 
 
-FULL = Scale(loops=120, pairs=200, rounds=3, forks=9, seconds=2.5, threads=(8, 32, 128, 512))
+FULL = Scale(loops=100, pairs=200, rounds=3, forks=9, seconds=2.25, threads=(8, 32, 128, 512))
 QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
 # It shows that everything runs, and measures nothing.
 SMOKE = Scale(loops=1, pairs=1, rounds=1, forks=1, seconds=0.1, threads=(8,))
@@ -102,10 +102,7 @@ def over_http(scale: Scale) -> list[Workload]:
     scale = replace(scale, seconds=scale.seconds * 0.8)
     found = []
     for server, slow in ("gunicorn", "/page/1/200/1"), ("uvicorn", "/async/1/200/1"):
-        slow_title, database_title = (
-            f"{server}: 1 query, 200 ms elsewhere, 1 query",
-            f"{server}: 20 queries back to back",
-        )
+        slow_title, database_title = "1 query, 200 ms elsewhere, 1 query", "20 queries back to back"
         found += [
             crowd(scale, 5, f"{server}-slow", slow_title, slow, threads=32, elsewhere=0.2, server=server),
             crowd(scale, 5, f"{server}-database", database_title, "/page/20/0/0", threads=16, server=server),
