@@ -234,8 +234,8 @@ def test_bars_show_their_verdict() -> None:
     )
     shown = [[value for value, _ in row] for row in grid.rows]
     assert shown == [
-        ["2", "speed", "at least 0.98", "0.99", "met"],
-        ["1", "cost", "at most 1.05", "1.20", "NOT MET"],
+        ["2", "speed", "at least 0.98", "0.990", "met"],
+        ["1", "cost", "at most 1.05", "1.200", "NOT MET"],
         ["2", "timeouts", "at most 0.00001", "-", "not measured"],
     ]
 

@@ -24,7 +24,7 @@ class Bar:
     limit: float
     at_least: bool
     measured: Summary | None
-    decimals: int = 2
+    decimals: int = 3
     # What the number alone does not tell.
     remark: str = ""
 
@@ -83,10 +83,10 @@ def of_growth(results: Results) -> Iterator[Bar]:
 
 def of_the_rest(results: Results) -> Iterator[Bar]:
     forks = summarise(values(results, "fork-64", LARGE_TOOLKIT, "milliseconds"))
-    yield Bar(7, "ms to a child's first answer, 64 inherited", 10, False, forks)
+    yield Bar(7, "ms to a child's first answer, 64 inherited", 10, False, forks, decimals=1)
     for key, query in ("never-get", ".get()"), ("never-select", "SELECT 1"):
         ratio = compared(results, key, "microseconds", HOLDING, ours=NEVER)
-        yield Bar(8, f'RELEASE = "never", {query}: time of plain Django', 1.01, False, ratio, decimals=3)
+        yield Bar(8, f'RELEASE = "never", {query}: time of plain Django', 1.01, False, ratio)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:
