@@ -6,6 +6,7 @@ back before it returns to its pool. psycopg documents both as attributes to be s
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,10 @@ from conn_hygiene import conf, places
 from conn_hygiene.session import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import psycopg
     from psycopg import Cursor as _Cursor
 
     from conn_hygiene.lease import Lease
-    from conn_hygiene.places import Place
 else:
     _Cursor = object
 
@@ -37,18 +35,16 @@ class LeasedCursor(_Cursor):
 
     __slots__ = ()
 
-    # The lease, the number of the checkout in which the cursor was opened, and where, if that was asked for; None for a
-    # cursor made on a raw handle, which does not count, and for a closed one.
-    _conn_hygiene_entry: tuple[Lease, int, Place | None] | None = None
-    # The __del__ of the class that it is mixed into, if that has one.
-    _conn_hygiene_finalise: Callable[..., None] | None = None
+    # The lease, and as what the cursor stands in its list of open ones; None for a cursor made on a raw handle, which
+    # does not count, and for a closed one.
+    _conn_hygiene_entry: tuple[Lease, weakref.ref[Any]] | None = None
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
         entry = self._conn_hygiene_entry
         if (
             entry is not None
-            and entry[1] == entry[0].current
+            and entry[1] in entry[0].open_cursors
             and type(query) is str
             and len(query) <= LONGEST_REMEMBERED
             and remembered_effect_of(query) is None
@@ -85,23 +81,15 @@ class LeasedCursor(_Cursor):
             super().close()
             return
         self._conn_hygiene_entry = None
-        lease, checkout, _ = entry
-        if checkout != lease.current and not lease.is_current(checkout):
+        lease, cursor = entry
+        if cursor not in lease.open_cursors and not lease.is_current(cursor):
             # Its connection may be somebody else's by now, who must not get the CLOSE of a server-side cursor.
             self._close()
             return
         try:
             super().close()
         finally:
-            lease.cursor_closed(checkout)
-
-    def __del__(self) -> None:
-        # Runs at any time in any thread, perhaps under the lease's own lock: hand over, touch nothing.
-        entry = self._conn_hygiene_entry
-        if entry is not None:
-            entry[0].cursor_collected(entry[1], entry[2])
-        if self._conn_hygiene_finalise is not None:
-            self._conn_hygiene_finalise()
+            lease.cursor_closed(cursor)
 
 
 class _StandsFor(type):
@@ -119,7 +107,6 @@ class _StandsFor(type):
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: cls}
-    names["_conn_hygiene_finalise"] = getattr(cls, "__del__", None)
     make = _StandsFor if type(cls) is type else type(cls)
     return make(cls.__name__, (LeasedCursor, cls), names)
 
@@ -127,7 +114,7 @@ def leased_cursor_class(cls: Any) -> Any:
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
     setattr(connection, _LEASE, lease)
-    plain = connection.cursor_factory, connection.server_cursor_factory
+    plain: tuple[Any, Any] = (connection.cursor_factory, connection.server_cursor_factory)
     ours = _leased(plain[0]), _leased(plain[1])
     setattr(connection, _FACTORIES, (plain, ours))
     connection.cursor_factory, connection.server_cursor_factory = ours
@@ -156,13 +143,16 @@ def unfollow(connection: psycopg.Connection[Any]) -> None:
         connection.server_cursor_factory = plain[1]
 
 
-def register(cursor: Any, lease: Lease, checkout: int) -> None:
-    """Have *cursor* count for *lease*, which has counted it as opened in *checkout*."""
+def register(cursor: Any, lease: Lease) -> None:
+    """Have *cursor* keep the connection of *lease* until it is closed, or collected. The owner's; takes no lock."""
     if not isinstance(cursor, LeasedCursor):
         # Made past the factories, as Django does for server-side cursors.
         try:
             cursor.__class__ = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
         except TypeError:
-            # A class of a layout of its own: the end of the cursor cannot be seen, so it holds the connection for good.
+            # A class of a layout of its own: its end cannot be seen, so it holds the connection for good.
+            lease.open_cursors[object()] = None
             return
-    cursor._conn_hygiene_entry = (lease, checkout, places.here() if conf.names_cursors else None)
+    reference = weakref.ref(cursor, lease.cursor_collected)
+    lease.open_cursors[reference] = places.here() if conf.names_cursors else None
+    cursor._conn_hygiene_entry = (lease, reference)

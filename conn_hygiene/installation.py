@@ -55,7 +55,9 @@ def _key_of_running_thread() -> object:
 
 
 def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-    _attach(connection, connecting=True)
+    # It has one from its first connection on.
+    if wrapper.lease_of(connection) is None:
+        _attach(connection, connecting=True)
 
 
 def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:

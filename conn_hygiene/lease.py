@@ -89,7 +89,7 @@ class Keeper(Protocol):
     def parked(self, lease: Lease, deadline: float) -> None:
         """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
 
-    def cursor_lost(self, lease: Lease, checkout: int, opened: places.Place | None) -> None:
+    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
 
     def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
@@ -215,9 +215,7 @@ class Lease:
         "_connection",
         "_detached",
         "_fresh",
-        "_in_use_since",
         "_lock",
-        "_lost_cursors",
         "_manual",
         "_marker",
         "_parameters",
@@ -234,20 +232,19 @@ class Lease:
         "checked_out_at",
         "checked_out_by",
         "checkouts",
-        "closed_cursors",
-        "current",
         "ended_because",
         "idle_since",
+        "in_use_since",
         "keeper",
         "last_statement",
         "look_at",
-        "opened_cursors",
+        "open_cursors",
         "patience",
         "pooled",
         "queue",
         "reported_at",
         "request",
-        "seen_cursors",
+        "seen",
         "server_pid",
         "spare",
         "state",
@@ -266,16 +263,12 @@ class Lease:
         self.thread_id = threading.get_ident()
         self.thread_key = thread_key
         self.state = CLOSED
-        # Counts the checkouts; a cursor remembers in which one it was opened.
+        # Counts the checkouts.
         self.checkouts = 0
-        # The number of the one that lasts, or 0. A cursor compares without the lock: while it is open, nobody but the
-        # owner changes this.
-        self.current = 0
         # When the reaper looks at this lease, on the monotonic clock; the reaper's own, see there, like the next two.
         self.look_at = math.inf
-        # For how long the reaper has let the owner go on at a stretch, and how many cursors it had seen by then.
-        self.patience = 0.0
-        self.seen_cursors = 0
+        # For how long the reaper has let the owner go on at a stretch, and since when it had seen it idle by then.
+        self.patience = self.seen = 0.0
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting = False
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
@@ -292,8 +285,9 @@ class Lease:
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
-        # Each is counted by one thread: the first two by the owner, the third by the reaper.
-        self.opened_cursors = self.closed_cursors = self._lost_cursors = 0
+        # By weak references, each with where it was opened, if that was asked for. Every checkout has its own: a cursor
+        # that is not in it is of an earlier one.
+        self.open_cursors: dict[object, places.Place | None] = {}
         self.__dict__.clear()
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
@@ -305,7 +299,7 @@ class Lease:
         self._pins_of_hold: set[str] = set()
         self._soiled = False
         self._used = 0.0
-        self._in_use_since: float | None = None
+        self.in_use_since: float | None = None
         # Of the request that has it, if that is to be told how long.
         self._timing: timing.Timing | None = None
         self._fresh: tuple[bytes | None, ...] = ()
@@ -338,16 +332,13 @@ class Lease:
                 return None
             if self.state == PARKED:
                 self.state = HELD
-            if self._parameters is None:
+            if self._parameters is None and not self._connecting:
                 self._look_at_session(connection)
             # While it is being set up, the next to read must come here, too.
             if self._parameters is not None:
                 # It may be used until the next cursor closes, and nobody will say so.
                 self.handle = connection
             return connection
-
-    def _open_cursors(self) -> int:
-        return self.opened_cursors - self.closed_cursors - self._lost_cursors
 
     def _handle_is_out(self) -> bool:
         """Return whether somebody may be about to use a handle that was read since the last cursor closed."""
@@ -368,10 +359,12 @@ class Lease:
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
-            self.current = self.checkouts
-            self.pooled = pools.pool_of(connection) is not None
-            self.queue, self.spare = pools.queue_of(connection), pools.spare_of(connection)
-            self._join_request()
+            pool = pools.pool_of(connection)
+            self.pooled = pool is not None
+            self.queue, self.spare = pools.queue_and_spare(pool)
+            self._heed(_current_scopes())
+            if _current_timing() is not None:
+                self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             self._fresh = _fresh_parameters(connection)
@@ -387,11 +380,11 @@ class Lease:
         assert connection is not None
         now = _now()
         if self._timing is not None:
-            self._timing.change(held=-1, used=-(self._in_use_since is not None))
-        if self._in_use_since is not None:
-            self._used += now - self._in_use_since
+            self._timing.change(held=-1, used=-(self.in_use_since is not None))
+        if self.in_use_since is not None:
+            self._used += now - self.in_use_since
         self._connection = None
-        self.current = 0
+        self.open_cursors = {}
         self.__dict__.clear()
         self.state = state
         self.keeper.checked_in(self)
@@ -448,24 +441,14 @@ class Lease:
 
     # ##### Use: cursors and transactions #####
 
-    def cursor_opened(self, connection: psycopg.Connection[Any]) -> int:
-        """Count a cursor on *connection*; return the number of the checkout, or 0 if that connection is gone by now.
-
-        Takes no lock: the owner has just read the handle, and while that is out, nobody ends the lease.
-        """
-        if connection is not self._connection:
-            return 0
-        self.opened_cursors += 1
-        if self._in_use_since is None:
-            self._in_use_since = _now()
-            if self._timing is not None or _current_timing() is not None:
-                self._time_use()
-        scopes = _current_scopes()
-        if scopes is not self._scopes or conf.current is not self._settings:
-            self._heed(scopes)
-        # The handle was read for this cursor, which has been counted by now.
-        self.__dict__.clear()
-        return self.current
+    def begin_use(self, now: float) -> None:
+        """Take note that the connection is in use from *now* on, when its first cursor is opened. Owner only."""
+        self.in_use_since = now
+        if self._timing is not None or _current_timing() is not None:
+            with self._lock:
+                self._join_request()
+                if self._timing is not None:
+                    self._timing.change(used=1)
 
     def _heed(self, scopes: tuple[policy.Entry, ...]) -> None:
         """Take note of what the scopes around and the settings want. Called where they may be others, by the owner.
@@ -475,12 +458,6 @@ class Lease:
         self._wish = policy.wish(self.alias)
         self._settings = conf.current
         self._scopes = None if self._wish == policy.HOLD else scopes
-
-    def _time_use(self) -> None:
-        with self._lock:
-            self._join_request()
-            if self._timing is not None:
-                self._timing.change(used=1)
 
     def _join_request(self) -> None:
         """Have the time count for the request in whose context the connection is used, under the lock; unused so far.
@@ -504,35 +481,26 @@ class Lease:
         self._parameters = session.reported_parameters(connection)
         self._attributes = _attributes(connection)
 
-    def is_current(self, checkout: int) -> bool:
-        """Return whether a cursor of *checkout* still is on the owner's connection."""
+    def is_current(self, cursor: object) -> bool:
+        """Return whether *cursor*, as it stands in ``open_cursors``, still is on the owner's connection."""
         with self._lock:
-            return self._detached or checkout == self.current
+            return self._detached or cursor in self.open_cursors
 
-    def cursor_closed(self, checkout: int) -> None:
-        """Count a cursor of *checkout* as closed, and let the connection go if it was the last thing to keep it."""
-        self._lock.acquire()
-        try:
-            if checkout != self.current:
-                return
-            self.closed_cursors += 1
-            self.__dict__.clear()
-            scopes = _current_scopes()
-            if scopes is not self._scopes or conf.current is not self._settings:
-                self._heed(scopes)
-            deadline = self._settle()
-        finally:
-            self._lock.release()
-        if deadline is not None:
-            self._after_settling(deadline)
-
-    def cursor_collected(self, checkout: int, opened: places.Place | None) -> None:
-        """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread.
-
-        *opened*: where, if that was noted.
-        """
+    def cursor_collected(self, cursor: weakref.ref[Any]) -> None:
+        """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
         if not sys.is_finalizing():
-            self.keeper.cursor_lost(self, checkout, opened)
+            self.keeper.cursor_lost(self, cursor)
+
+    def lost(self, cursor: weakref.ref[Any]) -> places.Place | None:
+        """Count a collected cursor as closed; return where it was opened, if that was noted. Called by the reaper."""
+        with self._lock:
+            opened = self.open_cursors.get(cursor)
+            # The owner may have read the handle a moment ago, and is about to use it.
+            if self._handle_is_out():
+                self.open_cursors.pop(cursor, None)
+            else:
+                self.cursor_closed(cursor, by_owner=False)
+        return opened
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
@@ -541,69 +509,76 @@ class Lease:
         read since the last cursor closed.
         """
         with self._lock:
-            if self._connection is None:
+            # While it is being set up, it is kept in any case.
+            if self._connection is None or self._connecting:
                 return
             if handle_is_out is None:
                 handle_is_out = self._handle_is_out()
-            self._heed(_current_scopes())
             if handle_is_out:
+                self._heed(_current_scopes())
+                return
+            # As if it had been for a cursor, which ends now.
+            self.open_cursors[self] = None
+        self.cursor_closed(self)
+
+    def cursor_closed(self, cursor: object, *, by_owner: bool = True) -> None:
+        """Forget a cursor of ``open_cursors``, and let the connection go if it was the last thing to keep it.
+
+        In one piece, and asking what mostly decides before it calls anybody, since it ends every query.
+        """
+        deadline = None
+        self._lock.acquire()
+        try:
+            # Another one, by now, of another checkout?
+            if self.open_cursors.pop(cursor, self) is self:
                 return
             self.__dict__.clear()
-            deadline = self._settle()
+            if by_owner:
+                scopes = _current_scopes()
+                if scopes is not self._scopes or conf.current is not self._settings:
+                    self._heed(scopes)
+            wrapper, connection = self.wrapper(), self._connection
+            if self.open_cursors or wrapper is None or connection is None:
+                return
+            self.idle_since = now = _now()
+            pgconn = connection.pgconn
+            if (
+                wrapper.in_atomic_block
+                or not wrapper.autocommit
+                or pgconn.transaction_status != _IDLE
+                or pgconn.pipeline_status
+            ) and self._in_transaction(wrapper):
+                if self._transaction is None:
+                    # By a literal BEGIN, or by the first statement after autocommit was turned off.
+                    self._transaction = Transaction(now, _here(), by_atomic_requests=False)
+                return
+            self._transaction = None
+            if self.in_use_since is not None:
+                self._used += now - self.in_use_since
+                self.in_use_since = None
+                if self._timing is not None:
+                    self._timing.change(used=-1)
+            if self._wish == policy.RELEASE and not (
+                (
+                    self._pins
+                    or wrapper.run_on_commit
+                    or self._connecting
+                    or self._marker is not None
+                    or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+                )
+                and self._kept(wrapper)
+            ):
+                deadline = self._park(now)
+        finally:
+            self._lock.release()
         if deadline is not None:
             self._after_settling(deadline)
 
-    def lost(self, checkout: int) -> None:
-        """Count a collected cursor of *checkout* as closed. Called by the reaper."""
-        with self._lock:
-            if checkout != self.current:
-                return
-            self._lost_cursors += 1
-            # The owner may have read the handle a moment ago, and is about to use it.
-            if self._handle_is_out():
-                return
-            deadline = self._settle()
-        if deadline is not None:
-            self._after_settling(deadline)
+    def _park(self, now: float) -> float | None:
+        """Park the lease, under the lock.
 
-    def _settle(self) -> float | None:
-        """Park the lease, under the lock, if nothing keeps it.
-
-        Return when it should end; None if it stays, or if the reaper is about to look at it in any case.
+        Return when it should end; None if that is never, or if the reaper is about to look in any case.
         """
-        wrapper = self.wrapper()
-        if self.opened_cursors - self.closed_cursors - self._lost_cursors > 0 or wrapper is None:
-            return None
-        self.idle_since = now = _now()
-        pgconn = self._connection.pgconn  # type: ignore[union-attr]
-        # First what most often decides, without a call.
-        if (
-            wrapper.in_atomic_block
-            or not wrapper.autocommit
-            or pgconn.transaction_status != _IDLE
-            or pgconn.pipeline_status
-        ) and self._in_transaction(wrapper):
-            if self._transaction is None:
-                # By a literal BEGIN, or by the first statement after autocommit was turned off.
-                self._transaction = Transaction(now, _here(), by_atomic_requests=False)
-            return None
-        self._transaction = None
-        if self._in_use_since is not None:
-            self._used += now - self._in_use_since
-            self._in_use_since = None
-            if self._timing is not None:
-                self._timing.change(used=-1)
-        if self._wish != policy.RELEASE:
-            return None
-        # Without a call here, too, if it can be told.
-        if (
-            self._pins
-            or wrapper.run_on_commit
-            or self._connecting
-            or self._marker is not None
-            or wrapper._thread_sharing_count  # type: ignore[attr-defined]
-        ) and self._kept(wrapper):
-            return None
         grace = conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
         if grace is None:
             return None
@@ -629,6 +604,9 @@ class Lease:
 
     def in_transaction(self) -> bool:
         """Return whether the connection is in a transaction, in the eyes of Django or of libpq."""
+        # Most have none when a request begins.
+        if self.state in (CLOSED, GIVEN_BACK):
+            return False
         with self._lock:
             wrapper = self.wrapper()
             return self._connection is not None and wrapper is not None and self._in_transaction(wrapper)
@@ -767,7 +745,7 @@ class Lease:
         if (
             self._soiled
             # One on the server may be WITH HOLD; its late close() will find that the connection is gone.
-            or self._open_cursors()
+            or self.open_cursors
             or reported != self._fresh
             or (self._parameters is not None and _attributes(connection) != self._attributes)
         ):
@@ -853,8 +831,8 @@ class Lease:
         lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody. The limit
         is lower if somebody waits.
         """
-        in_burst = self.opened_cursors != self.seen_cursors
-        self.seen_cursors = self.opened_cursors
+        in_burst = self.idle_since != self.seen
+        self.seen = self.idle_since
         if not in_burst:
             self.patience = 0.0
             return due if self.state == PARKED else None
@@ -877,7 +855,7 @@ class Lease:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None or policy.holds(self.alias):
                 return False
-            if self._open_cursors() or self._in_transaction(wrapper) or self._kept(wrapper):
+            if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
                 return False
             if self._changed(self._connection):
                 return False
@@ -937,7 +915,7 @@ class Lease:
                 return
             if not self._pins or not self._pins.keys() <= self._pins_of_hold:
                 return
-            if not (self._open_cursors() or self._in_transaction(wrapper) or wrapper.run_on_commit):
+            if not (self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit):
                 self._give_back()
 
     def drop(self) -> None:
@@ -957,7 +935,7 @@ class Lease:
         """
         with self._lock:
             # A handle that is out may have run a statement a moment ago, unseen.
-            if self._handle_is_out() or self._open_cursors() or connection is not self._connection:
+            if self._handle_is_out() or self.open_cursors or connection is not self._connection:
                 return False
             if not pools.is_idle_in_transaction(connection):
                 return False
@@ -986,7 +964,7 @@ class Lease:
                 conf.current.RELEASE == "never"
                 or self._wish == policy.HOLD
                 or self._handle_is_out()
-                or self._open_cursors()
+                or self.open_cursors
             ):
                 return False
             if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
@@ -1010,7 +988,7 @@ class Lease:
         Looks at the socket, which costs a microsecond, and only at the first use in a checkout and after a quiet
         moment. What a network silently lost is not found like this; ``CONN_HEALTH_CHECKS`` asks the server. Owner only.
         """
-        if self._open_cursors() or (self.trusted and _now() - self.idle_since < QUIET):
+        if self.open_cursors or (self.trusted and _now() - self.idle_since < QUIET):
             return False
         with self._lock:
             wrapper, connection = self.wrapper(), self._connection
@@ -1053,7 +1031,7 @@ class Lease:
         with self._lock:
             connection, self._connection = self._connection, None
             self.state = CLOSED
-            self.current = 0
+            self.open_cursors = {}
             self.__dict__.clear()
             return connection
 
@@ -1072,19 +1050,19 @@ class Lease:
                 return None
             wrapper = self.wrapper()
             in_transaction = wrapper is not None and self._in_transaction(wrapper)
-            in_use = self._open_cursors() > 0 or in_transaction
+            in_use = bool(self.open_cursors) or in_transaction
             return Description(
                 connection=connection,
                 state="in use" if in_use else "pinned" if self._pins else "idle",
                 held_for=now - self.checked_out_at,
-                idle_for=0.0 if self._open_cursors() else now - self.idle_since,
-                used_for=self._used + (now - self._in_use_since if self._in_use_since is not None else 0.0),
-                open_cursors=self._open_cursors(),
+                idle_for=0.0 if self.open_cursors else now - self.idle_since,
+                used_for=self._used + (now - self.in_use_since if self.in_use_since is not None else 0.0),
+                open_cursors=len(self.open_cursors),
                 in_transaction=in_transaction,
                 transaction=self._transaction if in_transaction else None,
                 open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
                 statement=_text(self.last_statement, connection),
-                active=self._open_cursors() > 0 or pools.is_active(connection),
+                active=bool(self.open_cursors) or pools.is_active(connection),
                 pooled=pools.pool_of(connection) is not None,
                 pins=dict(self._pins),
             )

@@ -65,4 +65,6 @@ def _end_of_comment(sql: str, position: int) -> int:
 
 def printable(text: str) -> str:
     """Return *text*, which a client of the server chose, on one line and without what would steer a terminal."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())

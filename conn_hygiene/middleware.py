@@ -45,8 +45,15 @@ class _ScopeMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        with _timed() as timed, self._step():
-            return self._covered(timed(self.get_response(request)))
+        if conf.current.SERVER_TIMING or self.scope is None:
+            with _timed() as timed, self._step():
+                return self._covered(timed(self.get_response(request)))
+        # The same for most sites, without the context managers: every request pays for them.
+        entry = self.scope.enter()
+        try:
+            return self._covered(self.get_response(request))
+        finally:
+            self.scope.leave(entry)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         with _timed() as timed, self._step():

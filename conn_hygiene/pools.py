@@ -44,15 +44,10 @@ def pool_of(connection: psycopg.Connection[Any]) -> ConnectionPool[Any] | None:
     return getattr(connection, "_pool", None)
 
 
-def queue_of(connection: psycopg.Connection[Any]) -> Sequence[Any]:
-    """Return the live queue of those who wait for a connection of the pool that *connection* comes from."""
-    # The pool has it under no public name. Of a pool that has none it is always empty.
-    return getattr(pool_of(connection), "_waiting", ())
-
-
-def spare_of(connection: psycopg.Connection[Any]) -> Sequence[Any]:
-    """Return the live list of the connections that nobody has checked out of the pool that *connection* comes from."""
-    return getattr(pool_of(connection), "_pool", ())
+def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the live lists of those who wait for a connection of *pool*, and of those that nobody has checked out."""
+    # The pool has them under no public names. Of another kind of pool, or of none, they are always empty.
+    return getattr(pool, "_waiting", ()), getattr(pool, "_pool", ())
 
 
 def is_idle(connection: psycopg.Connection[Any]) -> bool:

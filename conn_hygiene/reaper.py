@@ -28,9 +28,8 @@ from conn_hygiene import conf, reports
 from conn_hygiene.lease import Counters, Lease
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Sequence
-
-    from conn_hygiene.places import Place
 
 logger = logging.getLogger("conn_hygiene.reaper")
 
@@ -127,12 +126,12 @@ class Reaper:
             self._bell.put(None)
             self._ensure_running()
 
-    def cursor_lost(self, lease: Lease, checkout: int, opened: Place | None) -> None:
+    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
-        self._bell.put(lambda: self._settle_lost_cursor(lease, checkout, opened))
+        self._bell.put(lambda: self._settle_lost_cursor(lease, cursor))
 
-    def _settle_lost_cursor(self, lease: Lease, checkout: int, opened: Place | None) -> None:
-        lease.lost(checkout)
+    def _settle_lost_cursor(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
+        opened = lease.lost(cursor)
         if opened is not None:
             self.counters.add(unclosed_cursors=1)
             _say(reports.unclosed_cursor, lease, opened)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db import connections
 
-from conn_hygiene import pools, reports
+from conn_hygiene import reports
 from conn_hygiene.masking import printable
 from conn_hygiene.serving import serving
 from conn_hygiene.wrapper import lease_of, reset_transaction_state
@@ -33,10 +33,15 @@ def request_started(
         serving.label = printable(f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}")
     elif scope is not None:
         serving.label = printable(f"{scope.get('method', '?')} {scope.get('path', '?')}")
-    serving.before = frozenset(
-        wrapper.alias for wrapper in _wrappers() if wrapper.in_atomic_block or _in_transaction(wrapper)
-    )
-    _label_leases()
+    before = []
+    for wrapper in _wrappers():
+        lease = lease_of(wrapper)
+        if wrapper.in_atomic_block or (lease is not None and lease.in_transaction()):
+            before.append(wrapper.alias)
+        if lease is not None:
+            # One that outlives a request tells which one it serves now.
+            lease.request = serving.label
+    serving.before = frozenset(before)
 
 
 def request_finished(**kwargs: Any) -> None:
@@ -50,7 +55,10 @@ def request_finished(**kwargs: Any) -> None:
         return
     for wrapper in _wrappers():
         lease = lease_of(wrapper)
-        if lease is None or wrapper.alias in serving.before:
+        if lease is None:
+            continue
+        if wrapper.alias in serving.before:
+            lease.request = None
             continue
         if wrapper.closed_in_transaction:
             # The transaction ended with the connection, but the wrapper believes to be inside atomic() for ever.
@@ -58,28 +66,15 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             end_transaction(wrapper, lease, serving.label or "A request")
-        elif lease.carries_state() and pools.pool_of(wrapper.connection) is None:
+        elif not lease.pooled and lease.carries_state():
             wrapper.close()
+        lease.request = None
     serving.label = None
     serving.before = None
-    _label_leases()
-
-
-def _label_leases() -> None:
-    """Tell the connections that outlive a request which one they serve now."""
-    for wrapper in _wrappers():
-        lease = lease_of(wrapper)
-        if lease is not None:
-            lease.request = serving.label
 
 
 def _wrappers() -> Sequence[BaseDatabaseWrapper]:
     return connections.all(initialized_only=True)
-
-
-def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
-    lease = lease_of(wrapper)
-    return lease is not None and lease.in_transaction()
 
 
 def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:

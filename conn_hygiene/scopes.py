@@ -81,12 +81,12 @@ class _Scope:
     def _end(self, entry: Any) -> None:
         """Do what is to be done with the running thread's connections at the end."""
 
-    def _enter(self) -> Any:
+    def enter(self) -> Any:
         entry = self._entry()
         self._entered.set((*self._entered.get(), entry))
         return entry
 
-    def _leave(self, entry: Any = None) -> Any:
+    def leave(self, entry: Any = None) -> Any:
         """Take *entry* off the list, by default this scope's innermost, and return it; None if there is none.
 
         It need not be the last: generators that are inside scopes take turns. And there is none where a generator is
@@ -95,40 +95,43 @@ class _Scope:
         entries = self._entered.get()
         if entry is None:
             entry = next((entry for entry in reversed(entries) if entry.scope is self), None)
-        self._entered.set(tuple(other for other in entries if other is not entry))
+        if entries and entries[-1] is entry:
+            self._entered.set(entries[:-1])
+        else:
+            self._entered.set(tuple(other for other in entries if other is not entry))
         return entry
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Be inside the scope for as long as the block runs, without touching a connection."""
-        entry = self._enter()
+        entry = self.enter()
         try:
             yield
         finally:
-            self._leave(entry)
+            self.leave(entry)
 
     # As a context manager.
 
     def __enter__(self) -> Self:
-        entry = self._enter()
+        entry = self.enter()
         try:
             self._begin(entry)
         except BaseException:
-            self._leave(entry)
+            self.leave(entry)
             raise
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end(self._leave())
+        self._end(self.leave())
 
     async def __aenter__(self) -> Self:
-        entry = self._enter()
+        entry = self.enter()
         try:
             await sync_to_async(self._begin)(entry)
         except BaseException:
-            self._leave(entry)
+            self.leave(entry)
             raise
         return self
 
@@ -136,7 +139,7 @@ class _Scope:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # A task that is cancelled once more would else take this off the queue of a thread that is still in a query.
-        await asyncio.shield(sync_to_async(self._end)(self._leave()))
+        await asyncio.shield(sync_to_async(self._end)(self.leave()))
 
     # As a decorator.
 
@@ -333,8 +336,8 @@ class _PolicyScope(_Scope):
     def _entry(self) -> policy.Entry:
         return policy.Entry(self, holds=self.holds, using=self._using)
 
-    def _leave(self, entry: Any = None) -> Any:
-        entry = super()._leave(entry)
+    def leave(self, entry: Any = None) -> Any:
+        entry = super().leave(entry)
         if entry is not None:
             entry.over = True
         return entry

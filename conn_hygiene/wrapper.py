@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from contextlib import contextmanager
 from functools import lru_cache
 from operator import attrgetter
 from time import monotonic
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf, cursors, pools
+from conn_hygiene import cursors, pools
 from conn_hygiene.lease import GIVEN_BACK, QUIET, Keeper, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from types import FrameType
 
     import psycopg
@@ -82,66 +81,62 @@ class LeasedWrapper(_Wrapper):
         if not (self.allow_thread_sharing or lease.is_owner()):
             return None
         with self.wrap_database_errors:
-            if self._is_plain_and_pooled(lease):
-                self._check_out_of_pool(lease)
+            if "connect" in self.__dict__:
+                # Django's test classes forbid it by an attribute of the instance, and leave the plain method there when
+                # they allow it again.
+                self._checking_out(self.connect)
             else:
-                with self._checking_out():
-                    self.connect()
+                self.connect()
         return lease.take()
 
     def _is_plain_and_pooled(self, lease: Lease) -> bool:
-        """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that only gave its own back."""
+        """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
+
+        The time zone, the role and all else that Django sets are those of the pool's connections.
+        """
         cls = plain_class_of(self)
         return bool(
             lease.pooled
             and self.autocommit
             # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.
             and (cls.connect, cls.get_new_connection, cls.init_connection_state) == _DJANGOS_OWN
-            and "connect" not in self.__dict__
             # This package's own receiver, which has nothing to do for a wrapper that has a lease.
             and len(connection_created.receivers) == 1
             and self.pool
         )
 
     def _check_out_of_pool(self, lease: Lease) -> None:
-        """Check a connection out of the native pool, without the rest of ``connect()``: all else is as it was."""
-        lease.connecting()
-        try:
-            if not lease.spare:
-                lease.keeper.wanted(lease.spare)
-            # With a pool, it makes no use of the parameters.
-            connection = self.get_new_connection({})  # type: ignore[attr-defined]
-            if not connection.autocommit:
-                connection.autocommit = True
-            lease.assign(connection)
-            self.errors_occurred = False
-        finally:
-            lease.connected(again=True)
+        """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already."""
+        reset_transaction_state(self)
+        # With a pool, it makes no use of the parameters.
+        connection = self.get_new_connection({})
+        if not connection.autocommit:
+            connection.autocommit = True
+        lease.assign(connection)
+        self.errors_occurred = False
 
     def connect(self) -> None:
         """Connect, and go on in the manual transaction management that a release interrupted."""
-        with self._checking_out():
-            super().connect()
+        lease = self._conn_hygiene_lease
+        if self._is_plain_and_pooled(lease):
+            self._checking_out(lambda: self._check_out_of_pool(lease))
+        else:
+            self._checking_out(super().connect)
 
-    @contextmanager
-    def _checking_out(self) -> Iterator[None]:
-        """Tell the lease of ``connect()``, once.
-
-        Not left to ``connect()`` alone: Django's test classes forbid it by an attribute of the instance, and when they
-        allow it again leave the plain method there.
-        """
+    def _checking_out(self, connect: Callable[[], None]) -> None:
+        """Call *connect*, and tell the lease of it, once."""
         lease = self._conn_hygiene_lease
         again = lease.state == GIVEN_BACK
         if again:
             self.validate_thread_sharing()
         manual = lease.connecting()
         if manual is None:
-            yield
+            connect()
             return
         try:
             if lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
-            yield
+            connect()
             if manual:
                 # connect() has turned autocommit on, as the settings say; the application had turned it off.
                 self._set_autocommit(False)  # type: ignore[attr-defined]
@@ -151,7 +146,8 @@ class LeasedWrapper(_Wrapper):
 
     def close(self) -> None:
         """Close the connection; one that was given back is closed by forgetting it."""
-        if self._conn_hygiene_lease.forget():
+        lease = self._conn_hygiene_lease
+        if lease.state == GIVEN_BACK and lease.forget():
             self.validate_thread_sharing()
             self.run_on_commit = []
             return
@@ -164,17 +160,15 @@ class LeasedWrapper(_Wrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
         lease = self._conn_hygiene_lease
-        if not lease.trusted or monotonic() - lease.idle_since > QUIET:
+        now = monotonic()
+        if not lease.trusted or now - lease.idle_since > QUIET:
             self._replace_if_broken()
-        while True:
-            cursor = super().create_cursor(name)
-            # 0: given back since this method read it, for a cursor that was collected just then.
-            if checkout := lease.cursor_opened(cursor._conn):
-                break
-        if conf.names_cursors or not isinstance(cursor, cursors.LeasedCursor):
-            cursors.register(cursor, lease, checkout)
-        else:
-            cursor._conn_hygiene_entry = (lease, checkout, None)
+        cursor = super().create_cursor(name)
+        if lease.in_use_since is None:
+            lease.begin_use(now)
+        cursors.register(cursor, lease)
+        # The handle was read for the cursor, which keeps the reaper off from here on.
+        lease.__dict__.clear()
         return cursor
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
