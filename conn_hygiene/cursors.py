@@ -39,7 +39,7 @@ class LeasedCursor(_Cursor):
     # does not count, and for a closed one.
     _conn_hygiene_entry: tuple[Lease, weakref.ref[Any]] | None = None
 
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
         entry = self._conn_hygiene_entry
         if (
@@ -54,7 +54,9 @@ class LeasedCursor(_Cursor):
             entry[0].last_statement = query
         else:
             self._announce(query)
-        return super().execute(query, *args, **kwargs)
+        if kwargs:
+            return super().execute(query, params, **kwargs)
+        return super().execute(query, params)
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it for each of the parameters."""

@@ -526,6 +526,12 @@ class Lease:
 
         In one piece, and asking what mostly decides before it calls anybody, since it ends every query.
         """
+        wrapper = self.wrapper()
+        if by_owner and wrapper is not None and wrapper.in_atomic_block and self._transaction is not None:
+            # Nothing can end before the transaction does. The time comes first, for the reaper, which may be looking.
+            self.idle_since = _now()
+            self.open_cursors.pop(cursor, None)
+            return
         deadline = None
         self._lock.acquire()
         try:
@@ -537,7 +543,7 @@ class Lease:
                 scopes = _current_scopes()
                 if scopes is not self._scopes or conf.current is not self._settings:
                     self._heed(scopes)
-            wrapper, connection = self.wrapper(), self._connection
+            connection = self._connection
             if self.open_cursors or wrapper is None or connection is None:
                 return
             self.idle_since = now = _now()
@@ -585,17 +591,20 @@ class Lease:
         self.state = PARKED
         if not grace:
             return now
-        if self.look_at != math.inf and (not self.queue or self.look_at <= now + _HURRY * grace):
+        if self.look_at != math.inf and (not self.queue or self.patience or self.look_at <= now + grace):
             return None
-        return now + grace if self.queue else now + self._leisure(grace)
+        return now + grace if self.queue else self._leisure(now, grace)
 
-    def _leisure(self, grace: float) -> float:
-        """Return in how many seconds the reaper should look at a lease that nobody waits for now.
+    def _leisure(self, now: float, grace: float) -> float:
+        """Return when the reaper should look at a lease that is parked *now*, and that nobody waits for.
 
         Whoever comes to a pool that has nothing left ends what is due, see :meth:`end_if_due`; if that is a thread's
         first query ever, it cannot, and the reaper must.
         """
-        return max(grace, _PATIENCE) if self.spare or not self.pooled else 2 * grace
+        if self.pooled and not self.spare:
+            return now + grace + SLACK
+        # At one of few moments, so that one look serves many.
+        return now + grace if grace > PATIENCE else (now // PATIENCE + 2) * PATIENCE
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -799,7 +808,7 @@ class Lease:
             if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
                 return None
             if now < self.idle_since + grace:
-                return self.idle_since + grace
+                return None if self.patience else self.idle_since + grace
             kept_for = self._end_parked(self._connection)
         if kept_for:
             self._report_pins(kept_for, len(self._pins) == 1)
@@ -837,8 +846,7 @@ class Lease:
             self.patience = 0.0
             return due if self.state == PARKED else None
         grace = self._grace() or 0.0
-        longest = (_HURRY - 1) * grace if self.queue else max(grace, _PATIENCE)
-        self.patience = min(2 * self.patience or grace, longest)
+        self.patience = min(2 * self.patience or grace, max(grace, PATIENCE))
         return max(due, now + self.patience)
 
     def _give_back(self, reported: tuple[bytes | None, ...] | None = None) -> None:
@@ -934,8 +942,12 @@ class Lease:
         owner gets *reason* as the error of its next statement. Called by the reaper.
         """
         with self._lock:
-            # A handle that is out may have run a statement a moment ago, unseen.
-            if self._handle_is_out() or self.open_cursors or connection is not self._connection:
+            if self.open_cursors or connection is not self._connection:
+                return False
+            # A handle that is out may have run a statement a moment ago, unseen. In a transaction it is out from the
+            # first cursor on, whoever read it; if it has not been read again by the next time, nobody uses it.
+            if self._handle_is_out():
+                self.__dict__.clear()
                 return False
             if not pools.is_idle_in_transaction(connection):
                 return False
@@ -1074,10 +1086,10 @@ _UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
 QUIET = 0.005
 
 # Seconds for which the reaper takes its time at most, if nobody waits.
-_PATIENCE = 0.01
+PATIENCE = 0.01
 
-# By how many graces the reaper may be late at most, if somebody does and a burst of queries goes on.
-_HURRY = 4
+# Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
+SLACK = 0.003
 
 # Where a connection keeps when it was last used, under any lease.
 _LAST_USED = "_conn_hygiene_last_used"

@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf, reports
-from conn_hygiene.lease import Counters, Lease
+from conn_hygiene.lease import PATIENCE, SLACK, Counters, Lease
 
 if TYPE_CHECKING:
     import weakref
@@ -122,7 +122,7 @@ class Reaper:
         if self._thread is None:
             # Stopped ahead of a fork, while this lease was checked out.
             self._ensure_running()
-        if deadline < self._wake_at:
+        if deadline + SLACK < self._wake_at:
             self._bell.put(None)
             self._ensure_running()
 
@@ -207,13 +207,14 @@ class Reaper:
     def _sleep(self) -> None:
         """Sleep until the next lease is due, or the bell rings.
 
-        After the last one the reaper lingers for as long as a grace lasts: a lease that is parked meanwhile is still in
-        time, and its owner need not ring, which would cost a switch of threads at every query of a busy thread.
+        After the last one the reaper lingers for a while: most that is parked meanwhile can wait for that long, and its
+        owner need not ring, which costs a switch of threads.
         """
+        now = _now()
         if self._heap:
-            self._wake_at = self._heap[0][0]
+            self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
-            self._wake_at = _now() + conf.current.RELEASE_AFTER if self._busy else math.inf
+            self._wake_at = now + PATIENCE if self._busy else math.inf
         self._wake_at = min(self._wake_at, self._watch_at)
         if self._inbox:
             return

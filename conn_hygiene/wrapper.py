@@ -167,8 +167,9 @@ class LeasedWrapper(_Wrapper):
         if lease.in_use_since is None:
             lease.begin_use(now)
         cursors.register(cursor, lease)
-        # The handle was read for the cursor, which keeps the reaper off from here on.
-        lease.__dict__.clear()
+        # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
+        if not self.in_atomic_block:
+            lease.__dict__.clear()
         return cursor
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
