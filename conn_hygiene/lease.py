@@ -17,9 +17,9 @@ commit hooks that have yet to run, a pin, a ``hold_connection`` around, no relea
 shared between threads.
 
 Every attribute is guarded by the lease's lock, but for what the owner alone writes at every query, and which others
-only look at, under the lock: the cursors that it opened, the last statement, the wish of the scopes around it. When the
-owner reads the handle, under the lock, the handle is out until the cursor that it is for has been counted; at all times
-one of the two keeps the reaper off.
+only look at, under the lock: the cursors that are open, the last statement, what the scopes around want, and, inside of
+``atomic()``, since when it is idle. When the owner reads the handle, under the lock, the handle is out until the cursor
+that it is for has been listed; at all times one of the two keeps the reaper off.
 
 The lock is reentrant, because a logging handler that queries may run inside (psycopg_pool logs). It is held while a
 connection returns to its pool, so that an owner who closes it finds it gone; it is never held while one is checked out,
