@@ -390,7 +390,8 @@ class Lease:
         self.keeper.checked_in(self)
         held = now - self.checked_out_at
         self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
-        setattr(connection, _LAST_USED, self.idle_since)
+        if self.idle_since != self.checked_out_at:
+            setattr(connection, _LAST_USED, self.idle_since)
         return connection
 
     def connecting(self) -> bool | None:

@@ -7,6 +7,7 @@ others have put on the instance (django-debug-toolbar, Django's test client) goe
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -15,8 +16,10 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import django
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
+from django.utils.asyncio import async_unsafe
 
 from conn_hygiene import cursors, pools
 from conn_hygiene.lease import GIVEN_BACK, QUIET, Keeper, Lease
@@ -33,7 +36,25 @@ else:
     _Wrapper = object
 
 # What connect() consists of when it is for a pooled connection.
-_DJANGOS_OWN = (DatabaseWrapper.connect, DatabaseWrapper.get_new_connection, DatabaseWrapper.init_connection_state)
+_PARTS = (
+    "connect",
+    "check_settings",
+    "get_new_connection",
+    "set_autocommit",
+    "_set_autocommit",
+    "init_connection_state",
+)
+_parts_of = attrgetter(*_PARTS)
+_DJANGO = os.path.dirname(django.__file__) + os.sep
+
+
+def _djangos_own() -> tuple[Any, ...] | None:
+    """Return Django's parts of ``connect()``; None if somebody, such as sentry_sdk, has replaced one already."""
+    parts: tuple[Any, ...] = _parts_of(DatabaseWrapper)
+    return parts if all(part.__code__.co_filename.startswith(_DJANGO) for part in parts) else None
+
+
+_DJANGOS_OWN = _djangos_own()
 
 # What an instance's class is, past a class that hides it.
 _class_of = object.__dict__["__class__"]
@@ -94,26 +115,35 @@ class LeasedWrapper(_Wrapper):
 
         The time zone, the role and all else that Django sets are those of the pool's connections.
         """
-        cls = plain_class_of(self)
         return bool(
             lease.pooled
             and self.autocommit
+            and self.settings_dict["AUTOCOMMIT"]
             # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.
-            and (cls.connect, cls.get_new_connection, cls.init_connection_state) == _DJANGOS_OWN
+            and _parts_of(plain_class_of(self)) == _DJANGOS_OWN
+            and self.__dict__.keys().isdisjoint(_PARTS)
             # This package's own receiver, which has nothing to do for a wrapper that has a lease.
             and len(connection_created.receivers) == 1
             and self.pool
         )
 
+    @async_unsafe
     def _check_out_of_pool(self, lease: Lease) -> None:
         """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already."""
+        self.check_settings()
         reset_transaction_state(self)
+        self.run_commit_hooks_on_set_autocommit_on = False
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        # The pool has done it.
+        self.health_check_done = True
+        # Django gives a pool to aliases with a CONN_MAX_AGE of 0 only.
+        self.close_at = monotonic()
+        self.errors_occurred = False
         # With a pool, it makes no use of the parameters.
         connection = self.get_new_connection({})
         if not connection.autocommit:
             connection.autocommit = True
         lease.assign(connection)
-        self.errors_occurred = False
 
     def connect(self) -> None:
         """Connect, and go on in the manual transaction management that a release interrupted."""

@@ -1,0 +1,244 @@
+"""When the reaper comes, and what happens without it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import OperationalError, connections, transaction
+
+import conn_hygiene
+from conn_hygiene import closing_connections, hold_connection, release_between_queries
+from conn_hygiene.lease import PATIENCE, Lease
+from conn_hygiene.reaper import Reaper
+from conn_hygiene.wrapper import lease_of
+from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from psycopg_pool import ConnectionPool
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small"])
+
+
+def query(alias: str = "small", sql: str = "SELECT 1") -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+
+
+def lease(alias: str = "small") -> Lease:
+    found = lease_of(connections[alias])
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def no_reaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the reaper take note of what is parked, and end nothing."""
+    monkeypatch.setattr(Reaper, "_end_what_is_due", Reaper._take_in)
+    query()
+    let_the_reaper_look()
+    connections["small"].close()
+
+
+@pytest.fixture
+def soon(pool_of: Callable[[str], ConnectionPool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whoever waits for a connection in vain fail soon."""
+    query()
+    connections["small"].close()
+    monkeypatch.setattr(pool_of("small"), "timeout", 2)
+
+
+@contextmanager
+def owners(*works: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Have a thread in each of *works*, inside a scope, until the block ends."""
+    ready, end = threading.Barrier(len(works) + 1), threading.Event()
+
+    @closing_connections
+    def own(work: Callable[[], AbstractContextManager[Any]]) -> None:
+        with release_between_queries(), work():
+            ready.wait(10)
+            end.wait(30)
+
+    threads = [threading.Thread(target=own, args=[work]) for work in works]
+    for thread in threads:
+        thread.start()
+    ready.wait(10)
+    wait_until(lambda: all(info.idle_for > 0.01 for info in conn_hygiene.snapshot()), "all are idle")
+    try:
+        yield
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def idle() -> Iterator[None]:
+    query()
+    yield
+
+
+@contextmanager
+def in_transaction() -> Iterator[None]:
+    with transaction.atomic("small"):
+        query()
+        yield
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    query(sql="SET statement_timeout = '1h'")
+    yield
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    with hold_connection(using="small"):
+        query()
+        yield
+
+
+@pytest.mark.usefixtures("no_reaper", "soon")
+def test_who_finds_the_pool_empty_ends_what_is_due() -> None:
+    with owners(idle, idle, idle):
+        query()
+        assert sum(info.alias == "small" for info in conn_hygiene.snapshot()) <= 3
+
+
+@pytest.mark.usefixtures("no_reaper", "soon")
+def test_and_takes_nothing_that_its_owner_needs() -> None:
+    with owners(in_transaction, pinned, held), pytest.raises(OperationalError, match="couldn't get a connection"):
+        query()
+
+
+@pytest.mark.usefixtures("no_reaper", "soon")
+def test_nor_anything_of_another_pool() -> None:
+    @contextmanager
+    def idle_elsewhere() -> Iterator[None]:
+        query("default")
+        yield
+
+    with owners(in_transaction, pinned, held, idle_elsewhere):
+        with pytest.raises(OperationalError, match="couldn't get a connection"):
+            query()
+        assert holds("default")
+
+
+@pytest.mark.usefixtures("no_reaper", "soon")
+def test_what_is_parked_for_less_than_its_grace_stays(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60}
+    with owners(idle, idle, idle), pytest.raises(OperationalError, match="couldn't get a connection"):
+        query()
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_first_query_ever_gets_what_the_reaper_ends() -> None:
+    """It has no lease that could ask."""
+    asked: list[str] = []
+
+    @closing_connections
+    def ask() -> None:
+        query()
+        asked.append("answered")
+
+    with owners(idle, idle, idle):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(10)
+    assert asked == ["answered"]
+
+
+def test_nobody_waits_and_it_goes_back_all_the_same() -> None:
+    with release_between_queries():
+        query()
+        wait_until_released("small")
+
+
+@pytest.mark.usefixtures("no_reaper")
+def test_a_burst_is_left_alone_for_longer_and_longer() -> None:
+    looks: list[float] = []
+    with release_between_queries():
+        for _ in range(8):
+            query()
+            again = lease().end_if_parked(lease().idle_since)
+            assert again is not None
+            looks.append(again - lease().idle_since)
+        assert looks == sorted(looks)
+        assert looks[0] < looks[-1] <= PATIENCE * 1.01
+        # And no longer than that, once it is over.
+        assert lease().end_if_parked(lease().idle_since + PATIENCE) is None
+        assert not holds("small")
+
+
+def test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing() -> None:
+    with release_between_queries():
+        cycle: list[Any] = [connections["small"].cursor()]
+        cycle.append(cycle)
+        let_the_reaper_look()
+        assert holds("small")
+        del cycle
+        gc.collect()
+        wait_until_released("small")
+
+
+def test_a_cursor_of_an_earlier_checkout_that_is_collected_changes_nothing() -> None:
+    with release_between_queries():
+        late = connections["small"].cursor()
+        connections["small"].close()
+        with connections["small"].cursor() as cursor:
+            del late
+            gc.collect()
+            let_the_reaper_look()
+            assert holds("small")
+            cursor.execute("SELECT 1")
+        wait_until_released("small")
+
+
+def test_a_cursor_that_was_opened_in_a_transaction_outlives_it() -> None:
+    with release_between_queries(), ExitStack() as stack:
+        with transaction.atomic("small"):
+            query()
+            cursor = stack.enter_context(connections["small"].cursor())
+            query()
+        let_the_reaper_look()
+        cursor.execute("SELECT 1")
+        assert holds("small")
+        cursor.close()
+        wait_until_released("small")
+
+
+def test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while() -> None:
+    with pytest.raises(OperationalError, match="It sat idle"), transaction.atomic("small"):  # noqa: PT012
+        query()
+        handle = connections["small"].connection
+        assert not lease().terminate(handle, "It sat idle.")
+        assert connections["small"].connection is handle
+        assert not lease().terminate(handle, "It sat idle.")
+        assert lease().terminate(handle, "It sat idle.")
+        query()
+    connections["small"].close()
+
+
+def test_the_reaper_sleeps_while_nothing_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps: list[float] = []
+    real = Reaper._sleep
+
+    def sleep(self: Reaper) -> None:
+        sleeps.append(self._wake_at)
+        real(self)
+
+    monkeypatch.setattr(Reaper, "_sleep", sleep)
+    with release_between_queries():
+        query()
+        wait_until_released("small")
+    wait_until(lambda: conn_hygiene.snapshot() == [], "nothing is held")
+    before = len(sleeps)
+    threading.Event().wait(0.5)
+    # It lingers for a moment. If it did not sleep then, there would be thousands.
+    assert len(sleeps) - before < 20
