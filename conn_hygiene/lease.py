@@ -265,7 +265,7 @@ class Lease:
         self.state = CLOSED
         # Counts the checkouts.
         self.checkouts = 0
-        # When the reaper looks at this lease, on the monotonic clock; the reaper's own, see there, like the next two.
+        # When the reaper looks at this lease, on the monotonic clock; see there.
         self.look_at = math.inf
         # For how long the reaper has let the owner go on at a stretch, and since when it had seen it idle by then.
         self.patience = self.seen = 0.0
@@ -359,6 +359,8 @@ class Lease:
             self._connection = connection
             self.state = HELD
             self.checkouts += 1
+            # The reaper's knowledge is of the burst before.
+            self.patience = 0.0
             pool = pools.pool_of(connection)
             self.pooled = pool is not None
             self.queue, self.spare = pools.queue_and_spare(pool)
