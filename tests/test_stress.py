@@ -236,7 +236,9 @@ def keep_alive(ledger: Ledger, until: float, failures: list[BaseException]) -> N
 
 @pytest.fixture
 def small_pool(transactional_db: None) -> Iterator[Any]:
-    """The pool that the threads share; closed at the end, since Django closes none of a mirror's."""
+    """The pool that the threads share: a new one, closed at the end, since Django closes none of a mirror's."""
+    connections[ALIAS].close()
+    connections[ALIAS].close_pool()
     pool = connections[ALIAS].pool
     yield pool
     connections[ALIAS].close()
