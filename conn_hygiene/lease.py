@@ -182,16 +182,13 @@ class _Handle:
     """What :attr:`Lease.handle` is while it is not in the lease's dictionary."""
 
     def __get__(self, lease: Lease, owner: type[Lease]) -> psycopg.Connection[Any] | None:
-        # The same as take(), for nearly every query. A with statement costs twice as much as the lock.
-        lease._lock.acquire()
-        try:
+        # The same as take(), for nearly every query.
+        with lease._lock:
             connection = lease._connection
             if connection is not None and lease._parameters is not None:
                 lease.state = HELD
                 lease.handle = connection
                 return connection
-        finally:
-            lease._lock.release()
         connection = lease.take()
         if connection is None and lease.state == GIVEN_BACK:
             wrapper: Any = lease.wrapper()
@@ -536,8 +533,7 @@ class Lease:
             self.open_cursors.pop(cursor, None)
             return
         deadline = None
-        self._lock.acquire()
-        try:
+        with self._lock:
             # Another one, by now, of another checkout?
             if self.open_cursors.pop(cursor, self) is self:
                 return
@@ -578,8 +574,6 @@ class Lease:
                 and self._kept(wrapper)
             ):
                 deadline = self._park(now)
-        finally:
-            self._lock.release()
         if deadline is not None:
             self._after_settling(deadline)
 
@@ -803,16 +797,19 @@ class Lease:
 
         Returns when it will be due if it is parked, else None. For a thread that needs one, which may be any.
         """
-        # First without the lock, which its owner may hold for as long as it takes to return a connection.
-        if self.spare is not spare or self.state != PARKED:
+        # First without the lock, and then not waiting for it: whoever has it is giving the connection back, or uses it.
+        # And the thread may have another lease's, if it queries in a logging handler; two such would block each other.
+        if self.spare is not spare or self.state != PARKED or not self._lock.acquire(blocking=False):
             return None
-        with self._lock:
+        try:
             grace = self._grace()
             if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
                 return None
             if now < self.idle_since + grace:
                 return None if self.patience else self.idle_since + grace
             kept_for = self._end_parked(self._connection)
+        finally:
+            self._lock.release()
         if kept_for:
             self._report_pins(kept_for, len(self._pins) == 1)
         return None
@@ -824,10 +821,9 @@ class Lease:
             self.state = HELD
             return []
         reported = session.reported_parameters(connection)
-        if reported == self._parameters and _attributes(connection) == self._attributes:
-            self._give_back(reported)
-            return []
-        changed = self._changed(connection)
+        # What has changed is only asked for if anything has.
+        same = reported == self._parameters and _attributes(connection) == self._attributes
+        changed = [] if same else self._changed(connection)
         if not changed:
             self._give_back(reported)
             return []
@@ -840,8 +836,7 @@ class Lease:
         """Return when the reaper should look again at a lease that may end at *due*; None for when it is parked next.
 
         An owner who has queried since the last look is in a burst, and is left alone for as long again as it has
-        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody. The limit
-        is lower if somebody waits.
+        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody.
         """
         in_burst = self.idle_since != self.seen
         self.seen = self.idle_since
@@ -911,7 +906,7 @@ class Lease:
             return
         with self._lock:
             self._heed(_current_scopes())
-            if self.state == PARKED and self._connection is not None and pools.pool_of(self._connection) is None:
+            if self.state == PARKED and not self.pooled:
                 self.state = HELD
 
     def hold_ended(self) -> None:
@@ -973,7 +968,7 @@ class Lease:
         with self._lock:
             wrapper = self.wrapper()
             connection = self._connection
-            if wrapper is None or connection is None or pools.pool_of(connection) is None:
+            if wrapper is None or connection is None or not self.pooled:
                 return False
             if (
                 conf.current.RELEASE == "never"
@@ -1078,7 +1073,7 @@ class Lease:
                 open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
                 statement=_text(self.last_statement, connection),
                 active=bool(self.open_cursors) or pools.is_active(connection),
-                pooled=pools.pool_of(connection) is not None,
+                pooled=self.pooled,
                 pins=dict(self._pins),
             )
 

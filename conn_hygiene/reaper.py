@@ -71,13 +71,18 @@ class Reaper:
     def wanted(self, spare: Sequence[Any]) -> None:
         """End what is due of the leases of the pool that has nothing in *spare*, and have the rest ended in time.
 
-        For a thread that is about to wait. What it does here itself needs no switch to another thread and back.
+        For a thread that is about to wait. What it does here itself needs no switch to another thread and back. What
+        fails for somebody else's lease must not fail its request.
         """
         now = _now()
         for lease in self.leases():
-            due = lease.end_if_due(now, spare)
-            if due is not None:
-                self.parked(lease, due)
+            try:
+                due = lease.end_if_due(now, spare)
+            except Exception as error:  # noqa: BLE001 - as in the reaper's own thread
+                _complain(error)
+            else:
+                if due is not None:
+                    self.parked(lease, due)
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""

@@ -51,7 +51,13 @@ _DJANGO = os.path.dirname(django.__file__) + os.sep
 def _djangos_own() -> tuple[Any, ...] | None:
     """Return Django's parts of ``connect()``; None if somebody, such as sentry_sdk, has replaced one already."""
     parts: tuple[Any, ...] = _parts_of(DatabaseWrapper)
-    return parts if all(part.__code__.co_filename.startswith(_DJANGO) for part in parts) else None
+    return parts if all(_is_djangos(part) for part in parts) else None
+
+
+def _is_djangos(function: Any) -> bool:
+    # What stands there may be anything that can be called.
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_DJANGO)
 
 
 _DJANGOS_OWN = _djangos_own()
@@ -368,15 +374,23 @@ def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, 
     return lease
 
 
+def _is_ours(name: str, method: Any) -> bool:
+    function = getattr(method, "__func__", None)
+    return function is not None and function is LeasedWrapper.__dict__.get(name)
+
+
 def detach(wrapper: BaseDatabaseWrapper) -> None:
     """Make *wrapper* what it was before :func:`attach`; a connection that it has stays."""
     lease = lease_of(wrapper)
     if lease is not None:
         wrapper.__dict__["connection"] = lease.detach()
         # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
+        plain = plain_class(type(wrapper))
         for name, value in list(wrapper.__dict__.items()):
-            function = getattr(value, "__func__", None)
-            if function is not None and function is LeasedWrapper.__dict__.get(name):
+            if _is_ours(name, value):
                 del wrapper.__dict__[name]
-        _class_of.__set__(wrapper, plain_class(type(wrapper)))
+            elif _is_ours(name, getattr(value, "wrapped", None)):
+                # They have forbidden it, and will put back what they found.
+                value.wrapped = getattr(plain, name).__get__(wrapper)
+        _class_of.__set__(wrapper, plain)
         del wrapper.__dict__[_LEASE]

@@ -18,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
+from django.test.testcases import _DatabaseFailure  # type: ignore[attr-defined]
 
 import conn_hygiene
 from conn_hygiene import conf, reaper
@@ -121,6 +122,22 @@ def test_installing_twice_is_installing_once() -> None:
     assert picture() == before
     assert reaper.running is running
     assert lease_of(connections["default"]) is lease
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_method_that_a_test_class_has_forbidden_is_plain_when_it_comes_back() -> None:
+    conn_hygiene.install()
+    pid("default")
+    wrapper: Any = connections["default"]
+    wrapper.connect = _DatabaseFailure(wrapper.connect, "Not in this test.")
+    conn_hygiene.uninstall()
+    # As the test class does in the end.
+    wrapper.connect = wrapper.connect.wrapped
+    wrapper.close()
+    try:
+        assert query() == (1,)
+    finally:
+        del wrapper.connect
 
 
 @pytest.mark.usefixtures("plain")
