@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
-from django.test.testcases import _DatabaseFailure  # type: ignore[attr-defined]
+from django.test.testcases import _DatabaseFailure
 
 import conn_hygiene
 from conn_hygiene import conf, reaper
