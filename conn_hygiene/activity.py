@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from conn_hygiene import places, reaper
-from conn_hygiene.lease import COUNTED
+from conn_hygiene.counters import COUNTED
 
 if TYPE_CHECKING:
     from conn_hygiene.lease import Lease

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from conn_hygiene.counters import Counters
+
 logger = logging.getLogger("conn_hygiene.lease")
 
 _now = time.monotonic
@@ -97,43 +99,6 @@ class Keeper(Protocol):
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""
-
-
-# What is counted; seconds as float, the rest as int.
-COUNTED = (
-    "checkouts",
-    "releases",
-    "reclaimed",
-    "pinned",
-    "seconds_held",
-    "seconds_in_use",
-    "idle_in_transaction",
-    "held_too_long",
-    "unclosed_cursors",
-    "replaced",
-    "discarded",
-)
-
-
-class Counters:
-    """What happened in this process since the toolkit was installed. Its lock is a leaf: nothing is taken inside."""
-
-    __slots__ = ("_lock", "_values")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: dict[str, Any] = dict.fromkeys(COUNTED, 0)
-
-    def add(self, **amounts: float) -> None:
-        """Add to the totals."""
-        with self._lock:
-            for name, amount in amounts.items():
-                self._values[name] += amount
-
-    def read(self) -> dict[str, Any]:
-        """Return the totals, all as of one moment."""
-        with self._lock:
-            return dict(self._values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +150,7 @@ class _Handle:
         # The same as take(), for nearly every query.
         with lease._lock:
             connection = lease._connection
-            if connection is not None and lease._parameters is not None:
+            if connection is not None and lease.session_state.parameters is not None:
                 lease.state = HELD
                 lease.handle = connection
                 return connection
@@ -207,20 +172,14 @@ class Lease:
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_attributes",
         "_connecting",
         "_connection",
         "_detached",
-        "_fresh",
         "_lock",
         "_manual",
         "_marker",
-        "_parameters",
-        "_pins",
-        "_pins_of_hold",
         "_scopes",
         "_settings",
-        "_soiled",
         "_timing",
         "_transaction",
         "_used",
@@ -243,6 +202,7 @@ class Lease:
         "request",
         "seen",
         "server_pid",
+        "session_state",
         "spare",
         "state",
         "thread_id",
@@ -278,6 +238,8 @@ class Lease:
         # While a connect() runs that does not tell of its end, the wrapper's run_on_commit is this very list: connect()
         # replaces it as its last act, and there is no other sign.
         self._marker: list[Any] | None = None
+        # What the owner has left in the session, of this checkout.
+        self.session_state = session.State()
         self._begin()
 
     def _begin(self) -> None:
@@ -292,16 +254,10 @@ class Lease:
         # What that was found from; None to look anew.
         self._scopes: tuple[policy.Entry, ...] | None = None
         self._settings: conf.Settings | None = None
-        self._pins: dict[str, str] = {}
-        self._pins_of_hold: set[str] = set()
-        self._soiled = False
         self._used = 0.0
         self.in_use_since: float | None = None
         # Of the request that has it, if that is to be told how long.
         self._timing: timing.Timing | None = None
-        self._fresh: tuple[bytes | None, ...] = ()
-        self._parameters: tuple[bytes | None, ...] | None = None
-        self._attributes: tuple[Any, ...] = ()
         self._transaction: Transaction | None = None
         # Written by the owner without the lock, for reports.
         self.last_statement: Any = None
@@ -329,10 +285,10 @@ class Lease:
                 return None
             if self.state == PARKED:
                 self.state = HELD
-            if self._parameters is None and not self._connecting:
+            if self.session_state.parameters is None and not self._connecting:
                 self._look_at_session(connection)
             # While it is being set up, the next to read must come here, too.
-            if self._parameters is not None:
+            if self.session_state.parameters is not None:
                 # It may be used until the next cursor closes, and nobody will say so.
                 self.handle = connection
             return connection
@@ -366,7 +322,7 @@ class Lease:
                 self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
-            self._fresh = _fresh_parameters(connection)
+            self.session_state = session.State(connection)
             # It was in use a moment ago, by somebody else.
             self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
             cursors.follow(connection, self)
@@ -474,12 +430,11 @@ class Lease:
             request.change(held=1)
 
     def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
-        """Remember the session as it is when the owner begins; what differs later is the owner's doing."""
+        """Have the session remembered as it is now, unless it is not set up yet."""
         wrapper = self.wrapper()
         if wrapper is None or self._setting_up(wrapper):
             return
-        self._parameters = session.reported_parameters(connection)
-        self._attributes = _attributes(connection)
+        self.session_state.begin(connection)
 
     def is_current(self, cursor: object) -> bool:
         """Return whether *cursor*, as it stands in ``open_cursors``, still is on the owner's connection."""
@@ -565,7 +520,7 @@ class Lease:
                     self._timing.change(used=-1)
             if self._wish == policy.RELEASE and not (
                 (
-                    self._pins
+                    self.session_state.pins
                     or wrapper.run_on_commit
                     or self._connecting
                     or self._marker is not None
@@ -632,7 +587,7 @@ class Lease:
             # Set up for good.
             self._marker = None
         return bool(
-            self._pins
+            self.session_state.pins
             or wrapper.run_on_commit
             or self._connecting
             or self._marker is not None
@@ -690,41 +645,23 @@ class Lease:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None:
                 return
-            self._soiled = True
-            if session.DISCARDED in effect.adds:
-                # The session is about to differ from what it was, and that is no reason to keep it.
-                self._parameters = None
-            for reason in effect.removes:
-                self._pins.pop(reason, None)
-            # A receiver of connection_created runs at every checkout: its SET need not survive a release.
-            if self._setting_up(wrapper) and not effect.adds & session.INDELIBLE:
-                return
-            added = [reason for reason in effect.adds - session.HARMLESS if reason not in self._pins]
-            first = not self._pins
-            self._pins.update((reason, str(places.here())) for reason in added)
-            if policy.holds(self.alias):
-                self._pins_of_hold.update(added)
-        self._report_pins(added, first)
+            added = self.session_state.add(
+                effect, setting_up=self._setting_up(wrapper), of_hold=policy.holds(self.alias)
+            )
+        self._report_pins(added)
 
-    def _report_pins(self, added: list[str], first: bool) -> None:
+    def _report_pins(self, added: list[str]) -> None:
         if not added:
             return
-        if first:
+        pins = self.pins
+        if len(pins) == len(added):
+            # There were none before.
             self.keeper.counters.add(pinned=1)
         for reason in added:
-            where = self._pins.get(reason, "an unknown place")
+            where = pins.get(reason, "an unknown place")
             message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
             extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
             logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
-
-    def _changed(self, connection: psycopg.Connection[Any]) -> list[str]:
-        """Return what differs from when the owner began, by what libpq and psycopg know without asking the server."""
-        if self._parameters is None or connection.closed:
-            return []
-        changed = session.changed_parameters(self._parameters, session.reported_parameters(connection))
-        if _attributes(connection) != self._attributes:
-            changed.append("transaction characteristics of the psycopg connection")
-        return changed
 
     def prepare_return(self, reported: tuple[bytes | None, ...] | None = None) -> None:
         """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
@@ -737,38 +674,23 @@ class Lease:
                 return
             if reported is None:
                 reported = session.reported_parameters(connection)
-            state = self._state_to_scrub(connection, reported)
-            if state:
-                pools.scrub(connection, state, self._fresh)
-                self._pins.clear()
-                self._soiled = False
-
-    def _state_to_scrub(
-        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]
-    ) -> frozenset[str]:
-        """Return what the session carries that must not reach anybody else; empty when it is clean."""
-        state = set(self._pins)
-        if (
-            self._soiled
-            # One on the server may be WITH HOLD; its late close() will find that the connection is gone.
-            or self.open_cursors
-            or reported != self._fresh
-            or (self._parameters is not None and _attributes(connection) != self._attributes)
-        ):
-            state.add(session.SETTING)
-        return frozenset(state)
+            # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
+            to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
+            if to_scrub:
+                pools.scrub(connection, to_scrub, self.session_state.fresh)
+                self.session_state.cleaned()
 
     def carries_state(self) -> bool:
         """Return whether the owner has left anything in the session, as far as that can be told without asking it."""
         with self._lock:
             connection = self._connection
-            return connection is not None and bool(self._pins or self._changed(connection))
+            return connection is not None and bool(self.session_state.pins or self.session_state.changed(connection))
 
     @property
     def pins(self) -> dict[str, str]:
         """What pins the lease: reason to place in the code."""
         with self._lock:
-            return dict(self._pins)
+            return dict(self.session_state.pins)
 
     # ##### The end of a lease #####
 
@@ -789,7 +711,7 @@ class Lease:
                 return self._next_look(now, self.idle_since + grace)
             kept_for = self._end_parked(self._connection)
         if kept_for:
-            self._report_pins(kept_for, len(self._pins) == 1)
+            self._report_pins(kept_for)
         return None
 
     def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
@@ -811,7 +733,7 @@ class Lease:
         finally:
             self._lock.release()
         if kept_for:
-            self._report_pins(kept_for, len(self._pins) == 1)
+            self._report_pins(kept_for)
         return None
 
     def _end_parked(self, connection: psycopg.Connection[Any]) -> list[str]:
@@ -821,15 +743,13 @@ class Lease:
             self.state = HELD
             return []
         reported = session.reported_parameters(connection)
-        # What has changed is only asked for if anything has.
-        same = reported == self._parameters and _attributes(connection) == self._attributes
-        changed = [] if same else self._changed(connection)
+        changed = self.session_state.changed(connection, reported)
         if not changed:
             self._give_back(reported)
             return []
         self.state = HELD
         reason = f"a change of {', '.join(changed)}"
-        self._pins[reason] = "a place that is not known"
+        self.session_state.pins[reason] = "a place that is not known"
         return [reason]
 
     def _next_look(self, now: float, due: float) -> float | None:
@@ -863,7 +783,7 @@ class Lease:
                 return False
             if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
                 return False
-            if self._changed(self._connection):
+            if self.session_state.changed(self._connection):
                 return False
             self._give_back()
             return True
@@ -919,7 +839,7 @@ class Lease:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None or not policy.releases(self.alias):
                 return
-            if not self._pins or not self._pins.keys() <= self._pins_of_hold:
+            if not self.session_state.is_of_hold():
                 return
             if not (self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit):
                 self._give_back()
@@ -928,8 +848,7 @@ class Lease:
         """Cut the connection, whatever its state; the pool replaces it when the wrapper is closed. Owner only."""
         with self._lock:
             if self._connection is not None:
-                self._pins.clear()
-                self._soiled = False
+                self.session_state.cleaned()
                 self._connection.pgconn.finish()
 
     def terminate(self, connection: psycopg.Connection[Any], reason: str) -> bool:
@@ -977,7 +896,7 @@ class Lease:
                 or self.open_cursors
             ):
                 return False
-            if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
+            if self._in_transaction(wrapper) or self._kept(wrapper) or self.session_state.changed(connection):
                 return False
             self._give_back()
             return True
@@ -1002,7 +921,7 @@ class Lease:
             return False
         with self._lock:
             wrapper, connection = self.wrapper(), self._connection
-            if wrapper is None or connection is None or self._pins or self._setting_up(wrapper):
+            if wrapper is None or connection is None or self.session_state.pins or self._setting_up(wrapper):
                 return False
             # What was in a transaction is lost, and that must not go unnoticed.
             if wrapper.in_atomic_block or not wrapper.autocommit or self._transaction is not None:
@@ -1063,7 +982,7 @@ class Lease:
             in_use = bool(self.open_cursors) or in_transaction
             return Description(
                 connection=connection,
-                state="in use" if in_use else "pinned" if self._pins else "idle",
+                state="in use" if in_use else "pinned" if self.session_state.pins else "idle",
                 held_for=now - self.checked_out_at,
                 idle_for=0.0 if self.open_cursors else now - self.idle_since,
                 used_for=self._used + (now - self.in_use_since if self.in_use_since is not None else 0.0),
@@ -1074,7 +993,7 @@ class Lease:
                 statement=_text(self.last_statement, connection),
                 active=bool(self.open_cursors) or pools.is_active(connection),
                 pooled=self.pooled,
-                pins=dict(self._pins),
+                pins=dict(self.session_state.pins),
             )
 
 
@@ -1106,17 +1025,3 @@ def _text(query: Any, connection: psycopg.Connection[Any]) -> str | None:
     if query is None or type(query) is str:
         return query
     return session.text_of(query, connection)
-
-
-def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
-    """Return the reported parameters of *connection* when first checked out; kept on it, as psycopg_pool's own data."""
-    fresh: tuple[bytes | None, ...] | None = getattr(connection, "_conn_hygiene_fresh", None)
-    if fresh is None:
-        fresh = session.reported_parameters(connection)
-        connection._conn_hygiene_fresh = fresh  # type: ignore[attr-defined]
-    return fresh
-
-
-def _attributes(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return the transaction characteristics that psycopg keeps on its own side of *connection*."""
-    return connection.isolation_level, connection.read_only, connection.deferrable

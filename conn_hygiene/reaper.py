@@ -25,7 +25,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf, reports
-from conn_hygiene.lease import PATIENCE, SLACK, Counters, Lease
+from conn_hygiene.counters import Counters
+from conn_hygiene.lease import PATIENCE, SLACK, Lease
 
 if TYPE_CHECKING:
     import weakref

@@ -345,7 +345,7 @@ def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replace
 def test_a_notification_that_waits_to_be_read_is_no_hang_up(admin: psycopg.Connection, replaced: Events) -> None:
     query("default", "LISTEN news")
     lease: Any = connections["default"].__dict__["_conn_hygiene_lease"]
-    lease._pins.clear()
+    lease.session_state.pins.clear()
     admin.execute("NOTIFY news, 'read me'")
     lease.idle_since -= 1
     query()
