@@ -658,7 +658,7 @@ class Lease:
             # There were none before.
             self.keeper.counters.add(pinned=1)
         for reason in added:
-            where = pins.get(reason, "an unknown place")
+            where = pins.get(reason, places.UNKNOWN)
             message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
             extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
             logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
@@ -749,7 +749,7 @@ class Lease:
             return []
         self.state = HELD
         reason = f"a change of {', '.join(changed)}"
-        self.session_state.pins[reason] = "a place that is not known"
+        self.session_state.pins[reason] = places.UNKNOWN
         return [reason]
 
     def _next_look(self, now: float, due: float) -> float | None:
@@ -879,10 +879,10 @@ class Lease:
             raise psycopg.OperationalError(self.ended_because)
 
     def give_back_if_abandoned(self) -> bool:
-        """Give a connection with a pool back that its owner has held too long, though no scope asks; return whether.
+        """Give a connection with a pool back that its owner has held too long, and return whether it was.
 
-        As with any release, the owner cannot tell: it carries no state, and the next use checks one out again. Called
-        by the reaper.
+        Only if a scope asks for it, or if the thread has nothing to do: to code that runs, and that nobody has told of
+        releases, state may matter that cannot be seen. Called by the reaper.
         """
         with self._lock:
             wrapper = self.wrapper()
@@ -897,6 +897,8 @@ class Lease:
             ):
                 return False
             if self._in_transaction(wrapper) or self._kept(wrapper) or self.session_state.changed(connection):
+                return False
+            if self._wish != policy.RELEASE and not places.is_at_rest(self.thread_id):
                 return False
             self._give_back()
             return True

@@ -21,35 +21,62 @@ class Place(NamedTuple):
         return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
 
-_OWN, _LIBRARY, _PLUMBING = range(3)
+_OWN, _LIBRARY, _PLUMBING, _STANDARD = range(4)
+
+#: For texts, where there is none.
+UNKNOWN = "a place that is not known"
 
 # What stands between the application's code and its connection, wherever it is installed.
 _PACKAGES = ("django", "psycopg", "psycopg_pool", "asgiref", "debug_toolbar", "sentry_sdk", "opentelemetry")
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_STANDARD_PATHS = ("<frozen ", *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+# Of installed commands, such as gunicorn.
+_SCRIPTS = sysconfig.get_path("scripts") + os.sep
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 # By file, since a file's code is read as a whole. Any thread may add to it; two that find the same file agree.
 _kinds: dict[str, int] = {}
 
 
-def here() -> Place:
+def here() -> Place | None:
     """Return the innermost place of the running stack that is the application's own.
 
     That is outside of the standard library and of installed packages; failing that, outside of what stands between an
-    application and its connection (Django, psycopg, this package).
+    application and its connection (Django, psycopg, this package). None if there is nothing else, as where an ``await``
+    of Django's has the query run in a worker thread.
     """
     return _innermost(sys._getframe(1))
 
 
 def of_thread(thread_id: int) -> Place | None:
-    """Return the same of the thread *thread_id*, as it stands at this moment; None if it has ended."""
+    """Return the same of the thread *thread_id*, as it stands at this moment; at least a line of Django's.
+
+    None if it has ended, or is at rest.
+    """
     frame = sys._current_frames().get(thread_id)
-    return None if frame is None else _innermost(frame)
+    if frame is None:
+        return None
+    place = _innermost(frame)
+    return place if place is not None or _is_at_rest(frame) else Place(frame.f_code, frame.f_lineno)
 
 
-def _innermost(frame: FrameType) -> Place:
+def is_at_rest(thread_id: int) -> bool:
+    """Return whether the thread *thread_id* runs nothing of the application's, nor of Django's: it waits for work."""
+    frame = sys._current_frames().get(thread_id)
+    return frame is not None and _is_at_rest(frame)
+
+
+def _is_at_rest(frame: FrameType) -> bool:
+    found: FrameType | None = frame
+    while found is not None:
+        if kind_of(found.f_code.co_filename) in (_OWN, _PLUMBING):
+            return False
+        found = found.f_back
+    return True
+
+
+def _innermost(frame: FrameType) -> Place | None:
     found: FrameType | None = frame
     library = None
     while found is not None:
@@ -63,12 +90,11 @@ def _innermost(frame: FrameType) -> Place:
         if kind == _LIBRARY and library is None:
             library = found
         found = found.f_back
-    best = library or frame
-    return Place(best.f_code, best.f_lineno)
+    return None if library is None else Place(library.f_code, library.f_lineno)
 
 
 def kind_of(filename: str) -> int:
-    """Return whose code *filename* is: the application's, an installed library's, or plumbing."""
+    """Return whose code *filename* is: the application's, an installed library's, plumbing, or Python's own."""
     kind = _kinds.get(filename)
     if kind is None:
         kind = _kinds[filename] = _kind(filename)
@@ -76,10 +102,12 @@ def kind_of(filename: str) -> int:
 
 
 def _kind(filename: str) -> int:
-    if filename.startswith((_HERE, "<frozen ")):
+    if filename.startswith(_HERE):
         return _PLUMBING
     for installed in _INSTALLED:
         _, found, inside = filename.rpartition(installed)
         if found:
             return _PLUMBING if inside.partition(os.sep)[0].removesuffix(".py") in _PACKAGES else _LIBRARY
-    return _PLUMBING if filename.startswith(_STANDARD) else _OWN
+    if filename.startswith(_STANDARD_PATHS):
+        return _STANDARD
+    return _LIBRARY if filename.startswith(_SCRIPTS) else _OWN

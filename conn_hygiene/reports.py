@@ -82,7 +82,7 @@ def _describe_transaction(facts: dict[str, Any]) -> str:
 
 
 def held_too_long(lease: Lease, found: Description) -> None:
-    """Report a connection that nobody uses, and give it back if nothing keeps it."""
+    """Report a connection that nobody uses, and give it back if nothing and nobody keeps it."""
     facts = _facts(lease, found) | {
         "held_for": found.held_for,
         "idle_for": found.idle_for,

@@ -268,7 +268,7 @@ class State:
         if setting_up and not effect.adds & INDELIBLE:
             return []
         added = [reason for reason in effect.adds - HARMLESS if reason not in self.pins]
-        self.pins.update((reason, str(places.here())) for reason in added)
+        self.pins.update((reason, str(places.here() or places.UNKNOWN)) for reason in added)
         if of_hold:
             self._of_hold.update(added)
         return added

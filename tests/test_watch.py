@@ -6,12 +6,16 @@ import asyncio
 import gc
 import inspect
 import math
+import os
+import sys
+import sysconfig
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import OperationalError, connection, connections, transaction
 
 import conn_hygiene
@@ -159,21 +163,48 @@ def test_a_place_is_the_applications_own_where_there_is_one() -> None:
     assert str(here) == f"{__file__}:{here.line} in {inspect.currentframe().f_code.co_name}"
     assert places.of_thread(threading.get_ident()).code is inspect.currentframe().f_code
     assert places.of_thread(-1) is None
-    assert places.kind_of(threading.__file__) == places.kind_of(psycopg.__file__) == places._PLUMBING
+    assert places.kind_of(threading.__file__) == places._STANDARD
+    assert places.kind_of(psycopg.__file__) == places._PLUMBING
     assert places.kind_of(pytest.__file__) == places._LIBRARY
 
 
-def test_a_thread_without_a_line_of_the_applications_is_somewhere_all_the_same() -> None:
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
+def test_an_installed_command_is_no_line_of_the_applications() -> None:
+    assert places.kind_of(os.path.join(sysconfig.get_path("scripts"), "gunicorn")) == places._LIBRARY
+
+
+@pytest.mark.parametrize("module", [threading, psycopg])
+def test_a_thread_without_a_line_of_the_applications_is_in_django_or_at_rest(module: Any) -> None:
+    done, waiting = threading.Event(), threading.Event()
+    # A function of the module's file.
+    code = compile("def wait(done, waiting):\n    waiting.set()\n    done.wait()\n", module.__file__, "exec")
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    thread = threading.Thread(target=namespace["wait"], args=(done, waiting))
     thread.start()
     assert thread.ident is not None
     try:
+        assert waiting.wait(10)
+        wait_until(lambda: sys._current_frames()[thread.ident].f_code.co_filename == threading.__file__, "it waits")
+        at_rest = module is threading
+        assert places.is_at_rest(thread.ident) is at_rest
         place = places.of_thread(thread.ident)
-        assert place.code.co_filename == threading.__file__
+        assert place is None if at_rest else place.code.co_filename == threading.__file__
     finally:
         done.set()
         thread.join()
+    assert not places.is_at_rest(thread.ident)
+
+
+def test_an_awaited_query_has_no_place_that_is_known() -> None:
+    async def count() -> list[Any]:
+        # As Django's ASGI handler does for each request: the query runs in a thread of its own.
+        async with ThreadSensitiveContext():
+            await Item.objects.acount()
+            return conn_hygiene.snapshot()
+
+    with ThreadPoolExecutor(1) as executor:
+        [info] = executor.submit(asyncio.run, count()).result()
+    assert (info.where_checked_out, info.where_now) == (None, None)
 
 
 # ##### Ended on the server, and said to the owner #####
@@ -197,22 +228,47 @@ def test_the_owner_of_an_ended_session_is_told_why_at_commit_too(alias: str, set
 # ##### Held too long #####
 
 
-def test_a_thread_that_idles_between_jobs_gives_back_what_it_holds(
-    held: Events, pool_of: Callable[[str], ConnectionPool]
-) -> None:
-    query()
-    pid = conn_hygiene.snapshot()[0].server_pid
-    wait_until(lambda: not holds("default"), "it is given back")
-    wait_until(lambda: held, "it is reported")
-    assert (held[0]["server_pid"], held[0]["action"]) == (pid, "release")
-    query()
+def test_a_thread_that_idles_between_jobs_gives_back_what_it_holds(held: Events) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(query).result()
+        [info] = conn_hygiene.snapshot()
+        wait_until(lambda: held, "it is reported")
+        assert (held[0]["server_pid"], held[0]["action"], held[0]["where_now"]) == (info.server_pid, "release", None)
+        assert not holds("default")
+        executor.submit(query).result()
     assert conn_hygiene.stats().held_too_long >= 1
+
+
+def test_code_that_nobody_has_told_of_releases_keeps_what_cannot_be_seen(held: Events) -> None:
+    item, pid = Item.objects.create(), pid_of("default")
+    wait_until(lambda: len(held) >= 2, "it is reported, and again")
+    assert {event["action"] for event in held} == {"log"}
+    assert pid_of("default") == pid
+    with connection.cursor() as cursor:
+        # Of this session, and nothing that libpq would know of.
+        cursor.execute("SELECT currval(pg_get_serial_sequence('testapp_item', 'id'))")
+        assert cursor.fetchone() == (item.pk,)
+
+
+def test_inside_of_a_scope_a_connection_that_was_missed_goes_back_after_all(held: Events) -> None:
+    with conn_hygiene.release_between_queries():
+        query()
+        lease: Any = connections["default"].__dict__["_conn_hygiene_lease"]
+        # As where the reaper's thread has met an error.
+        lease.take()
+        lease.__dict__.clear()
+        wait_until(lambda: held, "it is reported")
+        assert held[0]["action"] == "release"
 
 
 @pytest.mark.parametrize("run", [asyncio.to_thread, lambda work: sync_to_async(work, thread_sensitive=False)()])
 async def test_so_does_an_executors_thread_that_asyncio_keeps(run: Any, held: Events) -> None:
     await run(query)
-    await asyncio.to_thread(wait_until, lambda: not holds("default"), "it is given back")
+    # Not in an executor's thread, which might be the same one.
+    for _ in range(1000):
+        if holds("default"):
+            await asyncio.sleep(0.01)
+    assert not holds("default")
     assert {event["action"] for event in held} == {"release"}
 
 
