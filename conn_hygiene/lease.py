@@ -29,6 +29,7 @@ takes a lease's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import logging
@@ -227,7 +228,8 @@ class Lease:
         # For how long the reaper has let the owner go on at a stretch, and since when it had seen it idle by then.
         self.patience = self.seen = 0.0
         self._connection: psycopg.Connection[Any] | None = None
-        self._connecting = False
+        # What stands for the connect() that is under way.
+        self._connecting: object | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
         self.pooled = False
         self.queue: Sequence[Any] = ()
@@ -307,10 +309,11 @@ class Lease:
             if connection is None:
                 self.state = CLOSED
                 return
-            self._begin()
-            self.checked_out_by = _here()
+            # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self._connection = connection
+            self._begin()
             self.state = HELD
+            self.checked_out_by = _here()
             self.checkouts += 1
             # The reaper's knowledge is of the burst before.
             self.patience = 0.0
@@ -349,28 +352,28 @@ class Lease:
             setattr(connection, _LAST_USED, self.idle_since)
         return connection
 
-    def connecting(self) -> bool | None:
-        """Take note that ``connect()`` begins; return whether manual transaction management must be restored after it.
+    def connecting(self, token: object) -> bool:
+        """Take note that ``connect()`` begins, and return whether it does; else another one is under way.
 
-        None means that it has begun before, and that :meth:`connected` is somebody else's to call.
+        It ends with :meth:`connected`, called with the same *token*; with another one that does nothing.
 
         From here to :meth:`connected` the wrapper shows no connection, as a plain one would: whoever is patched into
         ``connect()`` and looks must not start a second one.
         """
         with self._lock:
-            if self._connecting:
-                return None
-            wrapper = self.wrapper()
-            restore = self.state == GIVEN_BACK and wrapper is not None and not wrapper.autocommit
+            if self._connecting is not None:
+                return False
+            self._connecting = token
             if self.state == GIVEN_BACK:
                 self.state = CLOSED
-            self._connecting = True
-            return restore
+            return True
 
-    def connected(self, *, again: bool) -> None:
+    def connected(self, token: object, *, again: bool) -> None:
         """Take note that ``connect()`` ended. *again*: a failure to check out again, which the next use may repeat."""
         with self._lock:
-            self._connecting = False
+            if self._connecting is not token:
+                return
+            self._connecting = None
             if again and self.state == CLOSED:
                 self.state = GIVEN_BACK
 
@@ -393,7 +396,7 @@ class Lease:
             return True
 
     def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
-        return self._connecting or (self._marker is not None and wrapper.run_on_commit is self._marker)
+        return self._connecting is not None or (self._marker is not None and wrapper.run_on_commit is self._marker)
 
     # ##### Use: cursors and transactions #####
 
@@ -721,9 +724,11 @@ class Lease:
         """
         # First without the lock, and then not waiting for it: whoever has it is giving the connection back, or uses it.
         # And the thread may have another lease's, if it queries in a logging handler; two such would block each other.
-        if self.spare is not spare or self.state != PARKED or not self._lock.acquire(blocking=False):
+        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
             return None
         try:
+            if not self._lock.acquire(blocking=False):
+                return None
             grace = self._grace()
             if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
                 return None
@@ -731,7 +736,9 @@ class Lease:
                 return None if self.patience else self.idle_since + grace
             kept_for = self._end_parked(self._connection)
         finally:
-            self._lock.release()
+            # An exception of a signal handler may have come before it was taken, or after.
+            with contextlib.suppress(RuntimeError):
+                self._lock.release()
         if kept_for:
             self._report_pins(kept_for)
         return None
@@ -772,8 +779,15 @@ class Lease:
 
         *reported* are its session's parameters, if they have just been looked at.
         """
-        self.prepare_return(reported)
-        pools.give_back(self._end(GIVEN_BACK, releases=1))
+        connection = self._connection
+        assert connection is not None
+        try:
+            self.prepare_return(reported)
+            self._end(GIVEN_BACK, releases=1)
+        finally:
+            # Nobody else knows of it from here on.
+            if self._connection is None:
+                pools.give_back(connection)
 
     def release_now(self) -> bool:
         """Give the connection back now if it is idle, whatever the scopes say; return whether it was. Owner only."""
@@ -924,6 +938,9 @@ class Lease:
         with self._lock:
             wrapper, connection = self.wrapper(), self._connection
             if wrapper is None or connection is None or self.session_state.pins or self._setting_up(wrapper):
+                return False
+            # State that was told of, though it cannot be seen, or that libpq sees.
+            if self.last_statement is not None and (policy.holds(self.alias) or self.session_state.changed(connection)):
                 return False
             # What was in a transaction is lost, and that must not go unnoticed.
             if wrapper.in_atomic_block or not wrapper.autocommit or self._transaction is not None:

@@ -24,6 +24,8 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from django.db import connections
+
 from conn_hygiene import conf, reports
 from conn_hygiene.counters import Counters
 from conn_hygiene.lease import PATIENCE, SLACK, Lease
@@ -190,7 +192,7 @@ class Reaper:
                 self._end_what_is_due()
                 self._watch()
                 self._sleep()
-            except Exception as error:  # noqa: BLE001 - nothing may end it
+            except BaseException as error:  # noqa: BLE001 - nothing may end it, not a receiver's sys.exit() either
                 _complain(error)
 
     def _end_what_is_due(self) -> None:
@@ -314,14 +316,20 @@ class Reaper:
 
 
 def _say(report: Callable[..., None], *facts: Any) -> None:
-    """Make a report; one that cannot be written must not keep the rest of the work from being done."""
+    """Make a report; one that cannot be written must not keep the rest of the work from being done.
+
+    A logging handler may write it into the database. No request ends in the reaper's thread, so it is done here.
+    """
     try:
-        report(*facts)
+        try:
+            report(*facts)
+        finally:
+            connections.close_all()
     except Exception as error:  # noqa: BLE001 - a logging handler's, or of whatever else is called on the way
         _complain(error)
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: BaseException) -> None:
     # It may be the handler of this very record that failed.
     with contextlib.suppress(Exception):
         if not sys.is_finalizing():

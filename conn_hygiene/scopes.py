@@ -20,7 +20,7 @@ from django.db import connections
 from django.http import StreamingHttpResponse
 
 from conn_hygiene import policy
-from conn_hygiene.lease import HELD, PARKED
+from conn_hygiene.lease import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.requests import end_transaction
 from conn_hygiene.wrapper import lease_of
 
@@ -386,14 +386,14 @@ class _Closing(_Scope):
         return self.Entry(self)
 
     def _begin(self, entry: Entry) -> None:
-        entry.before.update(wrapper.alias for wrapper in _wrappers(self._using) if _is_open(wrapper))
+        entry.before.update(wrapper.alias for wrapper in _wrappers(self._using) if _is_to_close(wrapper))
 
     def _end(self, entry: Entry | None) -> None:
         # None: left in another context, where it is not known what was open before.
         if entry is None:
             return
         for wrapper in _wrappers(self._using):
-            if wrapper.alias not in entry.before and _is_open(wrapper):
+            if wrapper.alias not in entry.before and _is_to_close(wrapper):
                 lease = lease_of(wrapper)
                 if lease is not None and lease.in_transaction():
                     end_transaction(wrapper, lease, "The job that closing_connections covers")
@@ -401,6 +401,14 @@ class _Closing(_Scope):
 
 
 _OPEN = (HELD, PARKED)
+
+
+def _is_to_close(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether *wrapper* has anything that ``close()`` ends: a connection, or autocommit that was changed."""
+    lease = lease_of(wrapper)
+    if lease is not None and lease.state == GIVEN_BACK:
+        return bool(wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"])
+    return _is_open(wrapper)
 
 
 def _is_open(wrapper: BaseDatabaseWrapper) -> bool:

@@ -17,19 +17,19 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import django
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
 from conn_hygiene import cursors, pools
-from conn_hygiene.lease import GIVEN_BACK, QUIET, Keeper, Lease
+from conn_hygiene.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Keeper, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
     import psycopg
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
     _Wrapper = DatabaseWrapper
 else:
@@ -61,6 +61,8 @@ def _is_djangos(function: Any) -> bool:
 
 
 _DJANGOS_OWN = _djangos_own()
+
+_PLAIN_SET_AUTOCOMMIT = BaseDatabaseWrapper.set_autocommit.__code__
 
 # What an instance's class is, past a class that hides it.
 _class_of = object.__dict__["__class__"]
@@ -152,7 +154,7 @@ class LeasedWrapper(_Wrapper):
         lease.assign(connection)
 
     def connect(self) -> None:
-        """Connect, and go on in the manual transaction management that a release interrupted."""
+        """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
         if self._is_plain_and_pooled(lease):
             self._checking_out(lambda: self._check_out_of_pool(lease))
@@ -165,28 +167,39 @@ class LeasedWrapper(_Wrapper):
         again = lease.state == GIVEN_BACK
         if again:
             self.validate_thread_sharing()
-        manual = lease.connecting()
-        if manual is None:
-            connect()
-            return
+        # Ours alone to take back, however this ends: connect() may be called while another one is under way.
+        token = object()
         try:
-            if lease.pooled and not lease.spare:
+            if lease.connecting(token) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
-            connect()
-            if manual:
-                # connect() has turned autocommit on, as the settings say; the application had turned it off.
-                self._set_autocommit(False)  # type: ignore[attr-defined]
-                self.autocommit = False
+            if again and self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+                self._connect_as_before(connect, self.autocommit)
+            else:
+                connect()
         finally:
-            lease.connected(again=again)
+            lease.connected(token, again=again)
+
+    def _connect_as_before(self, connect: Callable[[], None], autocommit: bool) -> None:
+        """Call *connect*, which sets autocommit as the settings say, and set it as the application had done."""
+        try:
+            connect()
+            self._set_autocommit(autocommit)
+        except BaseException:
+            # What is written on this one would not be committed when the application says so, or before it does.
+            super().close()
+            raise
+        finally:
+            self.autocommit = autocommit
+        self._conn_hygiene_lease.manual_transactions(not autocommit)
 
     def close(self) -> None:
         """Close the connection; one that was given back is closed by forgetting it."""
         lease = self._conn_hygiene_lease
-        if lease.state == GIVEN_BACK and lease.forget():
+        if lease.state == GIVEN_BACK:
             self.validate_thread_sharing()
-            self.run_on_commit = []
-            return
+            if lease.forget():
+                self.run_on_commit = []
+                return
         super().close()
 
     def _close(self) -> None:
@@ -215,12 +228,32 @@ class LeasedWrapper(_Wrapper):
             self._replace_if_broken()
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         # atomic() passes that argument, and nobody else does.
-        lease.manual_transactions(not autocommit and not force_begin_transaction_with_broken_autocommit)
+        by_atomic = force_begin_transaction_with_broken_autocommit
+        lease.manual_transactions(not autocommit and not by_atomic)
         if autocommit:
             lease.settle(handle_is_out=False)
         else:
-            by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(sys._getframe(1))
-            lease.transaction_began(by_atomic_requests=by_request)
+            self._transaction_began(sys._getframe(1))
+
+    def _transaction_began(self, caller: FrameType | None) -> None:
+        by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(caller)
+        self._conn_hygiene_lease.transaction_began(by_atomic_requests=by_request)
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        """Set it on the connection; see to it that the lease knows, also where it came in the middle of the call.
+
+        A thread's first connection may be made by ``set_autocommit(False)`` or ``atomic()``, which is Django's plain
+        method then to its end.
+        """
+        super()._set_autocommit(autocommit)  # type: ignore[misc]
+        plain = sys._getframe(1)
+        if autocommit or plain.f_code is not _PLAIN_SET_AUTOCOMMIT:
+            return
+        caller = plain.f_back
+        if caller is None or caller.f_code is not LeasedWrapper.set_autocommit.__code__:
+            by_atomic = plain.f_locals["force_begin_transaction_with_broken_autocommit"]
+            self._conn_hygiene_lease.manual_transactions(not by_atomic)
+            self._transaction_began(caller)
 
     def _replace_if_broken(self) -> None:
         """Put another connection in the place of one that the server has closed, outside of transactions.
@@ -260,15 +293,23 @@ class LeasedWrapper(_Wrapper):
         self._conn_hygiene_lease.settle(handle_is_out=False)
 
     def get_autocommit(self) -> bool:
-        """Return the flag, without a checkout for it."""
-        if self._conn_hygiene_lease.state == GIVEN_BACK:
+        """Return the flag, without a checkout for it, nor a look at the handle: ``on_commit()`` asks at any time."""
+        if self._conn_hygiene_lease.state != CLOSED:
             return self.autocommit
         return super().get_autocommit()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Do as Django does, unless there is no connection to look at."""
-        if self._conn_hygiene_lease.state != GIVEN_BACK:
-            super().close_if_unusable_or_obsolete()
+        """Do as Django does, which closes where autocommit is not as in the settings, given back or not."""
+        lease = self._conn_hygiene_lease
+        if lease.state == GIVEN_BACK:
+            if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+                self.close()
+            return
+        parked = lease.state == PARKED
+        super().close_if_unusable_or_obsolete()
+        if parked:
+            # It has only been looked at.
+            lease.settle(handle_is_out=False)
 
 
 def _opened_by_handler(frame: FrameType | None) -> bool:

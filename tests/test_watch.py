@@ -181,18 +181,19 @@ def test_a_thread_without_a_line_of_the_applications_is_in_django_or_at_rest(mod
     exec(code, namespace)
     thread = threading.Thread(target=namespace["wait"], args=(done, waiting))
     thread.start()
-    assert thread.ident is not None
+    ident = thread.ident
+    assert ident is not None
     try:
         assert waiting.wait(10)
-        wait_until(lambda: sys._current_frames()[thread.ident].f_code.co_filename == threading.__file__, "it waits")
+        wait_until(lambda: sys._current_frames()[ident].f_code.co_filename == threading.__file__, "it waits")
         at_rest = module is threading
-        assert places.is_at_rest(thread.ident) is at_rest
-        place = places.of_thread(thread.ident)
+        assert places.is_at_rest(ident) is at_rest
+        place = places.of_thread(ident)
         assert place is None if at_rest else place.code.co_filename == threading.__file__
     finally:
         done.set()
         thread.join()
-    assert not places.is_at_rest(thread.ident)
+    assert not places.is_at_rest(ident)
 
 
 def test_an_awaited_query_has_no_place_that_is_known() -> None:
