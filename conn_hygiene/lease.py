@@ -29,7 +29,6 @@ takes a lease's.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import logging
@@ -144,6 +143,15 @@ class Reclaimed:
     in_transaction: bool
 
 
+class Connect:
+    """Stands for a ``connect()`` that is under way, for as long as its caller keeps it.
+
+    Should an exception of a signal handler keep the caller from telling of the end, that is seen all the same.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 class _Handle:
     """What :attr:`Lease.handle` is while it is not in the lease's dictionary."""
 
@@ -228,8 +236,8 @@ class Lease:
         # For how long the reaper has let the owner go on at a stretch, and since when it had seen it idle by then.
         self.patience = self.seen = 0.0
         self._connection: psycopg.Connection[Any] | None = None
-        # What stands for the connect() that is under way.
-        self._connecting: object | None = None
+        # The connect() that is under way.
+        self._connecting: weakref.ref[Connect] | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
         self.pooled = False
         self.queue: Sequence[Any] = ()
@@ -287,7 +295,7 @@ class Lease:
                 return None
             if self.state == PARKED:
                 self.state = HELD
-            if self.session_state.parameters is None and not self._connecting:
+            if self.session_state.parameters is None and not self._is_connecting():
                 self._look_at_session(connection)
             # While it is being set up, the next to read must come here, too.
             if self.session_state.parameters is not None:
@@ -301,6 +309,15 @@ class Lease:
 
     def assign(self, connection: psycopg.Connection[Any] | None) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
+        try:
+            self._assign(connection)
+        except BaseException:
+            # Of a signal handler, before it was known here: nobody else has it.
+            if connection is not None and connection is not self._connection:
+                pools.give_back(connection)
+            raise
+
+    def _assign(self, connection: psycopg.Connection[Any] | None) -> None:
         with self._lock:
             if connection is self._connection is not None:
                 return
@@ -310,9 +327,8 @@ class Lease:
                 self.state = CLOSED
                 return
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
-            self._connection = connection
+            self.state, self._connection = HELD, connection
             self._begin()
-            self.state = HELD
             self.checked_out_by = _here()
             self.checkouts += 1
             # The reaper's knowledge is of the burst before.
@@ -341,10 +357,10 @@ class Lease:
             self._timing.change(held=-1, used=-(self.in_use_since is not None))
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
-        self._connection = None
-        self.open_cursors = {}
+        # In this order: a handle that stays readable would be somebody else's soon.
         self.__dict__.clear()
-        self.state = state
+        self.state, self._connection = state, None
+        self.open_cursors = {}
         self.keeper.checked_in(self)
         held = now - self.checked_out_at
         self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
@@ -352,29 +368,29 @@ class Lease:
             setattr(connection, _LAST_USED, self.idle_since)
         return connection
 
-    def connecting(self, token: object) -> bool:
+    def connecting(self, connect: Connect) -> bool:
         """Take note that ``connect()`` begins, and return whether it does; else another one is under way.
 
-        It ends with :meth:`connected`, called with the same *token*; with another one that does nothing.
+        It ends with :meth:`connected`, called with the same *connect*; with another one that does nothing.
 
         From here to :meth:`connected` the wrapper shows no connection, as a plain one would: whoever is patched into
         ``connect()`` and looks must not start a second one.
         """
         with self._lock:
-            if self._connecting is not None:
+            if self._is_connecting():
                 return False
-            self._connecting = token
+            self._connecting = weakref.ref(connect)
             if self.state == GIVEN_BACK:
                 self.state = CLOSED
             return True
 
-    def connected(self, token: object, *, again: bool) -> None:
+    def connected(self, connect: Connect, *, again: bool) -> None:
         """Take note that ``connect()`` ended. *again*: a failure to check out again, which the next use may repeat."""
         with self._lock:
-            if self._connecting is not token:
+            if self._connecting is None or self._connecting() is not connect:
                 return
             self._connecting = None
-            if again and self.state == CLOSED:
+            if again and self._connection is None:
                 self.state = GIVEN_BACK
 
     def mark_connect(self) -> None:
@@ -384,7 +400,7 @@ class Lease:
         """
         with self._lock:
             wrapper = self.wrapper()
-            if wrapper is not None and not self._connecting and not wrapper.run_on_commit:
+            if wrapper is not None and not self._is_connecting() and not wrapper.run_on_commit:
                 self._marker = wrapper.run_on_commit = []
 
     def forget(self) -> bool:
@@ -395,8 +411,11 @@ class Lease:
             self.state = CLOSED
             return True
 
+    def _is_connecting(self) -> bool:
+        return self._connecting is not None and self._connecting() is not None
+
     def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
-        return self._connecting is not None or (self._marker is not None and wrapper.run_on_commit is self._marker)
+        return self._is_connecting() or (self._marker is not None and wrapper.run_on_commit is self._marker)
 
     # ##### Use: cursors and transactions #####
 
@@ -468,7 +487,7 @@ class Lease:
         """
         with self._lock:
             # While it is being set up, it is kept in any case.
-            if self._connection is None or self._connecting:
+            if self._connection is None or self._is_connecting():
                 return
             if handle_is_out is None:
                 handle_is_out = self._handle_is_out()
@@ -592,7 +611,7 @@ class Lease:
         return bool(
             self.session_state.pins
             or wrapper.run_on_commit
-            or self._connecting
+            or self._is_connecting()
             or self._marker is not None
             # Another thread may be about to use the handle that it has just read.
             or wrapper._thread_sharing_count  # type: ignore[attr-defined]
@@ -736,9 +755,12 @@ class Lease:
                 return None if self.patience else self.idle_since + grace
             kept_for = self._end_parked(self._connection)
         finally:
-            # An exception of a signal handler may have come before it was taken, or after.
-            with contextlib.suppress(RuntimeError):
+            # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
+            # at a call, the next signal is handled.
+            try:  # noqa: SIM105
                 self._lock.release()
+            except RuntimeError:
+                pass
         if kept_for:
             self._report_pins(kept_for)
         return None
@@ -977,10 +999,10 @@ class Lease:
     def disown(self) -> psycopg.Connection[Any] | None:
         """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""
         with self._lock:
+            self.__dict__.clear()
             connection, self._connection = self._connection, None
             self.state = CLOSED
             self.open_cursors = {}
-            self.__dict__.clear()
             return connection
 
     def holds_connection(self) -> bool:

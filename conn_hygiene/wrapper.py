@@ -23,7 +23,7 @@ from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
 from conn_hygiene import cursors, pools
-from conn_hygiene.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Keeper, Lease
+from conn_hygiene.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,11 +147,11 @@ class LeasedWrapper(_Wrapper):
         # Django gives a pool to aliases with a CONN_MAX_AGE of 0 only.
         self.close_at = monotonic()
         self.errors_occurred = False
-        # With a pool, it makes no use of the parameters.
-        connection = self.get_new_connection({})
-        if not connection.autocommit:
-            connection.autocommit = True
-        lease.assign(connection)
+        # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which would
+        # lose it to an exception of a signal handler.
+        lease.assign(self.get_new_connection({}))
+        if not self.connection.autocommit:
+            self.connection.autocommit = True
 
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
@@ -168,16 +168,16 @@ class LeasedWrapper(_Wrapper):
         if again:
             self.validate_thread_sharing()
         # Ours alone to take back, however this ends: connect() may be called while another one is under way.
-        token = object()
+        attempt = Connect()
         try:
-            if lease.connecting(token) and lease.pooled and not lease.spare:
+            if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
             if again and self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._connect_as_before(connect, self.autocommit)
             else:
                 connect()
         finally:
-            lease.connected(token, again=again)
+            lease.connected(attempt, again=again)
 
     def _connect_as_before(self, connect: Callable[[], None], autocommit: bool) -> None:
         """Call *connect*, which sets autocommit as the settings say, and set it as the application had done."""
@@ -203,8 +203,14 @@ class LeasedWrapper(_Wrapper):
         super().close()
 
     def _close(self) -> None:
-        self._conn_hygiene_lease.prepare_return()
-        super()._close()  # type: ignore[misc]
+        try:
+            self._conn_hygiene_lease.prepare_return()
+        except BaseException:
+            # It may be anything but clean.
+            self._conn_hygiene_lease.drop()
+            raise
+        finally:
+            super()._close()  # type: ignore[misc]
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""

@@ -1,4 +1,4 @@
-"""Transaction management by hand goes on as it was when a connection was given back in between, and ends where it did."""
+"""Transaction management by hand goes on as it was when a connection was given back in between, and ends as it did."""
 
 from __future__ import annotations
 

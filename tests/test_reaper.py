@@ -16,7 +16,7 @@ from django.db import connection, connections, transaction
 import conn_hygiene
 from conn_hygiene import reaper
 from conn_hygiene.lease import Lease
-from conn_hygiene.signals import connection_reclaimed
+from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detected
 from tests.test_forks import in_child
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -472,6 +472,47 @@ def test_a_report_that_cannot_be_written_does_not_keep_the_reaper_busy(settings:
             let_the_reaper_look()
         # Reported again whenever it is twice as old, and its failure along with it; not in a loop without a pause.
         assert len(raised) < 20
+
+
+def test_a_receiver_that_exits_does_not_end_the_reaper(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "IDLE_IN_TRANSACTION_AFTER": 0.02, "HELD_TOO_LONG_AFTER": None}
+    exits: list[Any] = []
+
+    def receiver(**facts: Any) -> None:
+        exits.append(facts)
+        raise SystemExit
+
+    idle_in_transaction_detected.connect(receiver)
+    try:
+        with transaction.atomic():
+            query()
+            wait_until(lambda: exits, "it is reported")
+    finally:
+        idle_in_transaction_detected.disconnect(receiver)
+    query()
+    wait_until_released()
+
+
+def test_a_logging_handler_that_queries_leaves_no_connection_with_the_reaper(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.02, "HELD_TOO_LONG_AFTER": None}
+    written: list[Any] = []
+
+    class Handler(logging.Handler):
+        """Writes records into the database, as some projects' do."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            written.append(query())
+
+    handler = Handler(logging.WARNING)
+    logging.getLogger("conn_hygiene").addHandler(handler)
+    try:
+        with transaction.atomic():
+            query()
+            wait_until(lambda: written, "it is reported")
+            let_the_reaper_look()
+            assert [info.thread_id for info in conn_hygiene.snapshot()] == [threading.get_ident()]
+    finally:
+        logging.getLogger("conn_hygiene").removeHandler(handler)
 
 
 def test_the_thread_is_a_daemon_and_the_only_one() -> None:

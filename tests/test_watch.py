@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -126,17 +127,19 @@ async def test_a_transaction_in_sync_to_async_that_a_task_awaits_in_is_found(idl
 
 @pytest.mark.urls("tests.webapp.urls")
 @pytest.mark.parametrize("atomic_requests", [True, False])
+@pytest.mark.parametrize("serve", [wsgi, asgi])
 def test_a_report_says_whether_atomic_requests_opened_the_transaction(
-    atomic_requests: bool, idle: Events, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[str], bytes], atomic_requests: bool, idle: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(alias: str) -> None:
         with transaction.atomic():
             query()
             wait_until(lambda: idle, "it is reported")
 
+    # Under ASGI the thread is a new one, and its transaction the first thing that it does.
     monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", atomic_requests)
     monkeypatch.setitem(urls.WAYS, "wait", wait)
-    wsgi("/leave-open/wait/default/")
+    serve("/leave-open/wait/default/")
     assert idle[0]["by_atomic_requests"] is atomic_requests
     assert idle[0]["request"] == "GET /leave-open/wait/default/"
 
@@ -281,7 +284,7 @@ def test_a_single_use_thread_of_asgi_strands_no_persistent_connection() -> None:
 
 
 @pytest.mark.parametrize("why", ["hold", "pin", "transaction", "handle", "never", "unpooled"])
-def test_what_somebody_relies_on_is_not_given_back(why: str, held: Events, settings: Any) -> None:
+def test_what_somebody_relies_on_is_not_given_back_even_in_a_scope(why: str, held: Events, settings: Any) -> None:
     alias = "unpooled" if why == "unpooled" else "default"
     if why == "never":
         settings.CONN_HYGIENE = settings.CONN_HYGIENE | {"RELEASE": "never"}
@@ -300,13 +303,8 @@ def test_what_somebody_relies_on_is_not_given_back(why: str, held: Events, setti
     # One that is reported in any case, and stays: it serves a request, and has no pool.
     query("persistent")
     connections["persistent"].__dict__["_conn_hygiene_lease"].request = "GET /"
-    if why == "hold":
-        with conn_hygiene.hold_connection():
-            rely()
-    elif why == "transaction":
-        with transaction.atomic(using=alias):
-            rely()
-    else:
+    around = {"hold": conn_hygiene.hold_connection(), "transaction": transaction.atomic(using=alias)}
+    with conn_hygiene.release_between_queries(), around.get(why, nullcontext()):
         rely()
 
 
@@ -397,6 +395,36 @@ def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replace
         query()
     assert replaced == []
     conn_hygiene.reset_connections()
+
+
+@pytest.mark.parametrize("how", ["held", "reported"])
+def test_nor_is_state_that_only_the_server_knows(
+    how: str, admin: psycopg.Connection, replaced: Events, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"HELD_TOO_LONG_AFTER": None}
+    name, value = {"held": ("app.tenant", "7"), "reported": ("TimeZone", "Asia/Tokyo")}[how]
+    query(
+        "default",
+        "CREATE OR REPLACE FUNCTION prepare_session(name text, value text) RETURNS text LANGUAGE plpgsql "
+        "AS $$ BEGIN RETURN set_config(name, value, false); END $$",
+    )
+    around = conn_hygiene.hold_connection() if how == "held" else nullcontext()
+    with around:
+        query("default", f"SELECT prepare_session('{name}', '{value}')")
+        end(admin, pid_of("default"))
+        connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
+        with pytest.raises(OperationalError):
+            query()
+    assert replaced == []
+    conn_hygiene.reset_connections()
+
+
+def test_what_was_not_used_yet_is_replaced_in_a_hold_too(admin: psycopg.Connection, replaced: Events) -> None:
+    connection.ensure_connection()
+    end(admin, connection.connection.info.backend_pid)
+    with conn_hygiene.hold_connection():
+        query()
+    assert len(replaced) == 1
 
 
 def test_a_notification_that_waits_to_be_read_is_no_hang_up(admin: psycopg.Connection, replaced: Events) -> None:

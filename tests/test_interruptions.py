@@ -1,0 +1,157 @@
+"""An exception of a signal handler (a time limit, Ctrl-C) may come between any two lines. Nothing is lost by it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import partial
+from linecache import getline
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connections
+
+from conn_hygiene import cursors, release_between_queries
+from conn_hygiene.lease import Lease
+from conn_hygiene.wrapper import LeasedWrapper, lease_of
+from tests.test_lease import query
+from tests.waiting import wait_until, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+
+    from psycopg_pool import ConnectionPool
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FUNCTIONS: list[Any] = [
+    cursors.LeasedCursor.close,
+    cursors.LeasedCursor.execute,
+    cursors.follow,
+    cursors.register,
+    cursors.unfollow,
+    Lease._begin,
+    Lease._end,
+    Lease._end_parked,
+    Lease._give_back,
+    Lease._park,
+    Lease._assign,
+    Lease.connected,
+    Lease.connecting,
+    Lease.cursor_closed,
+    Lease.end_if_due,
+    Lease.end_if_parked,
+    Lease.prepare_return,
+    Lease.take,
+    LeasedWrapper._check_out_of_pool.__wrapped__,
+    LeasedWrapper._checking_out,
+    LeasedWrapper.check_out_again,
+    LeasedWrapper.connect,
+    LeasedWrapper.create_cursor,
+]
+
+
+EXEMPT = {
+    # Nothing helps here: the lease has let go of the connection, and the pool does not have it yet.
+    ("_give_back", "if self._connection is None:"),
+    ("_give_back", "pools.give_back(connection)"),
+    # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
+    # "with", which is a line once more at its end.
+    ("end_if_due", "try:  # noqa: SIM105"),
+    ("end_if_due", "self._lock.release()"),
+}
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Interrupting:
+    """Raises at the *nth* line that this thread executes of a function, once."""
+
+    def __init__(self, code: CodeType, nth: int) -> None:
+        self.code = code
+        self.left = nth
+        self.at = ""
+
+    def __enter__(self) -> None:
+        self.before = sys.gettrace()
+        sys.settrace(self._called)
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(self.before)
+
+    def _called(self, frame: FrameType, event: str, arg: object) -> Any:
+        return self._line if frame.f_code is self.code else None
+
+    def _line(self, frame: FrameType, event: str, arg: object) -> Any:
+        line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and (self.code.co_name, line) not in EXEMPT and line != "with self._lock:":
+            self.left -= 1
+            self.at = line
+            if self.left == 0:
+                raise Interrupt
+        return self._line
+
+
+def use() -> None:
+    """Check out, give back, check out again, and close."""
+    with release_between_queries():
+        query()
+        wait_until_released()
+        query()
+        wait_until_released()
+        lease = lease_of(connections["default"])
+        assert lease is not None
+        lease.end_if_due(0.0, lease.spare)
+    query()
+    connections["default"].close()
+
+
+def is_whole(pool: ConnectionPool) -> bool:
+    stats = pool.get_stats()
+    return stats["pool_available"] == stats["pool_size"]
+
+
+def is_free(lock: Any) -> bool:
+    """Return whether another thread can take *lock*."""
+    taken: list[bool] = []
+
+    def take() -> None:
+        taken.append(lock.acquire(timeout=5))
+        if taken[0]:
+            lock.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return taken[0]
+
+
+@pytest.mark.parametrize("grace", [0, 0.001], ids=["at once", "after a grace"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
+def test_after_an_exception_at_any_line_all_goes_on(
+    function: Any, grace: float, settings: Any, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
+    use()
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    interrupts = 0
+    for nth in range(1, 200):
+        interruption = Interrupting(function.__code__, nth)
+        try:
+            with interruption:
+                use()
+        except Interrupt:
+            interrupts += 1
+        connections["default"].close()
+        assert is_free(lease._lock)
+        wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
+        use()
+        if interruption.left > 0:
+            break
+    assert interrupts == nth - 1
+    # With a grace it is the reaper that gives back, in its own thread, which handles no signals.
+    assert interrupts or grace
