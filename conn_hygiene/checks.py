@@ -158,7 +158,7 @@ def _check_order(alias: str, limits: dict[str, float]) -> Iterator[checks.CheckM
         yield checks.Warning(
             f"lock_timeout of {alias!r} ({lock:g} s) is never reached: statement_timeout ({statement:g} s) ends the "
             "statement before.",
-            hint="Make lock_timeout the shorter one, or leave it away.",
+            hint="Make lock_timeout the shorter one, or leave it out.",
             id="conn_hygiene.W004",
         )
 

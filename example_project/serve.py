@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 import tempfile
 import time
@@ -49,12 +50,20 @@ def serve(options: argparse.Namespace) -> None:
         server.wait_until_ready(options.port)
         print(
             f"\nThe shop is open at http://{HOST}:{options.port}/ "
-            f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n",
+            f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n\n"
+            f"To use its database from another terminal:\n\n    {export(env)}\n",
             flush=True,
         )
         while True:
             server.check()
             time.sleep(0.2)
+
+
+def export(env: dict[str, str]) -> str:
+    """Return the shell command after which the documentation's snippets find the shop's orders and its carrier."""
+    found = {"DJANGO_SETTINGS_MODULE": "example_project.settings", **env}
+    names = ("DJANGO_SETTINGS_MODULE", "DATABASE_URL", "CARRIER_URL")
+    return "export " + " ".join(f"{name}={shlex.quote(found[name])}" for name in names)
 
 
 def main() -> None:

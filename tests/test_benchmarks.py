@@ -140,16 +140,16 @@ def test_all_bars_are_met() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"get": {TOOLKIT.key: rounds(microseconds=[106.0, 117, 80])}}, ".get(): time of holding"),
+        ({"get": {TOOLKIT.key: rounds(microseconds=[106.0, 117, 80])}}, ".get(): time, of Django's pool"),
         ({"slow": {TOOLKIT.key: load(156)}}, "requests/s, of the ideal"),
-        ({"slow": {TOOLKIT.key: load(159, timeouts=1)}}, "timeouts a request"),
-        ({"mixed": {PEER.key: load(530)}}, "requests/s of the peer"),
-        ({"mixed": {PGBOUNCER.key: load(570)}}, "requests/s of PgBouncer"),
-        ({"mixed": {PEER.key: load(480, 90)}}, "99th percentile of the peer"),
-        ({"transaction": {TOOLKIT.key: load(146)}}, "requests/s of holding, in a transaction"),
+        ({"slow": {TOOLKIT.key: load(159, timeouts=1)}}, "timeouts per request"),
+        ({"mixed": {PEER.key: load(530)}}, "requests/s, of django-pg-real-pool"),
+        ({"mixed": {PGBOUNCER.key: load(570)}}, "requests/s, of PgBouncer"),
+        ({"mixed": {PEER.key: load(480, 90)}}, "99th percentile, of django-pg-real-pool"),
+        ({"transaction": {TOOLKIT.key: load(146)}}, "requests/s in a transaction, of Django's pool"),
         (
             {"scale_512": {TOOLKIT.key: load(390, cpu=1.3, reaper=0.01)}},
-            "CPU a request with 512 threads, of that with 8",
+            "CPU per request with 512 threads, of that with 8",
         ),
         ({"scale_8": {TOOLKIT.key: load(390, cpu=1.2, reaper=0.03)}}, "the reaper's share of CPU"),
         ({"fork_64": {LARGE_TOOLKIT.key: rounds(milliseconds=[8.0, 11, 12])}}, "ms to a child's first answer"),
@@ -272,7 +272,7 @@ def test_everything_runs(tmp_path: Path) -> None:
         assert all(contenders.values()), key
         for each in (each for turns in contenders.values() for each in turns):
             assert each.get("timeouts", 0) == each.get("errors", 0) == 0, (key, contenders)
-    assert "## The bars" in (tmp_path / "results.md").read_text()
+    assert "## The targets" in (tmp_path / "results.md").read_text()
     printed = [line.rstrip() for line in finished.stdout.splitlines()]
     assert "\n".join((tmp_path / "results.txt").read_text().splitlines()) in "\n".join(printed)
     for picture in "requests-per-second", "over-http", "one-thread", "scale":

@@ -242,7 +242,7 @@ def test_a_lock_timeout_that_is_never_reached(timeouts: Callable[..., None], loc
         Warning(
             f"lock_timeout of 'unpooled' ({lock} s) is never reached: statement_timeout (30 s) ends the statement "
             "before.",
-            hint="Make lock_timeout the shorter one, or leave it away.",
+            hint="Make lock_timeout the shorter one, or leave it out.",
             id="conn_hygiene.W004",
         )
     ]

@@ -295,8 +295,12 @@ class TestStatus:
 
     @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
     def test_what_are_no_seconds_is_refused(self, seconds: str) -> None:
-        with pytest.raises(CommandError, match="invalid number"):
+        with pytest.raises(CommandError, match="not a number from"):
             connections_command("status", f"--fail-if-idle-in-transaction={seconds}")
+
+    def test_sessions_of_two_databases_are_not_ended_at_once(self) -> None:
+        with pytest.raises(CommandError, match="--database: only one at a time"):
+            connections_command("terminate", "--database=default", "--database=unpooled", "--idle=60")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -171,9 +172,11 @@ def test_serve(env: dict[str, str], arguments: list[str]) -> None:
         seen = ""
         for line in serve.stdout:
             seen += line
-            if f"http://{HOST}:{port}/" in line and "is open" in line:
+            if line.lstrip().startswith("export "):
                 break
         try:
+            assert f"The shop is open at http://{HOST}:{port}/" in seen
+            assert re.search(r"export DJANGO_SETTINGS_MODULE=\S+ DATABASE_URL='.+' CARRIER_URL=http://\S+\n", seen)
             for path in ("/", "/orders/1/", "/orders/1/async/"):
                 assert get(port, path) == 200, seen
         finally:

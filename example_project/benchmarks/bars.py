@@ -45,7 +45,7 @@ def bars(results: Results, ideals: dict[str, float]) -> list[Bar]:
 def of_one_thread(results: Results) -> Iterator[Bar]:
     for key, query in ("get", ".get()"), ("select", "SELECT 1"):
         ratio = compared(results, key, "microseconds", HOLDING)
-        yield Bar(1, f"{query}: time of holding", 1.05, False, ratio)
+        yield Bar(1, f"{query}: time, of Django's pool", 1.05, False, ratio)
 
 
 def of_crowds(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
@@ -54,14 +54,14 @@ def of_crowds(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
     requests, timeouts = (sum(values(results, "slow", TOOLKIT, name)) for name in ("requests", "timeouts"))
     share = summarise([timeouts / requests]) if requests else None
     remark = f"{timeouts:.0f} of {requests:.0f} requests"
-    yield Bar(2, "timeouts a request", 1 / 100_000, False, share, decimals=5, remark=remark)
-    yield Bar(3, "requests/s of the peer", 1.05, True, compared(results, "mixed", "rate", PEER))
-    yield Bar(3, "requests/s of PgBouncer", 0.97, True, compared(results, "mixed", "rate", PGBOUNCER))
-    yield Bar(3, "99th percentile of the peer", 1.0, False, compared(results, "mixed", "p99", PEER))
-    yield Bar(3, "99th percentile of PgBouncer", 1.0, False, compared(results, "mixed", "p99", PGBOUNCER))
-    yield Bar(4, "requests/s of holding", 0.95, True, compared(results, "database", "rate", HOLDING))
+    yield Bar(2, "timeouts per request", 1 / 100_000, False, share, decimals=5, remark=remark)
+    yield Bar(3, "requests/s, of django-pg-real-pool", 1.05, True, compared(results, "mixed", "rate", PEER))
+    yield Bar(3, "requests/s, of PgBouncer", 0.97, True, compared(results, "mixed", "rate", PGBOUNCER))
+    yield Bar(3, "99th percentile, of django-pg-real-pool", 1.0, False, compared(results, "mixed", "p99", PEER))
+    yield Bar(3, "99th percentile, of PgBouncer", 1.0, False, compared(results, "mixed", "p99", PGBOUNCER))
+    yield Bar(4, "requests/s, of Django's pool", 0.95, True, compared(results, "database", "rate", HOLDING))
     ratio = compared(results, "transaction", "rate", HOLDING)
-    yield Bar(4, "requests/s of holding, in a transaction", 0.98, True, ratio)
+    yield Bar(4, "requests/s in a transaction, of Django's pool", 0.98, True, ratio)
 
 
 def of_growth(results: Results) -> Iterator[Bar]:
@@ -69,7 +69,7 @@ def of_growth(results: Results) -> Iterator[Bar]:
     costs = {threads: values(results, points[threads], TOOLKIT, "cpu") for threads in sorted(points)}
     few, many = (min(costs), max(costs)) if len(costs) > 1 else (8, 512)
     growth = summarise(ratios(costs[many], costs[few])) if len(costs) > 1 else None
-    yield Bar(6, f"CPU a request with {many} threads, of that with {few}", 1.25, False, growth)
+    yield Bar(6, f"CPU per request with {many} threads, of that with {few}", 1.25, False, growth)
     # The worst of the points is what counts.
     shares = [summary for key in points.values() if (summary := summarise(values(results, key, TOOLKIT, "reaper")))]
     yield Bar(6, "the reaper's share of CPU", 0.02, False, max(shares, key=median, default=None), decimals=4)
@@ -86,7 +86,7 @@ def of_the_rest(results: Results) -> Iterator[Bar]:
     yield Bar(7, "ms to a child's first answer, 64 inherited", 10, False, forks, decimals=1)
     for key, query in ("never-get", ".get()"), ("never-select", "SELECT 1"):
         ratio = compared(results, key, "microseconds", HOLDING, ours=NEVER)
-        yield Bar(8, f'RELEASE = "never", {query}: time of plain Django', 1.01, False, ratio)
+        yield Bar(8, f'RELEASE = "never", {query}: time, of plain Django', 1.01, False, ratio)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

@@ -76,10 +76,15 @@ def side_by_side(run: Run, titles: dict[str, str]) -> Figure:
             if summary := summarise(values(run.results, workload.key, contender, "rate")):
                 bar(axes, contender, summary, f"{summary.median:,.0f}")
         tidy(axes)
-        axes.set_title(f"{titles[workload.key]}\n{textwrap.fill(workload.title, 32)}", fontsize=9)
+        axes.set_title(f"{titles[workload.key]}\n{textwrap.fill(workload.title, 36)}", fontsize=9)
         axes.set_xlabel("requests per second")
         if workload.ideal:
-            axes.axvline(workload.ideal, color="black", linestyle=":", linewidth=1)
+            # Behind the numbers, which have a ground of their own.
+            axes.axvline(workload.ideal, color="black", linestyle=":", linewidth=1, zorder=0)
+            place: Any = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes.annotate(
+                f"ideal: {workload.ideal:,.0f}", (workload.ideal, 1), xycoords=("data", "axes fraction"), **place
+            )
     return figure
 
 
@@ -91,7 +96,9 @@ def bar(axes: Axes, contender: Contender, summary: Summary, label: str) -> None:
     """Draw one contender's bar, with a line from the smallest to the largest round."""
     spread: Any = [[summary.median - summary.minimum], [summary.maximum - summary.median]]
     axes.barh(contender.name, summary.median, xerr=spread, color=COLOURS[contender.key], ecolor="#666666", capsize=2)
-    axes.annotate(label, (summary.maximum, contender.name), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    ground: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    at = (summary.maximum, contender.name)
+    axes.annotate(label, at, (4, 0), textcoords="offset points", va="center", fontsize=9, bbox=ground)
 
 
 def tidy(axes: Axes) -> None:
@@ -102,7 +109,7 @@ def tidy(axes: Axes) -> None:
 
 
 def one_thread(run: Run) -> Figure:
-    """Draw the time of a query, as a ratio to holding."""
+    """Draw the time of a query, as a ratio to that of Django's pool."""
     figure = Figure(figsize=(10, 3), layout="constrained")
     measured = [each for each in run.workloads if each.number == 1]
     for axes, workload in zip(panels(figure, len(measured)), measured, strict=True):
@@ -115,7 +122,7 @@ def one_thread(run: Run) -> Figure:
                 bar(axes, contender, Summary(middle, middle, middle), f"{middle:.2f}")
         axes.axvline(1, color="black", linestyle=":", linewidth=1)
         axes.set_title(workload.title, fontsize=9)
-        axes.set_xlabel("time of a query, holding = 1")
+        axes.set_xlabel("time of a query; Django's pool = 1")
         tidy(axes)
     return figure
 
@@ -130,8 +137,8 @@ def scale(run: Run) -> Figure:
             line(axes, run, contender, measure)
     for axes, title in (
         (left, "requests per second (ideal: 400)"),
-        (middle, "99th percentile above the wait, ms"),
-        (right, "CPU a request, ms"),
+        (middle, "99th percentile, less the wait itself, ms"),
+        (right, "CPU per request, ms"),
     ):
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("threads, on a pool of 4")

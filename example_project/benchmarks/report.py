@@ -103,8 +103,8 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
     points = [workload.key for workload in run.workloads if workload.number == 6]
     for title, measure, decimals, factor in (
         ("requests/s (ideal: 400)", "rate", 0, 1),
-        ("99th percentile above the wait, ms", "late", 0, 1),
-        ("CPU a request, ms", "cpu", 2, 1),
+        ("99th percentile, less the wait itself, ms", "late", 0, 1),
+        ("CPU per request, ms", "cpu", 2, 1),
         ("the reaper's share of CPU, %", "reaper", 2, 100),
         ("requests of the slowest thread, % of the median one's", "slowest_share", 0, 100),
     ):
@@ -115,7 +115,7 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
         [Column(f"{count} inherited", f"fork-{count}", "milliseconds", 1) for count in (1, 64)],
     )
     yield (
-        'Installed, and RELEASE = "never" (8): µs a query',
+        'Installed, and RELEASE = "never" (8): µs per query',
         [Column(".get()", "never-get", "microseconds", 1), Column("SELECT 1", "never-select", "microseconds", 1)],
     )
     yield (
@@ -187,7 +187,7 @@ def bars_grid(bars: Sequence[Bar]) -> Grid:
         limit = f"{sign} {bar.limit:.5f}".rstrip("0").rstrip(".")
         cells = [(f"{bar.workload}", ""), (bar.text, ""), (limit, ""), (value, bar.remark or small), (verdict, "")]
         rows.append(cells)
-    return Grid("The bars: conn_hygiene, 0.001", ["", "measured", "bar", "median", "met?"], rows, of_words=True)
+    return Grid("The targets of conn_hygiene, 0.001", ["", "measured", "target", "median", "met?"], rows, of_words=True)
 
 
 def workloads_grid(workloads: Sequence[Workload]) -> Grid:
@@ -239,11 +239,11 @@ def caption(run: Run) -> str:
 
 def legend(run: Run) -> str:
     text = (
-        "Medians of the rounds, with the smallest and the largest. The number of a conn_hygiene is its RELEASE_AFTER. "
-        "A bar is about the ratio within each round, and the median of those. Single queries (1, 8) are timed with all "
-        "processes on one processor, where the system lets them be put there."
+        "Medians of the rounds, with the smallest and the largest. The number of a conn_hygiene is its RELEASE_AFTER "
+        "in seconds; 0.001 is the default. A target is compared with the median of the ratios within each round. "
+        "Single queries (1, 8) are timed with all processes on one processor, where the system lets them be put there."
     )
-    return f"{text} A quick run: too short to judge by." if run.quick else text
+    return f"A quick run, too short to judge by. {text}" if run.quick else text
 
 
 def rich_table(grid: Grid) -> Table:
@@ -258,6 +258,8 @@ def rich_table(grid: Grid) -> Table:
 
 
 def print_report(run: Run, console: Console) -> None:
+    if run.quick:
+        console.print("A quick run, too short to judge by.\n", markup=False, highlight=False)
     for each in grids(run):
         console.print(rich_table(each))
     console.print(legend(run), markup=False, highlight=False)

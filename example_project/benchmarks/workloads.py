@@ -141,7 +141,7 @@ def overhead(scale: Scale) -> list[Workload]:
     pair = (who.HOLDING, who.NEVER)
     large_pair = (who.LARGE_HOLDING, who.LARGE_TOOLKIT)
     return [
-        Workload(8, "memory", "memory a lease", "memory", {"connections": 64}, scale.rounds, large_pair),
+        Workload(8, "memory", "memory per lease", "memory", {"connections": 64}, scale.rounds, large_pair),
         Workload(8, "never-get", "RELEASE never, .get()", "loop", {"path": "/gets/60"}, scale.pairs, pair),
         Workload(8, "never-select", "RELEASE never, SELECT 1", "loop", {"path": "/selects/120"}, scale.pairs, pair),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,13 @@ def _number_of(kind: type, least: float) -> Callable[[str], Any]:
     """Return a converter for argparse that takes finite numbers of *kind* from *least* on."""
 
     def convert(text: str) -> Any:
-        value = kind(text)
-        if not math.isfinite(value) or value < least:
-            raise ValueError
-        return value
+        # What is no number at all is a ValueError, too.
+        with suppress(ValueError):
+            value = kind(text)
+            if math.isfinite(value) and value >= least:
+                return value
+        raise argparse.ArgumentTypeError(f"not a number from {least:g} on: {text!r}")
 
-    # argparse says "invalid number value".
-    convert.__name__ = "number"
     return convert
 
 
@@ -96,7 +96,9 @@ class Command(BaseCommand):
         parser.add_argument("--count", type=_count, metavar="N", help="Ends after N times.")
 
     def _add_terminate(self, parser: CommandParser) -> None:
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS", help="Default: %(default)s.")
+        parser.add_argument(
+            "--database", action=_Once, default=DEFAULT_DB_ALIAS, metavar="ALIAS", help="Default: %(default)s."
+        )
         _add_all_users(parser)
         parser.add_argument(
             "--all-databases", action="store_true", help="Sessions in the server's other databases too."
@@ -301,6 +303,15 @@ def _add_common_options(parser: CommandParser) -> None:
     parser.add_argument(
         "-v", "--verbosity", type=int, choices=range(4), default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
+
+
+class _Once(argparse.Action):
+    """Refuses to be given twice: of two databases, the sessions of one would go on, and nobody would know which."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            raise argparse.ArgumentError(self, "only one at a time")
+        setattr(namespace, self.dest, values)
 
 
 def _add_databases(parser: CommandParser) -> None:
