@@ -248,8 +248,8 @@ class LeasedWrapper(_Wrapper):
     def _set_autocommit(self, autocommit: bool) -> None:
         """Set it on the connection; see to it that the lease knows, also where it came in the middle of the call.
 
-        A thread's first connection may be made by ``set_autocommit(False)`` or ``atomic()``, which is Django's plain
-        method then to its end.
+        A thread's first connection may be made by ``set_autocommit(False)``, which is Django's plain method then to its
+        end. (``atomic()`` asks for the flag before, and that connects.)
         """
         super()._set_autocommit(autocommit)  # type: ignore[misc]
         plain = sys._getframe(1)
@@ -257,8 +257,7 @@ class LeasedWrapper(_Wrapper):
             return
         caller = plain.f_back
         if caller is None or caller.f_code is not LeasedWrapper.set_autocommit.__code__:
-            by_atomic = plain.f_locals["force_begin_transaction_with_broken_autocommit"]
-            self._conn_hygiene_lease.manual_transactions(not by_atomic)
+            self._conn_hygiene_lease.manual_transactions(True)
             self._transaction_began(caller)
 
     def _replace_if_broken(self) -> None:

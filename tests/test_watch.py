@@ -125,9 +125,15 @@ async def test_a_transaction_in_sync_to_async_that_a_task_awaits_in_is_found(idl
     assert idle[0]["where_began"].endswith(" in begin")
 
 
+def wsgi_in_a_new_thread(url: str) -> bytes:
+    """Serve a request in a thread whose first connection is made by the transaction itself."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(wsgi, url).result()
+
+
 @pytest.mark.urls("tests.webapp.urls")
 @pytest.mark.parametrize("atomic_requests", [True, False])
-@pytest.mark.parametrize("serve", [wsgi, asgi])
+@pytest.mark.parametrize("serve", [wsgi, wsgi_in_a_new_thread, asgi])
 def test_a_report_says_whether_atomic_requests_opened_the_transaction(
     serve: Callable[[str], bytes], atomic_requests: bool, idle: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +142,6 @@ def test_a_report_says_whether_atomic_requests_opened_the_transaction(
             query()
             wait_until(lambda: idle, "it is reported")
 
-    # Under ASGI the thread is a new one, and its transaction the first thing that it does.
     monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", atomic_requests)
     monkeypatch.setitem(urls.WAYS, "wait", wait)
     serve("/leave-open/wait/default/")
