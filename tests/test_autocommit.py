@@ -48,13 +48,18 @@ def names() -> list[str]:
     return sorted(Item.objects.values_list("name", flat=True))
 
 
+def commit(alias: str, name: str) -> None:
+    """Write and commit by hand, and have the connection go back."""
+    create(alias, name)
+    transaction.commit(using=alias)
+    wait_until_released(alias)
+
+
 def commit_by_hand(alias: str) -> None:
-    """Turn autocommit off, write and commit, and have the connection go back."""
+    """The same, in a scope of its own in which autocommit is turned off."""
     with release_between_queries():
         transaction.set_autocommit(False, using=alias)
-        create(alias, "by hand")
-        transaction.commit(using=alias)
-        wait_until_released(alias)
+        commit(alias, "by hand")
 
 
 # ##### Where it ends #####
@@ -82,9 +87,7 @@ def test_so_does_the_next_job(alias: str) -> None:
 def test_a_job_leaves_its_callers_as_it_is(alias: str) -> None:
     with release_between_queries():
         transaction.set_autocommit(False, using=alias)
-        create(alias, "kept")
-        transaction.commit(using=alias)
-        wait_until_released(alias)
+        commit(alias, "kept")
         closing_connections(query)(alias)
         create(alias, "undone")
         transaction.rollback(using=alias)
@@ -99,9 +102,7 @@ def test_a_connection_goes_back_after_every_commit(alias: str) -> None:
     with release_between_queries():
         transaction.set_autocommit(False, using=alias)
         for name in "abc":
-            create(alias, name)
-            transaction.commit(using=alias)
-            wait_until_released(alias)
+            commit(alias, name)
         create(alias, "d")
         assert not connections[alias].get_autocommit()
         transaction.rollback(using=alias)

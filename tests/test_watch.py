@@ -392,14 +392,19 @@ def test_inside_a_transaction_the_error_goes_through(
     assert not Item.objects.using(alias).exists()
 
 
-def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replaced: Events) -> None:
-    query("default", "SET lock_timeout = '7s'")
+def assert_that_the_end_is_noticed(admin: psycopg.Connection) -> None:
+    """End the session of this thread's connection, which must not be replaced in silence."""
     end(admin, pid_of("default"))
     connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query()
-    assert replaced == []
     conn_hygiene.reset_connections()
+
+
+def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replaced: Events) -> None:
+    query("default", "SET lock_timeout = '7s'")
+    assert_that_the_end_is_noticed(admin)
+    assert replaced == []
 
 
 @pytest.mark.parametrize("how", ["held", "reported"])
@@ -416,12 +421,8 @@ def test_nor_is_state_that_only_the_server_knows(
     around = conn_hygiene.hold_connection() if how == "held" else nullcontext()
     with around:
         query("default", f"SELECT prepare_session('{name}', '{value}')")
-        end(admin, pid_of("default"))
-        connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
-        with pytest.raises(OperationalError):
-            query()
+        assert_that_the_end_is_noticed(admin)
     assert replaced == []
-    conn_hygiene.reset_connections()
 
 
 def test_what_was_not_used_yet_is_replaced_in_a_hold_too(admin: psycopg.Connection, replaced: Events) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 NOTHING = "-"
+QUICK = "A quick run, too short to judge by."
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def legend(run: Run) -> str:
         "in seconds; 0.001 is the default. A target is compared with the median of the ratios within each round. "
         "Single queries (1, 8) are timed with all processes on one processor, where the system lets them be put there."
     )
-    return f"A quick run, too short to judge by. {text}" if run.quick else text
+    return f"{QUICK} {text}" if run.quick else text
 
 
 def rich_table(grid: Grid) -> Table:
@@ -259,7 +260,7 @@ def rich_table(grid: Grid) -> Table:
 
 def print_report(run: Run, console: Console) -> None:
     if run.quick:
-        console.print("A quick run, too short to judge by.\n", markup=False, highlight=False)
+        console.print(f"{QUICK}\n", markup=False, highlight=False)
     for each in grids(run):
         console.print(rich_table(each))
     console.print(legend(run), markup=False, highlight=False)

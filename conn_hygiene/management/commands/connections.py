@@ -96,9 +96,8 @@ class Command(BaseCommand):
         parser.add_argument("--count", type=_count, metavar="N", help="Ends after N times.")
 
     def _add_terminate(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--database", action=_Once, default=DEFAULT_DB_ALIAS, metavar="ALIAS", help="Default: %(default)s."
-        )
+        # Collected as for the others, so that a second one is refused and does not replace the first.
+        _add_databases(parser, help=f"Default: {DEFAULT_DB_ALIAS}.")
         _add_all_users(parser)
         parser.add_argument(
             "--all-databases", action="store_true", help="Sessions in the server's other databases too."
@@ -197,7 +196,9 @@ class Command(BaseCommand):
         if options["idle_in_transaction"] is None and options["idle"] is None and not options["pids"]:
             criteria = "--idle-in-transaction SECONDS, --idle SECONDS or --pid PID"
             raise CommandError(f"Say which sessions: {criteria}.", returncode=MISUSED)
-        [alias] = _databases({"databases": [options["database"]]})
+        alias, *more = _databases({"databases": options["databases"] or [DEFAULT_DB_ALIAS]})
+        if more:
+            raise CommandError("One --database at a time, please: sessions are ended there.", returncode=MISUSED)
         try:
             with server.connect(alias) as connection:
                 self._terminate(connection, options)
@@ -305,23 +306,8 @@ def _add_common_options(parser: CommandParser) -> None:
     )
 
 
-class _Once(argparse.Action):
-    """Refuses to be given twice: of two databases, the sessions of one would go on, and nobody would know which."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if getattr(namespace, self.dest) is not self.default:
-            raise argparse.ArgumentError(self, "only one at a time")
-        setattr(namespace, self.dest, values)
-
-
-def _add_databases(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--database",
-        action="append",
-        dest="databases",
-        metavar="ALIAS",
-        help="May be repeated. Default: all that are PostgreSQL.",
-    )
+def _add_databases(parser: CommandParser, *, help: str = "May be repeated. Default: all that are PostgreSQL.") -> None:
+    parser.add_argument("--database", action="append", dest="databases", metavar="ALIAS", help=help)
 
 
 def _add_all_users(parser: CommandParser) -> None:
