@@ -952,7 +952,7 @@ class Lease:
     def is_broken(self) -> bool:
         """Return whether the server has hung up on an idle connection, so that another one can take its place unseen.
 
-        Looks at the socket, which costs a microsecond, and only at the first use in a checkout and after a quiet
+        Looks at the socket, which is a system call, and only at the first use in a checkout and after a quiet
         moment. What a network silently lost is not found like this; ``CONN_HEALTH_CHECKS`` asks the server. Owner only.
         """
         if self.open_cursors or (self.trusted and _now() - self.idle_since < QUIET):
