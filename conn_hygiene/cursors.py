@@ -25,7 +25,7 @@ else:
 
 # Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make.
 _LEASE = "_conn_hygiene_lease"
-_FACTORIES = "_conn_hygiene_factories"
+_FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
 
@@ -116,10 +116,8 @@ def leased_cursor_class(cls: Any) -> Any:
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
     setattr(connection, _LEASE, lease)
-    plain: tuple[Any, Any] = (connection.cursor_factory, connection.server_cursor_factory)
-    ours = _leased(plain[0]), _leased(plain[1])
-    setattr(connection, _FACTORIES, (plain, ours))
-    connection.cursor_factory, connection.server_cursor_factory = ours
+    for name in _FACTORIES:
+        setattr(connection, name, _leased(getattr(connection, name)))
 
 
 @lru_cache(maxsize=64)
@@ -131,18 +129,15 @@ def _leased(factory: Any) -> Any:
 
 
 def unfollow(connection: psycopg.Connection[Any]) -> None:
-    """Make *connection* what it was before :func:`follow`.
+    """Make *connection* what it was before :func:`follow`; to be repeated if it was interrupted.
 
     A factory that somebody has set since stays: it is made from ours, which does nothing without a lease.
     """
-    plain, ours = connection.__dict__.pop(_FACTORIES, (None, None))
-    if plain is None:
-        return
-    delattr(connection, _LEASE)
-    if connection.cursor_factory is ours[0]:
-        connection.cursor_factory = plain[0]
-    if connection.server_cursor_factory is ours[1]:
-        connection.server_cursor_factory = plain[1]
+    connection.__dict__.pop(_LEASE, None)
+    for name in _FACTORIES:
+        factory = getattr(connection, name)
+        if isinstance(factory, type) and _PLAIN in factory.__dict__:
+            setattr(connection, name, factory.__dict__[_PLAIN])
 
 
 def register(cursor: Any, lease: Lease) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections
+from django.db.backends.postgresql.base import Cursor
+from psycopg import ServerCursor
 
 from conn_hygiene import cursors, release_between_queries
 from conn_hygiene.lease import Lease
@@ -122,6 +124,11 @@ def is_whole(pool: ConnectionPool) -> bool:
     return stats["pool_available"] == stats["pool_size"]
 
 
+def is_plain(handle: Any) -> bool:
+    """Return whether the cursors of *handle* are those that Django's backend has set, and not made from them."""
+    return handle.cursor_factory is Cursor and handle.server_cursor_factory is ServerCursor
+
+
 def is_free(lock: Any) -> bool:
     """Return whether another thread can take *lock*."""
     taken: list[bool] = []
@@ -156,6 +163,7 @@ def test_after_an_exception_at_any_line_all_goes_on(
         connections["default"].close()
         assert is_free(lease._lock)
         wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
+        assert all(is_plain(handle) for handle in pool_of("default")._pool)
         use()
         if interruption.left > 0:
             break
