@@ -163,7 +163,7 @@ def test_after_an_exception_at_any_line_all_goes_on(
         connections["default"].close()
         assert is_free(lease._lock)
         wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
-        assert all(is_plain(handle) for handle in pool_of("default")._pool)
+        assert all(is_plain(handle) for handle in list(pool_of("default")._pool))
         use()
         if interruption.left > 0:
             break
