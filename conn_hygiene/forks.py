@@ -38,10 +38,11 @@ _state_pid = os.getpid()
 # Leases that the running process has inherited and not yet discarded.
 _inherited_leases: set[Lease] = set()
 
-# All threads' wrappers, for as long as a fork takes and in the child until it discards. The threads are gone there, and
-# their wrappers would be collected: a finaliser that knows nothing of forks would speak to the parent's server. By the
-# thread that forks, which alone touches its entry.
-_wrappers_at_fork: dict[int, list[BaseDatabaseWrapper]] = {}
+# All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
+# discards. The threads are gone there, and Python collects what was theirs before it calls any hook: a wrapper's
+# finaliser that knows nothing of forks would speak to the parent's server, and whatever traces one of ours (coverage, a
+# debugger) may have a lock that is held for ever. By the thread that forks, which alone touches its entry.
+_kept_at_fork: dict[int, list[Any]] = {}
 
 
 def close_all_after_fork() -> int:
@@ -99,13 +100,15 @@ def close_all_before_fork() -> int:
 
 
 def before_fork() -> None:
-    """Keep all threads' wrappers over the fork. Called in the parent, by whichever thread forks."""
-    _wrappers_at_fork[threading.get_ident()] = wrapper.known()
+    """Keep over the fork what other threads' ends would collect. Called in the parent, by whichever thread forks."""
+    wrappers = wrapper.known()
+    ends = [lease.thread_end() for lease in map(wrapper.lease_of, wrappers) if lease and lease.thread_end]
+    _kept_at_fork[threading.get_ident()] = [*wrappers, *ends]
 
 
 def after_fork_in_parent() -> None:
-    """Let go of the wrappers again."""
-    _wrappers_at_fork.pop(threading.get_ident(), None)
+    """Let go of it again."""
+    _kept_at_fork.pop(threading.get_ident(), None)
 
 
 def after_fork_in_child() -> None:
@@ -150,7 +153,7 @@ def _take_from_wrappers() -> Iterator[tuple[str, Any]]:
         wrapper.reset_transaction_state(each)
         if connection is not None:
             yield each.alias, discarding.driver_connection(connection)
-    _wrappers_at_fork.clear()
+    _kept_at_fork.clear()
 
 
 def _is_open(each: BaseDatabaseWrapper) -> bool:

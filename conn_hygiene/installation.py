@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from django.core import signals as core_signals
@@ -31,27 +32,27 @@ _overrides: dict[str, Any] = {}
 class _ThreadEnd:
     """Sits in a thread's local storage, and is collected when the thread ends."""
 
-    __slots__ = ("__weakref__", "key")
+    __slots__ = ("__weakref__", "reference")
 
     def __init__(self) -> None:
-        self.key = object()
+        self.reference = weakref.ref(self)
 
     def __del__(self) -> None:
         # Nothing but the hand-over: threading.current_thread(), which logging calls, would make a new thread object
         # here that nobody takes away.
         running = reaper.running
         if running is not None and not sys.is_finalizing():
-            running.thread_ended(self.key)
+            running.thread_ended(self.reference)
 
 
 _local = threading.local()
 
 
-def _key_of_running_thread() -> object:
+def _end_of_running_thread() -> weakref.ref[Any]:
     end = getattr(_local, "end", None)
     if end is None:
         end = _local.end = _ThreadEnd()
-    return end.key
+    return end.reference
 
 
 def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
@@ -64,9 +65,9 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
     running = reaper.running
     # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
     own = connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
-    key = _key_of_running_thread() if own else object()
+    thread_end = _end_of_running_thread() if own else None
     if running is not None:
-        wrapper.attach(connection, running, key, connecting=connecting)
+        wrapper.attach(connection, running, thread_end, connecting=connecting)
 
 
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:

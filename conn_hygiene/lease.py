@@ -214,20 +214,21 @@ class Lease:
         "session_state",
         "spare",
         "state",
+        "thread_end",
         "thread_id",
-        "thread_key",
         "trusted",
         "wrapper",
     )
 
-    def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object) -> None:
+    def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None) -> None:
         self._lock = threading.RLock()
         self.keeper = keeper
         self.alias = wrapper.alias
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
-        # Whose end strands the connection: the thread that made the wrapper, if that is the one that is running.
+        # Whose end strands the connection, and what is collected then. None if it strands nothing: another thread made
+        # the wrapper.
         self.thread_id = threading.get_ident()
-        self.thread_key = thread_key
+        self.thread_end = thread_end
         self.state = CLOSED
         # Counts the checkouts.
         self.checkouts = 0

@@ -153,9 +153,9 @@ class Reaper:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""
         self._bell.put(lambda: self._reclaim(lease))
 
-    def thread_ended(self, thread_key: object) -> None:
+    def thread_ended(self, thread_end: weakref.ref[Any]) -> None:
         """Reclaim what a thread held that has ended. Called from a finaliser in that thread, late in its end."""
-        self._bell.put(lambda: self._reclaim_all(thread_key))
+        self._bell.put(lambda: self._reclaim_all(thread_end))
 
     # ##### The thread #####
 
@@ -281,9 +281,9 @@ class Reaper:
 
     # ##### What owners leave behind #####
 
-    def _reclaim_all(self, thread_key: object) -> None:
+    def _reclaim_all(self, thread_end: weakref.ref[Any]) -> None:
         for lease in self.leases():
-            if lease.thread_key is thread_key:
+            if lease.thread_end is thread_end:
                 self._reclaim(lease)
 
     def _reclaim(self, lease: Lease) -> None:

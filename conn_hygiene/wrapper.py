@@ -397,16 +397,19 @@ def begin_anew() -> None:
             lease.after_fork_in_child()
 
 
-def attach(wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_key: object, *, connecting: bool) -> Lease | None:
+def attach(
+    wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None, *, connecting: bool
+) -> Lease | None:
     """Give *wrapper*, which has just connected, a lease. Return None if its backend is one that is left alone.
 
-    *connecting* tells that its ``connect()`` is still running, which is the case in ``connection_created``.
+    *thread_end* refers to what is collected when the thread ends that alone uses *wrapper*. *connecting* tells that its
+    ``connect()`` is still running, which is the case in ``connection_created``.
     """
     with _known_lock:
         _known.add(wrapper)
     if isinstance(wrapper, LeasedWrapper) or not pools.understands(wrapper):
         return None
-    lease = Lease(wrapper, keeper, thread_key)
+    lease = Lease(wrapper, keeper, thread_end)
     if connecting:
         lease.mark_connect()
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)

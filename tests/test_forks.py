@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import pickle
+import sys
 import threading
 import traceback
 import weakref
@@ -29,6 +30,7 @@ from tests.waiting import wait_until, wait_until_released
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     import psycopg
     from psycopg_pool import ConnectionPool
@@ -143,6 +145,39 @@ def test_a_lock_that_was_held_at_the_fork_does_not_stop_the_child(pool_of: Calla
     try:
         assert in_child(lambda: pid_of("default"))
     finally:
+        done.set()
+        thread.join()
+
+
+def test_nothing_runs_in_a_child_before_the_toolkit_has_begun_anew() -> None:
+    """Python collects what other threads had before it calls a hook. Whatever traces a finaliser may block for ever."""
+    package = os.path.dirname(conn_hygiene.__file__)
+    calls: list[tuple[int, str]] = []
+    connected, done = threading.Event(), threading.Event()
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append((os.getpid(), frame.f_code.co_name))
+
+    @closing_connections
+    def connect() -> None:
+        pid_of("default")
+        connected.set()
+        done.wait()
+
+    def child() -> str:
+        sys.setprofile(None)
+        return next(name for pid, name in calls if pid == os.getpid())
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    connected.wait()
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        assert in_child(child) == "after_fork_in_child"
+    finally:
+        sys.setprofile(before)
         done.set()
         thread.join()
 
