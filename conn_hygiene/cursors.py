@@ -44,14 +44,14 @@ class LeasedCursor(_Cursor):
         entry = self._conn_hygiene_entry
         if (
             entry is not None
-            and entry[1] in entry[0].open_cursors
             and type(query) is str
             and len(query) <= LONGEST_REMEMBERED
             and remembered_effect_of(query) is None
-            and entry[0].ended_because is None
+            and entry[1] in (lease := entry[0]).open_cursors
+            and lease.ended_because is None
         ):
             # What _announce() comes to for nearly every statement.
-            entry[0].last_statement = query
+            lease.last_statement = query
         else:
             self._announce(query)
         if kwargs:

@@ -420,9 +420,9 @@ class Lease:
 
     # ##### Use: cursors and transactions #####
 
-    def begin_use(self, now: float) -> None:
-        """Take note that the connection is in use from *now* on, when its first cursor is opened. Owner only."""
-        self.in_use_since = now
+    def begin_use(self) -> None:
+        """Take note that the connection is in use from now on, when its first cursor is opened. Owner only."""
+        self.in_use_since = _now()
         if self._timing is not None or _current_timing() is not None:
             with self._lock:
                 self._join_request()
@@ -458,6 +458,15 @@ class Lease:
         if wrapper is None or self._setting_up(wrapper):
             return
         self.session_state.begin(connection)
+
+    def begin_session(self) -> None:
+        """Remember the session as it is, since nothing is set up in it but autocommit. Owner only."""
+        with self._lock:
+            connection = self._connection
+            if connection is not None:
+                if not connection.autocommit:
+                    connection.autocommit = True
+                self.session_state.begin(connection)
 
     def is_current(self, cursor: object) -> bool:
         """Return whether *cursor*, as it stands in ``open_cursors``, still is on the owner's connection."""
@@ -585,6 +594,12 @@ class Lease:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
         with self._lock:
             self._transaction = Transaction(_now(), _here(), by_atomic_requests=by_atomic_requests)
+
+    def transaction_ended(self) -> None:
+        """Settle after a commit or a rollback, but for that of ``atomic()``: autocommit follows. Owner only."""
+        wrapper = self.wrapper()
+        if wrapper is not None and (wrapper.autocommit or self._manual):
+            self.settle(handle_is_out=False)
 
     def in_transaction(self) -> bool:
         """Return whether the connection is in a transaction, in the eyes of Django or of libpq."""
@@ -959,19 +974,30 @@ class Lease:
         if self.open_cursors or (self.trusted and _now() - self.idle_since < QUIET):
             return False
         with self._lock:
-            wrapper, connection = self.wrapper(), self._connection
-            if wrapper is None or connection is None or self.session_state.pins or self._setting_up(wrapper):
+            connection = self._connection
+            # State that is known of. One that listens may wait for a notification, which must not be read here.
+            if connection is None or self.session_state.pins:
                 return False
-            # State that was told of, though it cannot be seen, or that libpq sees.
-            if self.last_statement is not None and (policy.holds(self.alias) or self.session_state.changed(connection)):
-                return False
-            # What was in a transaction is lost, and that must not go unnoticed.
-            if wrapper.in_atomic_block or not wrapper.autocommit or self._transaction is not None:
-                return False
-            if not (connection.closed or pools.is_idle(connection)):
-                return False
-            self.trusted = not pools.is_hung_up(connection)
-            return not self.trusted
+            if not connection.closed:
+                # State that libpq sees, or a transaction.
+                if self.last_statement is not None and self.session_state.changed(connection):
+                    return False
+                if not pools.is_idle(connection):
+                    return False
+                self.trusted = not pools.is_hung_up(connection)
+                if self.trusted:
+                    return False
+            return self._may_be_replaced()
+
+    def _may_be_replaced(self) -> bool:
+        """Return whether nothing goes unnoticed if another connection takes the place of one that is broken."""
+        wrapper = self.wrapper()
+        if wrapper is None or self._setting_up(wrapper):
+            return False
+        # State that was told of, though it cannot be seen.
+        if self.last_statement is not None and policy.holds(self.alias):
+            return False
+        return not wrapper.in_atomic_block and wrapper.autocommit and self._transaction is None
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""

@@ -35,8 +35,10 @@ _STANDARD_PATHS = ("<frozen ", *{sysconfig.get_path(name) + os.sep for name in (
 _SCRIPTS = sysconfig.get_path("scripts") + os.sep
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
-# By file, since a file's code is read as a whole. Any thread may add to it; two that find the same file agree.
+# By file, since a file's code is read as a whole; and those of them that are never the place that is looked for. Any
+# thread may add to both; two that find the same file agree.
 _kinds: dict[str, int] = {}
+_passed: set[str] = set()
 
 
 def here() -> Place | None:
@@ -80,15 +82,13 @@ def _innermost(frame: FrameType) -> Place | None:
     found: FrameType | None = frame
     library = None
     while found is not None:
-        filename = found.f_code.co_filename
-        # kind_of(), without the call: the stack is deep.
-        kind = _kinds.get(filename)
-        if kind is None:
-            kind = kind_of(filename)
-        if kind == _OWN:
-            return Place(found.f_code, found.f_lineno)
-        if kind == _LIBRARY and library is None:
-            library = found
+        # Most are passed without a call: the stack is deep.
+        if found.f_code.co_filename not in _passed:
+            kind = kind_of(found.f_code.co_filename)
+            if kind == _OWN:
+                return Place(found.f_code, found.f_lineno)
+            if kind == _LIBRARY and library is None:
+                library = found
         found = found.f_back
     return None if library is None else Place(library.f_code, library.f_lineno)
 
@@ -98,6 +98,8 @@ def kind_of(filename: str) -> int:
     kind = _kinds.get(filename)
     if kind is None:
         kind = _kinds[filename] = _kind(filename)
+        if kind in (_PLUMBING, _STANDARD):
+            _passed.add(filename)
     return kind
 
 

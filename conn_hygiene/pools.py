@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -69,16 +68,13 @@ def is_idle_in_transaction(connection: psycopg.Connection[Any]) -> bool:
 def is_hung_up(connection: psycopg.Connection[Any]) -> bool:
     """Return whether the server has ended the session of an idle *connection*; asks nothing of the server.
 
-    An idle session's socket has nothing to read, unless the server sent a notification, or its goodbye.
+    Reads what has come, without waiting, and without letting another thread run meanwhile, which may take long: a
+    select() would. Of an idle session that is nothing, a notification, or the server's goodbye.
     """
     pgconn = connection.pgconn
     try:
-        # The goodbye and the end of the stream may take a read each.
+        # The goodbye and the end of the stream may take a read each, and what came before them another.
         for _ in range(_READS):
-            if pgconn.status == ConnStatus.BAD:
-                return True
-            if not _is_readable(pgconn.socket):
-                return False
             pgconn.consume_input()
     except psycopg.OperationalError:
         return True
@@ -86,15 +82,6 @@ def is_hung_up(connection: psycopg.Connection[Any]) -> bool:
 
 
 _READS = 3
-
-
-def _is_readable(descriptor: int) -> bool:
-    if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
-    # select() cannot look at descriptors above 1023.
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def roll_back(connection: psycopg.Connection[Any]) -> None:

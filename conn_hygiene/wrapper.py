@@ -137,7 +137,14 @@ class LeasedWrapper(_Wrapper):
 
     @async_unsafe
     def _check_out_of_pool(self, lease: Lease) -> None:
-        """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already."""
+        """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already.
+
+        Nobody else's code runs in between, so that the lease need not be told of a connect() that is under way.
+        """
+        if lease.state == GIVEN_BACK:
+            self.validate_thread_sharing()
+        if not lease.spare:
+            lease.keeper.wanted(lease.spare)
         self.check_settings()
         reset_transaction_state(self)
         self.run_commit_hooks_on_set_autocommit_on = False
@@ -150,14 +157,13 @@ class LeasedWrapper(_Wrapper):
         # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which would
         # lose it to an exception of a signal handler.
         lease.assign(self.get_new_connection({}))
-        if not self.connection.autocommit:
-            self.connection.autocommit = True
+        lease.begin_session()
 
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
         if self._is_plain_and_pooled(lease):
-            self._checking_out(lambda: self._check_out_of_pool(lease))
+            self._check_out_of_pool(lease)
         else:
             self._checking_out(super().connect)
 
@@ -215,12 +221,11 @@ class LeasedWrapper(_Wrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
         lease = self._conn_hygiene_lease
-        now = monotonic()
-        if not lease.trusted or now - lease.idle_since > QUIET:
+        if not self.in_atomic_block and (not lease.trusted or monotonic() - lease.idle_since > QUIET):
             self._replace_if_broken()
         cursor = super().create_cursor(name)
         if lease.in_use_since is None:
-            lease.begin_use(now)
+            lease.begin_use()
         cursors.register(cursor, lease)
         # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
         if not self.in_atomic_block:
@@ -281,21 +286,22 @@ class LeasedWrapper(_Wrapper):
 
     def run_and_clear_commit_hooks(self) -> None:
         """Run the hooks; the transaction is over, and one that is slow before it queries should hold nothing."""
-        # connect() empties the list, so it must be out of the way while the connection is let go.
-        hooks, self.run_on_commit = self.run_on_commit, []
-        self._conn_hygiene_lease.settle(handle_is_out=False)
-        self.run_on_commit = hooks
+        if self.run_on_commit:
+            # connect() empties the list, so it must be out of the way while the connection is let go.
+            hooks, self.run_on_commit = self.run_on_commit, []
+            self._conn_hygiene_lease.settle(handle_is_out=False)
+            self.run_on_commit = hooks
         super().run_and_clear_commit_hooks()
 
     def commit(self) -> None:
         """Commit; under manual transaction management that may have ended what kept the connection."""
         super().commit()
-        self._conn_hygiene_lease.settle(handle_is_out=False)
+        self._conn_hygiene_lease.transaction_ended()
 
     def rollback(self) -> None:
         """Roll back; as for :meth:`commit`."""
         super().rollback()
-        self._conn_hygiene_lease.settle(handle_is_out=False)
+        self._conn_hygiene_lease.transaction_ended()
 
     def get_autocommit(self) -> bool:
         """Return the flag, without a checkout for it, nor a look at the handle: ``on_commit()`` asks at any time."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connections
 from django.db.backends.postgresql.base import Cursor
+from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
 
 from conn_hygiene import cursors, release_between_queries
@@ -20,7 +21,7 @@ from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
     from psycopg_pool import ConnectionPool
@@ -39,27 +40,36 @@ FUNCTIONS: list[Any] = [
     Lease._give_back,
     Lease._park,
     Lease._assign,
-    Lease.connected,
-    Lease.connecting,
+    Lease.begin_session,
     Lease.cursor_closed,
     Lease.end_if_due,
     Lease.end_if_parked,
     Lease.prepare_return,
     Lease.take,
     LeasedWrapper._check_out_of_pool.__wrapped__,
-    LeasedWrapper._checking_out,
     LeasedWrapper.check_out_again,
     LeasedWrapper.connect,
     LeasedWrapper.create_cursor,
 ]
 
+# Those that are called, or called otherwise, where a checkout is all of Django's connect().
+CONNECTING: list[Any] = [
+    Lease._assign,
+    Lease.connected,
+    Lease.connecting,
+    Lease.take,
+    LeasedWrapper._checking_out,
+    LeasedWrapper.check_out_again,
+    LeasedWrapper.connect,
+]
 
 # Those for which it makes a difference that the owner leaves the lease to the reaper, or takes it back.
 PARKING: list[Any] = [Lease._park, Lease.cursor_closed, Lease.end_if_due, Lease.take, LeasedWrapper.create_cursor]
 
 CASES = [
-    *(pytest.param(function, 0, id=f"{function.__qualname__}, at once") for function in FUNCTIONS),
-    *(pytest.param(function, 0.001, id=f"{function.__qualname__}, after a grace") for function in PARKING),
+    *(pytest.param(function, 0, False, id=f"{function.__qualname__}, at once") for function in FUNCTIONS),
+    *(pytest.param(function, 0.001, False, id=f"{function.__qualname__}, after a grace") for function in PARKING),
+    *(pytest.param(function, 0, True, id=f"{function.__qualname__}, with a receiver") for function in CONNECTING),
 ]
 
 EXEMPT = {
@@ -144,7 +154,20 @@ def is_free(lock: Any) -> bool:
     return taken[0]
 
 
-@pytest.mark.parametrize(("function", "grace"), CASES)
+def receiver(**kwargs: Any) -> None:
+    """Have every checkout be a connect() that calls somebody."""
+
+
+@pytest.fixture
+def with_receiver(receives: bool) -> Iterator[None]:
+    if receives:
+        connection_created.connect(receiver)
+    yield
+    connection_created.disconnect(receiver)
+
+
+@pytest.mark.parametrize(("function", "grace", "receives"), CASES)
+@pytest.mark.usefixtures("with_receiver")
 def test_after_an_exception_at_any_line_all_goes_on(
     function: Any, grace: float, settings: Any, pool_of: Callable[[str], ConnectionPool]
 ) -> None:
