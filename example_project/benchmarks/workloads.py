@@ -67,8 +67,7 @@ def single_thread(scale: Scale) -> list[Workload]:
 
 
 def crowds(scale: Scale) -> list[Workload]:
-    # Where nothing but the processor counts: it is not as fast all the time, so that shorter turns and more of them tell
-    # more.
+    # The processor is not as fast all the time. Where nothing else counts, shorter turns and more of them tell more.
     sprints = replace(scale, seconds=scale.seconds * 0.75, rounds=scale.rounds * 2 - 1)
     return [
         crowd(scale, 2, "slow", "1 query, 200 ms elsewhere, 1 query", "/page/1/200/1", threads=32, elsewhere=0.2),
