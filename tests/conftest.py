@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from psycopg_pool import ConnectionPool
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C work where the tests are run in the background of a shell, which ignores it.
+
+    Tests send it to commands that they start, and those inherit what is ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
