@@ -51,7 +51,7 @@ class ParallelCommand(BaseCommand):
         with stopping_on_sigterm(), progress(show) as bar:
             task = bar.add_task("Orders", total=len(pks))
             try:
-                with interrupts_ignored():
+                with interrupts_deferred():
                     for start in range(0, len(pks), chunk):
                         part = pks[start : start + chunk]
                         sizes[executor.submit(job, part)] = len(part)
@@ -105,9 +105,26 @@ def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def interrupts_ignored() -> Any:
-    """Have the processes that start meanwhile ignore Ctrl-C, which a terminal sends to all: their parent sees to it."""
-    return handled(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait until the block ends: no job may begin that is not counted.
+
+    A terminal sends Ctrl-C to all processes. Those that start here never get it: they inherit that it is blocked, and
+    their parent sees to it.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+
+    with handled(signal.SIGINT, note), handled(signal.SIGTERM, note):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if noted:
+        raise KeyboardInterrupt
 
 
 def stopping_on_sigterm() -> Any:

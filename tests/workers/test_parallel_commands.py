@@ -19,6 +19,7 @@ import pytest
 
 from example_project.embedded import database_url
 from example_project.processes import HOST, ROOT, environment, partner, shop_database
+from example_project.shop.parallel import interrupts_deferred
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ def wait_until_stopping(process: subprocess.Popen[str]) -> None:
     """Return when the command has said that it begins no more."""
     assert process.stderr is not None
     assert any("Stopping" in line for line in process.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_comes_while_jobs_are_begun_waits_and_is_not_lost(number: signal.Signals) -> None:
+    begun = False
+    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+        os.kill(os.getpid(), number)
+        begun = True
+    assert begun
 
 
 # ##### Processes #####
