@@ -116,10 +116,15 @@ def wait_until_stopping(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_that_comes_while_jobs_are_begun_waits_and_is_not_lost(number: signal.Signals) -> None:
-    begun = False
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
-        os.kill(os.getpid(), number)
-        begun = True
+    begun = []
+
+    def begin() -> None:
+        with interrupts_deferred():
+            os.kill(os.getpid(), number)
+            begun.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
     assert begun
 
 
