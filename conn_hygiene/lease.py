@@ -460,7 +460,7 @@ class Lease:
         self.session_state.begin(connection)
 
     def begin_session(self) -> None:
-        """Remember the session as it is, since nothing is set up in it but autocommit. Owner only."""
+        """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only."""
         with self._lock:
             connection = self._connection
             if connection is not None:

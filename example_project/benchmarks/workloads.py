@@ -67,17 +67,17 @@ def single_thread(scale: Scale) -> list[Workload]:
 
 
 def crowds(scale: Scale) -> list[Workload]:
-    # The processor is not as fast all the time. Where nothing else counts, shorter turns and more of them tell more.
-    sprints = replace(scale, seconds=scale.seconds * 0.75, rounds=scale.rounds * 2 - 1)
+    # Where the processor is the limit, ratios differ most from round to round.
+    often = replace(scale, rounds=scale.rounds * 2 - 1)
+    sprints = replace(often, seconds=scale.seconds * 0.75)
     return [
         crowd(scale, 2, "slow", "1 query, 200 ms elsewhere, 1 query", "/page/1/200/1", threads=32, elsewhere=0.2),
         replace(
             crowd(
-                scale, 3, "mixed", "2 queries, 50 ms elsewhere, 2 queries", "/page/2/50/2", threads=64, elsewhere=0.05
+                often, 3, "mixed", "2 queries, 50 ms elsewhere, 2 queries", "/page/2/50/2", threads=64, elsewhere=0.05
             ),
-            # The processor is what limits it, and with it the ideal means nothing. Its bars are the narrowest.
+            # With the processor for a limit, the ideal means nothing.
             ideal=None,
-            rounds=scale.rounds * 2 - 1,
         ),
         crowd(sprints, 4, "database", "20 queries back to back", "/page/20/0/0", threads=16),
         crowd(sprints, 4, "transaction", "20 queries in a transaction", "/atomic/20", threads=16),
