@@ -20,20 +20,28 @@ _LETTER = r"A-Za-z_\x80-\U0010ffff"
 # it matters, all to the end is taken for the string.
 _TOKEN = re.compile(
     rf"""
-      (?P<comment> --[^\n]* )
+      (?P<comment> --[^\n\r]* )
     | (?P<block> /\* )
     | (?P<value>
-          e'(?: [^'\\] | \\. | '' )*(?: ' | \\?\Z )
-        | (?: [bxn] | u& )?'(?: [^'\\] | \\(?!') | '' )*(?: ' | .* )
+          [eE]'[^'\\]*(?: (?: \\. | '' )[^'\\]* )*(?: ' | \\?\Z )
+        | (?: [bBxXnN] | [uU]& )?'[^'\\]*(?: (?: \\(?!') | '' )[^'\\]* )*(?: ' | .* )
         | \$(?P<tag> (?: [{_LETTER}][{_LETTER}0-9]* )? )\$ .*? (?: \$(?P=tag)\$ | \Z )
-        | \.?[0-9](?: e[+-][0-9] | [\w.] )*
+        | \.?[0-9][\w.]*(?: (?<=[eE])[+-][0-9][\w.]* )*
       )
-    | (?P<kept> "(?: [^"] | "" )*"? | \$[0-9]+ | [{_LETTER}][{_LETTER}0-9$]* | . )
+    | (?P<word> [{_LETTER}][{_LETTER}0-9$]* )
+    | (?P<kept> "[^"]*"? | \$[0-9]+ | . )
     """,
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+    # Case matters: $a$ does not end at $A$.
+    re.DOTALL | re.VERBOSE,
 )
-# SET takes its value without quotes, too.
-_SET = re.compile(r"((?:^|;)\s*SET\s+(?:(?:LOCAL|SESSION)\s+)?[^\s=;]+\s*(?:=|\bTO\b))[^;]+", re.IGNORECASE)
+# SET takes its value without quotes, too, on its own as at the end of an ALTER of what has settings. Names are matched
+# first, since they may have a SET or a semicolon in them.
+_NAME = r'"[^"]*(?:"|\Z)'
+_ALTER = r"ALTER\s+(?:ROLE|USER|DATABASE|SYSTEM|FUNCTION|PROCEDURE|ROUTINE)"
+_SET = re.compile(
+    rf"""{_NAME} | (?P<set> (?:^|;)\s*(?:SET|{_ALTER})\b(?:{_NAME}|[^";=])*?(?:=|\bTO\b) )(?:{_NAME}|[^";])+""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -49,8 +57,14 @@ def mask(sql: str) -> str:
         position = token.end()
         if token["block"]:
             position = _end_of_comment(sql, position)
-        parts.append(MASK if token["value"] else token["kept"] or " ")
-    return _SET.sub(rf"\1 {MASK}", printable("".join(parts)))
+        # In a word, a space would have the rest of it taken for something else.
+        word = _replaced(token["word"] or "", "_")
+        parts.append(MASK if token["value"] else word or token["kept"] or " ")
+    return _SET.sub(_without_value, printable("".join(parts)))
+
+
+def _without_value(match: re.Match[str]) -> str:
+    return f"{match['set']} {MASK}" if match["set"] else match[0]
 
 
 def _end_of_comment(sql: str, position: int) -> int:
@@ -65,6 +79,11 @@ def _end_of_comment(sql: str, position: int) -> int:
 
 def printable(text: str) -> str:
     """Return *text*, which a client of the server chose, on one line and without what would steer a terminal."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(text.split())
+    return " ".join(_replaced(text, " ").split())
+
+
+def _replaced(text: str, substitute: str) -> str:
+    """Return *text* with *substitute* for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else substitute for char in text)

@@ -58,13 +58,22 @@ def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     notices = []
     for path in Path(directory).glob("*-*.json"):
         # What is not a notice, or may not be read, is somebody else's business.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             if _is_alive(int(path.name.partition("-")[0])):
-                notice = json.loads(path.read_text(encoding="utf-8"))
-                notices.append({key: notice[key] for key in (*KEPT, "in_transaction", "reported_at")})
+                notices.append(_checked(json.loads(path.read_text(encoding="utf-8"))))
             else:
                 path.unlink()
     return sorted(notices, key=lambda notice: float(notice["reported_at"]))
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a notice in *found*. Each may be anything, since the directory need not be ours alone."""
+    notice = {key: found[key] for key in (*KEPT, "in_transaction", "reported_at")}
+    notice["reported_at"] = float(notice["reported_at"])
+    texts = [notice[key] for key in KEPT if key != "server_pid"]
+    if type(notice["server_pid"]) is not int or not all(isinstance(text, (str, type(None))) for text in texts):
+        raise TypeError("a fact is not of its kind")
+    return notice
 
 
 def _is_alive(pid: int) -> bool:

@@ -99,7 +99,8 @@ def _timeouts(written: dict[str, Any], timeouts: dict[str, float]) -> dict[str, 
         return {}
     ours = " ".join(f"-c {name}={_milliseconds(seconds)}" for name, seconds in timeouts.items())
     # Of two values for one parameter the server takes the later: the project's own.
-    return {"options": f"{ours} {own}".rstrip()}
+    # The project's end as they are: a space may be escaped there.
+    return {"options": f"{ours} {own}" if own else ours}
 
 
 def _milliseconds(seconds: float) -> int:

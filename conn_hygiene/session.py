@@ -64,29 +64,50 @@ _HINTS = (
     "discard",
     "advisory",
     "dblink",
+    'u&"',
 )
+
+# Of all patterns here, none may try a long text anew from each of its characters, nor remember each of them on the way.
 
 # PostgreSQL's comments nest. Deeper than this nobody goes, and what does cannot be read.
-_COMMENT = r"/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/"
+_COMMENT = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*\*/"
 for _ in range(3):
-    _COMMENT = rf"/\*(?:[^*/]|\*(?!/)|/(?!\*)|{_COMMENT})*\*/"
+    _COMMENT = rf"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*)|{_COMMENT})[^*/]*)*\*/"
 
-# Everything in which a keyword is not a keyword. Dollar quotes need the same tag at both ends.
-_QUOTED = re.compile(
-    rf"""
-      --[^\n]*
-    | {_COMMENT}
-    | \be'(?:[^'\\]|\\.|'')*'
-    | '(?:[^']|'')*'
-    | "(?:[^"]|"")*"
-    | (?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?P=tag)
-    """,
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+# A string in which a backslash escapes. It may go on in another line, and does so by the same rule. One without an end
+# goes on to the end: the server refuses the whole.
+_ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)"
+_ESCAPED = rf"{_ESCAPED}(?:\s*(?:--[^\n\r]*[\n\r]\s*)*{_ESCAPED})*"
+
+# To the server, all that is not ASCII is a letter.
+_LETTER = r"A-Za-z_\x80-\U0010ffff"
+
+
+def _quoted(string: str) -> re.Pattern[str]:
+    """Return what finds everything in which a keyword is not a keyword; *string* is the pattern of a plain string."""
+    # A doubled quote needs no rule where nothing escapes: it is the end of one string and the start of another. Dollar
+    # quotes need the same tag at both ends, and are part of a name where they follow one.
+    return re.compile(
+        rf"""
+          --[^\n\r]*
+        | {_COMMENT}
+        | (?<![{_LETTER}0-9$])[eE]{_ESCAPED}
+        | {string}
+        | "[^"]*"
+        | (?<![{_LETTER}0-9$])(?P<tag>\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$)(?:.*?(?P=tag)|.*)
+        """,
+        re.DOTALL | re.VERBOSE,
+    )
+
+
+# Whether a backslash escapes in a plain string is for standard_conforming_strings to say, the session's and not ours.
+_QUOTED = _quoted("'[^']*'")
+_QUOTED_IF_BACKSLASHES_ESCAPE = _quoted(_ESCAPED)
+
+# EXPLAIN ANALYZE runs what it explains, which may be in parentheses as the options are.
+_EXPLAIN = re.compile(
+    r"explain\b(?:\s*\((?!\s*(?:select\b|with\b|\())[^()]*\)|\s*(?:analy[sz]e|verbose)\b)*", re.IGNORECASE
 )
-
-
-# EXPLAIN ANALYZE runs what it explains.
-_EXPLAIN = re.compile(r"explain\b\s*(?:\([^)]*\)\s*|(?:analy[sz]e|verbose)\b\s*)*", re.IGNORECASE)
 
 
 class _Rule(NamedTuple):
@@ -103,38 +124,54 @@ def _rule(pattern: str, *adds: str, removes: frozenset[str] = frozenset()) -> _R
     return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), frozenset(adds), removes)
 
 
-# Matched at the start of each statement.
+# The schema of temporary things: by its alias or, for those who looked it up, by its name.
+_PG_TEMP = r'\bpg_temp(?:_\d+)?"?\s*\.'
+
+# Matched at the start of each statement. SET and PREPARE have keywords after them that are names as well.
 _COMMANDS = [
-    _rule(r"set\s+(?!local\b|constraints\b|transaction\b)", SETTING),
+    _rule(r"set\b(?!\s*(?:local|constraints|transaction)\b(?!\s*\.))", SETTING),
     _rule(r"reset\b", SETTING),
     _rule(r"listen\b", LISTEN),
-    _rule(r"unlisten\s+\*", removes=frozenset({LISTEN})),
+    _rule(r"unlisten\s*\*", removes=frozenset({LISTEN})),
     _rule(r"create\s+(?:or\s+replace\s+)?(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
-    _rule(r"create\b[^(]*\bpg_temp\s*\.", TEMPORARY),
-    _rule(r"(?:select|with)\b.*?\binto\s+(?:(?:local|global)\s+)?(?:temp(?:orary)?\b|pg_temp\s*\.)", TEMPORARY),
-    _rule(r"prepare\s+(?!transaction\b)", PREPARED),
+    _rule(rf"create\b[^(]*{_PG_TEMP}", TEMPORARY),
+    # Up to PostgreSQL 14, a number may stand right before a keyword.
+    _rule(
+        rf"""(?:select|with)\b.*?(?:\b|(?<=\d))into\b\s*(?:table\b\s*|(?:local|global)\s+)?"""
+        rf"""(?:temp(?:orary)?\b|"?{_PG_TEMP})""",
+        TEMPORARY,
+    ),
+    _rule(r"prepare\b(?!\s*transaction\b\s*')", PREPARED),
     _rule(r"deallocate\s+(?:prepare\s+)?all\b", removes=frozenset({PREPARED})),
     _rule(r"declare\b.*?\bwith\s+hold\b", HELD_CURSOR),
     _rule(r"close\s+all\b", removes=frozenset({HELD_CURSOR})),
     _rule(r"load\b", LIBRARY),
     _rule(r"do\b", CODE),
     _rule(r"discard\s+temp(?:orary)?\b", removes=frozenset({TEMPORARY})),
-    # Takes away what the backend itself set up as well (time zone, role), hence leaves something to mend.
-    _rule(
-        r"discard\s+all\b",
-        DISCARDED,
-        removes=frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR}),
-    ),
 ]
 
-# Matched anywhere in a statement.
+# The server refuses it beside other statements. It takes away what the backend itself set up as well (time zone, role),
+# hence leaves something to mend.
+_DISCARD_ALL = _rule(
+    r"[\s;]*discard\s+all[\s;]*\Z",
+    DISCARDED,
+    removes=frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR}),
+)
+
+# Matched anywhere in a statement. A function's name may be quoted.
 _FUNCTIONS = [
-    _rule(r"\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(", ADVISORY_LOCK),
-    _rule(r"\bpg_advisory_unlock_all\s*\(", removes=frozenset({ADVISORY_LOCK})),
+    _rule(r'\bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*\(', ADVISORY_LOCK),
+    # Nothing else may be in the statement: it could keep the function from being called, or lock after it.
+    _rule(
+        r"\A\s*select\s+(?:\*\s*from\s+)?(?:pg_catalog\s*\.\s*)?pg_advisory_unlock_all\s*\(\s*\)\s*\Z",
+        removes=frozenset({ADVISORY_LOCK}),
+    ),
     # set_config(name, value, true) is SET LOCAL; whatever cannot be read as a plain `true` is taken for a SET.
-    _rule(r"\bset_config\s*\((?![^()]*,\s*true\s*\))", SETTING),
-    _rule(r"\bsetseed\s*\(", SEED),
-    _rule(r"\bdblink_connect(?:_u)?\s*\(", REMOTE),
+    _rule(r'\bset_config"?\s*\((?![^()]*,\s*true\s*\))', SETTING),
+    _rule(r'\bsetseed"?\s*\(', SEED),
+    _rule(r'\bdblink_connect(?:_u)?"?\s*\(', REMOTE),
+    # A name in Unicode escapes may be any of the above.
+    _rule(r'\bu&"', UNREADABLE),
 ]
 
 
@@ -149,19 +186,31 @@ def effect_of(sql: str) -> Effect | None:
     code = "do" in lowered and ("$" in lowered or "'" in lowered)
     if not code and not any(hint in lowered for hint in _HINTS):
         return None
-    adds: set[str] = set()
-    removes: set[str] = set()
-    plain = _QUOTED.sub(_blank, sql)
+    effect = _read(_QUOTED.sub(_blank, sql))
+    if "\\'" in sql:
+        other = _read(_QUOTED_IF_BACKSLASHES_ESCAPE.sub(_blank, sql))
+        effect = Effect(effect.adds | other.adds, effect.removes & other.removes)
+    return effect if any(effect) else None
+
+
+def _read(plain: str) -> Effect:
+    """Return the effect of statements without comments, and with nothing in their strings."""
     if "/*" in plain:
         return Effect(frozenset({UNREADABLE}), frozenset())
+    if _DISCARD_ALL.pattern.match(plain):
+        return Effect(_DISCARD_ALL.adds, _DISCARD_ALL.removes)
+    adds: set[str] = set()
+    removes: set[str] = set()
     for statement in plain.split(";"):
-        text = _EXPLAIN.sub("", statement.lstrip(_FILLER)).lstrip(_FILLER)
+        text = statement.lstrip(_FILLER)
+        if explain := _EXPLAIN.match(text):
+            text = text[explain.end() :].lstrip(_FILLER)
         rules = [rule for rule in _COMMANDS if rule.pattern.match(text)]
-        rules += [rule for rule in _FUNCTIONS if rule.pattern.search(text)]
+        rules += [rule for rule in _FUNCTIONS if rule.pattern.search(statement)]
         for rule in rules:
             removes |= rule.removes
             adds = (adds - rule.removes) | rule.adds
-    return Effect(frozenset(adds), frozenset(removes)) if adds or removes else None
+    return Effect(frozenset(adds), frozenset(removes))
 
 
 # The same, remembered; for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
@@ -170,9 +219,12 @@ LONGEST_REMEMBERED = 10_000
 
 
 def _blank(match: re.Match[str]) -> str:
-    """Replace a comment by a space, a string by an empty one, and a quoted identifier by a plain one."""
+    """Replace a comment by a space, a string by an empty one, and a quoted identifier by one without punctuation.
+
+    The identifier keeps its quotes, without which ``"all"`` would be a keyword.
+    """
     if match[0].startswith('"'):
-        return re.sub(r"\W", "_", match[0][1:-1])
+        return '"' + re.sub(r"\W", "_", match[0][1:-1]) + '"'
     return " " if match[0].startswith(("--", "/*")) else "''"
 
 

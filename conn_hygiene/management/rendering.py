@@ -157,8 +157,8 @@ def _row(session: server.Session, several: set[str]) -> tuple[str, ...]:
         waits or "",
         session.application_name,
         session.client_address or ("" if session.state is None else "local"),
-        session.database if "database" in several else "",
-        session.role if "role" in several else "",
+        printable(session.database) if "database" in several else "",
+        printable(session.role) if "role" in several else "",
         "(this command)" if session.own else _shortened(session.statement or ""),
     )
 
@@ -170,12 +170,12 @@ def leases_table(leases: Sequence[LeaseInfo]) -> Table:
             lease.state,
             lease.alias,
             str(lease.server_pid),
-            lease.thread_name or str(lease.thread_id),
+            printable(lease.thread_name or str(lease.thread_id)),
             printable(lease.request or ""),
             _duration(lease.held_for),
             _duration(lease.idle_for),
             ", ".join(lease.pinned_by),
-            lease.where_now or "",
+            printable(lease.where_now or ""),
         )
         for lease in leases
     ]
