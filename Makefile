@@ -12,8 +12,11 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
+# Of the order that the tests run in, which is another each time: "make test SEED=1" repeats one.
+SEED ?= default
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench bench-quick pgbouncer lint types docs django-suite matrix clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick pgbouncer lint types docs django-suite matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +27,17 @@ demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 second
 serve: $(VENV)/.demo ## open the example site on this machine
 	@$(BIN)/python -m example_project.serve
 
-test: $(VENV)/.workers $(VENV)/.demo $(VENV)/.bench ## run the tests and measure branch coverage
+test: $(VENV)/.suite ## run the tests and measure branch coverage, in 6 minutes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses=auto --randomly-seed=$(SEED)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+test-quick: $(VENV)/.test ## run the tests of the core, for every save, in a minute
+	$(BIN)/python -m pytest --numprocesses=auto --randomly-seed=$(SEED) --ignore=tests/workers -m "not slow"
+
+mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time
+	@$(BIN)/python -m tests.mutants
 
 bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 15 minutes
 	@$(BIN)/python -m example_project.benchmarks
@@ -54,11 +63,9 @@ docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 
 django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
-	@# At the default few pauses of a test are long enough; without a grace every query ends in a release.
-	$(BIN)/python -m tests.django_suite --release-after 0
 
 matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found
-	$(BIN)/tox run
+	$(BIN)/tox run -- --randomly-seed=$(SEED)
 
 clean: ## remove everything that the other targets made
 	rm -rf $(VENV) .tox .cache .coverage .coverage.* docs/_build .mypy_cache .pytest_cache .ruff_cache
@@ -70,8 +77,9 @@ $(VENV)/pyvenv.cfg:
 	@# 25.1 is the first that knows --group.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
-# One empty file for each installed group, out of date when pyproject.toml is newer.
+# One empty file for each installed group, out of date when pyproject.toml is newer. What is imported is compiled then, and
+# most of what is installed never is.
 $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	@echo "Installing what \"$*\" needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group $*
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable . --group $*
 	@touch $@

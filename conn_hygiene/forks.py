@@ -21,6 +21,7 @@ from conn_hygiene import conf, discarding, openings, reaper, signals, timing, wr
 from conn_hygiene.reports import send
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -43,6 +44,10 @@ _inherited_leases: set[Lease] = set()
 # finaliser that knows nothing of forks would speak to the parent's server, and whatever traces one of ours (coverage, a
 # debugger) may have a lock that is held for ever. By the thread that forks, which alone touches its entry.
 _kept_at_fork: dict[int, list[Any]] = {}
+
+# What tells of each thread's end, by the thread, which alone writes its entry; a new thread may take over an old one's.
+# A copy is read, since others write at the same time. The wrapper that a thread's end was first made for may be gone.
+_thread_ends: dict[int, weakref.ref[Any]] = {}
 
 
 def close_all_after_fork() -> int:
@@ -99,11 +104,15 @@ def close_all_before_fork() -> int:
 # ##### At the fork #####
 
 
+def keep_over_forks(thread_end: weakref.ref[Any]) -> None:
+    """Keep what *thread_end* refers to from being collected in a child. Called by the thread whose end it tells of."""
+    _thread_ends[threading.get_ident()] = thread_end
+
+
 def before_fork() -> None:
     """Keep over the fork what other threads' ends would collect. Called in the parent, by whichever thread forks."""
-    wrappers = wrapper.known()
-    ends = [lease.thread_end() for lease in map(wrapper.lease_of, wrappers) if lease and lease.thread_end]
-    _kept_at_fork[threading.get_ident()] = [*wrappers, *ends]
+    ends = [end() for end in _thread_ends.copy().values()]
+    _kept_at_fork[threading.get_ident()] = [*wrapper.known(), *ends]
 
 
 def after_fork_in_parent() -> None:

@@ -52,6 +52,7 @@ def _end_of_running_thread() -> weakref.ref[Any]:
     end = getattr(_local, "end", None)
     if end is None:
         end = _local.end = _ThreadEnd()
+        forks.keep_over_forks(end.reference)
     return end.reference
 
 

@@ -12,8 +12,11 @@ import re
 #: What stands in the place of a value.
 MASK = "?"
 
-# To the server, all that is not ASCII is a letter.
-_LETTER = r"A-Za-z_\x80-\U0010ffff"
+# To the server, all that is not ASCII is a letter. Each is written as what it is not: Python takes long to compile long
+# ranges.
+LETTER = r"[^\x00-@\[-^`{-\x7f]"
+LETTER_OR_DIGIT = r"[^\x00-/:-@\[-^`{-\x7f]"
+IN_NAME = r"[^\x00-\x23%-/:-@\[-^`{-\x7f]"  # and the dollar sign
 
 # Any token may lack its end, since the server cuts long statements off (track_activity_query_size). Whether a backslash
 # keeps a quote from ending a plain string is for standard_conforming_strings to say, the session's and not ours: where
@@ -25,10 +28,10 @@ _TOKEN = re.compile(
     | (?P<value>
           [eE]'[^'\\]*(?: (?: \\. | '' )[^'\\]* )*(?: ' | \\?\Z )
         | (?: [bBxXnN] | [uU]& )?'[^'\\]*(?: (?: \\(?!') | '' )[^'\\]* )*(?: ' | .* )
-        | \$(?P<tag> (?: [{_LETTER}][{_LETTER}0-9]* )? )\$ .*? (?: \$(?P=tag)\$ | \Z )
+        | \$(?P<tag> (?: {LETTER}{LETTER_OR_DIGIT}* )? )\$ .*? (?: \$(?P=tag)\$ | \Z )
         | \.?[0-9][\w.]*(?: (?<=[eE])[+-][0-9][\w.]* )*
       )
-    | (?P<word> [{_LETTER}][{_LETTER}0-9$]* )
+    | (?P<word> {LETTER}{IN_NAME}* )
     | (?P<kept> "[^"]*"? | \$[0-9]+ | . )
     """,
     # Case matters: $a$ does not end at $A$.

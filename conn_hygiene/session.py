@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg.pq import ConnStatus
 
 from conn_hygiene import places
+from conn_hygiene.masking import IN_NAME, LETTER, LETTER_OR_DIGIT
 
 if TYPE_CHECKING:
     import psycopg
@@ -79,9 +80,6 @@ for _ in range(3):
 _ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)"
 _ESCAPED = rf"{_ESCAPED}(?:\s*(?:--[^\n\r]*[\n\r]\s*)*{_ESCAPED})*"
 
-# To the server, all that is not ASCII is a letter.
-_LETTER = r"A-Za-z_\x80-\U0010ffff"
-
 
 def _quoted(string: str) -> re.Pattern[str]:
     """Return what finds everything in which a keyword is not a keyword; *string* is the pattern of a plain string."""
@@ -91,10 +89,10 @@ def _quoted(string: str) -> re.Pattern[str]:
         rf"""
           --[^\n\r]*
         | {_COMMENT}
-        | (?<![{_LETTER}0-9$])[eE]{_ESCAPED}
+        | (?<!{IN_NAME})[eE]{_ESCAPED}
         | {string}
         | "[^"]*"
-        | (?<![{_LETTER}0-9$])(?P<tag>\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$)(?:.*?(?P=tag)|.*)
+        | (?<!{IN_NAME})(?P<tag>\$(?:{LETTER}{LETTER_OR_DIGIT}*)?\$)(?:.*?(?P=tag)|.*)
         """,
         re.DOTALL | re.VERBOSE,
     )

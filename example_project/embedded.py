@@ -29,8 +29,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,11 +47,29 @@ CONFIGURATION = {
 }
 
 
+_stop_keeper: Callable[[], None] | None = None
+
+
 def database_url() -> str:
     """Return the URL of the server to use, and start one if the environment names none."""
     url = os.environ.get("DATABASE_URL") or _url_from_libpq_environment() or _start_keeper()
     os.environ["DATABASE_URL"] = url
     return url
+
+
+def is_own_server() -> bool:
+    """Return whether `database_url()` has started the server, since the environment named none."""
+    return _stop_keeper is not None
+
+
+def stop_own_server() -> None:
+    """Stop the server that `database_url()` has started, if it has; the next call starts another."""
+    global _stop_keeper  # noqa: PLW0603 - one server a process
+    if _stop_keeper is not None:
+        _stop_keeper()
+        atexit.unregister(_stop_keeper)
+        _stop_keeper = None
+        del os.environ["DATABASE_URL"]
 
 
 def database(
@@ -100,6 +121,7 @@ def _url_from_libpq_environment() -> str:
 
 
 def _start_keeper() -> str:
+    global _stop_keeper  # noqa: PLW0603 - as above
     keeper = subprocess.Popen(
         [sys.executable, "-m", "example_project.embedded"],
         cwd=ROOT,
@@ -125,8 +147,9 @@ def _start_keeper() -> str:
         # running by the time that the owner's exit is seen.
         if os.getpid() == owner:
             keeper.terminate()
-            keeper.wait()
+            keeper.communicate()
 
+    _stop_keeper = stop
     atexit.register(stop)
     return url
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,36 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from conn_hygiene.serving import serving
+from example_project import embedded
+from tests.leftovers import Leftovers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from psycopg_pool import ConnectionPool
+
+
+# Where the run keeps what it knows of what tests may leave.
+_LEFTOVERS = pytest.StashKey[Leftovers]()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes "-n auto" means: most tests wait, so twice as many as there are processors.
+
+    One process, this one, on a server that the environment names: tests create roles there, which all would share.
+    """
+    return 2 * (os.cpu_count() or 1) if embedded.is_own_server() else 0
+
+
+def pytest_xdist_setupnodes() -> None:
+    """Have each process start a server of its own: it would inherit the one that loading the settings has started."""
+    embedded.stop_own_server()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take note of what was there before the tests."""
+    session.config.stash[_LEFTOVERS] = Leftovers()
 
 
 def pytest_configure() -> None:
@@ -38,13 +65,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None, Any, Any]:
-    """Fail every test after which a connection is missing from a pool.
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """Fail every test after which a connection is missing from a pool, and a module's last one for what is left.
 
     A hook and not a fixture: only here has every fixture, the database's included, given back its own.
     """
     result = yield
     _check_pools()
+    # AsyncClient ends its requests in another thread than they began in, so that they seem to be served for ever.
+    serving.label = serving.before = None
+    if nextitem is None or nextitem.path != item.path:
+        left = item.config.stash[_LEFTOVERS].found()
+        if left:
+            pytest.fail("\n".join([f"The tests of {item.path.name} leave behind:", *left]), pytrace=False)
     return result
 
 
@@ -70,6 +103,14 @@ def _check_pools() -> None:
             if time.monotonic() > deadline:
                 pytest.fail(f"A connection of {alias!r} was not given back: {stats}", pytrace=False)
             time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Have coverage leave the processes alone that a module's tests start: what they run is measured elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 @pytest.fixture

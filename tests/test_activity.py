@@ -112,6 +112,7 @@ def test_a_connection_in_a_transaction_says_how_long_it_has_done_nothing() -> No
 def test_a_transaction_that_only_the_server_knows_of() -> None:
     query(sql="BEGIN")
     assert (only().state, only().in_transaction) == ("in use", True)
+    assert only().transaction_for > 0
     query(sql="ROLLBACK")
     assert (only().state, only().in_transaction) == ("idle", False)
 
@@ -292,6 +293,15 @@ def test_seconds_are_those_of_the_connections_held_now_and_before() -> None:
     assert closed["seconds_in_use"] >= info.in_use_for
     # Closed: nothing grows any more.
     assert change(before) == closed
+
+
+def test_use_that_ends_with_the_connection_counts() -> None:
+    before = conn_hygiene.stats()
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_sleep(0.02)")
+    connection.close()
+    assert change(before)["seconds_in_use"] >= 0.02
+    cursor.close()
 
 
 def test_a_transaction_is_in_use_also_between_its_statements() -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from example_project.benchmarks.measuring import Results
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 IDEALS = {workload.key: workload.ideal for workload in workloads(FULL) if workload.ideal}
 
 
@@ -249,6 +251,7 @@ def test_json_has_all_rounds(run: report.Run) -> None:
 # ##### A run #####
 
 
+@pytest.mark.slow
 def test_everything_runs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")
     arguments = ["--scale=smoke", "--contenders", "holding", "toolkit", f"--output={tmp_path}"]

@@ -129,6 +129,30 @@ print(len(seen))
     assert (finished.stdout.strip(), finished.stderr) == ("3", "")
 
 
+@pytest.mark.usefixtures("connects")
+def test_a_connect_inside_of_another_one_does_not_end_it() -> None:
+    """What a receiver sets does not pin, since it is set at every checkout."""
+    calls: list[BaseDatabaseWrapper] = []
+
+    def receive(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        calls.append(connection)
+        if len(calls) == 1:
+            connection.close()
+            connection.connect()
+            with connection.cursor() as cursor:
+                cursor.execute("SET statement_timeout = '11s'")
+
+    connection_created.connect(receive)
+    try:
+        query("unpooled")
+    finally:
+        connection_created.disconnect(receive)
+    lease = lease_of(connections["unpooled"])
+    assert lease is not None
+    assert len(calls) == 2
+    assert lease.pins == {}
+
+
 @pytest.mark.parametrize("part", ["get_new_connection", "init_connection_state"])
 def test_a_part_that_a_backend_overrides_is_called(
     part: str, connects: list[str], monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from django.db import connections, transaction
+from django.db import InterfaceError, connections, transaction
 
 from conn_hygiene import closing_connections
 from tests.testapp.models import Item
@@ -52,6 +52,19 @@ def test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_
     with only_connection.connection() as connection:
         assert connection.execute("SELECT name FROM pg_cursors WHERE is_holdable").fetchall() == []
     rows.close()
+
+
+@pytest.mark.usefixtures("only_connection")
+def test_a_statement_on_a_cursor_of_an_earlier_checkout_is_refused() -> None:
+    """The connection is the same one, but what runs on it now is another one's."""
+    late = connections["default"].cursor()
+    connections["default"].close()
+    with connections["default"].cursor() as cursor:
+        assert cursor.connection is late.connection
+        with pytest.raises(InterfaceError, match="closed or given back"):
+            late.execute("SELECT 1")
+        cursor.execute("SELECT 2")
+        assert cursor.fetchone() == (2,)
 
 
 @pytest.mark.usefixtures("only_connection")

@@ -170,8 +170,11 @@ def test_postgis_types_are_there_after_each_checkout(
 
 
 def close_geventpool(alias: Alias) -> None:
+    gevent = importlib.import_module("gevent")
     connections[alias].close()
     connections[alias].closeall()
+    # Its event loop would stay with this thread.
+    gevent.get_hub().destroy(destroy_loop=True)
 
 
 def close_sqlalchemy_pool(alias: Alias) -> None:

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 # Not by importing them: locust patches the standard library when it is imported.
 MISSING = [name for name in ("gunicorn", "httpx", "locust", "rich", "uvicorn") if not importlib.util.find_spec(name)]
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"The demo's packages are not installed: {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"The demo's packages are not installed: {', '.join(MISSING)}"),
+    pytest.mark.usefixtures("unmeasured"),
+    pytest.mark.slow,
+]
 
 MARK = "CONN_HYGIENE_TEST_RUN"
 PATIENCE = 120
@@ -105,7 +109,7 @@ def test_migrations_are_complete(env: dict[str, str]) -> None:
 
 def test_demo(own_server: dict[str, str], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    finished = run("-m", "example_project.demo", "--seconds=2", f"--json={report}", env=own_server)
+    finished = run("-m", "example_project.demo", "--seconds=3", f"--json={report}", env=own_server)
     assert finished.returncode == 0, finished.stdout
     for expected in ("Requests", "Median", "percentile", "timeouts", "connections", "times the requests", "make serve"):
         assert expected in finished.stdout

@@ -372,6 +372,23 @@ def test_a_commit_hook_that_fails_loses_no_connection() -> None:
 
 
 @pytest.mark.usefixtures("releasing")
+def test_commit_hooks_that_have_yet_to_run_hold() -> None:
+    """A checkout would empty the list."""
+    ran: list[str] = []
+    query()
+    transaction.set_autocommit(False)
+    with transaction.atomic():
+        Item.objects.create(name="a")
+        transaction.on_commit(lambda: ran.append("hook"))
+    transaction.commit()
+    assert_stays()
+    assert ran == []
+    transaction.set_autocommit(True)
+    assert ran == ["hook"]
+    wait_until_released()
+
+
+@pytest.mark.usefixtures("releasing")
 def test_a_deferred_constraint_that_fails_at_commit_lets_go() -> None:
     query(sql="CREATE TABLE pair (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     try:
@@ -484,13 +501,13 @@ def test_a_statement_on_a_raw_handle_pins_too() -> None:
 
 
 @pytest.mark.usefixtures("releasing")
-def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool(pool_of: Callable[[str], ConnectionPool]) -> None:
+def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool() -> None:
     query()
+    handle: Any = connection.connection
     connection.close()
-    with pool_of("default").connection() as handle:
-        assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
-        left = {name for name in vars(handle) if "conn_hygiene" in name}
-        assert left == {"_conn_hygiene_fresh", "_conn_hygiene_last_used"}
+    assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
+    left = {name for name in vars(handle) if "conn_hygiene" in name}
+    assert left == {"_conn_hygiene_fresh", "_conn_hygiene_last_used"}
 
 
 @pytest.mark.usefixtures("releasing")

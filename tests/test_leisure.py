@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,8 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, release_between_queries
-from conn_hygiene.lease import PATIENCE, Lease
+from conn_hygiene import closing_connections, hold_connection, reaper, release_between_queries
+from conn_hygiene.lease import HELD, PARKED, PATIENCE, Lease
 from conn_hygiene.reaper import Reaper
 from conn_hygiene.wrapper import lease_of
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -178,6 +179,68 @@ def test_a_burst_is_left_alone_for_longer_and_longer() -> None:
         assert not holds("small")
 
 
+@pytest.mark.usefixtures("no_reaper")
+def test_what_is_taken_back_from_the_reaper_stays() -> None:
+    with release_between_queries():
+        query()
+        assert lease().state == PARKED
+        with connections["small"].cursor() as cursor:
+            lease().end_if_parked(lease().idle_since + 60)
+            assert holds("small")
+            cursor.execute("SELECT 1")
+
+
+@pytest.mark.usefixtures("no_reaper")
+def test_what_was_begun_on_a_handle_that_was_read_before_stays() -> None:
+    with release_between_queries():
+        connections["small"].ensure_connection()
+        handle: Any = connections["small"].connection
+        query()
+        assert lease().state == PARKED
+        handle.execute("BEGIN")
+        lease().end_if_parked(lease().idle_since + 60)
+        assert holds("small")
+        handle.execute("ROLLBACK")
+    connections["small"].close()
+
+
+@pytest.fixture
+def sleeping(settings: Any) -> Any:
+    """Have the reaper sleep until somebody rings, and return it."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
+    query()
+    wait_until_released("small")
+    keeper: Any = reaper.running
+    wait_until(lambda: keeper._wake_at == math.inf, "the reaper sleeps until it is called")
+    return keeper
+
+
+@pytest.mark.usefixtures("sleeping")
+def test_a_reaper_that_sleeps_is_woken() -> None:
+    query()
+    wait_until_released("small")
+
+
+def test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen(sleeping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is still awake for its owner, who does not ring, and has already looked at what there was."""
+    on_its_way, parked = threading.Event(), threading.Event()
+    real = Reaper._sleep
+
+    def sleep(self: Reaper) -> None:
+        if not on_its_way.is_set():
+            on_its_way.set()
+            parked.wait(10)
+        real(self)
+
+    monkeypatch.setattr(Reaper, "_sleep", sleep)
+    with connections["small"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        sleeping._bell.put(None)
+        assert on_its_way.wait(10)
+    parked.set()
+    wait_until_released("small")
+
+
 def test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing() -> None:
     with release_between_queries():
         cycle: list[Any] = [connections["small"].cursor()]
@@ -199,6 +262,33 @@ def test_a_cursor_of_an_earlier_checkout_that_is_collected_changes_nothing() -> 
             let_the_reaper_look()
             assert holds("small")
             cursor.execute("SELECT 1")
+        wait_until_released("small")
+
+
+def test_nor_does_it_make_this_one_look_used(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60}
+    with release_between_queries():
+        late = connections["small"].cursor()
+        connections["small"].close()
+        query()
+        used = lease().idle_since
+        del late
+        gc.collect()
+        let_the_reaper_look()
+        assert lease().idle_since == used
+    connections["small"].close()
+
+
+def test_a_cursor_that_is_collected_leaves_a_handle_alone_that_was_just_read() -> None:
+    with release_between_queries():
+        cursors = [connections["small"].cursor()]
+        handle: Any = connections["small"].connection
+        cursors.clear()
+        gc.collect()
+        let_the_reaper_look()
+        assert lease().state == HELD
+        assert handle.execute("SELECT 1").fetchone() == (1,)
+        query()
         wait_until_released("small")
 
 
@@ -225,6 +315,26 @@ def test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while() ->
         assert lease().terminate(handle, "It sat idle.")
         query()
     connections["small"].close()
+
+
+def test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle() -> None:
+    """Its connection may be the one that was looked at before, and has changed hands since."""
+    theirs: list[Any] = []
+
+    @contextmanager
+    def in_transaction_of_its_own() -> Iterator[None]:
+        with transaction.atomic("small"):
+            query()
+            theirs.append(connections["small"].connection)
+            yield
+            query()
+
+    with owners(in_transaction_of_its_own), transaction.atomic("small"):
+        query()
+        ended = [lease().terminate(theirs[0], "It sat idle.") for _ in range(3)]
+        query()
+    connections["small"].close()
+    assert ended == [False, False, False]
 
 
 def test_the_reaper_sleeps_while_nothing_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:

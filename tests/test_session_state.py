@@ -172,6 +172,19 @@ def test_state_that_a_function_leaves_is_found_by_what_the_server_reports() -> N
     run("DROP FUNCTION wander()")
 
 
+def test_state_that_a_function_leaves_does_not_reach_the_next_owner_either() -> None:
+    """Nobody has looked at the session in between."""
+    body = "BEGIN SET timezone = 'Asia/Tokyo'; END"
+    run(f"CREATE OR REPLACE FUNCTION wander() RETURNS void LANGUAGE plpgsql AS $$ {body} $$")
+    connection.close()
+    run("SELECT wander()")
+    connection.close()
+    for _ in range(4):
+        assert run("SHOW TimeZone") == [("UTC",)]
+        connection.close()
+    run("DROP FUNCTION wander()")
+
+
 @pytest.mark.usefixtures("releasing")
 def test_transaction_characteristics_of_the_handle_stay_with_their_owner() -> None:
     run("SELECT 1")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import places, reaper, signals
@@ -390,6 +390,17 @@ def test_inside_a_transaction_the_error_goes_through(
     conn_hygiene.reset_connections(alias)
     assert replaced == []
     assert not Item.objects.using(alias).exists()
+
+
+def test_nor_does_it_go_unnoticed_when_it_has_been_said_once(admin: psycopg.Connection, replaced: Events) -> None:
+    query("default", "BEGIN")
+    end(admin, pid_of("default"))
+    for _ in range(2):
+        connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
+        with pytest.raises(DatabaseError):
+            query()
+    conn_hygiene.reset_connections()
+    assert replaced == []
 
 
 def assert_that_the_end_is_noticed(admin: psycopg.Connection) -> None:

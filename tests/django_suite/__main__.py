@@ -1,8 +1,9 @@
 """Run Django's own test suite on PostgreSQL without and with the toolkit, and print what differs.
 
-    python -m tests.django_suite [--django 6.1.3] [--release-after 0] [label ...]
+    python -m tests.django_suite [--django 6.1.3] [--release-after 0.001 0] [label ...]
 
-Exits with 1 if a test fails only with the toolkit, and is not in `EXPECTED`.
+The runs go side by side, each in databases of its own. Exits with 1 if a test fails only with the toolkit, and is not
+in `EXPECTED`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
 
+from conn_hygiene.conf import Settings
 from example_project.embedded import ROOT, database_url
+from tests.django_suite import RUN_VARIABLE
 from tests.django_suite.runner import INSTALL_VARIABLE, REPORT_VARIABLE
 
 CACHE = ROOT / ".cache" / "django-suite"
@@ -46,34 +53,45 @@ EXPECTED = {
 def main() -> int:
     options = _parse_arguments()
     source = _fetch(options.django)
-    # Both runs, and every process that a test starts, share one server.
+    # All runs, and every process that a test starts, share one server.
     database_url()
 
-    settings: dict[str, Any] = {"RELEASE": "always"}
-    if options.release_after is not None:
-        settings["RELEASE_AFTER"] = options.release_after
-    call = f"install({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
-
-    print(f"Django {options.django}, plain", flush=True)
-    plain, _ = _run(source, options.labels)
-    print(f"Django {options.django}, {call}", flush=True)
-    toolkit, releases = _run(source, options.labels, install=settings)
+    calls = [_Call(RELEASE="always", RELEASE_AFTER=seconds) for seconds in options.release_after]
+    with ThreadPoolExecutor() as executor:
+        plain, *with_toolkit = executor.map(partial(_run, source, options.labels), [None, *calls])
 
     print(f"\nDjango {options.django}: {' '.join(options.labels)}")
-    for name, outcomes in ("plain", plain), (call, toolkit):
-        counts = {kind: list(outcomes.values()).count(kind) for kind in ("passed", "skipped", "failed")}
-        print(f"  {name}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    print(f"  connections were given back {releases} times")
-    if not releases:
-        sys.exit("The toolkit was not at work, so this comparison proves nothing.")
-    return _compare(plain, toolkit)
+    _print_outcomes("plain", plain)
+    # Each is compared, whatever the one before has come to.
+    return max([_compare(str(call), plain, found) for call, found in zip(calls, with_toolkit, strict=True)])
+
+
+class _Call(dict[str, Any]):
+    """The arguments of a call of ``install()``."""
+
+    def __str__(self) -> str:
+        return f"install({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+class _Found(NamedTuple):
+    """What one run has come to: each test's outcome by its id, and how often a connection was given back."""
+
+    outcomes: dict[str, str]
+    releases: int
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.django_suite", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("labels", nargs="*", default=LABELS, help="labels of Django's suite (default: %(default)s)")
     parser.add_argument("--django", default=django.get_version(), help="the release to test (default: %(default)s)")
-    parser.add_argument("--release-after", type=float, help="RELEASE_AFTER for the run with the toolkit")
+    # At the default few pauses of a test are long enough; without a grace every query ends in a release.
+    parser.add_argument(
+        "--release-after",
+        type=float,
+        nargs="+",
+        default=[Settings.RELEASE_AFTER, 0.0],
+        help="RELEASE_AFTER for each of the runs with the toolkit (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -92,33 +110,54 @@ def _fetch(version: str) -> Path:
     return source
 
 
-def _run(source: Path, labels: list[str], *, install: dict[str, Any] | None = None) -> tuple[dict[str, str], int]:
-    """Run the suite in a process of its own; return each test's outcome by its id, and the number of releases."""
+def _run(source: Path, labels: list[str], call: _Call | None) -> _Found:
+    """Run the suite in a process of its own, plain or after *call*, and print what it has said when it is over."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
         environment = os.environ | {
             # The release's own code comes before the Django that is installed here.
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(source)]),
             REPORT_VARIABLE: str(report),
+            # A name for its databases, beside those of the other runs.
+            RUN_VARIABLE: secrets.token_hex(4),
         }
-        if install is not None:
-            environment[INSTALL_VARIABLE] = json.dumps(install)
-        # One process: the order of the tests is then the same in both runs.
-        arguments = ["--settings=tests.django_suite.settings", "--parallel=1", "--noinput", *labels]
-        subprocess.run([sys.executable, "runtests.py", *arguments], cwd=source / "tests", env=environment, check=False)
+        if call is not None:
+            environment[INSTALL_VARIABLE] = json.dumps(call)
+        # One process: the order of the tests is then the same in all runs.
+        command = [sys.executable, "runtests.py", "--settings=tests.django_suite.settings", "--parallel=1", "--noinput"]
+        finished = subprocess.run(
+            [*command, *labels],
+            cwd=source / "tests",
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        print(f"{call or 'plain'}:\n{finished.stdout}", flush=True)
         if not report.exists():
             sys.exit("The run broke off before its end: see above.")
-        found = json.loads(report.read_text())
-        return found["outcomes"], found["releases"]
+        return _Found(**json.loads(report.read_text()))
 
 
-def _compare(plain: dict[str, str], toolkit: dict[str, str]) -> int:
-    failed = {test for test, outcome in toolkit.items() if outcome == "failed"}
+def _print_outcomes(name: str, found: _Found) -> None:
+    counts = Counter(found.outcomes.values())
+    print(f"  {name}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "skipped", "failed")))
+
+
+def _compare(name: str, plain: _Found, with_toolkit: _Found) -> int:
+    """Print what differs between two runs; return 1 if a test fails in the second alone, and 0 otherwise."""
+    _print_outcomes(name, with_toolkit)
+    print(f"  connections were given back {with_toolkit.releases} times")
+    if not with_toolkit.releases:
+        print("  The toolkit was not at work, so this comparison proves nothing.")
+        return 1
+    failed = {test for test, outcome in with_toolkit.outcomes.items() if outcome == "failed"}
     # A test that did not run at all counts as a failure too.
-    failed |= plain.keys() - toolkit.keys()
+    failed |= plain.outcomes.keys() - with_toolkit.outcomes.keys()
     surprises = 0
     for test in sorted(failed):
-        if plain.get(test) == "failed":
+        if plain.outcomes.get(test) == "failed":
             print(f"  fails without the toolkit too: {test}")
         elif test in EXPECTED:
             print(f"  expected failure: {test} ({EXPECTED[test]})")

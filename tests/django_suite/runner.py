@@ -17,7 +17,7 @@ import conn_hygiene
 REPORT_VARIABLE = "DJANGO_SUITE_REPORT"
 INSTALL_VARIABLE = "DJANGO_SUITE_INSTALL"
 
-HANGS_AFTER = 300
+HANGS_AFTER = 110
 
 
 class RecordingResult(unittest.TextTestResult):

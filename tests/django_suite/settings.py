@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from example_project.embedded import database, database_url
+from tests.django_suite import RUN_VARIABLE
 
 SECRET_KEY = "django_suite"
 USE_TZ = False
@@ -12,8 +15,9 @@ TEST_RUNNER = "tests.django_suite.runner.Runner"
 
 # A short timeout: a connection that is never given back should fail its test, and not add half a minute each time.
 _POOL = {"timeout": 10}
-# Without names of their own, both would be taken for the same database.
+# Without names of their own, both would be taken for the same database, as would those of another run.
+_RUN = os.environ.get(RUN_VARIABLE, "")
 DATABASES = {
-    "default": database(database_url(), pool=_POOL, TEST={"NAME": "test_django_default"}),
-    "other": database(database_url(), pool=_POOL, TEST={"NAME": "test_django_other"}),
+    "default": database(database_url(), pool=_POOL, TEST={"NAME": f"test_django_default{_RUN}"}),
+    "other": database(database_url(), pool=_POOL, TEST={"NAME": f"test_django_other{_RUN}"}),
 }

@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import kombu.pools
 import pytest
 from celery import Celery  # type: ignore[import-untyped]
 from redis import Redis
@@ -86,7 +87,7 @@ def worker(server: Server, broker: str, log: Path, *options: str, **environment:
     command = [sys.executable, "-m", "celery", "-A", "tests.workers.site.celery_app", "worker", "--without-mingle"]
     environment = server.environment | {"REDIS_URL": broker, "DATABASE_POOL": "1"} | environment
     with (
-        Celery("client", broker=broker, fixups=[]) as client,
+        Celery("client", broker=broker, fixups=[], set_as_current=False) as client,
         Redis.from_url(broker) as results,
         running("celery", [*command, "--without-gossip", *options], log=log, env=environment) as child,
     ):
@@ -94,6 +95,9 @@ def worker(server: Server, broker: str, log: Path, *options: str, **environment:
         child.process.terminate()
         assert child.process.wait(SECONDS) == 0
         wait_until(lambda: not server.sessions(), "all sessions are gone", SECONDS)
+        # Closing the client leaves its connections to the garbage collector.
+        client.pool.force_close_all()
+        kombu.pools.reset()
 
 
 def test_prefork(server: Server, broker: str, tmp_path: Path) -> None:

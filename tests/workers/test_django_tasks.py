@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 pytest.importorskip("django.tasks", reason="Django has tasks from 6.0 on")
 
 

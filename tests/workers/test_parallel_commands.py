@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 SECONDS = 60
 
 MANAGE = ["example_project/manage.py"]

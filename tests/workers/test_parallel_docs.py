@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 PAGES = ["forks.rst", "parallel-work.rst"]
 SCRIPT = re.compile(r"^\.\. code-block:: python\n   :caption: (\S+)\n\n((?:   .*\n|\n)+)", re.MULTILINE)
 SCRIPTS = {name: code for page in PAGES for name, code in SCRIPT.findall((ROOT / "docs/how-to" / page).read_text())}

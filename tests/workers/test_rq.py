@@ -18,6 +18,8 @@ from tests.workers.queues import SECONDS, Site, assert_no_session_is_shared, que
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 
 @pytest.fixture
 def site(server: Any, tmp_path: Path) -> Iterator[Site]:

@@ -15,6 +15,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 PAGES = {
     "idle-in-transaction/?seconds=1": (
         r"WARNING conn_hygiene\.transactions: The transaction of GET /trouble/idle-in-transaction/ on 'default' "

@@ -1,0 +1,956 @@
+"""The lines that are broken, what becomes of them, and the tests that must fall.
+
+The lines are whole ones, without the indentation that they have in common. When the core changes, they are to be
+changed here as well: the tool says which.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A small mistake that somebody might make."""
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    #: Few, so that all of it is fast.
+    tests: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return f"conn_hygiene/{self.file}"
+
+    def places(self, text: str) -> list[int]:
+        """Return the numbers of the lines at which the original stands in *text*."""
+        lines, original = text.splitlines(), self.original.splitlines()
+        starts = range(len(lines) - len(original) + 1)
+        return [start for start in starts if _dedented(lines[start : start + len(original)]) == original]
+
+    def applied_to(self, text: str) -> str:
+        """Return *text* with the replacement in the one place of the original, as deep as that was."""
+        (start,) = self.places(text)
+        lines, length = text.splitlines(), len(self.original.splitlines())
+        depth = min(len(line) - len(line.lstrip()) for line in lines[start : start + length] if line)
+        lines[start : start + length] = textwrap.indent(self.replacement, " " * depth).splitlines()
+        return "\n".join(lines) + "\n"
+
+
+def _dedented(lines: list[str]) -> list[str]:
+    return textwrap.dedent("\n".join(lines)).splitlines()
+
+
+def _mutant(name: str, file: str, original: str, replacement: str, *tests: str) -> Mutant:
+    return Mutant(name, file, _plain(original), _plain(replacement), tuple(f"tests/{test}" for test in tests))
+
+
+def _plain(text: str) -> str:
+    return textwrap.dedent(text).strip("\n")
+
+
+MUTANTS = [
+    # ##### Locks #####
+    _mutant(
+        "a handle is read without the lock",
+        "lease.py",
+        """
+        with lease._lock:
+            connection = lease._connection
+        """,
+        """
+        if True:
+            connection = lease._connection
+        """,
+        "test_locks.py::test_a_lease_is_written_under_its_lock",
+    ),
+    _mutant(
+        "a cursor is closed without the lock",
+        "lease.py",
+        """
+        with self._lock:
+            # Another one, by now, of another checkout?
+        """,
+        """
+        if True:
+            # Another one, by now, of another checkout?
+        """,
+        "test_locks.py::test_a_lease_is_written_under_its_lock",
+    ),
+    _mutant(
+        "a connection is assigned without the lock",
+        "lease.py",
+        """
+        with self._lock:
+            if connection is self._connection is not None:
+        """,
+        """
+        if True:
+            if connection is self._connection is not None:
+        """,
+        "test_locks.py::test_a_lease_is_written_under_its_lock",
+    ),
+    _mutant(
+        "the reaper ends a lease without the lock",
+        "lease.py",
+        """
+        with self._lock:
+            if self._connection is None:
+                return None
+            if self.state != PARKED:
+        """,
+        """
+        if True:
+            if self._connection is None:
+                return None
+            if self.state != PARKED:
+        """,
+        "test_locks.py::test_a_lease_is_written_under_its_lock",
+    ),
+    _mutant(
+        "leases are listed without the registry's lock",
+        "reaper.py",
+        """
+        with self._registry_lock:
+            return list(self._leases)
+        """,
+        """
+        return list(self._leases)
+        """,
+        "test_locks.py::test_the_list_of_leases_is_touched_under_its_lock",
+    ),
+    _mutant(
+        "the reaper forgets a lease without the registry's lock",
+        "reaper.py",
+        """
+        with self._registry_lock:
+            self._leases.discard(lease)
+        """,
+        """
+        self._leases.discard(lease)
+        """,
+        "test_locks.py::test_the_list_of_leases_is_touched_under_its_lock",
+    ),
+    _mutant(
+        "numbers are added without the lock",
+        "counters.py",
+        """
+        with self._lock:
+            for name, amount in amounts.items():
+                self._values[name] += amount
+        """,
+        """
+        for name, amount in amounts.items():
+            self._values[name] += amount
+        """,
+        "test_locks.py::test_numbers_are_touched_under_their_lock",
+    ),
+    _mutant(
+        "a request's times are added up without the lock",
+        "timing.py",
+        """
+        with self._lock:
+            self._catch_up()
+            self._holding += held
+            self._using += used
+        """,
+        """
+        self._catch_up()
+        self._holding += held
+        self._using += used
+        """,
+        "test_locks.py::test_a_requests_times_are_added_up_under_their_lock",
+    ),
+    _mutant(
+        "wrappers are noted without the lock",
+        "wrapper.py",
+        """
+        with _known_lock:
+            _known.add(wrapper)
+        """,
+        """
+        _known.add(wrapper)
+        """,
+        "test_locks.py::test_the_list_of_wrappers_is_touched_under_its_lock",
+    ),
+    _mutant(
+        "two threads may start a reaper each",
+        "reaper.py",
+        """
+        # Another thread may have been first.
+        if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
+            return
+        """,
+        "",
+        "test_locks.py::test_who_comes_second_starts_no_other_reaper",
+    ),
+    _mutant(
+        "the toolkit is installed without the lock",
+        "installation.py",
+        """
+        with reaper.installing:
+            conf.apply(conf.strict({**_overrides, **settings}))
+        """,
+        """
+        if True:
+            conf.apply(conf.strict({**_overrides, **settings}))
+        """,
+        "test_locks.py::test_installing_is_done_by_one_thread_at_a_time",
+    ),
+    _mutant(
+        "who needs a connection waits for the owner of another one",
+        "lease.py",
+        """
+        if not self._lock.acquire(blocking=False):
+        """,
+        """
+        if not self._lock.acquire():
+        """,
+        "test_locks.py::test_who_needs_a_connection_waits_for_no_lease",
+    ),
+    _mutant(
+        "a lease is ended in the middle of its own end",
+        "lease.py",
+        """
+        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
+        """,
+        """
+        if self.spare is not spare or self.state != PARKED:
+        """,
+        "test_locks.py::test_a_lease_that_its_thread_is_busy_with_is_not_ended_by_it",
+    ),
+    # ##### States #####
+    _mutant(
+        "an idle lease is not parked",
+        "lease.py",
+        """
+        self.state = PARKED
+        if not grace:
+        """,
+        """
+        if not grace:
+        """,
+        "test_lease.py::test_at_grace_0_it_is_back_before_close_returns",
+    ),
+    _mutant(
+        "a handle that is read leaves its lease parked",
+        "lease.py",
+        """
+        lease.state = HELD
+        lease.handle = connection
+        """,
+        """
+        lease.handle = connection
+        """,
+        "test_leisure.py::test_what_is_taken_back_from_the_reaper_stays",
+    ),
+    _mutant(
+        "a connection that was given back counts as closed",
+        "lease.py",
+        """
+        self._end(GIVEN_BACK, releases=1)
+        """,
+        """
+        self._end(CLOSED, releases=1)
+        """,
+        "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
+    ),
+    _mutant(
+        "a failed checkout is not tried again",
+        "lease.py",
+        """
+        if again and self._connection is None:
+            self.state = GIVEN_BACK
+        """,
+        "",
+        "test_autocommit.py::test_a_failed_checkout_does_not_change_it",
+    ),
+    _mutant(
+        "a handle stays readable after the end of its checkout",
+        "lease.py",
+        """
+        # In this order: a handle that stays readable would be somebody else's soon.
+        self.__dict__.clear()
+        """,
+        """
+        # In this order: a handle that stays readable would be somebody else's soon.
+        """,
+        "test_lease.py::test_a_handle_read_after_the_release_is_a_live_one",
+        "test_scopes.py::test_reset_connections_drops_whatever_state_they_are_in",
+    ),
+    _mutant(
+        "the reason of an ended session outlives it",
+        "lease.py",
+        """
+        self.ended_because: str | None = None
+        """,
+        """
+        self.ended_because = getattr(self, "ended_because", None)
+        """,
+        "test_watch.py::test_the_owner_of_an_ended_session_is_told_why_at_commit_too",
+    ),
+    _mutant(
+        "hooks that have yet to run do not keep the connection",
+        "lease.py",
+        """
+        or wrapper.run_on_commit
+        or self._is_connecting()
+        or self._marker is not None
+        """,
+        """
+        or self._is_connecting()
+        or self._marker is not None
+        """,
+        "test_lease.py::test_commit_hooks_that_have_yet_to_run_hold",
+    ),
+    _mutant(
+        "manual transaction management is forgotten",
+        "wrapper.py",
+        """
+        self._conn_hygiene_lease.manual_transactions(not autocommit)
+        """,
+        "",
+        "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
+    ),
+    # ##### What keeps a connection #####
+    _mutant(
+        "an open cursor does not keep the connection",
+        "lease.py",
+        """
+        if self.open_cursors or wrapper is None or connection is None:
+        """,
+        """
+        if wrapper is None or connection is None:
+        """,
+        "test_lease.py::test_an_open_cursor_holds",
+    ),
+    _mutant(
+        "a transaction that only libpq sees is none",
+        "lease.py",
+        """
+        or pgconn.transaction_status != _IDLE
+        or pgconn.pipeline_status
+        """,
+        """
+        or pgconn.pipeline_status
+        """,
+        "test_activity.py::test_a_transaction_that_only_the_server_knows_of",
+    ),
+    _mutant(
+        "the reaper does not ask libpq for a transaction",
+        "lease.py",
+        """
+        if not pools.is_idle(connection):
+            self.state = HELD
+            return []
+        """,
+        "",
+        "test_leisure.py::test_what_was_begun_on_a_handle_that_was_read_before_stays",
+    ),
+    _mutant(
+        "the pin of a statement is dropped",
+        "session.py",
+        """
+        self.pins.update((reason, str(places.here() or places.UNKNOWN)) for reason in added)
+        """,
+        "",
+        "test_session_state.py::test_state_pins_and_is_still_there_for_its_owner",
+    ),
+    _mutant(
+        "pins do not keep the connection",
+        "lease.py",
+        """
+        return bool(
+            self.session_state.pins
+            or wrapper.run_on_commit
+        """,
+        """
+        return bool(
+            wrapper.run_on_commit
+        """,
+        "test_session_state.py::test_state_pins_and_is_still_there_for_its_owner",
+    ),
+    _mutant(
+        "threads that share a wrapper do not keep the connection",
+        "lease.py",
+        """
+        or self._marker is not None
+        # Another thread may be about to use the handle that it has just read.
+        or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+        """,
+        """
+        or self._marker is not None
+        """,
+        "test_lease.py::test_a_wrapper_that_threads_share_is_held",
+    ),
+    _mutant(
+        "a wrapper's copy does not keep the connection",
+        "lease.py",
+        """
+        self._pin(session.Effect(frozenset({session.SHARED}), frozenset()))
+        """,
+        "",
+        "test_engines.py::test_a_shallow_copy_shares_the_connection_and_keeps_it",
+    ),
+    _mutant(
+        "a collected cursor lets go of a handle that was just read",
+        "lease.py",
+        """
+        if self._handle_is_out():
+            self.open_cursors.pop(cursor, None)
+        else:
+            self.cursor_closed(cursor, by_owner=False)
+        """,
+        """
+        self.cursor_closed(cursor, by_owner=False)
+        """,
+        "test_leisure.py::test_a_cursor_that_is_collected_leaves_a_handle_alone_that_was_just_read",
+    ),
+    # ##### Wake-ups and settling #####
+    _mutant(
+        "a parked lease is not put before the reaper",
+        "lease.py",
+        """
+        else:
+            self.keeper.parked(self, deadline)
+        """,
+        "",
+        "test_leisure.py::test_nobody_waits_and_it_goes_back_all_the_same",
+    ),
+    _mutant(
+        "the reaper is not woken for a parked lease",
+        "reaper.py",
+        """
+        self._bell.put(None)
+        self._ensure_running()
+        """,
+        """
+        self._ensure_running()
+        """,
+        "test_leisure.py::test_a_reaper_that_sleeps_is_woken",
+    ),
+    _mutant(
+        "the reaper goes to sleep without a last look at what came in",
+        "reaper.py",
+        """
+        if self._inbox:
+            return
+        """,
+        "",
+        "test_leisure.py::test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen",
+    ),
+    _mutant(
+        "a lease that was looked at seems to be listed still",
+        "reaper.py",
+        """
+        lease.look_at = math.inf
+        again = lease.end_if_parked(now)
+        """,
+        """
+        again = lease.end_if_parked(now)
+        """,
+        "test_reaper.py::test_an_idle_connection_goes_back_after_its_grace[0.001-default]",
+    ),
+    _mutant(
+        "the watch is not wound up by the first checkout",
+        "reaper.py",
+        """
+        if first:
+            self._start_watching()
+        """,
+        "",
+        "test_reaper.py::test_a_checkout_while_the_watch_goes_to_rest_is_watched",
+    ),
+    _mutant(
+        "who finds the pool empty asks nobody",
+        "wrapper.py",
+        """
+        if not lease.spare:
+            lease.keeper.wanted(lease.spare)
+        self.check_settings()
+        """,
+        """
+        self.check_settings()
+        """,
+        "test_leisure.py::test_who_finds_the_pool_empty_ends_what_is_due",
+    ),
+    _mutant(
+        "the end of a transaction does not settle",
+        "wrapper.py",
+        """
+        if autocommit:
+            lease.settle(handle_is_out=False)
+        else:
+        """,
+        """
+        if not autocommit:
+        """,
+        "test_activity.py::test_each_query_is_a_checkout_and_a_release_without_a_grace[default]",
+    ),
+    _mutant(
+        "a commit by hand does not settle",
+        "lease.py",
+        """
+        if wrapper is not None and (wrapper.autocommit or self._manual):
+            self.settle(handle_is_out=False)
+        """,
+        "",
+        "test_lease.py::test_manual_transactions_hold_until_commit_or_rollback",
+    ),
+    _mutant(
+        "a scope does not settle what is idle when it begins",
+        "lease.py",
+        """
+        if policy.releases(self.alias):
+            self.settle()
+            return
+        """,
+        """
+        if policy.releases(self.alias):
+            return
+        """,
+        "test_scopes.py::test_a_connection_that_is_idle_when_a_scope_begins_goes_back",
+    ),
+    _mutant(
+        "commit hooks run with the connection held",
+        "wrapper.py",
+        """
+        self._conn_hygiene_lease.settle(handle_is_out=False)
+        self.run_on_commit = hooks
+        """,
+        """
+        self.run_on_commit = hooks
+        """,
+        "test_lease.py::test_a_commit_hook_that_is_slow_before_it_queries_holds_nothing",
+    ),
+    # ##### Sessions that are not cleaned #####
+    _mutant(
+        "a session with state of its own is not cleaned",
+        "lease.py",
+        """
+        pools.scrub(connection, to_scrub, self.session_state.fresh)
+        """,
+        "",
+        "test_session_state.py::test_state_never_reaches_another_thread",
+    ),
+    _mutant(
+        "a statement that pins nothing soils nothing",
+        "session.py",
+        """
+        self._soiled = True
+        """,
+        "",
+        "test_session_state.py::test_a_set_at_connect_does_not_pin_and_does_not_leak",
+    ),
+    _mutant(
+        "what the server reports is not compared",
+        "session.py",
+        """
+        or reported != self.fresh
+        """,
+        "",
+        "test_session_state.py::test_state_that_a_function_leaves_does_not_reach_the_next_owner_either",
+    ),
+    _mutant(
+        "an open cursor on the server is left to the next owner",
+        "lease.py",
+        """
+        to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
+        """,
+        """
+        to_scrub = self.session_state.to_scrub(connection, reported, soiled=False)
+        """,
+        "test_cursors.py::test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_next_owner",
+    ),
+    _mutant(
+        "what DISCARD ALL does not undo is handed on",
+        "pools.py",
+        """
+        if state & session.INDELIBLE or not _cleaned(connection, pool, fresh):
+        """,
+        """
+        if not _cleaned(connection, pool, fresh):
+        """,
+        "test_session_state.py::test_state_never_reaches_another_thread",
+    ),
+    _mutant(
+        "a cleaned session is not set up anew",
+        "pools.py",
+        """
+        if pool._configure is not None:
+            pool._configure(connection)
+        return is_idle(connection) and session.reported_parameters(connection) == fresh
+        """,
+        """
+        return is_idle(connection)
+        """,
+        "test_engines.py::test_assumed_role_is_back_after_cleaning",
+        "test_engines.py::test_time_zone_of_the_alias_is_back_after_cleaning",
+    ),
+    _mutant(
+        "the cursors of a connection that goes back still tell the lease",
+        "lease.py",
+        """
+        cursors.unfollow(connection)
+        if not self.pooled or connection.closed:
+            return
+        """,
+        """
+        if not self.pooled or connection.closed:
+            return
+        """,
+        "test_lease.py::test_the_handle_is_what_it_was_when_it_is_back_in_its_pool",
+    ),
+    # ##### Connections that are not given back #####
+    _mutant(
+        "what is released does not return to its pool",
+        "lease.py",
+        """
+        if self._connection is None:
+            pools.give_back(connection)
+        """,
+        """
+        pass
+        """,
+        "test_lease.py::test_it_goes_back_to_its_pool",
+    ),
+    _mutant(
+        "what a dead thread held does not return to its pool",
+        "lease.py",
+        """
+        pools.give_back(self._end(GIVEN_BACK, reclaimed=1))
+        """,
+        """
+        self._end(GIVEN_BACK, reclaimed=1)
+        """,
+        "test_reaper.py::test_a_broken_transaction_of_a_dead_thread_is_rolled_back",
+    ),
+    _mutant(
+        "a checkout that is interrupted loses its connection",
+        "lease.py",
+        """
+        if connection is not None and connection is not self._connection:
+            pools.give_back(connection)
+        raise
+        """,
+        """
+        raise
+        """,
+        "test_interruptions.py::test_after_an_exception_at_any_line_all_goes_on[Lease._assign, at once]",
+    ),
+    _mutant(
+        "a job's connections stay open at its end",
+        "scopes.py",
+        """
+        if wrapper.alias not in entry.before and _is_to_close(wrapper):
+        """,
+        """
+        if wrapper.alias in entry.before and _is_to_close(wrapper):
+        """,
+        "test_scopes.py::test_closing_of_one_alias",
+    ),
+    # ##### Is it still the same one? #####
+    _mutant(
+        "a late cursor counts for the next checkout",
+        "lease.py",
+        """
+        if self.open_cursors.pop(cursor, self) is self:
+            return
+        """,
+        """
+        self.open_cursors.pop(cursor, None)
+        """,
+        "test_leisure.py::test_nor_does_it_make_this_one_look_used",
+    ),
+    _mutant(
+        "the late end of a cursor runs on the next owner's connection",
+        "cursors.py",
+        """
+        if cursor not in lease.open_cursors and not lease.is_current(cursor):
+        """,
+        """
+        if lease._detached:
+        """,
+        "test_cursors.py::test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection",
+    ),
+    _mutant(
+        "a statement on a cursor of an earlier checkout runs",
+        "cursors.py",
+        """
+        if entry is not None and not entry[0].is_current(entry[1]):
+        """,
+        """
+        if entry is not None and not entry[0].holds_connection():
+        """,
+        "test_cursors.py::test_a_statement_on_a_cursor_of_an_earlier_checkout_is_refused",
+    ),
+    _mutant(
+        "the session of another connection is ended",
+        "lease.py",
+        """
+        if self.open_cursors or connection is not self._connection:
+        """,
+        """
+        if self.open_cursors:
+        """,
+        "test_leisure.py::test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle",
+    ),
+    _mutant(
+        "what its owner has just taken back is ended",
+        "lease.py",
+        """
+        if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
+        """,
+        """
+        if self.spare is not spare or self._connection is None or grace is None:
+        """,
+        "test_locks.py::test_what_its_owner_takes_back_at_the_last_moment_stays",
+    ),
+    _mutant(
+        "a connect() inside of another one ends it",
+        "lease.py",
+        """
+        if self._connecting is None or self._connecting() is not connect:
+        """,
+        """
+        if self._connecting is None:
+        """,
+        "test_checkout.py::test_a_connect_inside_of_another_one_does_not_end_it",
+    ),
+    # ##### Ends that nobody notices #####
+    _mutant(
+        "a thread's end is not noticed",
+        "installation.py",
+        """
+        running.thread_ended(self.reference)
+        """,
+        """
+        pass
+        """,
+        "test_reaper.py::test_the_connection_of_a_dead_thread_goes_back[default]",
+    ),
+    _mutant(
+        "any thread's end is taken for the owner's",
+        "reaper.py",
+        """
+        if lease.thread_end is thread_end:
+            self._reclaim(lease)
+        """,
+        """
+        self._reclaim(lease)
+        """,
+        "test_reaper.py::test_a_thread_that_lives_keeps_its_connection",
+    ),
+    _mutant(
+        "the transaction of a dead thread is not noticed",
+        "lease.py",
+        """
+        in_transaction=not pools.is_idle(connection),
+        """,
+        """
+        in_transaction=False,
+        """,
+        "test_reaper.py::test_the_transaction_of_a_dead_thread_is_rolled_back_and_reported[default]",
+    ),
+    _mutant(
+        "a wrapper's end is not noticed",
+        "lease.py",
+        """
+        self.keeper.wrapper_lost(self)
+        """,
+        """
+        pass
+        """,
+        "test_reaper.py::test_a_wrapper_that_is_collected_in_a_living_thread_gives_back",
+    ),
+    _mutant(
+        "a collected cursor is not noticed",
+        "lease.py",
+        """
+        self.keeper.cursor_lost(self, cursor)
+        """,
+        """
+        pass
+        """,
+        "test_leisure.py::test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing",
+    ),
+    _mutant(
+        "a hold goes on in the tasks that were started inside",
+        "scopes.py",
+        """
+        entry.over = True
+        """,
+        """
+        pass
+        """,
+        "test_async.py::test_a_task_that_was_started_in_a_hold_is_released_when_the_hold_ends",
+    ),
+    _mutant(
+        "a hold's session state outlives it",
+        "scopes.py",
+        """
+        lease.hold_ended()
+        """,
+        "",
+        "test_scopes.py::test_session_state_of_a_hold_ends_with_it",
+    ),
+    # ##### Broken connections #####
+    _mutant(
+        "the socket is not looked at",
+        "lease.py",
+        """
+        self.trusted = not pools.is_hung_up(connection)
+        """,
+        """
+        self.trusted = True
+        """,
+        "test_watch.py::test_a_connection_that_the_server_closed_is_replaced_at_its_next_use[default]",
+    ),
+    _mutant(
+        "of the server's goodbye only the beginning is read",
+        "pools.py",
+        """
+        _READS = 3
+        """,
+        """
+        _READS = 1
+        """,
+        "test_watch.py::test_a_connection_that_the_server_closed_is_replaced_at_its_next_use[unpooled]",
+    ),
+    _mutant(
+        "a broken connection is replaced by a broken one",
+        "wrapper.py",
+        """
+        while lease.is_broken():
+        """,
+        """
+        if lease.is_broken():
+        """,
+        "test_watch.py::test_a_pool_full_of_closed_connections_fails_nobody",
+    ),
+    _mutant(
+        "session state is lost with a broken connection, in silence",
+        "lease.py",
+        """
+        if connection is None or self.session_state.pins:
+        """,
+        """
+        if connection is None:
+        """,
+        "test_watch.py::test_session_state_is_not_lost_in_silence",
+    ),
+    _mutant(
+        "a broken connection is replaced in the middle of a transaction",
+        "lease.py",
+        """
+        return not wrapper.in_atomic_block and wrapper.autocommit and self._transaction is None
+        """,
+        """
+        return not wrapper.in_atomic_block and wrapper.autocommit
+        """,
+        "test_watch.py::test_nor_does_it_go_unnoticed_when_it_has_been_said_once",
+    ),
+    _mutant(
+        "a session is ended that somebody has just used",
+        "lease.py",
+        """
+        self.__dict__.clear()
+        return False
+        """,
+        """
+        self.__dict__.clear()
+        """,
+        "test_leisure.py::test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while",
+    ),
+    # ##### Forks #####
+    _mutant(
+        "the hook in the child does not run",
+        "installation.py",
+        """
+        after_in_child=forks.after_fork_in_child,
+        """,
+        "",
+        "test_forks.py::test_parent_and_child_have_sessions_of_their_own",
+    ),
+    _mutant(
+        "the hook before the fork does not run",
+        "installation.py",
+        """
+        before=forks.before_fork,
+        """,
+        "",
+        "test_forks.py::test_nothing_runs_in_a_child_before_the_toolkit_has_begun_anew",
+    ),
+    _mutant(
+        "a child's goodbye reaches the parent's server",
+        "discarding.py",
+        """
+        os.dup2(null, descriptor, inheritable=False)
+        """,
+        """
+        pass
+        """,
+        "test_forks.py::test_parent_and_child_have_sessions_of_their_own",
+    ),
+    _mutant(
+        "a child goes on in the parent's transaction",
+        "forks.py",
+        """
+        each.connection = None
+        wrapper.reset_transaction_state(each)
+        """,
+        """
+        each.connection = None
+        """,
+        "test_forks.py::test_a_child_starts_outside_of_the_parents_transaction",
+    ),
+    _mutant(
+        "a child keeps the parent's list of leases",
+        "reaper.py",
+        """
+        inherited, self._leases = self._leases, set()
+        """,
+        """
+        inherited = self._leases
+        """,
+        "test_forks.py::test_what_the_parent_holds_is_in_no_list_of_the_child",
+    ),
+    # ##### Numbers #####
+    _mutant(
+        "a release is not counted",
+        "lease.py",
+        """
+        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
+        """,
+        """
+        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used)
+        """,
+        "test_activity.py::test_releases_by_hand_count",
+    ),
+    _mutant(
+        "the use that the end of a checkout cuts off is not counted",
+        "lease.py",
+        """
+        if self.in_use_since is not None:
+            self._used += now - self.in_use_since
+        # In this order: a handle that stays readable would be somebody else's soon.
+        """,
+        """
+        # In this order: a handle that stays readable would be somebody else's soon.
+        """,
+        "test_activity.py::test_use_that_ends_with_the_connection_counts",
+    ),
+    _mutant(
+        "a checkout that is pinned counts for each of its pins",
+        "lease.py",
+        """
+        if len(pins) == len(added):
+        """,
+        """
+        if pins:
+        """,
+        "test_activity.py::test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons",
+    ),
+]

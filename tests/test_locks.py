@@ -1,0 +1,333 @@
+"""What a lock guards is touched by those only who hold it.
+
+A lock that is left out is hardly ever noticed by its consequences. So these ask at each touch whether it is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import UserDict
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import pytest
+from django.db import connections, transaction
+
+import conn_hygiene
+from conn_hygiene import conf, hold_connection, reaper, release_between_queries, wrapper
+from conn_hygiene.lease import Lease
+from conn_hygiene.reaper import Reaper
+from conn_hygiene.timing import Timing
+from tests.test_lease import query
+from tests.waiting import holds, wait_until, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
+
+# What the owner alone writes, at every query, is not among them.
+GUARDED = {
+    *("state", "handle", "session_state", "checkouts", "pooled", "queue", "spare"),
+    *("_connection", "_connecting", "_detached", "_manual", "_marker", "_transaction"),
+}
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Return a set that stays empty as long as every thread writes to leases under their locks; see to it, too."""
+    found: set[str] = set()
+
+    def write(lease: Lease, name: str, value: Any) -> None:
+        if name in GUARDED and not lease._lock._is_owned():
+            # Nobody else knows of it before it has them all.
+            made = name == "handle" or hasattr(lease, name)
+            if made:
+                found.add(name)
+        object.__setattr__(lease, name, value)
+
+    connections.close_all()
+    monkeypatch.setattr(Lease, "__setattr__", write, raising=False)
+    yield found
+    connections.close_all()
+    assert found == set()
+
+
+def release(alias: str) -> None:
+    with release_between_queries():
+        for _ in range(3):
+            query(alias)
+            query(alias)
+            wait_until_released(alias)
+            assert connections[alias].connection is not None
+            query(alias)
+
+
+def take_back(alias: str) -> None:
+    with release_between_queries():
+        query(alias)
+        query(alias)
+
+
+def begin(alias: str) -> None:
+    with release_between_queries():
+        with transaction.atomic(alias):
+            query(alias)
+        transaction.set_autocommit(False, using=alias)
+        query(alias)
+        transaction.commit(using=alias)
+        wait_until_released(alias)
+        query(alias)
+        transaction.rollback(using=alias)
+        transaction.set_autocommit(True, using=alias)
+
+
+def pin(alias: str) -> None:
+    with release_between_queries():
+        with hold_connection():
+            query(alias, "SET app.tenant = 'acme'")
+        query(alias, "LISTEN news")
+        conn_hygiene.reset_connections(alias)
+
+
+def end_by_hand(alias: str) -> None:
+    query(alias)
+    conn_hygiene.release_connections(alias)
+    query(alias)
+    connections[alias].close()
+    connections[alias].close()
+
+
+def leave(alias: str) -> None:
+    thread = threading.Thread(target=query, args=[alias])
+    thread.start()
+    thread.join()
+    wait_until_released(alias)
+
+
+def lose_a_cursor(alias: str) -> None:
+    with release_between_queries():
+        connections[alias].cursor().execute("SELECT 1")
+        wait_until_released(alias)
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.parametrize("grace", [0, 0.02])
+@pytest.mark.parametrize("use", [release, take_back, begin, pin, end_by_hand, leave, lose_a_cursor])
+@pytest.mark.usefixtures("unguarded")
+def test_a_lease_is_written_under_its_lock(use: Callable[[str], None], alias: str, grace: float, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace, "UNPOOLED_RELEASE_AFTER": grace}
+    use(alias)
+
+
+# ##### What is listed and counted #####
+
+
+class Guarded:
+    """Mixed into a container: notes what it is asked for while nobody has its lock."""
+
+    is_locked: Callable[[], bool]
+    unguarded: set[str]
+
+    def look(self, what: str) -> None:
+        if not self.is_locked():
+            self.unguarded.add(what)
+
+
+class GuardedSet(Guarded, set[Any]):
+    def add(self, element: Any) -> None:
+        self.look("add")
+        super().add(element)
+
+    def discard(self, element: Any) -> None:
+        self.look("discard")
+        super().discard(element)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.look("iterate")
+        return super().__iter__()
+
+
+class GuardedWeakSet(Guarded, WeakSet[Any]):
+    def add(self, item: Any) -> None:
+        self.look("add")
+        super().add(item)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.look("iterate")
+        return super().__iter__()
+
+
+class GuardedDict(Guarded, UserDict[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        self.look("get")
+        return super().__getitem__(key)
+
+
+def guarded(container: Any, is_locked: Callable[[], bool]) -> Any:
+    container.is_locked, container.unguarded = is_locked, set()
+    return container
+
+
+def running() -> Reaper:
+    assert reaper.running is not None
+    return reaper.running
+
+
+def test_the_list_of_leases_is_touched_under_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections.close_all()
+    leases = guarded(GuardedSet(), running()._registry_lock.locked)
+    monkeypatch.setattr(running(), "_leases", leases)
+    query()
+    assert holds("default")
+    connections.close_all()
+    assert not holds("default")
+    assert leases.unguarded == set()
+
+
+def test_numbers_are_touched_under_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = running().counters
+    values = guarded(GuardedDict(counters._values), counters._lock.locked)
+    monkeypatch.setattr(counters, "_values", values)
+    query()
+    connections.close_all()
+    assert conn_hygiene.stats().checkouts > 0
+    assert values.unguarded == set()
+
+
+def test_the_list_of_wrappers_is_touched_under_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = guarded(GuardedWeakSet(), wrapper._known_lock._is_owned)
+    for each in wrapper.known():
+        WeakSet.add(known, each)
+    monkeypatch.setattr(wrapper, "_known", known)
+    another = connections["default"].copy()
+    another.ensure_connection()
+    another.close()
+    assert another in wrapper.known()
+    assert known.unguarded == set()
+
+
+def test_a_requests_times_are_added_up_under_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[bool] = []
+    real = Timing._catch_up
+
+    def catch_up(self: Timing) -> None:
+        locked.append(self._lock.locked())
+        real(self)
+
+    monkeypatch.setattr(Timing, "_catch_up", catch_up)
+    timing = Timing()
+    timing.change(held=1, used=1)
+    timing.read()
+    assert locked == [True, True]
+
+
+# ##### Beginnings #####
+
+
+class Gate:
+    """A lock that tells when somebody comes to it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.come = threading.Event()
+
+    def __enter__(self) -> None:
+        self.come.set()
+        self.lock.acquire()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.lock.release()
+
+
+def test_who_comes_second_starts_no_other_reaper() -> None:
+    keeper, gate = Reaper(), Gate()
+    keeper._start_lock = gate  # type: ignore[assignment]
+    second = threading.Thread(target=keeper._ensure_running)
+    with gate.lock:
+        second.start()
+        wait_until(lambda: gate.come.is_set() or not second.is_alive(), "the second has come")
+        waits = second.is_alive()
+        # What the first does before it lets the second in.
+        keeper._thread = threading.main_thread()
+    second.join()
+    assert waits
+    assert keeper._thread is threading.main_thread()
+
+
+def test_installing_is_done_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[bool] = []
+    real = conf.apply
+
+    def apply(settings: conf.Settings) -> None:
+        alone.append(reaper.installing._is_owned())
+        real(settings)
+
+    monkeypatch.setattr(conf, "apply", apply)
+    conn_hygiene.install()
+    assert alone == [True]
+
+
+# ##### Who must not wait #####
+
+
+@pytest.fixture
+def parked(settings: Any) -> Iterator[Lease]:
+    """Return this thread's lease, which is parked, and which the reaper leaves alone."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
+    query()
+    lease = wrapper.lease_of(connections["default"])
+    assert lease is not None
+    yield lease
+    connections.close_all()
+
+
+class LastMoment:
+    """A lock at which something happens just before it is taken."""
+
+    def __init__(self, lock: Any, happen: Callable[[], None]) -> None:
+        self.lock, self.happen = lock, happen
+
+    def acquire(self, blocking: bool = True) -> bool:
+        self.happen()
+        return bool(self.lock.acquire(blocking=blocking))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lock, name)
+
+
+def test_what_its_owner_takes_back_at_the_last_moment_stays(parked: Lease) -> None:
+    lock: Any = parked._lock
+
+    def take_back() -> None:
+        parked._lock = lock
+        parked.take()
+
+    parked._lock = LastMoment(lock, take_back)  # type: ignore[assignment]
+    parked.end_if_due(parked.idle_since + 60, parked.spare)
+    assert parked._lock is lock
+    assert parked.holds_connection()
+
+
+def test_who_needs_a_connection_waits_for_no_lease(parked: Lease) -> None:
+    due = parked.idle_since + 60
+    other = threading.Thread(target=parked.end_if_due, args=[due, parked.spare])
+    with parked._lock:
+        other.start()
+        other.join(5)
+        waits = other.is_alive()
+    other.join()
+    assert not waits
+    assert parked.holds_connection()
+
+
+def test_a_lease_that_its_thread_is_busy_with_is_not_ended_by_it(parked: Lease) -> None:
+    due = parked.idle_since + 60
+    with parked._lock:
+        assert parked.end_if_due(due, parked.spare) is None
+        assert parked.holds_connection()
+    assert parked.end_if_due(due, parked.spare) is None
+    assert not parked.holds_connection()
