@@ -12,6 +12,9 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
+# Images for containers tend to set it, and then every process that a test starts compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Of the order that the tests run in, which is another each time: "make test SEED=1" repeats one.
 SEED ?= default
 
@@ -77,9 +80,8 @@ $(VENV)/pyvenv.cfg:
 	@# 25.1 is the first that knows --group.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
-# One empty file for each installed group, out of date when pyproject.toml is newer. What is imported is compiled then, and
-# most of what is installed never is.
+# One empty file for each installed group, out of date when pyproject.toml is newer.
 $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	@echo "Installing what \"$*\" needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable . --group $*
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group $*
 	@touch $@
