@@ -77,11 +77,10 @@ $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found: try make PYTHON=..." >&2; exit 1; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@# 25.1 is the first that knows --group.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 # One empty file for each installed group, out of date when pyproject.toml is newer.
 $(VENV)/.%: pyproject.toml | $(VENV)/pyvenv.cfg
 	@echo "Installing what \"$*\" needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group $*
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group $*
 	@touch $@

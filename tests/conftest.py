@@ -12,6 +12,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+import conn_hygiene
 from conn_hygiene.serving import serving
 from example_project import embedded
 from tests.leftovers import Leftovers
@@ -96,13 +97,19 @@ def _check_pools() -> None:
         # Between the tests of one of Django's TestCases, all of which are in one transaction.
         return
     connections.close_all()
+    # A thread that has just ended, or a new connection on its way into the pool, may need a moment.
+    deadline = time.monotonic() + 2
+    while left := [*_not_in_their_pools(), *conn_hygiene.snapshot()]:
+        if time.monotonic() > deadline:
+            pytest.fail(f"A connection was not given back: {left}", pytrace=False)
+        time.sleep(0.01)
+
+
+def _not_in_their_pools() -> Iterator[str]:
     for alias, pool in DatabaseWrapper._connection_pools.items():
-        # A thread that has just ended, or a new connection on its way into the pool, may need a moment.
-        deadline = time.monotonic() + 2
-        while (stats := pool.get_stats())["pool_available"] < stats["pool_size"]:
-            if time.monotonic() > deadline:
-                pytest.fail(f"A connection of {alias!r} was not given back: {stats}", pytrace=False)
-            time.sleep(0.01)
+        stats = pool.get_stats()
+        if stats["pool_available"] < stats["pool_size"]:
+            yield f"{alias!r}, {stats}"
 
 
 @pytest.fixture(scope="module")

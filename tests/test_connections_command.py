@@ -322,6 +322,7 @@ def test_durations_have_two_units_at_most(seconds: float | None, shown: str) -> 
 class TestCommandLine:
     """As its users start it."""
 
+    @pytest.mark.slow
     def test_the_exit_code_and_the_streams(self) -> None:
         process = run("-m", "django", "connections", "status", "--database", "sqlite", "--no-color")
         assert (process.returncode, process.stdout) == (2, "")

@@ -95,6 +95,7 @@ def test_nothing_of_a_child_is_left(admin: psycopg.Connection) -> None:
     wait_until(lambda: not admin.execute(alive, [of_child]).fetchall(), "the child's sessions are gone")
 
 
+@pytest.mark.slow
 def test_a_child_of_a_busy_parent_does_not_hang_and_harms_no_query(pool_of: Callable[[str], ConnectionPool]) -> None:
     stop, failures = threading.Event(), []
 
@@ -378,6 +379,7 @@ assert [pid_of(alias) for alias in ALIASES] == before
 """
 
 
+@pytest.mark.slow
 def test_a_child_that_runs_to_its_end_does_no_harm_as_it_exits() -> None:
     """What it inherited would be collected as the interpreter ends, after all hooks."""
     process = run("-W", "ignore:.*multi-threaded:DeprecationWarning", "-c", CHILD_THAT_EXITS)

@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     # The pool has threads, and forking beside them is what is tested.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.slow,
 ]
 
 

@@ -243,6 +243,7 @@ def _wait_until_gone(sessions: set[int]) -> None:
         wait_until(lambda: not admin.execute(query, [list(sessions)]).fetchall(), "the workers' sessions are gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_django_is_set_up_in_workers_that_begin_anew(method: str) -> None:
     told = in_fresh_process(started_anew, START_METHOD=method, RECYCLE=False)
@@ -250,6 +251,7 @@ def test_django_is_set_up_in_workers_that_begin_anew(method: str) -> None:
     assert told["started"] in (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="max_tasks_per_child is new in Python 3.11")
 def test_recycled_workers_leave_nothing() -> None:
     told = in_fresh_process(started_anew, START_METHOD="spawn", RECYCLE=True)

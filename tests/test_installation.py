@@ -597,6 +597,7 @@ asyncio.run(main())
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release_after", [0.001, 60])
 @pytest.mark.parametrize("text", EXITS.values(), ids=EXITS)
 def test_a_process_ends_quietly(text: str, release_after: float) -> None:

@@ -23,7 +23,7 @@ ALIASES = ["default", "unpooled"]
 RELEASING = {"RELEASE": "always", "RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
 QUERIES = ["SELECT 1", "SELECT 2", "SELECT 3"]
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=[*ALIASES, "persistent"])
+pytestmark = [pytest.mark.django_db(transaction=True, databases=[*ALIASES, "persistent"]), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -610,6 +610,7 @@ assert reaper.running is not None
 """
 
 
+@pytest.mark.slow
 @every_middleware
 def test_the_middleware_installs_the_toolkit_where_installed_apps_does_not(middleware: Any) -> None:
     script = SITE % middleware.__name__

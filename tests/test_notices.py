@@ -71,6 +71,7 @@ def wait_for_notice(directory: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_another_terminal_sees_where_the_transaction_began_and_where_its_thread_is(directory: Path) -> None:
     with reporting(directory, IDLE_IN_TRANSACTION_AFTER=0.1), transaction.atomic():
         execute("SELECT 'secret'")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # One with a pool, and one that keeps its connections without.
 ALIASES = ["small", "persistent"]
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=ALIASES)
+pytestmark = [pytest.mark.django_db(transaction=True, databases=ALIASES), pytest.mark.slow]
 
 every_alias = pytest.mark.parametrize("alias", ALIASES)
 

@@ -245,6 +245,7 @@ def small_pool(transactional_db: None) -> Iterator[Any]:
     connections[ALIAS].close_pool()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True, databases=[ALIAS, "default"])
 @pytest.mark.parametrize("release_after", [0, 0.0005, 0.001, 0.005])
 def test_many_threads_on_few_connections(release_after: float, settings: Any, small_pool: Any) -> None:
