@@ -65,11 +65,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = async_to_sync(pyfuncitem.obj)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
     """Fail every test after which a connection is missing from a pool, and a module's last one for what is left.
 
-    A hook and not a fixture: only here has every fixture, the database's included, given back its own.
+    A hook and not a fixture: only here has every fixture, the database's included, given back its own. And around all
+    others: pytest keeps what was logged until then, and a logged exception its stack, threads included.
     """
     result = yield
     _check_pools()
