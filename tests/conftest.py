@@ -86,6 +86,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     """Check the pools after the last test too, before the test database goes, and its pool with it."""
+    # Making the database leaves a connection to it open, which whichever test is the first would find.
+    connections.close_all()
     yield
     _check_pools()
     # Django closes the pool of the alias that the database was made for, and none of its mirrors'.
