@@ -42,6 +42,12 @@ class Ledger:
         self.undone: set[int] = set()
         self.numbers = iter(range(1, 10_000_000))
         self.done: dict[str, int] = {}
+        self.untried = list(ACTS)
+
+    def choose(self) -> Callable[[Ledger], None]:
+        """Return what a thread does next: each thing once, however slow the machine, and then by chance."""
+        with self.lock:
+            return self.untried.pop() if self.untried else random.choices(list(ACTS), list(ACTS.values()))[0]
 
     @contextmanager
     def using(self, pid: int) -> Iterator[None]:
@@ -213,8 +219,8 @@ ACTS: dict[Callable[[Ledger], None], int] = {
 
 def live(ledger: Ledger, until: float, failures: list[BaseException]) -> None:
     with conn_hygiene.release_between_queries():
-        while time.monotonic() < until and not failures:
-            (act,) = random.choices(list(ACTS), list(ACTS.values()))
+        while (time.monotonic() < until or ledger.untried) and not failures:
+            act = ledger.choose()
             try:
                 act(ledger)
             except Died:
@@ -228,7 +234,7 @@ def live(ledger: Ledger, until: float, failures: list[BaseException]) -> None:
 
 def keep_alive(ledger: Ledger, until: float, failures: list[BaseException]) -> None:
     """Run one thread after the other, since they die."""
-    while time.monotonic() < until and not failures:
+    while (time.monotonic() < until or ledger.untried) and not failures:
         thread = threading.Thread(target=live, args=(ledger, until, failures))
         thread.start()
         thread.join()
