@@ -149,6 +149,7 @@ def test_an_engine_that_cannot_be_loaded_is_left_to_django_to_report(database: C
         connections["persistent"] = wrapper
 
 
+@pytest.mark.slow
 def test_a_pool_without_psycopg_pool() -> None:
     script = """
 import sys
@@ -411,6 +412,7 @@ def test_middleware_in_good_order(middleware: Any) -> None:
 # ##### In a project #####
 
 
+@pytest.mark.slow
 def test_the_command_of_a_project_with_a_wrong_setting() -> None:
     script = """
 from django.conf import settings
@@ -424,6 +426,7 @@ execute_from_command_line(["manage.py", "check"])
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_checks_connect_to_nothing() -> None:
     """They run at each start of runserver, and where there is no database, as in a build of an image."""
     script = """

@@ -221,6 +221,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert literal == {key: str(value) for key, value in dataclasses.asdict(Settings()).items()}
 
 
+@pytest.mark.slow
 def test_a_server_starts_with_a_wrong_setting_and_says_so() -> None:
     script = """
 from django.conf import settings

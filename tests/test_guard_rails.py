@@ -285,6 +285,7 @@ def timeouts_in_a_thread_and_a_script() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_they_are_there_from_the_first_connection_of_a_process_and_in_every_thread() -> None:
     found = in_fresh_process(timeouts_in_a_thread_and_a_script, CONN_HYGIENE={"SESSION_TIMEOUTS": TIMEOUTS})
     assert found == ["31s", "31s", "31s"]

@@ -354,6 +354,7 @@ def gunicorn(tmp_path: Path) -> Iterator[tuple[httpx.Client, Callable[[], str]]]
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_requests_of_one_thread_under_gunicorn_do_not_spoil_each_other(gunicorn: Any) -> None:
     http, log = gunicorn
     for alias in ("default", "unpooled", "persistent"):

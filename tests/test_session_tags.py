@@ -134,6 +134,7 @@ def names_of_parent_and_child() -> list[Any]:
     return [of_parent, of_child, os.getpid(), child]
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_a_name_of_its_own() -> None:
     of_parent, of_child, parent, child = in_fresh_process(
         names_of_parent_and_child, CONN_HYGIENE={"TAG_SESSIONS": True}

@@ -57,6 +57,7 @@ def cpu_time(function: Any, text: str) -> float:
     return time.thread_time() - began
 
 
+@pytest.mark.slow
 class TestAnyText:
     @given(texts)
     def test_it_can_be_read_and_shown(self, text: str) -> None:
@@ -345,6 +346,7 @@ on_a_session = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 class TestAgainstTheServer:
     @pytest.mark.parametrize("a_session", ["on"], indirect=True)
@@ -400,6 +402,7 @@ def a_session_as_seen(**facts: Any) -> server.Session:
 in_a_directory = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.slow
 class TestNotices:
     @in_a_directory
     @given(alias=st.text(st.characters()), request=some_text, began=some_text)
