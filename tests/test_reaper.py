@@ -320,7 +320,8 @@ def test_a_thread_that_lives_keeps_its_connection(events: Any) -> None:
 
 def test_reclaiming_can_be_turned_off(settings: Any, events: Any, alive: Callable[..., set[int]]) -> None:
     settings.CONN_HYGIENE = {"RECLAIM_DEAD_THREADS": False}
-    pids = {run(query) for _ in range(3)}
+    handles = [run(lambda: (query(), connections["default"].connection)[1]) for _ in range(3)]
+    pids = {handle.info.backend_pid for handle in handles}
     gc.collect()
     let_the_reaper_look()
     assert len(pids) == 3
@@ -330,7 +331,9 @@ def test_reclaiming_can_be_turned_off(settings: Any, events: Any, alive: Callabl
     for lease in running().leases():
         lease.reclaim()
     # The leases of those whose wrappers are gone are known to nobody.
-    wait_until(lambda: gc.collect() is not None and not alive(*pids), "the sessions have ended")
+    for handle in handles:
+        handle.close()
+    wait_until(lambda: not alive(*pids), "the sessions have ended")
 
 
 def test_with_reclaiming_turned_off_python_closes_unpooled_sessions_as_in_plain_django(
