@@ -71,7 +71,7 @@ matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django fo
 	$(BIN)/tox run -- --randomly-seed=$(SEED)
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) .tox .cache .coverage .coverage.* docs/_build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .tox .cache .coverage .coverage.* docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found: try make PYTHON=..." >&2; exit 1; }

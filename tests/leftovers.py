@@ -47,6 +47,7 @@ class Leftovers:
         # Names of the descriptors' targets; by number they would be mistaken for each other.
         self._descriptors = set(_descriptors())
         self._threads = set(threading.enumerate())
+        self._sessions: dict[int, str] = {}
 
     def found(self) -> list[str]:
         """Return a line for each thing that is left, after some time for it to go; what is told once is known then."""
@@ -57,11 +58,12 @@ class Leftovers:
             time.sleep(0.02)
         self._descriptors |= set(_descriptors())
         self._threads = set(threading.enumerate())
+        self._sessions = dict(_sessions_but(_pooled_connections()))
         return left
 
     def _look(self) -> Iterator[str]:
         pooled = _pooled_connections()
-        yield from _sessions_but(pooled)
+        yield from (text for pid, text in _sessions_but(pooled) if pid not in self._sessions)
         for thread in set(threading.enumerate()) - self._threads - set(_lasting_threads()):
             yield f"thread {thread.name!r}, which is here:\n{_stack_of(thread)}"
         lasting = {_target(number) for number in [*(c.fileno() for c in pooled), *_lasting_descriptors()]}
@@ -72,14 +74,14 @@ class Leftovers:
             yield f"process {child.pid}, {child.name}"
 
 
-def _sessions_but(pooled: list[psycopg.Connection[Any]]) -> Iterator[str]:
+def _sessions_but(pooled: list[psycopg.Connection[Any]]) -> Iterator[tuple[int, str]]:
     known = {connection.info.backend_pid for connection in pooled}
     # On a server that others use as well, theirs are not for us to judge.
     with psycopg.connect(embedded.database_url()) as watcher:
         for pid, text in watcher.execute(_SESSIONS, [embedded.is_own_server()]):
             if pid not in known:
                 holders = [repr(thing) for thing in _all_of(psycopg.Connection) if _session_of(thing) == pid]
-                yield f"session {text} ({holders or 'no connection of this process has it'})"
+                yield pid, f"session {text} ({holders or 'no connection of this process has it'})"
 
 
 def _pooled_connections() -> list[psycopg.Connection[Any]]:

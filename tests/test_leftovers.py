@@ -55,6 +55,7 @@ def test_a_session_is_told_with_who_holds_it(before: Leftovers) -> None:
         assert "by forgotten" in session
         assert repr(connection) in session
         assert repr(connection) in descriptor
+        assert before.found() == []  # it is told once, and not of each module that follows
     assert before.found() == []
 
 
