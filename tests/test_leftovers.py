@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def test_a_session_is_told_with_who_holds_it(before: Leftovers) -> None:
 
 
 def test_a_process_is_told(before: Leftovers) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=input)
+    process = multiprocessing.get_context("spawn").Process(target=signal.pause)
     process.start()
     try:
         assert f"process {process.pid}, {process.name}" in before.found()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from argparse import ArgumentTypeError
-from concurrent.futures import as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
 FAILED = 1
@@ -55,7 +55,7 @@ class ParallelCommand(BaseCommand):
                     for start in range(0, len(pks), chunk):
                         part = pks[start : start + chunk]
                         sizes[executor.submit(job, part)] = len(part)
-                for future in as_completed(sizes):
+                for future in as_they_end(sizes):
                     bar.advance(task, sizes[future])
             except KeyboardInterrupt:
                 stopped = True
@@ -94,6 +94,17 @@ def positive(text: str) -> int:
 def progress(show: bool) -> Progress:
     columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
     return Progress(*columns, console=Console(stderr=True), disable=not show)
+
+
+def as_they_end(futures: Iterable[Future[list[str]]]) -> Iterator[Future[list[str]]]:
+    """Do what as_completed() does, and look up each second.
+
+    A signal that comes in the instant before the main thread goes to sleep does not wake it.
+    """
+    running = set(futures)
+    while running:
+        done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        yield from done
 
 
 @contextmanager
