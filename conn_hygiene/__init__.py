@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conn_hygiene.activity import LeaseInfo, Stats, snapshot, stats
-from conn_hygiene.forks import close_all_after_fork, close_all_before_fork
+from conn_hygiene.forks.hooks import close_all_after_fork, close_all_before_fork
 from conn_hygiene.installation import install, uninstall
+from conn_hygiene.reports.snapshot import LeaseInfo, Stats, snapshot, stats
 from conn_hygiene.scopes import (
     closing_connections,
     hold_connection,
@@ -12,7 +12,8 @@ from conn_hygiene.scopes import (
     release_connections,
     reset_connections,
 )
-from conn_hygiene.transactions import QueryTimeout, query_timeout, retry_transaction
+from conn_hygiene.transactions.retry import retry_transaction
+from conn_hygiene.transactions.settings import QueryTimeout, query_timeout
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,9 @@ import logging
 from django.apps import AppConfig
 from django.conf import settings
 
-from conn_hygiene import checks, conf, installation
+from conn_hygiene import conf, installation
 from conn_hygiene.contrib import uwsgi
+from conn_hygiene.server import checks
 
 logger = logging.getLogger("conn_hygiene")
 

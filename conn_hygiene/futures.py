@@ -15,8 +15,8 @@ from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.db import connections
 
-from conn_hygiene.discarding import close_pools
-from conn_hygiene.forks import close_all_after_fork
+from conn_hygiene.forks.discarding import close_pools
+from conn_hygiene.forks.hooks import close_all_after_fork
 from conn_hygiene.scopes import closing_connections
 
 if TYPE_CHECKING:

@@ -15,7 +15,12 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf, forks, openings, reaper, requests, wrapper
+from conn_hygiene import conf
+from conn_hygiene.forks import hooks as forks
+from conn_hygiene.leases import wrapper
+from conn_hygiene.reaper import reaper
+from conn_hygiene.sessions import connect_options
+from conn_hygiene.transactions import left_open
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -74,7 +79,7 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "CONN_HYGIENE":
         conf.apply(conf.strict(_overrides))
-        openings.renew()
+        connect_options.renew()
         _watch_anew()
     elif setting == "DEBUG":
         conf.apply(conf.current)
@@ -107,14 +112,14 @@ def install(**settings: Any) -> None:
     with reaper.installing:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
-        openings.renew()
+        connect_options.renew()
         _watch_anew()
         if reaper.running is not None:
             return
         reaper.running = reaper.Reaper()
         _connect_first(connection_created, _connection_created)
-        _connect_first(core_signals.request_started, requests.request_started)
-        _connect_first(core_signals.request_finished, requests.request_finished)
+        _connect_first(core_signals.request_started, left_open.request_started)
+        _connect_first(core_signals.request_finished, left_open.request_finished)
         setting_changed.connect(_setting_changed, dispatch_uid=_UID)
         for connection in connections.all(initialized_only=True):
             if connection.connection is not None:
@@ -140,7 +145,7 @@ def uninstall() -> None:
             wrapper.detach(connection)
         _overrides.clear()
         conf.apply(conf.Settings())
-        openings.renew()
+        connect_options.renew()
 
 
 def _at_exit() -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 
-from conn_hygiene import conf, installation, scopes, timing
+from conn_hygiene import conf, installation, scopes
+from conn_hygiene.leases import usage
 
 if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
@@ -71,21 +72,21 @@ class _ScopeMiddleware:
 @contextmanager
 def _timed() -> Iterator[Callable[[Any], Any]]:
     """Measure the request inside, if the settings ask for it; yield what adds the result to its response."""
-    if not conf.current.SERVER_TIMING or timing.current.get() is not None:
+    if not conf.current.SERVER_TIMING or usage.current.get() is not None:
         # Off, or another middleware of this module is around this one.
         yield lambda response: response
         return
-    measured = timing.Timing()
+    measured = usage.Timing()
 
     def add_header(response: Any) -> Any:
-        response["Server-Timing"] = timing.server_timing(measured, response.get("Server-Timing"))
+        response["Server-Timing"] = usage.server_timing(measured, response.get("Server-Timing"))
         return response
 
-    token = timing.current.set(measured)
+    token = usage.current.set(measured)
     try:
         yield add_header
     finally:
-        timing.current.reset(token)
+        usage.current.reset(token)
 
 
 class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):

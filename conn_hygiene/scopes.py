@@ -19,10 +19,10 @@ from django.conf import settings
 from django.db import connections
 from django.http import StreamingHttpResponse
 
-from conn_hygiene import policy
-from conn_hygiene.lease import GIVEN_BACK, HELD, PARKED
-from conn_hygiene.requests import end_transaction
-from conn_hygiene.wrapper import lease_of
+from conn_hygiene.leases import policy
+from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.transactions.left_open import end_transaction
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 import conn_hygiene
-from conn_hygiene.serving import serving
+from conn_hygiene.work import serving
 from example_project import embedded
 from tests.leftovers import Leftovers
 

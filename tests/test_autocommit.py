@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries, signals
 from tests.test_lease import query
-from tests.test_requests import events_of
+from tests.test_left_open import events_of
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 

@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.wrapper import lease_of, plain_class_of
+from conn_hygiene.leases.wrapper import lease_of, plain_class_of
 from tests.processes import run
 from tests.test_forks import remade
 from tests.waiting import wait_until_released

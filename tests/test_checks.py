@@ -13,7 +13,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from django.test import override_settings
 
-from conn_hygiene import checks
+from conn_hygiene.server import checks
 from tests.processes import run
 
 if TYPE_CHECKING:

@@ -196,7 +196,7 @@ def test_install_with_a_wrong_setting_installs_nothing() -> None:
     try:
         with pytest.raises(ImproperlyConfigured, match="RELEASE"):
             conn_hygiene.install(RELEASE="on")
-        from conn_hygiene import reaper
+        from conn_hygiene.reaper import reaper
 
         assert reaper.running is None
     finally:

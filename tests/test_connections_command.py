@@ -24,10 +24,10 @@ from django.db import connections
 from psycopg import sql
 
 import conn_hygiene
-from conn_hygiene import server
 from conn_hygiene.management import rendering
 from conn_hygiene.management.commands import connections as command
 from conn_hygiene.masking import mask
+from conn_hygiene.server import sessions as server
 from tests.processes import ROOT, run
 from tests.test_restart import RestartableServer
 from tests.waiting import wait_until

@@ -18,9 +18,10 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import override_settings
 
-from conn_hygiene import doctor, pooler, server
-from conn_hygiene.doctor import Facts, Level, Project
-from conn_hygiene.pooler import Pooler
+from conn_hygiene.server import doctor, pooler
+from conn_hygiene.server import sessions as server
+from conn_hygiene.server.doctor import Facts, Level, Project
+from conn_hygiene.server.pooler import Pooler
 from example_project.processes import free_port
 from tests.processes import ROOT
 from tests.waiting import wait_until

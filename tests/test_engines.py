@@ -16,7 +16,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
 import conn_hygiene
-from conn_hygiene.wrapper import lease_of
+from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 

@@ -21,8 +21,11 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 import conn_hygiene
-from conn_hygiene import close_all_after_fork, close_all_before_fork, closing_connections, forks, reaper, wrapper
-from conn_hygiene.discarding import bury, discard
+from conn_hygiene import close_all_after_fork, close_all_before_fork, closing_connections
+from conn_hygiene.forks import hooks as forks
+from conn_hygiene.forks.discarding import bury, discard
+from conn_hygiene.leases import wrapper
+from conn_hygiene.reaper import reaper
 from conn_hygiene.signals import connections_discarded
 from tests.processes import run
 from tests.testapp.models import Item

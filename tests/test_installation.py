@@ -21,9 +21,10 @@ from django.db.backends.utils import CursorWrapper
 from django.test.testcases import _DatabaseFailure
 
 import conn_hygiene
-from conn_hygiene import conf, reaper
-from conn_hygiene.lease import Lease
-from conn_hygiene.wrapper import lease_of
+from conn_hygiene import conf
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.reaper import reaper
 from tests.processes import run
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -498,7 +499,7 @@ print(conn_hygiene.stats().releases, len(conn_hygiene.snapshot()))
 def test_installing_without_settings_says_so_and_installs_nothing() -> None:
     text = """
 import conn_hygiene
-from conn_hygiene import reaper
+from conn_hygiene.reaper import reaper
 from django.core.exceptions import ImproperlyConfigured
 try:
     conn_hygiene.install(RELEASE="always")

@@ -14,9 +14,10 @@ from django.db.backends.postgresql.base import Cursor
 from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
 
-from conn_hygiene import cursors, release_between_queries
-from conn_hygiene.lease import Lease
-from conn_hygiene.wrapper import LeasedWrapper, lease_of
+from conn_hygiene import release_between_queries
+from conn_hygiene.leases import cursors
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 

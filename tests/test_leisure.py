@@ -12,10 +12,11 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, reaper, release_between_queries
-from conn_hygiene.lease import HELD, PARKED, PATIENCE, Lease
-from conn_hygiene.reaper import Reaper
-from conn_hygiene.wrapper import lease_of
+from conn_hygiene import closing_connections, hold_connection, release_between_queries
+from conn_hygiene.leases.lease import HELD, PARKED, PATIENCE, Lease
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reaper.reaper import Reaper
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:

@@ -14,10 +14,12 @@ import pytest
 from django.db import connections, transaction
 
 import conn_hygiene
-from conn_hygiene import conf, hold_connection, reaper, release_between_queries, wrapper
-from conn_hygiene.lease import Lease
-from conn_hygiene.reaper import Reaper
-from conn_hygiene.timing import Timing
+from conn_hygiene import conf, hold_connection, release_between_queries
+from conn_hygiene.leases import wrapper
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.usage import Timing
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reaper.reaper import Reaper
 from tests.test_lease import query
 from tests.waiting import holds, wait_until, wait_until_released
 

@@ -598,7 +598,7 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import path
-from conn_hygiene import reaper
+from conn_hygiene.reaper import reaper
 
 def page(request):
     return HttpResponse("page")

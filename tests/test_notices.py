@@ -15,7 +15,9 @@ from django.db import connection, transaction
 from django.test import override_settings
 from psycopg.conninfo import make_conninfo
 
-from conn_hygiene import hold_connection, notices, server
+from conn_hygiene import hold_connection
+from conn_hygiene.reports import notices
+from conn_hygiene.server import sessions as server
 from tests.processes import ROOT, run
 from tests.waiting import let_the_reaper_look, wait_until
 

@@ -24,7 +24,7 @@ from django.test import TestCase
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.transactions import QueryTimeout, query_timeout
+from conn_hygiene.transactions.settings import QueryTimeout, query_timeout
 from tests.testapp.models import Item
 from tests.waiting import holds, wait_until, wait_until_released
 

@@ -14,8 +14,8 @@ import pytest
 from django.db import connection, connections, transaction
 
 import conn_hygiene
-from conn_hygiene import reaper
-from conn_hygiene.lease import Lease
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.reaper import reaper
 from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detected
 from tests.test_forks import in_child
 from tests.testapp.models import Item

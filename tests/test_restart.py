@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from conn_hygiene import closing_connections, signals
 from example_project.embedded import _Server
 from tests.test_forks import remade
-from tests.test_requests import events_of
+from tests.test_left_open import events_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

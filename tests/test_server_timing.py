@@ -15,7 +15,8 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
-from conn_hygiene import hold_connection, timing
+from conn_hygiene import hold_connection
+from conn_hygiene.leases import usage
 from conn_hygiene.middleware import (
     ConnectionHygieneMiddleware,
     IdleInTransactionMiddleware,
@@ -155,7 +156,7 @@ def dotted(*middleware: type) -> list[str]:
 def _on() -> Iterator[None]:
     with override_settings(CONN_HYGIENE={"SERVER_TIMING": True}, MIDDLEWARE=dotted(ConnectionHygieneMiddleware)):
         yield
-    assert timing.current.get() is None
+    assert usage.current.get() is None
 
 
 def milliseconds(response: Any) -> tuple[float, float]:

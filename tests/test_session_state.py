@@ -12,7 +12,7 @@ from psycopg import sql
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.session import effect_of
+from conn_hygiene.sessions.sql import effect_of
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
-from conn_hygiene import openings
+from conn_hygiene.sessions import connect_options
 from tests.processes import in_fresh_process
 from tests.test_guard_rails import ALIASES, forget_connections, options, service, settings, show
 
@@ -92,15 +92,15 @@ def test_the_server_keeps_the_name_whole_and_the_pid_readable(own: str, options:
 
 def test_the_project_is_the_package_of_the_urls_or_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     with override_settings(ROOT_URLCONF="shop.urls"):
-        assert openings.tag_of_process().startswith("shop@")
+        assert connect_options.tag_of_process().startswith("shop@")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "config.settings.production")
     with override_settings(ROOT_URLCONF=None):
-        assert openings.tag_of_process().startswith("config@")
+        assert connect_options.tag_of_process().startswith("config@")
 
 
 def test_a_host_is_named_without_its_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "web-1.example.org")
-    assert openings.tag_of_process() == f"tests@web-1:{os.getpid()}"
+    assert connect_options.tag_of_process() == f"tests@web-1:{os.getpid()}"
 
 
 def names_of_parent_and_child() -> list[Any]:

@@ -16,10 +16,15 @@ from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from conn_hygiene import activity, notices, openings, server, session, timing
+from conn_hygiene.leases import usage
 from conn_hygiene.management import rendering
 from conn_hygiene.masking import MASK, mask, printable
-from conn_hygiene.session import changed_parameters, effect_of, remembered_effect_of, text_of
+from conn_hygiene.reports import notices, snapshot
+from conn_hygiene.server import sessions as server
+from conn_hygiene.sessions import connect_options
+from conn_hygiene.sessions import sql as session
+from conn_hygiene.sessions.sql import effect_of, remembered_effect_of, text_of
+from conn_hygiene.sessions.state import changed_parameters
 from tests import statements
 from tests.statements import OTHER_STRINGS, STATELESS, STRINGS, UNDOING, any_of, contents, gaps, spelled, stateful
 
@@ -289,7 +294,7 @@ class TestSessionState:
     def test_a_query_of_any_kind_has_the_same_effect(self, found: tuple[str, str]) -> None:
         _, statement = found
         effect = effect_of(statement)
-        for query in (statement.encode(), sql.SQL(statement), sql.Composed([sql.SQL(statement)])):
+        for query in (statement.encode(), session.SQL(statement), sql.Composed([session.SQL(statement)])):
             text = text_of(query, None)  # type: ignore[arg-type]
             assert text is not None
             assert effect_of(text) == effect
@@ -468,9 +473,9 @@ class TestWhatIsShown:
     def test_a_lease_takes_one_line_whatever_its_names(
         self, thread: str | None, request: str | None, where: str | None
     ) -> None:
-        values: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(activity.LeaseInfo))
+        values: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(snapshot.LeaseInfo))
         values |= {"alias": "default", "state": "idle", "pinned_by": {}, "thread_name": thread}
-        table = rendering.leases_table([activity.LeaseInfo(**(values | {"request": request, "where_now": where}))])
+        table = rendering.leases_table([snapshot.LeaseInfo(**(values | {"request": request, "where_now": where}))])
         assert all(cell.isprintable() for row in table.rows for cell in row)
         assert len(rendering.plain([table]).splitlines()) == 2
 
@@ -486,9 +491,9 @@ class TestWhatIsShown:
 
     @given(st.one_of(st.none(), st.text()), st.floats(min_value=0, max_value=1e9))
     def test_a_header_is_kept_in_front(self, before: str | None, seconds: float) -> None:
-        measured = timing.Timing()
+        measured = usage.Timing()
         measured._held = seconds
-        header = timing.server_timing(measured, before)
+        header = usage.server_timing(measured, before)
         assert header.startswith(before or "db-held")
         assert re.search(r'db-held;dur=\d+\.\d;desc="[\w ]+", db-used;dur=\d+\.\d;desc="[\w ]+"$', header)
 
@@ -499,18 +504,18 @@ def arguments(options: str) -> list[str]:
     return [re.sub(r"\\(.|\Z)", r"\1", word, flags=re.DOTALL) for word in words]
 
 
-class TestOpenings:
+class TestConnectOptions:
     @given(st.text(st.sampled_from("-c a=\\\n")))
     @example("-c a.b=c\\ ")
     def test_options_of_the_project_come_last_and_as_they_are(self, own: str) -> None:
-        options = openings._timeouts({"options": own}, {"lock_timeout": 2})["options"]
+        options = connect_options._timeouts({"options": own}, {"lock_timeout": 2})["options"]
         assert arguments(options) == ["-c", "lock_timeout=2000", *arguments(own)]
 
     @given(st.one_of(st.none(), st.text(st.characters())), st.text(st.characters()), st.integers(1, 2**22))
     def test_a_name_is_one_that_the_server_keeps(self, own: str | None, head: str, pid: int) -> None:
-        name = openings._joined(own, f"{head}:{pid}")
+        name = connect_options._joined(own, f"{head}:{pid}")
         assert name.isascii()
         assert name.isprintable()
-        assert len(name) <= openings.NAME_LENGTH
+        assert len(name) <= connect_options.NAME_LENGTH
         assert name.endswith(f":{pid}")
         assert name[0] == (own[0] if own and " " <= own[0] <= "~" else name[0])

@@ -17,7 +17,7 @@ from django.test import TestCase
 from django.views import View
 
 from conn_hygiene import closing_connections, hold_connection
-from conn_hygiene.transactions import retry_transaction
+from conn_hygiene.transactions.retry import retry_transaction
 from tests.testapp.models import Item
 from tests.waiting import holds
 

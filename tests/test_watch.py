@@ -20,8 +20,9 @@ from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
 import conn_hygiene
-from conn_hygiene import places, reaper, signals
-from tests.test_requests import Events, asgi, events_of, pid_of, query, wsgi
+from conn_hygiene import callsite, signals
+from conn_hygiene.reaper import reaper
+from tests.test_left_open import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 from tests.webapp import urls
@@ -167,17 +168,17 @@ def test_snapshot_tells_the_same(settings: Any) -> None:
 
 
 def test_a_place_is_the_applications_own_where_there_is_one() -> None:
-    here = places.here()
+    here = callsite.here()
     assert str(here) == f"{__file__}:{here.line} in {inspect.currentframe().f_code.co_name}"
-    assert places.of_thread(threading.get_ident()).code is inspect.currentframe().f_code
-    assert places.of_thread(-1) is None
-    assert places.kind_of(threading.__file__) == places._STANDARD
-    assert places.kind_of(psycopg.__file__) == places._PLUMBING
-    assert places.kind_of(pytest.__file__) == places._LIBRARY
+    assert callsite.of_thread(threading.get_ident()).code is inspect.currentframe().f_code
+    assert callsite.of_thread(-1) is None
+    assert callsite.kind_of(threading.__file__) == callsite._STANDARD
+    assert callsite.kind_of(psycopg.__file__) == callsite._PLUMBING
+    assert callsite.kind_of(pytest.__file__) == callsite._LIBRARY
 
 
 def test_an_installed_command_is_no_line_of_the_applications() -> None:
-    assert places.kind_of(os.path.join(sysconfig.get_path("scripts"), "gunicorn")) == places._LIBRARY
+    assert callsite.kind_of(os.path.join(sysconfig.get_path("scripts"), "gunicorn")) == callsite._LIBRARY
 
 
 @pytest.mark.parametrize("module", [threading, psycopg])
@@ -195,13 +196,13 @@ def test_a_thread_without_a_line_of_the_applications_is_in_django_or_at_rest(mod
         assert waiting.wait(10)
         wait_until(lambda: sys._current_frames()[ident].f_code.co_filename == threading.__file__, "it waits")
         at_rest = module is threading
-        assert places.is_at_rest(ident) is at_rest
-        place = places.of_thread(ident)
+        assert callsite.is_at_rest(ident) is at_rest
+        place = callsite.of_thread(ident)
         assert place is None if at_rest else place.code.co_filename == threading.__file__
     finally:
         done.set()
         thread.join()
-    assert not places.is_at_rest(ident)
+    assert not callsite.is_at_rest(ident)
 
 
 def test_an_awaited_query_has_no_place_that_is_known() -> None:

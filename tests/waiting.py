@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import conn_hygiene
-from conn_hygiene import reaper
+from conn_hygiene.reaper import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,12 @@ from celery import signals  # type: ignore[import-untyped]
 from celery.fixups.django import DjangoFixup, DjangoWorkerFixup  # type: ignore[import-untyped]
 from django.db import Error, connections
 
-from conn_hygiene import discarding, forks, installation, requests
+from conn_hygiene import installation
+from conn_hygiene.forks import discarding
+from conn_hygiene.forks import hooks as forks
 from conn_hygiene.scopes import release_between_queries
-from conn_hygiene.serving import serving
+from conn_hygiene.transactions import left_open
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +121,7 @@ def _task(label: str) -> Iterator[None]:
         with release_between_queries(), _thread_for_async(label):
             yield
     finally:
-        requests.request_finished()
+        left_open.request_finished()
 
 
 @contextmanager
@@ -148,11 +151,11 @@ def _thread_for_async(label: str) -> Iterator[None]:
 
 def _begin(label: str) -> None:
     serving.label = label
-    requests.request_started()
+    left_open.request_started()
 
 
 def _end() -> None:
-    requests.request_finished()
+    left_open.request_finished()
     _close_connections()
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from django.db import close_old_connections
 from dramatiq import Middleware
 
-from conn_hygiene import requests
 from conn_hygiene.scopes import release_between_queries
-from conn_hygiene.serving import serving
+from conn_hygiene.transactions import left_open
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from dramatiq import Broker
@@ -36,14 +36,14 @@ class ConnectionHygieneMiddleware(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Begin with connections that are fit for use, as a request does."""
         serving.label = f"actor {message.actor_name}"
-        requests.request_started()
+        left_open.request_started()
         close_old_connections()
         self._release.__enter__()
 
     def after_process_message(self, broker: Broker, message: MessageProxy, **outcome: Any) -> None:
         """Leave nothing checked out and nothing open, whatever the outcome."""
         self._release.__exit__(None, None, None)
-        requests.request_finished()
+        left_open.request_finished()
         close_old_connections()
 
     # Another middleware's wish, perhaps before this one had its turn: that does no harm.

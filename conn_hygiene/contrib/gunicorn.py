@@ -16,8 +16,8 @@ from django.conf import settings
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene.discarding import close_pools
-from conn_hygiene.forks import close_all_after_fork, close_all_before_fork
+from conn_hygiene.forks.discarding import close_pools
+from conn_hygiene.forks.hooks import close_all_after_fork, close_all_before_fork
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from conn_hygiene.forks import after_fork_in_child
+from conn_hygiene.forks.hooks import after_fork_in_child
 
 
 class _Module(ModuleType):

@@ -9,14 +9,14 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import server
 from conn_hygiene.masking import mask, printable
+from conn_hygiene.server import sessions as server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from conn_hygiene.activity import LeaseInfo
-    from conn_hygiene.doctor import Finding
+    from conn_hygiene.reports.snapshot import LeaseInfo
+    from conn_hygiene.server.doctor import Finding
 
 #: The version of the JSON formats. Keys may be added within a version; it changes when one goes or changes its meaning.
 JSON_VERSION = 1

@@ -57,11 +57,11 @@ def measure() -> list[float]:
 
 
 def one_round(frame: FrameType) -> float:
-    from conn_hygiene import places
+    from conn_hygiene import callsite
 
     started = time.perf_counter()
     for _ in range(CALLS):
-        places._innermost(frame)
+        callsite._innermost(frame)
     return (time.perf_counter() - started) / CALLS * 1e6
 
 

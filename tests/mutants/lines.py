@@ -55,7 +55,7 @@ MUTANTS = [
     # ##### Locks #####
     _mutant(
         "a handle is read without the lock",
-        "lease.py",
+        "leases/lease.py",
         """
         with lease._lock:
             connection = lease._connection
@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     _mutant(
         "a cursor is closed without the lock",
-        "lease.py",
+        "leases/lease.py",
         """
         with self._lock:
             # Another one, by now, of another checkout?
@@ -81,7 +81,7 @@ MUTANTS = [
     ),
     _mutant(
         "a connection is assigned without the lock",
-        "lease.py",
+        "leases/lease.py",
         """
         with self._lock:
             if connection is self._connection is not None:
@@ -94,7 +94,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper ends a lease without the lock",
-        "lease.py",
+        "leases/lease.py",
         """
         with self._lock:
             if self._connection is None:
@@ -111,7 +111,7 @@ MUTANTS = [
     ),
     _mutant(
         "leases are listed without the registry's lock",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         with self._registry_lock:
             return list(self._leases)
@@ -123,7 +123,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper forgets a lease without the registry's lock",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         with self._registry_lock:
             self._leases.discard(lease)
@@ -135,7 +135,7 @@ MUTANTS = [
     ),
     _mutant(
         "numbers are added without the lock",
-        "counters.py",
+        "reports/counters.py",
         """
         with self._lock:
             for name, amount in amounts.items():
@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     _mutant(
         "a request's times are added up without the lock",
-        "timing.py",
+        "leases/usage.py",
         """
         with self._lock:
             self._catch_up()
@@ -165,7 +165,7 @@ MUTANTS = [
     ),
     _mutant(
         "wrappers are noted without the lock",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         with _known_lock:
             _known.add(wrapper)
@@ -177,7 +177,7 @@ MUTANTS = [
     ),
     _mutant(
         "two threads may start a reaper each",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         # Another thread may have been first.
         if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
@@ -201,7 +201,7 @@ MUTANTS = [
     ),
     _mutant(
         "who needs a connection waits for the owner of another one",
-        "lease.py",
+        "leases/lease.py",
         """
         if not self._lock.acquire(blocking=False):
         """,
@@ -212,7 +212,7 @@ MUTANTS = [
     ),
     _mutant(
         "a lease is ended in the middle of its own end",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
         """,
@@ -224,7 +224,7 @@ MUTANTS = [
     # ##### States #####
     _mutant(
         "an idle lease is not parked",
-        "lease.py",
+        "leases/lease.py",
         """
         self.state = PARKED
         if not grace:
@@ -236,7 +236,7 @@ MUTANTS = [
     ),
     _mutant(
         "a handle that is read leaves its lease parked",
-        "lease.py",
+        "leases/lease.py",
         """
         lease.state = HELD
         lease.handle = connection
@@ -248,7 +248,7 @@ MUTANTS = [
     ),
     _mutant(
         "a connection that was given back counts as closed",
-        "lease.py",
+        "leases/lease.py",
         """
         self._end(GIVEN_BACK, releases=1)
         """,
@@ -259,7 +259,7 @@ MUTANTS = [
     ),
     _mutant(
         "a failed checkout is not tried again",
-        "lease.py",
+        "leases/lease.py",
         """
         if again and self._connection is None:
             self.state = GIVEN_BACK
@@ -269,7 +269,7 @@ MUTANTS = [
     ),
     _mutant(
         "a handle stays readable after the end of its checkout",
-        "lease.py",
+        "leases/lease.py",
         """
         # In this order: a handle that stays readable would be somebody else's soon.
         self.__dict__.clear()
@@ -282,7 +282,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reason of an ended session outlives it",
-        "lease.py",
+        "leases/lease.py",
         """
         self.ended_because: str | None = None
         """,
@@ -293,7 +293,7 @@ MUTANTS = [
     ),
     _mutant(
         "hooks that have yet to run do not keep the connection",
-        "lease.py",
+        "leases/lease.py",
         """
         or wrapper.run_on_commit
         or self._is_connecting()
@@ -307,7 +307,7 @@ MUTANTS = [
     ),
     _mutant(
         "manual transaction management is forgotten",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         self._conn_hygiene_lease.manual_transactions(not autocommit)
         """,
@@ -317,7 +317,7 @@ MUTANTS = [
     # ##### What keeps a connection #####
     _mutant(
         "an open cursor does not keep the connection",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.open_cursors or wrapper is None or connection is None:
         """,
@@ -328,7 +328,7 @@ MUTANTS = [
     ),
     _mutant(
         "a transaction that only libpq sees is none",
-        "lease.py",
+        "leases/lease.py",
         """
         or pgconn.transaction_status != _IDLE
         or pgconn.pipeline_status
@@ -336,11 +336,11 @@ MUTANTS = [
         """
         or pgconn.pipeline_status
         """,
-        "test_activity.py::test_a_transaction_that_only_the_server_knows_of",
+        "test_snapshot.py::test_a_transaction_that_only_the_server_knows_of",
     ),
     _mutant(
         "the reaper does not ask libpq for a transaction",
-        "lease.py",
+        "leases/lease.py",
         """
         if not pools.is_idle(connection):
             self.state = HELD
@@ -351,16 +351,16 @@ MUTANTS = [
     ),
     _mutant(
         "the pin of a statement is dropped",
-        "session.py",
+        "sessions/state.py",
         """
-        self.pins.update((reason, str(places.here() or places.UNKNOWN)) for reason in added)
+        self.pins.update((reason, str(callsite.here() or callsite.UNKNOWN)) for reason in added)
         """,
         "",
         "test_session_state.py::test_state_pins_and_is_still_there_for_its_owner",
     ),
     _mutant(
         "pins do not keep the connection",
-        "lease.py",
+        "leases/lease.py",
         """
         return bool(
             self.session_state.pins
@@ -374,7 +374,7 @@ MUTANTS = [
     ),
     _mutant(
         "threads that share a wrapper do not keep the connection",
-        "lease.py",
+        "leases/lease.py",
         """
         or self._marker is not None
         # Another thread may be about to use the handle that it has just read.
@@ -387,16 +387,16 @@ MUTANTS = [
     ),
     _mutant(
         "a wrapper's copy does not keep the connection",
-        "lease.py",
+        "leases/lease.py",
         """
-        self._pin(session.Effect(frozenset({session.SHARED}), frozenset()))
+        self._pin(sql.Effect(frozenset({sql.SHARED}), frozenset()))
         """,
         "",
         "test_engines.py::test_a_shallow_copy_shares_the_connection_and_keeps_it",
     ),
     _mutant(
         "a collected cursor lets go of a handle that was just read",
-        "lease.py",
+        "leases/lease.py",
         """
         if self._handle_is_out():
             self.open_cursors.pop(cursor, None)
@@ -411,7 +411,7 @@ MUTANTS = [
     # ##### Wake-ups and settling #####
     _mutant(
         "a parked lease is not put before the reaper",
-        "lease.py",
+        "leases/lease.py",
         """
         else:
             self.keeper.parked(self, deadline)
@@ -421,7 +421,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper is not woken for a parked lease",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         self._bell.put(None)
         self._ensure_running()
@@ -433,7 +433,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper goes to sleep without a last look at what came in",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         if self._inbox:
             return
@@ -443,7 +443,7 @@ MUTANTS = [
     ),
     _mutant(
         "a lease that was looked at seems to be listed still",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         lease.look_at = math.inf
         again = lease.end_if_parked(now)
@@ -455,7 +455,7 @@ MUTANTS = [
     ),
     _mutant(
         "the watch is not wound up by the first checkout",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         if first:
             self._start_watching()
@@ -465,7 +465,7 @@ MUTANTS = [
     ),
     _mutant(
         "who finds the pool empty asks nobody",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         if not lease.spare:
             lease.keeper.wanted(lease.spare)
@@ -478,7 +478,7 @@ MUTANTS = [
     ),
     _mutant(
         "the end of a transaction does not settle",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         if autocommit:
             lease.settle(handle_is_out=False)
@@ -487,11 +487,11 @@ MUTANTS = [
         """
         if not autocommit:
         """,
-        "test_activity.py::test_each_query_is_a_checkout_and_a_release_without_a_grace[default]",
+        "test_snapshot.py::test_each_query_is_a_checkout_and_a_release_without_a_grace[default]",
     ),
     _mutant(
         "a commit by hand does not settle",
-        "lease.py",
+        "leases/lease.py",
         """
         if wrapper is not None and (wrapper.autocommit or self._manual):
             self.settle(handle_is_out=False)
@@ -501,7 +501,7 @@ MUTANTS = [
     ),
     _mutant(
         "a scope does not settle what is idle when it begins",
-        "lease.py",
+        "leases/lease.py",
         """
         if policy.releases(self.alias):
             self.settle()
@@ -515,7 +515,7 @@ MUTANTS = [
     ),
     _mutant(
         "commit hooks run with the connection held",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         self._conn_hygiene_lease.settle(handle_is_out=False)
         self.run_on_commit = hooks
@@ -528,7 +528,7 @@ MUTANTS = [
     # ##### Sessions that are not cleaned #####
     _mutant(
         "a session with state of its own is not cleaned",
-        "lease.py",
+        "leases/lease.py",
         """
         pools.scrub(connection, to_scrub, self.session_state.fresh)
         """,
@@ -537,7 +537,7 @@ MUTANTS = [
     ),
     _mutant(
         "a statement that pins nothing soils nothing",
-        "session.py",
+        "sessions/state.py",
         """
         self._soiled = True
         """,
@@ -546,7 +546,7 @@ MUTANTS = [
     ),
     _mutant(
         "what the server reports is not compared",
-        "session.py",
+        "sessions/state.py",
         """
         or reported != self.fresh
         """,
@@ -555,7 +555,7 @@ MUTANTS = [
     ),
     _mutant(
         "an open cursor on the server is left to the next owner",
-        "lease.py",
+        "leases/lease.py",
         """
         to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
         """,
@@ -566,9 +566,9 @@ MUTANTS = [
     ),
     _mutant(
         "what DISCARD ALL does not undo is handed on",
-        "pools.py",
+        "pools/base.py",
         """
-        if state & session.INDELIBLE or not _cleaned(connection, pool, fresh):
+        if state & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
         """,
         """
         if not _cleaned(connection, pool, fresh):
@@ -577,11 +577,11 @@ MUTANTS = [
     ),
     _mutant(
         "a cleaned session is not set up anew",
-        "pools.py",
+        "pools/base.py",
         """
         if pool._configure is not None:
             pool._configure(connection)
-        return is_idle(connection) and session.reported_parameters(connection) == fresh
+        return is_idle(connection) and state.reported_parameters(connection) == fresh
         """,
         """
         return is_idle(connection)
@@ -591,7 +591,7 @@ MUTANTS = [
     ),
     _mutant(
         "the cursors of a connection that goes back still tell the lease",
-        "lease.py",
+        "leases/lease.py",
         """
         cursors.unfollow(connection)
         if not self.pooled or connection.closed:
@@ -606,7 +606,7 @@ MUTANTS = [
     # ##### Connections that are not given back #####
     _mutant(
         "what is released does not return to its pool",
-        "lease.py",
+        "leases/lease.py",
         """
         if self._connection is None:
             pools.give_back(connection)
@@ -618,7 +618,7 @@ MUTANTS = [
     ),
     _mutant(
         "what a dead thread held does not return to its pool",
-        "lease.py",
+        "leases/lease.py",
         """
         pools.give_back(self._end(GIVEN_BACK, reclaimed=1))
         """,
@@ -629,7 +629,7 @@ MUTANTS = [
     ),
     _mutant(
         "a checkout that is interrupted loses its connection",
-        "lease.py",
+        "leases/lease.py",
         """
         if connection is not None and connection is not self._connection:
             pools.give_back(connection)
@@ -654,7 +654,7 @@ MUTANTS = [
     # ##### Is it still the same one? #####
     _mutant(
         "a late cursor counts for the next checkout",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.open_cursors.pop(cursor, self) is self:
             return
@@ -666,7 +666,7 @@ MUTANTS = [
     ),
     _mutant(
         "the late end of a cursor runs on the next owner's connection",
-        "cursors.py",
+        "leases/cursors.py",
         """
         if cursor not in lease.open_cursors and not lease.is_current(cursor):
         """,
@@ -677,7 +677,7 @@ MUTANTS = [
     ),
     _mutant(
         "a statement on a cursor of an earlier checkout runs",
-        "cursors.py",
+        "leases/cursors.py",
         """
         if entry is not None and not entry[0].is_current(entry[1]):
         """,
@@ -688,7 +688,7 @@ MUTANTS = [
     ),
     _mutant(
         "the session of another connection is ended",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.open_cursors or connection is not self._connection:
         """,
@@ -699,7 +699,7 @@ MUTANTS = [
     ),
     _mutant(
         "what its owner has just taken back is ended",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
         """,
@@ -710,7 +710,7 @@ MUTANTS = [
     ),
     _mutant(
         "a connect() inside of another one ends it",
-        "lease.py",
+        "leases/lease.py",
         """
         if self._connecting is None or self._connecting() is not connect:
         """,
@@ -733,7 +733,7 @@ MUTANTS = [
     ),
     _mutant(
         "any thread's end is taken for the owner's",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         if lease.thread_end is thread_end:
             self._reclaim(lease)
@@ -745,7 +745,7 @@ MUTANTS = [
     ),
     _mutant(
         "the transaction of a dead thread is not noticed",
-        "lease.py",
+        "leases/lease.py",
         """
         in_transaction=not pools.is_idle(connection),
         """,
@@ -756,7 +756,7 @@ MUTANTS = [
     ),
     _mutant(
         "a wrapper's end is not noticed",
-        "lease.py",
+        "leases/lease.py",
         """
         self.keeper.wrapper_lost(self)
         """,
@@ -767,7 +767,7 @@ MUTANTS = [
     ),
     _mutant(
         "a collected cursor is not noticed",
-        "lease.py",
+        "leases/lease.py",
         """
         self.keeper.cursor_lost(self, cursor)
         """,
@@ -799,7 +799,7 @@ MUTANTS = [
     # ##### Broken connections #####
     _mutant(
         "the socket is not looked at",
-        "lease.py",
+        "leases/lease.py",
         """
         self.trusted = not pools.is_hung_up(connection)
         """,
@@ -810,7 +810,7 @@ MUTANTS = [
     ),
     _mutant(
         "of the server's goodbye only the beginning is read",
-        "pools.py",
+        "pools/base.py",
         """
         _READS = 3
         """,
@@ -821,7 +821,7 @@ MUTANTS = [
     ),
     _mutant(
         "a broken connection is replaced by a broken one",
-        "wrapper.py",
+        "leases/wrapper.py",
         """
         while lease.is_broken():
         """,
@@ -832,7 +832,7 @@ MUTANTS = [
     ),
     _mutant(
         "session state is lost with a broken connection, in silence",
-        "lease.py",
+        "leases/lease.py",
         """
         if connection is None or self.session_state.pins:
         """,
@@ -843,7 +843,7 @@ MUTANTS = [
     ),
     _mutant(
         "a broken connection is replaced in the middle of a transaction",
-        "lease.py",
+        "leases/lease.py",
         """
         return not wrapper.in_atomic_block and wrapper.autocommit and self._transaction is None
         """,
@@ -854,7 +854,7 @@ MUTANTS = [
     ),
     _mutant(
         "a session is ended that somebody has just used",
-        "lease.py",
+        "leases/lease.py",
         """
         self.__dict__.clear()
         return False
@@ -885,7 +885,7 @@ MUTANTS = [
     ),
     _mutant(
         "a child's goodbye reaches the parent's server",
-        "discarding.py",
+        "forks/discarding.py",
         """
         os.dup2(null, descriptor, inheritable=False)
         """,
@@ -896,7 +896,7 @@ MUTANTS = [
     ),
     _mutant(
         "a child goes on in the parent's transaction",
-        "forks.py",
+        "forks/hooks.py",
         """
         each.connection = None
         wrapper.reset_transaction_state(each)
@@ -908,7 +908,7 @@ MUTANTS = [
     ),
     _mutant(
         "a child keeps the parent's list of leases",
-        "reaper.py",
+        "reaper/reaper.py",
         """
         inherited, self._leases = self._leases, set()
         """,
@@ -920,18 +920,18 @@ MUTANTS = [
     # ##### Numbers #####
     _mutant(
         "a release is not counted",
-        "lease.py",
+        "leases/lease.py",
         """
         self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
         """,
         """
         self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used)
         """,
-        "test_activity.py::test_releases_by_hand_count",
+        "test_snapshot.py::test_releases_by_hand_count",
     ),
     _mutant(
         "the use that the end of a checkout cuts off is not counted",
-        "lease.py",
+        "leases/lease.py",
         """
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
@@ -940,17 +940,17 @@ MUTANTS = [
         """
         # In this order: a handle that stays readable would be somebody else's soon.
         """,
-        "test_activity.py::test_use_that_ends_with_the_connection_counts",
+        "test_snapshot.py::test_use_that_ends_with_the_connection_counts",
     ),
     _mutant(
         "a checkout that is pinned counts for each of its pins",
-        "lease.py",
+        "leases/lease.py",
         """
         if len(pins) == len(added):
         """,
         """
         if pins:
         """,
-        "test_activity.py::test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons",
+        "test_snapshot.py::test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons",
     ),
 ]

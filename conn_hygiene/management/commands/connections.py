@@ -14,10 +14,13 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
-from conn_hygiene import activity as own
-from conn_hygiene import conf, doctor, notices, pooler, server
+from conn_hygiene import conf
 from conn_hygiene.management import rendering
 from conn_hygiene.management.rendering import Line, Status, View
+from conn_hygiene.reports import notices
+from conn_hygiene.reports import snapshot as own
+from conn_hygiene.server import doctor, pooler
+from conn_hygiene.server import sessions as server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

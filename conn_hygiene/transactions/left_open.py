@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db import connections
 
-from conn_hygiene import reports
+from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
-from conn_hygiene.serving import serving
-from conn_hygiene.wrapper import lease_of, reset_transaction_state
+from conn_hygiene.reports import log as reports
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.lease import Lease
+    from conn_hygiene.leases.lease import Lease
 
 logger = logging.getLogger("conn_hygiene.transactions")
 

@@ -18,7 +18,8 @@ from django.conf import settings
 from django.core import checks
 from django.db import connections
 
-from conn_hygiene import conf, openings
+from conn_hygiene import conf
+from conn_hygiene.sessions import connect_options
 
 _RELEASING = (
     "conn_hygiene.middleware.ConnectionHygieneMiddleware",
@@ -49,7 +50,7 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
     """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001)."""
     messages: list[checks.CheckMessage] = []
     for alias, options in connections.settings.items():
-        if not openings.is_postgresql(alias):
+        if not connect_options.is_postgresql(alias):
             continue
         if options.get("OPTIONS", {}).get("pool"):
             messages += _check_pool(alias, options)
@@ -92,7 +93,7 @@ def check_session_timeouts(app_configs: AppConfigs = None, **kwargs: Any) -> lis
     """Report timeouts of ``SESSION_TIMEOUTS`` that contradict each other, or something else (W003 to W009)."""
     messages: list[checks.CheckMessage] = []
     for alias, own in conf.current.SESSION_TIMEOUTS.items():
-        if isinstance(own, Mapping) and not (alias in connections.settings and openings.is_postgresql(alias)):
+        if isinstance(own, Mapping) and not (alias in connections.settings and connect_options.is_postgresql(alias)):
             messages.append(
                 checks.Warning(
                     f"SESSION_TIMEOUTS has timeouts for {alias!r}, which is no PostgreSQL alias of DATABASES.",
@@ -101,14 +102,14 @@ def check_session_timeouts(app_configs: AppConfigs = None, **kwargs: Any) -> lis
                 )
             )
     for alias in connections.settings:
-        timeouts = openings.timeouts_of(alias)
-        if timeouts and openings.is_postgresql(alias):
+        timeouts = connect_options.timeouts_of(alias)
+        if timeouts and connect_options.is_postgresql(alias):
             messages += _check_timeouts(alias, timeouts)
     return messages
 
 
 def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.CheckMessage]:
-    options = openings.own_options(openings.options_written(alias))
+    options = connect_options.own_options(connect_options.options_written(alias))
     if options is None:
         yield checks.Warning(
             f"SESSION_TIMEOUTS are not set on {alias!r}: its service may have options of its own, which would be lost.",
@@ -178,7 +179,7 @@ def _check_waiting(alias: str, timeout: float) -> Iterator[checks.CheckMessage]:
 
 def _waits(alias: str) -> float | None:
     """Return for how many seconds a connection may wait for its next use: in a pool, by CONN_MAX_AGE; None for ever."""
-    pool = openings.options_written(alias).get("pool")
+    pool = connect_options.options_written(alias).get("pool")
     if not pool:
         age: float | None = connections.settings[alias].get("CONN_MAX_AGE", 0)
         return age

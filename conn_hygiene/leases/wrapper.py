@@ -22,8 +22,9 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
-from conn_hygiene import cursors, pools
-from conn_hygiene.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
+from conn_hygiene.leases import cursors
+from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
+from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable

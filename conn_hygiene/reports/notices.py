@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from conn_hygiene.server import Session
+    from conn_hygiene.server.sessions import Session
 
 logger = logging.getLogger("conn_hygiene.notices")
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import InterfaceError
 
-from conn_hygiene import conf, places
-from conn_hygiene.session import LONGEST_REMEMBERED, remembered_effect_of
+from conn_hygiene import callsite, conf
+from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg import Cursor as _Cursor
 
-    from conn_hygiene.lease import Lease
+    from conn_hygiene.leases.lease import Lease
 else:
     _Cursor = object
 
@@ -151,5 +151,5 @@ def register(cursor: Any, lease: Lease) -> None:
             lease.open_cursors[object()] = None
             return
     reference = weakref.ref(cursor, lease.cursor_collected)
-    lease.open_cursors[reference] = places.here() if conf.names_cursors else None
+    lease.open_cursors[reference] = callsite.here() if conf.names_cursors else None
     cursor._conn_hygiene_entry = (lease, reference)

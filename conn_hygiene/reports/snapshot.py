@@ -7,12 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from conn_hygiene import places, reaper
-from conn_hygiene.counters import COUNTED
+from conn_hygiene import callsite
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reports.counters import COUNTED
 
 if TYPE_CHECKING:
-    from conn_hygiene.lease import Lease
-    from conn_hygiene.places import Place
+    from conn_hygiene.callsite import Place
+    from conn_hygiene.leases.lease import Lease
 
 
 # How often stats() looks again for two moments between which no lease ends; with any number of threads, once mostly.
@@ -109,7 +110,7 @@ def _info(lease: Lease, names: dict[int | None, str]) -> LeaseInfo | None:
         statement=seen.statement,
         where_checked_out=_text(lease.checked_out_by),
         where_began=_text(seen.transaction.place) if seen.transaction else None,
-        where_now=_text(places.of_thread(lease.thread_id)),
+        where_now=_text(callsite.of_thread(lease.thread_id)),
     )
 
 

@@ -12,12 +12,12 @@ import enum
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene.pooler import Pooler
+from conn_hygiene.server.pooler import Pooler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from conn_hygiene.server import Activity, Identity, Limits
+    from conn_hygiene.server.sessions import Activity, Identity, Limits
 
 #: What a finding's ``docs`` begin with: the documentation's sources, as the repository and the source distribution
 #: have them.

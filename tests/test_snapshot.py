@@ -165,7 +165,7 @@ def test_a_thread_that_has_ended_has_no_name(settings: Any) -> None:
     thread.join()
     found = conn_hygiene.snapshot()
     # Nobody else will: its wrapper is gone with its thread.
-    for lease in conn_hygiene.activity._leases():
+    for lease in conn_hygiene.reports.snapshot._leases():
         lease.reclaim()
     assert [(info.thread_name, info.alias) for info in found] == [(None, "default")]
 

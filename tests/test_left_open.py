@@ -25,7 +25,8 @@ from django.test import Client, RequestFactory
 from psycopg.conninfo import make_conninfo
 
 import conn_hygiene
-from conn_hygiene import hold_connection, requests, signals
+from conn_hygiene import hold_connection, signals
+from conn_hygiene.transactions import left_open
 from tests.testapp.models import Item
 from tests.waiting import holds, wait_until
 from tests.webapp import urls
@@ -259,7 +260,7 @@ def test_the_end_of_a_request_that_never_began_is_no_reason_to_roll_back(warning
     client("/look/default/")
     with transaction.atomic():
         Item.objects.create(name="kept")
-        requests.request_finished()
+        left_open.request_finished()
     assert Item.objects.get().name == "kept"
     assert warnings() == []
 

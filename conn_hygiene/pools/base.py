@@ -10,7 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from conn_hygiene import session
+from conn_hygiene.sessions import sql, state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,7 +124,7 @@ def scrub(connection: psycopg.Connection[Any], state: frozenset[str], fresh: tup
     if pool is None:
         return
     try:
-        if state & session.INDELIBLE or not _cleaned(connection, pool, fresh):
+        if state & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
             connection.pgconn.finish()
     except Exception:
         logger.info("A session could not be cleaned and was closed.", exc_info=True)
@@ -139,4 +139,4 @@ def _cleaned(connection: psycopg.Connection[Any], pool: ConnectionPool[Any], fre
     connection.execute("DISCARD ALL")
     if pool._configure is not None:
         pool._configure(connection)
-    return is_idle(connection) and session.reported_parameters(connection) == fresh
+    return is_idle(connection) and state.reported_parameters(connection) == fresh

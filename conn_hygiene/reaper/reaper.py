@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from conn_hygiene import conf, reports
-from conn_hygiene.counters import Counters
-from conn_hygiene.lease import PATIENCE, SLACK, Lease
+from conn_hygiene import conf
+from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease
+from conn_hygiene.reports import log as reports
+from conn_hygiene.reports.counters import Counters
 
 if TYPE_CHECKING:
     import weakref

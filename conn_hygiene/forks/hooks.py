@@ -1,8 +1,8 @@
 """What a forked process inherits, and how it lets go of it without harming its parent.
 
 A child shares the sockets of its parent's connections. Closing one sends a Terminate message down the shared socket,
-and the parent's session dies. So inherited connections are *discarded*: see :mod:`conn_hygiene.discarding`. A pool is
-dropped without calling into it: its threads did not survive the fork, and its lock may have been held.
+and the parent's session dies. So inherited connections are *discarded*: see :mod:`conn_hygiene.forks.discarding`. A
+pool is dropped without calling into it: its threads did not survive the fork, and its lock may have been held.
 
 Everything here but :func:`before_fork` runs in the thread that forked, which is the only one there is in the child.
 """
@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import conf, discarding, openings, reaper, signals, timing, wrapper
-from conn_hygiene.reports import send
+from conn_hygiene import conf, signals
+from conn_hygiene.forks import discarding
+from conn_hygiene.leases import usage, wrapper
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reports.log import send
+from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     import weakref
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.lease import Lease
+    from conn_hygiene.leases.lease import Lease
 
 logger = logging.getLogger("conn_hygiene.forks")
 
@@ -137,7 +141,7 @@ def begin_anew() -> None:
     if os.getpid() == _state_pid:
         return
     _state_pid = os.getpid()
-    for module in (reaper, wrapper, openings, timing):
+    for module in (reaper, wrapper, connect_options, usage):
         module.begin_anew()
     if reaper.running is not None:
         _inherited_leases.update(reaper.running.after_fork_in_child())

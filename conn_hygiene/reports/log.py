@@ -6,14 +6,15 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import conf, notices, places, signals
-from conn_hygiene.lease import Lease
+from conn_hygiene import callsite, conf, signals
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.reports import notices
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
-    from conn_hygiene.lease import Description, Reclaimed
-    from conn_hygiene.places import Place
+    from conn_hygiene.callsite import Place
+    from conn_hygiene.leases.lease import Description, Reclaimed
 
 _logger = logging.getLogger("conn_hygiene.signals")
 _transactions = logging.getLogger("conn_hygiene.transactions")
@@ -71,7 +72,7 @@ def _transaction_facts(lease: Lease, found: Description) -> dict[str, Any]:
         "open_for": found.open_for,
         "idle_for": found.idle_for,
         "where_began": _text(begun.place) if begun else None,
-        "where_now": _text(places.of_thread(lease.thread_id)),
+        "where_now": _text(callsite.of_thread(lease.thread_id)),
         "by_atomic_requests": begun is not None and begun.by_atomic_requests,
     }
 
@@ -87,7 +88,7 @@ def held_too_long(lease: Lease, found: Description) -> None:
         "held_for": found.held_for,
         "idle_for": found.idle_for,
         "where_checked_out": _text(lease.checked_out_by),
-        "where_now": _text(places.of_thread(lease.thread_id)),
+        "where_now": _text(callsite.of_thread(lease.thread_id)),
         "pinned_by": tuple(found.pins),
         "action": "release" if lease.give_back_if_abandoned() else "log",
     }

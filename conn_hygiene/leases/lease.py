@@ -44,15 +44,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene import conf, cursors, places, policy, pools, session, timing
-from conn_hygiene.serving import serving
+from conn_hygiene import callsite, conf
+from conn_hygiene.leases import cursors, policy, usage
+from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import sql, state
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.counters import Counters
+    from conn_hygiene.reports.counters import Counters
 
 logger = logging.getLogger("conn_hygiene.lease")
 
@@ -106,7 +109,7 @@ class Transaction:
     """The beginning of a transaction: when on the monotonic clock, where, and whether ``ATOMIC_REQUESTS`` opened it."""
 
     began: float
-    place: places.Place | None
+    place: callsite.Place | None
     by_atomic_requests: bool
 
 
@@ -250,14 +253,14 @@ class Lease:
         # replaces it as its last act, and there is no other sign.
         self._marker: list[Any] | None = None
         # What the owner has left in the session, of this checkout.
-        self.session_state = session.State()
+        self.session_state = state.State()
         self._begin()
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
         # By weak references, each with where it was opened, if that was asked for. Every checkout has its own: a cursor
         # that is not in it is of an earlier one.
-        self.open_cursors: dict[object, places.Place | None] = {}
+        self.open_cursors: dict[object, callsite.Place | None] = {}
         self.__dict__.clear()
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
@@ -268,7 +271,7 @@ class Lease:
         self._used = 0.0
         self.in_use_since: float | None = None
         # Of the request that has it, if that is to be told how long.
-        self._timing: timing.Timing | None = None
+        self._timing: usage.Timing | None = None
         self._transaction: Transaction | None = None
         # Written by the owner without the lock, for reports.
         self.last_statement: Any = None
@@ -276,7 +279,7 @@ class Lease:
         self.trusted = False
         # Why the toolkit ended the session under its owner, who will be told.
         self.ended_because: str | None = None
-        self.checked_out_by: places.Place | None = None
+        self.checked_out_by: callsite.Place | None = None
         self.request = serving.label
         self.server_pid = 0
         # When the reaper next reports it as idle in transaction or held too long; the reaper's own.
@@ -342,7 +345,7 @@ class Lease:
                 self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
-            self.session_state = session.State(connection)
+            self.session_state = state.State(connection)
             # It was in use a moment ago, by somebody else.
             self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
             cursors.follow(connection, self)
@@ -443,7 +446,7 @@ class Lease:
 
         A connection may outlive its request, and belongs to the next one from its first use there.
         """
-        request = timing.current.get()
+        request = usage.current.get()
         if request is self._timing:
             return
         if self._timing is not None:
@@ -478,7 +481,7 @@ class Lease:
         if not sys.is_finalizing():
             self.keeper.cursor_lost(self, cursor)
 
-    def lost(self, cursor: weakref.ref[Any]) -> places.Place | None:
+    def lost(self, cursor: weakref.ref[Any]) -> callsite.Place | None:
         """Count a collected cursor as closed; return where it was opened, if that was noted. Called by the reaper."""
         with self._lock:
             opened = self.open_cursors.get(cursor)
@@ -653,11 +656,11 @@ class Lease:
 
     def pin_for_its_past(self) -> None:
         """Keep a connection with its owner that was in use before there was a lease: its session may carry anything."""
-        self._pin(session.Effect(frozenset({session.PAST}), frozenset()))
+        self._pin(sql.Effect(frozenset({sql.PAST}), frozenset()))
 
     def share(self) -> psycopg.Connection[Any] | None:
         """Return the connection for somebody who will use it past the lease, which therefore keeps it."""
-        self._pin(session.Effect(frozenset({session.SHARED}), frozenset()))
+        self._pin(sql.Effect(frozenset({sql.SHARED}), frozenset()))
         return self.take()
 
     def statement(self, query: Any, connection: psycopg.Connection[Any]) -> None:
@@ -668,17 +671,17 @@ class Lease:
         if self.ended_because is not None:
             self.check()
         self.last_statement = query
-        text = query if type(query) is str else session.text_of(query, connection)
+        text = query if type(query) is str else sql.text_of(query, connection)
         if text is None:
-            effect: session.Effect | None = _UNREADABLE
-        elif len(text) > session.LONGEST_REMEMBERED:
-            effect = session.effect_of(text)
+            effect: sql.Effect | None = _UNREADABLE
+        elif len(text) > sql.LONGEST_REMEMBERED:
+            effect = sql.effect_of(text)
         else:
-            effect = session.remembered_effect_of(text)
+            effect = sql.remembered_effect_of(text)
         if effect is not None:
             self._pin(effect)
 
-    def _pin(self, effect: session.Effect) -> None:
+    def _pin(self, effect: sql.Effect) -> None:
         with self._lock:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None:
@@ -696,7 +699,7 @@ class Lease:
             # There were none before.
             self.keeper.counters.add(pinned=1)
         for reason in added:
-            where = pins.get(reason, places.UNKNOWN)
+            where = pins.get(reason, callsite.UNKNOWN)
             message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
             extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
             logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
@@ -711,7 +714,7 @@ class Lease:
             if not self.pooled or connection.closed:
                 return
             if reported is None:
-                reported = session.reported_parameters(connection)
+                reported = state.reported_parameters(connection)
             # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
             to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
             if to_scrub:
@@ -787,14 +790,14 @@ class Lease:
         if not pools.is_idle(connection):
             self.state = HELD
             return []
-        reported = session.reported_parameters(connection)
+        reported = state.reported_parameters(connection)
         changed = self.session_state.changed(connection, reported)
         if not changed:
             self._give_back(reported)
             return []
         self.state = HELD
         reason = f"a change of {', '.join(changed)}"
-        self.session_state.pins[reason] = places.UNKNOWN
+        self.session_state.pins[reason] = callsite.UNKNOWN
         return [reason]
 
     def _next_look(self, now: float, due: float) -> float | None:
@@ -950,7 +953,7 @@ class Lease:
                 return False
             if self._in_transaction(wrapper) or self._kept(wrapper) or self.session_state.changed(connection):
                 return False
-            if self._wish != policy.RELEASE and not places.is_at_rest(self.thread_id):
+            if self._wish != policy.RELEASE and not callsite.is_at_rest(self.thread_id):
                 return False
             self._give_back()
             return True
@@ -1065,7 +1068,7 @@ class Lease:
             )
 
 
-_UNREADABLE = session.Effect(frozenset({session.UNREADABLE}), frozenset())
+_UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
 
 # Seconds after which an idle connection is looked at again before it is used.
 QUIET = 0.005
@@ -1082,14 +1085,14 @@ _LAST_USED = "_conn_hygiene_last_used"
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE
 _current_scopes = policy.entered.get
-_current_timing = timing.current.get
+_current_timing = usage.current.get
 
 
-def _here() -> places.Place | None:
-    return places.here() if conf.current.CAPTURE_STACKS else None
+def _here() -> callsite.Place | None:
+    return callsite.here() if conf.current.CAPTURE_STACKS else None
 
 
 def _text(query: Any, connection: psycopg.Connection[Any]) -> str | None:
     if query is None or type(query) is str:
         return query
-    return session.text_of(query, connection)
+    return sql.text_of(query, connection)

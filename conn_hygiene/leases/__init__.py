@@ -1,0 +1,1 @@
+"""One wrapper's claim on one connection, from its checkout to its return."""

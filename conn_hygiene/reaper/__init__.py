@@ -1,0 +1,1 @@
+"""The background thread: it ends idle leases, and mends what dead threads leave behind."""

@@ -1,0 +1,1 @@
+"""What is told to people of what happened: in logs, signals, numbers and files."""

@@ -1,0 +1,1 @@
+"""What is promised of transactions: they are run again, have a limit, and end with their request."""

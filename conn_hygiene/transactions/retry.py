@@ -1,0 +1,261 @@
+"""Transactions that are run again when the server asks for it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+
+from conn_hygiene import conf
+from conn_hygiene.scopes import aliases, release_connections
+from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("conn_hygiene.transactions")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def retry_transaction(func: F, /) -> F: ...
+@overload
+def retry_transaction(
+    *,
+    using: str | None = None,
+    attempts: int | None = 5,
+    seconds: float | None = None,
+    lock_not_available: bool = False,
+    delay: float = 0.1,
+    max_delay: float = 5.0,
+) -> Callable[[F], F]: ...
+def retry_transaction(
+    func: Any = None,
+    /,
+    *,
+    using: str | None = None,
+    attempts: int | None = 5,
+    seconds: float | None = None,
+    lock_not_available: bool = False,
+    delay: float = 0.1,
+    max_delay: float = 5.0,
+) -> Any:
+    """Run a function in a transaction of its own, and run it again on a deadlock or a serialization failure.
+
+    Each attempt is an ``atomic(durable=True)`` block. It is repeated when the server reports SQLSTATE 40P01
+    (``deadlock_detected``) or 40001 (``serialization_failure``), from a statement or from ``COMMIT``. Any other error
+    goes through at once, the last one of these goes through unchanged. ``on_commit`` hooks of an attempt that failed
+    never run, and an error in a hook is never a reason to repeat what has been committed. What the function did besides
+    the database is not undone.
+
+    Between two attempts it waits for a random time, and a connection with a pool is back there meanwhile, unless
+    ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, or session state pins it.
+
+    An asynchronous function has the thread of the ORM to itself for as long as an attempt lasts: queries of other tasks
+    that share the thread wait, and cannot get into the transaction. It must not wait for such a task.
+
+    Needs the extra ``retry``: ``pip install "django-conn-hygiene[retry]"``.
+
+    :param using: the alias of the transaction, as for Django's ``atomic()``.
+    :param attempts: how often the function is run at most; None for no such limit.
+    :param seconds: no attempt begins later than this many seconds after the first; None for no such limit.
+    :param lock_not_available: repeat on SQLSTATE 55P03 as well, from ``NOWAIT`` or ``lock_timeout``.
+    :param delay: the longest wait before the second attempt, in seconds; it doubles with each further one.
+    :param max_delay: the longest wait of all, in seconds.
+    :raises TypeError: at decoration, for a class, a generator function, or what is no function.
+    :raises ValueError: at decoration, for limits that make no sense.
+    :raises django.core.exceptions.ImproperlyConfigured: at decoration, if the extra is not installed.
+    :raises RuntimeError: at the call, inside another transaction: there the whole of it would have to be repeated. As
+        with ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
+    """
+    retry = _Retry(
+        using=DEFAULT_DB_ALIAS if using is None else using,
+        attempts=attempts,
+        seconds=seconds,
+        sqlstates=_REPEATED | {LOCK_NOT_AVAILABLE} if lock_not_available else _REPEATED,
+        delay=delay,
+        max_delay=max_delay,
+    )
+    return retry if func is None else retry(func)
+
+
+_REPEATED = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+
+
+class _Retry:
+    """What a ``retry_transaction(...)`` was told; decorates functions."""
+
+    def __init__(
+        self,
+        *,
+        using: str,
+        attempts: int | None,
+        seconds: float | None,
+        sqlstates: frozenset[str],
+        delay: float,
+        max_delay: float,
+    ) -> None:
+        if attempts is None and seconds is None:
+            raise ValueError("retry_transaction() needs a limit: attempts, seconds, or both.")
+        if (attempts is not None and attempts < 1) or (seconds is not None and seconds <= 0):
+            raise ValueError("retry_transaction() needs at least one attempt, and more than 0 seconds.")
+        if not 0 <= delay <= max_delay:
+            raise ValueError("retry_transaction() needs a delay of at least 0 and at most max_delay.")
+        aliases(using, "retry_transaction")
+        self._using = using
+        self._attempts = attempts
+        self._seconds = seconds
+        self._sqlstates = sqlstates
+        self._delay = delay
+        self._max_delay = max_delay
+
+    def __call__(self, func: F) -> F:
+        _check_function(func)
+        name = getattr(func, "__qualname__", repr(func))
+        if iscoroutinefunction(func):
+            # tenacity keeps the state of a run on the object.
+            retrying = self._retrying(name, asynchronous=True)
+
+            @functools.wraps(func)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                async def attempt() -> Any:
+                    # The thread runs the attempt from beginning to end; the function's own queries come back to it.
+                    return await sync_to_async(self._attempt)(lambda: async_to_sync(func)(*args, **kwargs))
+
+                return _outcome(await retrying.copy()(attempt))
+
+        else:
+            retrying = self._retrying(name, asynchronous=False)
+
+            @functools.wraps(func)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return _outcome(retrying.copy()(self._attempt, lambda: func(*args, **kwargs)))
+
+        return wrapper  # type: ignore[return-value]
+
+    def _retrying(self, name: str, *, asynchronous: bool) -> Any:
+        try:
+            import tenacity
+        except ImportError as exc:
+            raise ImproperlyConfigured(
+                'retry_transaction needs tenacity: pip install "django-conn-hygiene[retry]"'
+            ) from exc
+        stops: list[Any] = []
+        if self._attempts is not None:
+            stops.append(tenacity.stop_after_attempt(self._attempts))
+        if self._seconds is not None:
+            stops.append(tenacity.stop_before_delay(self._seconds))
+        return (tenacity.AsyncRetrying if asynchronous else tenacity.Retrying)(
+            stop=tenacity.stop_any(*stops),
+            wait=tenacity.wait_random_exponential(multiplier=self._delay, max=self._max_delay),
+            retry=tenacity.retry_if_exception(self._is_repeated),
+            before_sleep=functools.partial(self._log, name),
+            reraise=True,
+        )
+
+    def _attempt(self, body: Callable[[], Any]) -> Any:
+        """Run *body* once, in its transaction, in the thread of the connection."""
+        connection = connections[self._using]
+        _refuse_outer_transaction(connection)
+        hooks: list[bool] = []
+        try:
+            with transaction.atomic(using=self._using, durable=True):
+                # Hooks run in the order in which they were added. Those of a TestCase's transaction never do.
+                if len(connection.atomic_blocks) == 1:
+                    transaction.on_commit(lambda: hooks.append(True), using=self._using)
+                return _finished(body())
+        except Exception as exc:
+            if hooks:
+                return _FailedHook(exc)
+            if self._is_repeated(exc):
+                self._let_go(connection)
+            raise
+
+    def _is_repeated(self, exc: BaseException) -> bool:
+        return sqlstate_of(exc) in self._sqlstates
+
+    def _let_go(self, connection: BaseDatabaseWrapper) -> None:
+        """Hold no connection of a pool while waiting; without a pool, the scopes around decide."""
+        if connection.settings_dict.get("OPTIONS", {}).get("pool") and conf.current.RELEASE != "never":
+            release_connections(using=self._using)
+
+    def _log(self, name: str, state: Any) -> None:
+        sqlstate, delay = sqlstate_of(state.outcome.exception()), state.next_action.sleep
+        logger.info(
+            "The transaction of %s on %r failed in attempt %d with SQLSTATE %s; the next attempt is in %.3f s.",
+            name,
+            self._using,
+            state.attempt_number,
+            sqlstate,
+            delay,
+            extra={
+                "alias": self._using,
+                "function": name,
+                "attempt": state.attempt_number,
+                "sqlstate": sqlstate,
+                "delay": delay,
+            },
+        )
+
+
+class _FailedHook(NamedTuple):
+    """The outcome of an attempt that was committed, and whose ``on_commit`` hook then failed."""
+
+    exception: Exception
+
+
+def _outcome(result: Any) -> Any:
+    if isinstance(result, _FailedHook):
+        raise result.exception
+    return result
+
+
+def _refuse_outer_transaction(connection: BaseDatabaseWrapper) -> None:
+    if connection.atomic_blocks:
+        if getattr(connection.atomic_blocks[-1], "_from_testcase", False):
+            return
+        problem = "is called inside atomic()"
+    elif not connection.get_autocommit():
+        problem = "is called while autocommit is off"
+    else:
+        return
+    raise RuntimeError(
+        f"A function under @retry_transaction {problem} on {connection.alias!r}. Running it again cannot help there, "
+        "since all of the outer transaction has failed with it. Decorate the outermost function instead; for a view "
+        "under ATOMIC_REQUESTS, add @transaction.non_atomic_requests."
+    )
+
+
+def _finished(result: Any) -> Any:
+    """Return *result*, unless it has yet to run."""
+    if inspect.iscoroutine(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(
+            f"A function under @retry_transaction returned a {type(result).__name__}, which would run after its "
+            "transaction. Decorate an `async def` function itself, and return lists instead of generators."
+        )
+    return result
+
+
+def _check_function(func: Any) -> None:
+    if isinstance(func, (staticmethod, classmethod)):
+        raise TypeError(f"Put @retry_transaction below @{type(func).__name__}, next to the function.")
+    if inspect.isclass(func):
+        raise TypeError(f"@retry_transaction cannot decorate the class {func.__qualname__}. Decorate a method.")
+    if not callable(func):
+        raise TypeError(
+            f"@retry_transaction decorates functions, not {func!r}. The alias is given as retry_transaction(using=...)."
+        )
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(
+            f"@retry_transaction cannot decorate the generator function {func.__qualname__}: what it has yielded "
+            "cannot be taken back. Return a list."
+        )
