@@ -1,30 +1,57 @@
-"""The page on the architecture says which module imports which, and is held to it here."""
+"""The page on the architecture says what is where, and which package imports which. It is held to both here."""
 
 from __future__ import annotations
 
 import ast
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import conn_hygiene
 
 PACKAGE = Path(conn_hygiene.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "architecture.rst"
-ROW = re.compile(r"^   \* - ``(?P<module>\w+)``\n     - .+\n     -(?P<imports>.*)$", re.MULTILINE)
+FLOOR = re.compile(
+    r"^   \* - ``(?P<name>\w+)``\n     - .+\n     -(?P<down>[^;\n]*)(?:; upward:(?P<up>.*))?$", re.MULTILINE
+)
+ROOM = re.compile(r"^   \* - ``(?P<name>\w+/\w+)``\n     - .+$", re.MULTILINE)
+
+# Of these, each module is on its own: it imports what it needs, and is imported where its server may be met.
+APART = {"contrib"}
 
 
-def documented() -> dict[str, set[str]]:
-    """Return what the table says, in its order."""
-    return {row["module"]: set(re.findall(r"\w+", row["imports"])) for row in ROW.finditer(PAGE.read_text("utf-8"))}
+class Floor(NamedTuple):
+    """What the page says that a package, or a module beside the packages, imports when it runs."""
+
+    down: set[str]
+    up: set[str]
 
 
-def imports_of(module: str) -> set[str]:
-    """Return the modules of the package that *module* needs when it runs, those for type checkers left out."""
-    if (PACKAGE / module).is_dir():
-        files = [*(PACKAGE / module).rglob("*.py")]
-    else:
-        files = [PACKAGE / f"{module}.py"]
-    return {name for file in files for name in _imported(ast.parse(file.read_text("utf-8")))} - {module}
+def floors() -> dict[str, Floor]:
+    """Return the table of the packages, from the lowest to the highest."""
+    return {row["name"]: Floor(_names(row["down"]), _names(row["up"] or "")) for row in FLOOR.finditer(_page())}
+
+
+def rooms() -> list[str]:
+    """Return the modules that the page lists inside of packages, in its order."""
+    return [row["name"] for row in ROOM.finditer(_page())]
+
+
+def _page() -> str:
+    return PAGE.read_text("utf-8")
+
+
+def _names(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
+def files_of(name: str) -> list[Path]:
+    return [*(PACKAGE / name).rglob("*.py")] if (PACKAGE / name).is_dir() else [PACKAGE / f"{name}.py"]
+
+
+def imports_of(files: list[Path]) -> set[str]:
+    """Return the modules of the package, by dotted names, that *files* need when they run, those for types left out."""
+    return {name for file in files for name in _imported(ast.parse(file.read_text("utf-8")))}
 
 
 def _imported(tree: ast.AST) -> set[str]:
@@ -32,26 +59,55 @@ def _imported(tree: ast.AST) -> set[str]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
-        if isinstance(node, ast.ImportFrom) and node.module == conn_hygiene.__name__:
-            found |= {alias.name for alias in node.names if _is_module(alias.name)}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{conn_hygiene.__name__}."):
-            found.add(str(node.module).split(".")[1])
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{conn_hygiene.__name__}."):
+            within = str(node.module).split(".")[1:]
+            found |= {".".join(_module([*within, alias.name])) for alias in node.names}
         found |= _imported(node)
-    return found
+    return found - {""}
 
 
-def _is_module(name: str) -> bool:
-    return (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+def _module(path: list[str]) -> list[str]:
+    """Return *path*, or that of the module in which its last part is a name."""
+    file = PACKAGE.joinpath(*path)
+    return path if file.is_dir() or file.with_suffix(".py").exists() else path[:-1]
 
 
-def test_the_table_lists_every_module_and_what_it_imports() -> None:
-    modules = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"} | {"management"}
-    assert documented() == {module: imports_of(module) for module in modules}
+def is_floor(path: Path) -> bool:
+    return path.suffix == ".py" or (path / "__init__.py").exists()
 
 
-def test_nothing_imports_from_below_it() -> None:
-    # Of contrib, each module is on its own: it imports what it needs, and is imported where its server may be met.
-    above = {"contrib"}
-    for module, imports in documented().items():
-        assert imports <= above, f"{module} stands above what it imports"
-        above.add(module)
+def test_the_table_lists_every_package_and_what_it_imports() -> None:
+    names = {path.stem for path in PACKAGE.iterdir() if is_floor(path)} - {"__init__"} - APART
+    found = {name: {path.split(".")[0] for path in imports_of(files_of(name))} - {name} for name in names}
+    assert {name: floor.down | floor.up for name, floor in floors().items()} == found
+
+
+def test_nothing_imports_from_above_it_but_what_is_said_to() -> None:
+    below = {*APART}
+    for name, floor in floors().items():
+        assert floor.down <= below, f"{name} stands below what it imports"
+        assert not floor.up & below, f"{name} stands above what it is said to import upward"
+        below.add(name)
+
+
+def test_every_module_of_a_package_is_listed_below_those_that_it_imports() -> None:
+    listed = rooms()
+    packages = {room.split("/")[0] for room in listed}
+    for package in packages:
+        modules = [room.split("/")[1] for room in listed if room.startswith(f"{package}/")]
+        assert sorted(modules) == sorted({file.stem for file in files_of(package)} - {"__init__"})
+        for place, module in enumerate(modules):
+            within = {
+                path.split(".")[1]
+                for path in imports_of([PACKAGE / package / f"{module}.py"])
+                if path.startswith(f"{package}.")
+            }
+            assert within <= {*modules[:place]}, f"{package}/{module} stands above what it imports"
+    # The command's are for Django to find, and contrib's are named after what they are for.
+    assert packages == {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - APART - {"management"}
+
+
+def test_a_package_says_its_idea_and_nothing_else() -> None:
+    for file in PACKAGE.glob("*/__init__.py"):
+        statements = ast.parse(file.read_text("utf-8")).body
+        assert [ast.get_docstring(ast.Module([each], [])) is not None for each in statements] == [True], file
