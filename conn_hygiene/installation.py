@@ -18,6 +18,7 @@ from django.db.backends.signals import connection_created
 from conn_hygiene import conf
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import wrapper
+from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import connect_options
 from conn_hygiene.transactions import left_open
@@ -143,6 +144,7 @@ def uninstall() -> None:
         stopped.stop()
         for connection in wrapper.forget_known():
             wrapper.detach(connection)
+        pools.restore_logging()
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()

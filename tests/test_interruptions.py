@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from functools import partial
 from linecache import getline
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from psycopg import ServerCursor
 from conn_hygiene import release_between_queries
 from conn_hygiene.leases import cursors
 from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
+from conn_hygiene.reaper.reaper import Reaper
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 
@@ -37,8 +40,10 @@ FUNCTIONS: list[Any] = [
     cursors.unfollow,
     Lease._begin,
     Lease._end,
+    Lease._carry_back,
     Lease._end_parked,
-    Lease._give_back,
+    Lease._leave,
+    Lease._to_scrub,
     Lease._park,
     Lease._assign,
     Lease.begin_session,
@@ -51,6 +56,11 @@ FUNCTIONS: list[Any] = [
     LeasedWrapper.check_out_again,
     LeasedWrapper.connect,
     LeasedWrapper.create_cursor,
+    Reaper.carry_back,
+    Reaper.leaving,
+    Reaper.returned,
+    Return.__init__,
+    Return.carry_out,
 ]
 
 # Those that are called, or called otherwise, where a checkout is all of Django's connect().
@@ -65,22 +75,31 @@ CONNECTING: list[Any] = [
 ]
 
 # Those for which it makes a difference that the owner leaves the lease to the reaper, or takes it back.
-PARKING: list[Any] = [Lease._park, Lease.cursor_closed, Lease.end_if_due, Lease.take, LeasedWrapper.create_cursor]
+PARKING: list[Any] = [
+    Lease._park,
+    Lease.cursor_closed,
+    Lease.end_if_due,
+    Lease.take,
+    LeasedWrapper.create_cursor,
+]
+
+# What a thread does that is about to wait for a connection.
+NEEDED: list[Any] = [Lease.end_if_due, Lease._take_out_if_due, Lease._end_parked, Lease._carry_back, Return.carry_out]
 
 CASES = [
     *(pytest.param(function, 0, False, id=f"{function.__qualname__}, at once") for function in FUNCTIONS),
     *(pytest.param(function, 0.001, False, id=f"{function.__qualname__}, after a grace") for function in PARKING),
+    *(pytest.param(function, 60, False, id=f"{function.__qualname__}, where it is needed") for function in NEEDED),
     *(pytest.param(function, 0, True, id=f"{function.__qualname__}, with a receiver") for function in CONNECTING),
 ]
 
 EXEMPT = {
-    # Nothing helps here: the lease has let go of the connection, and the pool does not have it yet.
-    ("_give_back", "if self._connection is None:"),
-    ("_give_back", "pools.give_back(connection)"),
+    # Nothing helps here: what is given back twice would be two threads'.
+    ("carry_out", "pools.give_back(self.connection)"),
     # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
     # "with", which is a line once more at its end.
-    ("end_if_due", "try:  # noqa: SIM105"),
-    ("end_if_due", "self._lock.release()"),
+    ("_take_out_if_due", "try:  # noqa: SIM105"),
+    ("_take_out_if_due", "self._lock.release()"),
 }
 
 
@@ -108,7 +127,7 @@ class Interrupting:
 
     def _line(self, frame: FrameType, event: str, arg: object) -> Any:
         line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if event == "line" and (self.code.co_name, line) not in EXEMPT and line != "with self._lock:":
+        if event == "line" and (self.code.co_name, line) not in EXEMPT and not line.startswith("with self._"):
             self.left -= 1
             self.at = line
             if self.left == 0:
@@ -116,16 +135,16 @@ class Interrupting:
         return self._line
 
 
-def use() -> None:
+def use(grace: float) -> None:
     """Check out, give back, check out again, and close."""
     with release_between_queries():
-        query()
-        wait_until_released()
-        query()
-        wait_until_released()
-        lease = lease_of(connections["default"])
-        assert lease is not None
-        lease.end_if_due(0.0, lease.spare)
+        for _ in range(2):
+            query()
+            lease = lease_of(connections["default"])
+            assert lease is not None
+            # As whoever needs a connection does; after a long grace, nobody else does it.
+            lease.end_if_due(time.monotonic() + grace, lease.spare)
+            wait_until_released()
     query()
     connections["default"].close()
 
@@ -175,7 +194,7 @@ def test_after_an_exception_at_any_line_all_goes_on(
     function: Any, grace: float, settings: Any, pool_of: Callable[[str], ConnectionPool]
 ) -> None:
     settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
-    use()
+    use(grace)
     lease = lease_of(connections["default"])
     assert lease is not None
     interrupts = 0
@@ -183,14 +202,14 @@ def test_after_an_exception_at_any_line_all_goes_on(
         interruption = Interrupting(function.__code__, nth)
         try:
             with interruption:
-                use()
+                use(grace)
         except Interrupt:
             interrupts += 1
         connections["default"].close()
         assert is_free(lease._lock)
         wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
         assert all(is_plain(handle) for handle in list(pool_of("default")._pool))
-        use()
+        use(grace)
         if interruption.left > 0:
             break
     assert interrupts == nth - 1

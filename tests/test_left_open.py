@@ -505,17 +505,20 @@ def test_a_persistent_connection_is_reported_under_the_request_that_it_serves_no
 
 def test_what_is_not_idle_is_not_reported(watching: Any, idle_in_transaction: Events, held_too_long: Events) -> None:
     watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=0.05)
+    is_locked = threading.Event()
 
     def idle_elsewhere() -> None:
         with atomic("default"):
+            query("default", "SELECT pg_advisory_xact_lock(1)")
+            is_locked.set()
             wait_until(lambda: len(idle_in_transaction) >= 2, "the other transaction is reported")
 
     other = threading.Thread(target=conn_hygiene.closing_connections(idle_elsewhere))
-    with transaction.atomic(), connections["default"].cursor() as cursor, connections["unpooled"].cursor() as second:
-        cursor.execute("SELECT 1")
-        second.execute("SELECT 1")
-        other.start()
-        other.join()
+    other.start()
+    is_locked.wait(60)
+    with transaction.atomic(), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(1)")
+    other.join()
     assert threading.get_ident() not in {event["thread_id"] for event in [*idle_in_transaction, *held_too_long]}
 
 

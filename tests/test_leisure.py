@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries
-from conn_hygiene.leases.lease import HELD, PARKED, PATIENCE, Lease
+from conn_hygiene.leases.lease import HELD, PARKED, PATIENCE, Description, Lease
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
@@ -306,27 +307,38 @@ def test_a_cursor_that_was_opened_in_a_transaction_outlives_it() -> None:
         wait_until_released("small")
 
 
+def found() -> Description:
+    description = lease().describe(time.monotonic())
+    assert description is not None
+    return description
+
+
 def test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while() -> None:
     with pytest.raises(OperationalError, match="It sat idle"), transaction.atomic("small"):  # noqa: PT012
         query()
         handle = connections["small"].connection
-        assert not lease().terminate(handle, "It sat idle.")
+        assert not lease().terminate(found(), "It sat idle.")
         assert connections["small"].connection is handle
-        assert not lease().terminate(handle, "It sat idle.")
-        assert lease().terminate(handle, "It sat idle.")
+        assert not lease().terminate(found(), "It sat idle.")
+        lease().call_in_handle()
+        before = found()
+        query()
+        lease().call_in_handle()
+        assert not lease().terminate(before, "It sat idle.")
+        assert lease().terminate(found(), "It sat idle.")
         query()
     connections["small"].close()
 
 
 def test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle() -> None:
     """Its connection may be the one that was looked at before, and has changed hands since."""
-    theirs: list[Any] = []
+    theirs: list[Description] = []
 
     @contextmanager
     def in_transaction_of_its_own() -> Iterator[None]:
         with transaction.atomic("small"):
             query()
-            theirs.append(connections["small"].connection)
+            theirs.append(found())
             yield
             query()
 

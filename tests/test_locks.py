@@ -248,7 +248,7 @@ class Gate:
 def test_who_comes_second_starts_no_other_reaper() -> None:
     keeper, gate = Reaper(), Gate()
     keeper._start_lock = gate  # type: ignore[assignment]
-    second = threading.Thread(target=keeper._ensure_running)
+    second = threading.Thread(target=keeper.ensure_running)
     with gate.lock:
         second.start()
         wait_until(lambda: gate.come.is_set() or not second.is_alive(), "the second has come")

@@ -329,7 +329,7 @@ def test_reclaiming_can_be_turned_off(settings: Any, events: Any, alive: Callabl
     # Plain Django loses them for good; the pool is replaced.
     connections["default"].close_pool()
     for lease in running().leases():
-        lease.reclaim()
+        running().reclaim(lease)
     # The leases of those whose wrappers are gone are known to nobody.
     for handle in handles:
         handle.close()

@@ -15,6 +15,7 @@ from django.urls import path
 
 import conn_hygiene
 from conn_hygiene import LeaseInfo, Stats
+from conn_hygiene.reaper import reaper
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
@@ -165,8 +166,9 @@ def test_a_thread_that_has_ended_has_no_name(settings: Any) -> None:
     thread.join()
     found = conn_hygiene.snapshot()
     # Nobody else will: its wrapper is gone with its thread.
-    for lease in conn_hygiene.reports.snapshot._leases():
-        lease.reclaim()
+    assert reaper.running is not None
+    for lease in reaper.running.leases():
+        reaper.running.reclaim(lease)
     assert [(info.thread_name, info.alias) for info in found] == [(None, "default")]
 
 

@@ -112,7 +112,7 @@ class TestAnyText:
 
     @given(st.one_of(texts, st.binary(), st.integers(), st.none(), st.lists(texts), st.lists(st.integers())))
     def test_a_query_of_any_kind_has_a_text_or_none(self, query: Any) -> None:
-        text = text_of(query, None)  # type: ignore[arg-type]
+        text = text_of(query, None)
         assert text is None or isinstance(text, str)
         assert text == query or not isinstance(query, str)
 
@@ -294,8 +294,8 @@ class TestSessionState:
     def test_a_query_of_any_kind_has_the_same_effect(self, found: tuple[str, str]) -> None:
         _, statement = found
         effect = effect_of(statement)
-        for query in (statement.encode(), session.SQL(statement), sql.Composed([session.SQL(statement)])):
-            text = text_of(query, None)  # type: ignore[arg-type]
+        for query in (statement.encode(), sql.SQL(statement), sql.Composed([session.SQL(statement)])):
+            text = text_of(query, None)
             assert text is not None
             assert effect_of(text) == effect
 

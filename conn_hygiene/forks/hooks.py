@@ -43,6 +43,9 @@ _state_pid = os.getpid()
 # Leases that the running process has inherited and not yet discarded.
 _inherited_leases: set[Lease] = set()
 
+# Connections that were out of their leases, and not yet back in their pools, at the moment of the fork.
+_inherited_on_their_way: list[tuple[str, Any]] = []
+
 # All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
 # discards. The threads are gone there, and Python collects what was theirs before it calls any hook: a wrapper's
 # finaliser that knows nothing of forks would speak to the parent's server, and whatever traces one of ours (coverage, a
@@ -144,7 +147,9 @@ def begin_anew() -> None:
     for module in (reaper, wrapper, connect_options, usage):
         module.begin_anew()
     if reaper.running is not None:
-        _inherited_leases.update(reaper.running.after_fork_in_child())
+        leases, on_their_way = reaper.running.after_fork_in_child()
+        _inherited_leases.update(leases)
+        _inherited_on_their_way.extend(on_their_way)
 
 
 def _take_from_leases() -> Iterator[tuple[str, Any]]:
@@ -153,6 +158,8 @@ def _take_from_leases() -> Iterator[tuple[str, Any]]:
         if connection is not None:
             yield lease.alias, connection
     _inherited_leases.clear()
+    yield from _inherited_on_their_way
+    _inherited_on_their_way.clear()
 
 
 def _take_from_wrappers() -> Iterator[tuple[str, Any]]:

@@ -51,7 +51,7 @@ class LeasedCursor(_Cursor):
             and lease.ended_because is None
         ):
             # What _announce() comes to for nearly every statement.
-            lease.last_statement = query
+            lease.last_statement = (query,)
         else:
             self._announce(query)
         if kwargs:

@@ -39,19 +39,20 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf
-from conn_hygiene.leases import cursors, policy, usage
+from conn_hygiene.leases import cursors, policy, returns, usage
+from conn_hygiene.leases.returns import Return
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql, state
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -91,6 +92,30 @@ class Keeper(Protocol):
     def checked_in(self, lease: Lease) -> None:
         """Take note that *lease* has no connection any more."""
 
+    def ensure_running(self) -> None:
+        """See to it that somebody ends leases. Called under no lock."""
+
+    def leaving(self, returning: Return) -> None:
+        """Take note that a connection is about to be taken out of its lease: from here on it can be found."""
+
+    def carry_back(self, returning: Return, *, here: bool) -> None:
+        """Have *returning* carried out: *here* and now, or wherever that can make nobody else wait."""
+
+    def rescue(self, lease: Lease) -> None:
+        """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
+
+    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
+        """Have *call*, which must not block, called when *deadline* on the monotonic clock has come."""
+
+    def tell(self, report: Callable[..., None], *facts: Any) -> None:
+        """Have a *report* made where that makes nobody wait."""
+
+    def returned(self, returning: Return) -> None:
+        """Forget *returning*, which is where it belongs."""
+
+    def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
+        """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs; with a limit."""
+
     def parked(self, lease: Lease, deadline: float) -> None:
         """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
 
@@ -127,12 +152,25 @@ class Description:
     #: When and where it began; None if that was not seen, on a handle.
     transaction: Transaction | None
     open_for: float
-    #: The last one, without its parameters.
-    statement: str | None
+    #: The last one, as it was executed.
+    last_statement: tuple[Any] | None
     #: A statement is running, in a cursor or on a handle.
     active: bool
     pooled: bool
     pins: dict[str, str]
+
+    @property
+    def statement(self) -> str | None:
+        """The text of the last statement, without its parameters. To be asked for under no lock: adapters may run."""
+        return None if self.last_statement is None else sql.text_of(self.last_statement[0], None)
+
+
+class Reported(NamedTuple):
+    """A report that was made, and that is not made again too soon."""
+
+    #: The transaction or the checkout.
+    about: object
+    again_at: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +248,8 @@ class Lease:
         "patience",
         "pooled",
         "queue",
-        "reported_at",
+        "quiet",
+        "reported",
         "request",
         "seen",
         "server_pid",
@@ -273,8 +312,10 @@ class Lease:
         # Of the request that has it, if that is to be told how long.
         self._timing: usage.Timing | None = None
         self._transaction: Transaction | None = None
-        # Written by the owner without the lock, for reports.
-        self.last_statement: Any = None
+        # Written by the owner without the lock, for reports: another tuple for each that is executed.
+        self.last_statement: tuple[Any] | None = None
+        # What the reaper has seen, and since when: the last statement, with nothing running.
+        self.quiet: tuple[object, float] = (self, 0.0)
         # Whether the server has not hung up, as far as was seen in this checkout.
         self.trusted = False
         # Why the toolkit ended the session under its owner, who will be told.
@@ -282,8 +323,8 @@ class Lease:
         self.checked_out_by: callsite.Place | None = None
         self.request = serving.label
         self.server_pid = 0
-        # When the reaper next reports it as idle in transaction or held too long; the reaper's own.
-        self.reported_at = 0.0
+        # What the reaper has reported of it, by the kind of report; the reaper's own.
+        self.reported: dict[str, Reported] = {}
         self.checked_out_at = self.idle_since = _now()
 
     def __repr__(self) -> str:
@@ -320,6 +361,8 @@ class Lease:
             if connection is not None and connection is not self._connection:
                 pools.give_back(connection)
             raise
+        if connection is not None:
+            self.keeper.ensure_running()
 
     def _assign(self, connection: psycopg.Connection[Any] | None) -> None:
         with self._lock:
@@ -464,11 +507,11 @@ class Lease:
 
     def begin_session(self) -> None:
         """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only."""
-        with self._lock:
-            connection = self._connection
-            if connection is not None:
-                if not connection.autocommit:
-                    connection.autocommit = True
+        connection = self._connection
+        if connection is not None:
+            if not connection.autocommit:
+                connection.autocommit = True
+            with self._lock:
                 self.session_state.begin(connection)
 
     def is_current(self, cursor: object) -> bool:
@@ -485,11 +528,7 @@ class Lease:
         """Count a collected cursor as closed; return where it was opened, if that was noted. Called by the reaper."""
         with self._lock:
             opened = self.open_cursors.get(cursor)
-            # The owner may have read the handle a moment ago, and is about to use it.
-            if self._handle_is_out():
-                self.open_cursors.pop(cursor, None)
-            else:
-                self.cursor_closed(cursor, by_owner=False)
+        self.cursor_closed(cursor, by_owner=False)
         return opened
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
@@ -527,11 +566,14 @@ class Lease:
             # Another one, by now, of another checkout?
             if self.open_cursors.pop(cursor, self) is self:
                 return
-            self.__dict__.clear()
             if by_owner:
+                self.__dict__.clear()
                 scopes = _current_scopes()
                 if scopes is not self._scopes or conf.current is not self._settings:
                     self._heed(scopes)
+            elif self._handle_is_out():
+                # The owner has read the handle a moment ago, and is about to use it.
+                return
             connection = self._connection
             if self.open_cursors or wrapper is None or connection is None:
                 return
@@ -565,7 +607,7 @@ class Lease:
             ):
                 deadline = self._park(now)
         if deadline is not None:
-            self._after_settling(deadline)
+            self._after_settling(deadline, by_owner=by_owner)
 
     def _park(self, now: float) -> float | None:
         """Park the lease, under the lock.
@@ -640,10 +682,10 @@ class Lease:
         """Return for how many seconds the connection may sit idle; None for ever."""
         return conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
 
-    def _after_settling(self, deadline: float) -> None:
+    def _after_settling(self, deadline: float, *, by_owner: bool) -> None:
         """Leave a parked lease to the reaper, or end it here and now if the grace is 0. Called without the lock."""
         if deadline <= self.idle_since:
-            self.end_if_parked(deadline)
+            self.end_if_parked(deadline, here=by_owner)
         else:
             self.keeper.parked(self, deadline)
 
@@ -670,7 +712,8 @@ class Lease:
         """
         if self.ended_because is not None:
             self.check()
-        self.last_statement = query
+        self.last_statement = (query,)
+        self.idle_since = _now()
         text = query if type(query) is str else sql.text_of(query, connection)
         if text is None:
             effect: sql.Effect | None = _UNREADABLE
@@ -704,22 +747,34 @@ class Lease:
             extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
             logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
 
-    def prepare_return(self, reported: tuple[bytes | None, ...] | None = None) -> None:
+    def prepare_return(self) -> None:
         """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
         with self._lock:
             connection = self._connection
             if connection is None:
                 return
+            # Until it is closed it is in use, which keeps the reaper off.
+            self.state, self.handle = HELD, connection
             cursors.unfollow(connection)
             if not self.pooled or connection.closed:
                 return
-            if reported is None:
-                reported = state.reported_parameters(connection)
-            # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
-            to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
-            if to_scrub:
-                pools.scrub(connection, to_scrub, self.session_state.fresh)
+            to_scrub, fresh = self._to_scrub(connection), self.session_state.fresh
+        if to_scrub:
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                pools.scrub(connection, to_scrub, fresh)
+            with self._lock:
                 self.session_state.cleaned()
+
+    def _to_scrub(
+        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
+    ) -> frozenset[str]:
+        """Return what of the session must not reach anybody else. *reported*: its parameters, if just looked at."""
+        if not self.pooled or connection.closed:
+            return frozenset()
+        if reported is None:
+            reported = state.reported_parameters(connection)
+        # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
+        return self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
 
     def carries_state(self) -> bool:
         """Return whether the owner has left anything in the session, as far as that can be told without asking it."""
@@ -735,24 +790,27 @@ class Lease:
 
     # ##### The end of a lease #####
 
-    def end_if_parked(self, now: float) -> float | None:
+    def end_if_parked(self, now: float, *, here: bool = False) -> float | None:
         """Give the connection back if it has been parked for its grace. The reaper's way, and the owner's at grace 0.
 
-        Returns None if there is nothing left to do, else when to look again.
+        Returns None if there is nothing left to do, else when to look again. *here* tells that the owner asks.
         """
-        with self._lock:
-            if self._connection is None:
-                return None
-            if self.state != PARKED:
-                return self._next_look(now, now)
-            grace = self._grace()
-            if grace is None:
-                return None
-            if now < self.idle_since + grace:
-                return self._next_look(now, self.idle_since + grace)
-            kept_for = self._end_parked(self._connection)
-        if kept_for:
-            self._report_pins(kept_for)
+        try:
+            with self._lock:
+                if self._connection is None:
+                    return None
+                if self.state != PARKED:
+                    return self._next_look(now, now)
+                grace = self._grace()
+                if grace is None:
+                    return None
+                if now < self.idle_since + grace:
+                    return self._next_look(now, self.idle_since + grace)
+                returning, kept_for = self._end_parked(self._connection)
+            self._carry_back(returning, kept_for, here=here)
+        except BaseException:
+            self.keeper.rescue(self)
+            raise
         return None
 
     def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
@@ -761,18 +819,27 @@ class Lease:
         Returns when it will be due if it is parked, else None. For a thread that needs one, which may be any.
         """
         # First without the lock, and then not waiting for it: whoever has it is giving the connection back, or uses it.
-        # And the thread may have another lease's, if it queries in a logging handler; two such would block each other.
+        # And the thread may have another lease's, if it queries in a finaliser; two such would block each other.
         if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
             return None
         try:
+            again, returning, kept_for = self._take_out_if_due(now, spare)
+            self._carry_back(returning, kept_for, here=False)
+        except BaseException:
+            self.keeper.rescue(self)
+            raise
+        return again
+
+    def _take_out_if_due(self, now: float, spare: Sequence[Any]) -> tuple[float | None, Return | None, list[str]]:
+        try:
             if not self._lock.acquire(blocking=False):
-                return None
+                return None, None, []
             grace = self._grace()
             if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
-                return None
+                return None, None, []
             if now < self.idle_since + grace:
-                return None if self.patience else self.idle_since + grace
-            kept_for = self._end_parked(self._connection)
+                return None if self.patience else self.idle_since + grace, None, []
+            return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
             # at a call, the next signal is handled.
@@ -780,25 +847,32 @@ class Lease:
                 self._lock.release()
             except RuntimeError:
                 pass
-        if kept_for:
-            self._report_pins(kept_for)
-        return None
 
-    def _end_parked(self, connection: psycopg.Connection[Any]) -> list[str]:
-        """Give back, under the lock, what has been parked for its grace; return what keeps it, if anything does."""
+    def _end_parked(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
+        """Take out, under the lock, what has been parked for its grace; return it, or what keeps it."""
         # A handle that was read before the lease was parked may have been used since.
         if not pools.is_idle(connection):
             self.state = HELD
-            return []
+            return None, []
         reported = state.reported_parameters(connection)
         changed = self.session_state.changed(connection, reported)
         if not changed:
-            self._give_back(reported)
-            return []
+            return self._leave(reported), []
         self.state = HELD
         reason = f"a change of {', '.join(changed)}"
         self.session_state.pins[reason] = callsite.UNKNOWN
-        return [reason]
+        return None, [reason]
+
+    def _carry_back(self, returning: Return | None, kept_for: list[str], *, here: bool) -> None:
+        """Do outside of the lock what was decided under it."""
+        if returning is not None:
+            self.keeper.carry_back(returning, here=here)
+        if not kept_for:
+            return
+        if here:
+            self._report_pins(kept_for)
+        else:
+            self.keeper.tell(self._report_pins, kept_for)
 
     def _next_look(self, now: float, due: float) -> float | None:
         """Return when the reaper should look again at a lease that may end at *due*; None for when it is parked next.
@@ -815,38 +889,64 @@ class Lease:
         self.patience = min(2 * self.patience or grace, max(grace, PATIENCE))
         return max(due, now + self.patience)
 
-    def _give_back(self, reported: tuple[bytes | None, ...] | None = None) -> None:
-        """Return the connection to its pool, under the lock: whoever closes the wrapper waits until it is there.
+    def _leave(
+        self, reported: tuple[bytes | None, ...] | None = None, *, is_rolled_back: bool = False, **counted: int
+    ) -> Return:
+        """Take the connection out of the lease, under the lock, for it to be carried back outside of it.
 
         *reported* are its session's parameters, if they have just been looked at.
         """
         connection = self._connection
         assert connection is not None
+        cursors.unfollow(connection)
+        returning = Return(
+            self,
+            self.alias,
+            connection,
+            to_scrub=self._to_scrub(connection, reported),
+            fresh=self.session_state.fresh,
+            is_rolled_back=is_rolled_back,
+        )
+        # First of all: an exception of a signal handler, at any of these lines, must not lose it.
+        self.keeper.leaving(returning)
+        self._end(GIVEN_BACK, **(counted or {"releases": 1}))
+        return returning
+
+    def is_out(self, returning: Return) -> bool:
+        """Return whether *returning* has been taken out of the lease, and was not just about to be."""
+        return self._connection is not returning.connection
+
+    def _let_go(self, taken_out: Callable[[], Return | None], *, here: bool) -> bool:
+        """Call *taken_out* under the lock, carry back what it returns, and tell whether that was anything."""
         try:
-            self.prepare_return(reported)
-            self._end(GIVEN_BACK, releases=1)
-        finally:
-            # Nobody else knows of it from here on.
-            if self._connection is None:
-                pools.give_back(connection)
+            with self._lock:
+                returning = taken_out()
+            if returning is None:
+                return False
+            self.keeper.carry_back(returning, here=here)
+        except BaseException:
+            self.keeper.rescue(self)
+            raise
+        return True
 
     def release_now(self) -> bool:
         """Give the connection back now if it is idle, whatever the scopes say; return whether it was. Owner only."""
-        with self._lock:
-            wrapper = self.wrapper()
-            if self._connection is None or wrapper is None or policy.holds(self.alias):
-                return False
-            if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
-                return False
-            if self.session_state.changed(self._connection):
-                return False
-            self._give_back()
-            return True
+        return self._let_go(self._leave_if_idle, here=True)
 
-    def reclaim(self) -> Reclaimed | None:
-        """Take the connection from an owner that is no more, and give it back; return what was found, None if nothing.
+    def _leave_if_idle(self) -> Return | None:
+        wrapper = self.wrapper()
+        if self._connection is None or wrapper is None or policy.holds(self.alias):
+            return None
+        if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
+            return None
+        if self.session_state.changed(self._connection):
+            return None
+        return self._leave()
 
-        Rolls back what is open: nobody is left who could commit it. Called by the reaper.
+    def reclaim(self) -> tuple[Return, Reclaimed | None] | None:
+        """Take the connection from an owner that is no more; return it, with what was found. Called by the reaper.
+
+        None if there was nothing to take. What is open is rolled back on the way: nobody is left who could commit it.
         """
         with self._lock:
             wrapper, connection = self.wrapper(), self._connection
@@ -855,8 +955,7 @@ class Lease:
                 return None
             if self.state == PARKED:
                 # On its way back in any case.
-                self._give_back()
-                return None
+                return self._leave(), None
             found = Reclaimed(
                 alias=self.alias,
                 thread_id=self.thread_id,
@@ -864,11 +963,7 @@ class Lease:
                 held_for=_now() - self.checked_out_at,
                 in_transaction=not pools.is_idle(connection),
             )
-            if found.in_transaction:
-                pools.roll_back(connection)
-            self.prepare_return()
-            pools.give_back(self._end(GIVEN_BACK, reclaimed=1))
-            return found
+            return self._leave(is_rolled_back=found.in_transaction, reclaimed=1), found
 
     def reconsider(self) -> None:
         """Settle anew, since a scope began or ended. Only the owner may call this.
@@ -890,41 +985,50 @@ class Lease:
         It is not settled but given back, cleaned: what receivers of ``connection_created`` have set is gone as well,
         and runs again at the next checkout.
         """
-        with self._lock:
-            wrapper = self.wrapper()
-            if self._connection is None or wrapper is None or not policy.releases(self.alias):
-                return
-            if not self.session_state.is_of_hold():
-                return
-            if not (self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit):
-                self._give_back()
+        self._let_go(self._leave_with_hold, here=True)
+
+    def _leave_with_hold(self) -> Return | None:
+        wrapper = self.wrapper()
+        if self._connection is None or wrapper is None or not policy.releases(self.alias):
+            return None
+        if not self.session_state.is_of_hold():
+            return None
+        if self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit:
+            return None
+        return self._leave()
 
     def drop(self) -> None:
         """Cut the connection, whatever its state; the pool replaces it when the wrapper is closed. Owner only."""
         with self._lock:
-            if self._connection is not None:
-                self.session_state.cleaned()
-                self._connection.pgconn.finish()
+            connection = self._connection
+            self.session_state.cleaned()
+        if connection is not None:
+            connection.pgconn.finish()
 
-    def terminate(self, connection: psycopg.Connection[Any], reason: str) -> bool:
-        """End the session of *connection*, if it still is idle in a transaction; return whether it was.
+    def call_in_handle(self) -> None:
+        """Have whoever uses the handle next read it anew, so that :meth:`terminate` can tell whether anybody has."""
+        with self._lock:
+            self.__dict__.clear()
+
+    def terminate(self, found: Description, reason: str) -> bool:
+        """End the session that was *found* if it still idles in that transaction; return whether it did.
 
         Not a word goes to the server: it ends a session whose socket is shut, and rolls its transaction back
         (PostgreSQL documentation, "Message Flow", "Termination"). It takes no rights and no further connection. The
-        owner gets *reason* as the error of its next statement. Called by the reaper.
+        owner gets *reason* as the error of its next statement. Called by the reaper, which has called the handle in
+        a while ago.
         """
         with self._lock:
-            if self.open_cursors or connection is not self._connection:
+            if found.connection is not self._connection or found.last_statement is not self.last_statement:
                 return False
-            # A handle that is out may have run a statement a moment ago, unseen. In a transaction it is out from the
-            # first cursor on, whoever read it; if it has not been read again by the next time, nobody uses it.
+            # A handle that was read since may have run a statement unseen.
             if self._handle_is_out():
                 self.__dict__.clear()
                 return False
-            if not pools.is_idle_in_transaction(connection):
+            if not pools.is_idle_in_transaction(found.connection):
                 return False
             self.ended_because = reason
-            with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
+            with socket.socket(fileno=os.dup(found.connection.pgconn.socket)) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
             return True
 
@@ -939,24 +1043,22 @@ class Lease:
         Only if a scope asks for it, or if the thread has nothing to do: to code that runs, and that nobody has told of
         releases, state may matter that cannot be seen. Called by the reaper.
         """
-        with self._lock:
-            wrapper = self.wrapper()
-            connection = self._connection
-            if wrapper is None or connection is None or not self.pooled:
-                return False
-            if (
-                conf.current.RELEASE == "never"
-                or self._wish == policy.HOLD
-                or self._handle_is_out()
-                or self.open_cursors
-            ):
-                return False
-            if self._in_transaction(wrapper) or self._kept(wrapper) or self.session_state.changed(connection):
-                return False
-            if self._wish != policy.RELEASE and not callsite.is_at_rest(self.thread_id):
-                return False
-            self._give_back()
-            return True
+        return self._let_go(self._leave_if_abandoned, here=False)
+
+    def _leave_if_abandoned(self) -> Return | None:
+        wrapper, connection = self.wrapper(), self._connection
+        if wrapper is None or connection is None or not self.pooled:
+            return None
+        # The handle first, and the cursors after it: in this order, one of them tells of an owner that is at work.
+        if self._handle_is_out() or self.open_cursors:
+            return None
+        if conf.current.RELEASE == "never" or self._wish == policy.HOLD:
+            return None
+        if self._in_transaction(wrapper) or self._kept(wrapper) or self.session_state.changed(connection):
+            return None
+        if self._wish != policy.RELEASE and not callsite.is_at_rest(self.thread_id):
+            return None
+        return self._leave()
 
     # ##### Broken connections #####
 
@@ -1042,6 +1144,17 @@ class Lease:
 
     # ##### Views from outside #####
 
+    def look(self, now: float) -> Description | None:
+        """Describe the lease, and remember what is seen: whether anything runs, and which statement was the last.
+
+        Behind an open cursor, what has not changed from one look to the next has been idle since. The reaper's.
+        """
+        with self._lock:
+            connection = self._connection
+            if connection is not None and (self.quiet[0] is not self.last_statement or pools.is_active(connection)):
+                self.quiet = (self.last_statement, now)
+            return self.describe(now)
+
     def describe(self, now: float) -> Description | None:
         """Return the lease as it is at *now*, for reports; None if it holds no connection."""
         with self._lock:
@@ -1051,21 +1164,29 @@ class Lease:
             wrapper = self.wrapper()
             in_transaction = wrapper is not None and self._in_transaction(wrapper)
             in_use = bool(self.open_cursors) or in_transaction
+            active = pools.is_active(connection)
             return Description(
                 connection=connection,
                 state="in use" if in_use else "pinned" if self.session_state.pins else "idle",
                 held_for=now - self.checked_out_at,
-                idle_for=0.0 if self.open_cursors else now - self.idle_since,
+                idle_for=0.0 if active else now - self._quiet_since(now),
                 used_for=self._used + (now - self.in_use_since if self.in_use_since is not None else 0.0),
                 open_cursors=len(self.open_cursors),
                 in_transaction=in_transaction,
                 transaction=self._transaction if in_transaction else None,
                 open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
-                statement=_text(self.last_statement, connection),
-                active=bool(self.open_cursors) or pools.is_active(connection),
+                last_statement=self.last_statement,
+                active=active,
                 pooled=self.pooled,
                 pins=dict(self.session_state.pins),
             )
+
+    def _quiet_since(self, now: float) -> float:
+        """Return since when nothing runs, as far as is known; with a cursor open, since the reaper has seen so."""
+        if not self.open_cursors:
+            return self.idle_since
+        last, since = self.quiet
+        return since if last is self.last_statement else now
 
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
@@ -1090,9 +1211,3 @@ _current_timing = usage.current.get
 
 def _here() -> callsite.Place | None:
     return callsite.here() if conf.current.CAPTURE_STACKS else None
-
-
-def _text(query: Any, connection: psycopg.Connection[Any]) -> str | None:
-    if query is None or type(query) is str:
-        return query
-    return sql.text_of(query, connection)

@@ -206,8 +206,15 @@ class LeasedWrapper(_Wrapper):
             self.validate_thread_sharing()
             if lease.forget():
                 self.run_on_commit = []
+                lease.keeper.wait_for_returns(lease=lease)
                 return
         super().close()
+        lease.keeper.wait_for_returns(lease=lease)
+
+    def close_pool(self) -> None:
+        """Close the pool, once all is there that is on its way back: a database may be dropped right after this."""
+        self._conn_hygiene_lease.keeper.wait_for_returns(alias=self.alias)
+        super().close_pool()
 
     def _close(self) -> None:
         try:

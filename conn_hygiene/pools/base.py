@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,11 +15,14 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from conn_hygiene.sessions import sql, state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from psycopg_pool import ConnectionPool
 
 logger = logging.getLogger("conn_hygiene.pools")
+
+# What psycopg_pool says as it gives out and takes back goes here.
+_pool_logger = logging.getLogger("psycopg.pool")
 
 
 def understands(wrapper: BaseDatabaseWrapper) -> bool:
@@ -47,6 +52,55 @@ def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Se
     """Return the live lists of those who wait for a connection of *pool*, and of those that nobody has checked out."""
     # The pool has them under no public names. Of another kind of pool, or of none, they are always empty.
     return getattr(pool, "_waiting", ()), getattr(pool, "_pool", ())
+
+
+def may_block(pool: ConnectionPool[Any] | None) -> bool:
+    """Return whether giving an idle connection back to *pool* may call code that is neither psycopg_pool's nor ours.
+
+    That is a pool of another class, or a logging handler: psycopg_pool logs what it does, some of it under its lock.
+    Its ``reset`` is called by a thread of its own. Without a pool, closing waits for nobody.
+    """
+    if pool is None:
+        return False
+    return type(pool).__module__.partition(".")[0] != "psycopg_pool" or _pool_logger.isEnabledFor(logging.INFO)
+
+
+class _Deferring(logging.Filter):
+    """Keeps records of a thread that has asked for it from the handlers. Each thread has its own list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        records: list[logging.LogRecord] | None = getattr(self._local, "records", None)
+        if records is None:
+            return True
+        records.append(record)
+        return False
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[list[logging.LogRecord]]:
+        """Collect what psycopg_pool logs inside, in the running thread; nobody else is told."""
+        _pool_logger.addFilter(self)
+        outer = getattr(self._local, "records", None)
+        records: list[logging.LogRecord] = []
+        self._local.records = records
+        try:
+            yield records
+        finally:
+            self._local.records = outer
+
+
+_deferring = _Deferring()
+
+#: Have psycopg_pool log nothing of what the running thread does inside.
+unlogged = _deferring.deferred
+
+
+def restore_logging() -> None:
+    """Take away what was added to psycopg_pool's logger."""
+    _pool_logger.removeFilter(_deferring)
 
 
 def is_idle(connection: psycopg.Connection[Any]) -> bool:
@@ -101,30 +155,40 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
 
 
 def give_back(connection: psycopg.Connection[Any]) -> None:
-    """Return *connection* to its pool, or close it where there is none. Never raises: nobody could mend it."""
+    """Return *connection* to its pool, or close it where there is none. Never raises: nobody could mend it.
+
+    What the pool logs is told when the connection is there: a handler may need one itself, and there may be no other.
+    """
     pool = pool_of(connection)
+    records: list[logging.LogRecord] = []
     try:
         if pool is None:
             connection.close()
+        elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
+            with _deferring.deferred() as records:
+                pool.putconn(connection)
         else:
             pool.putconn(connection)
     except Exception:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
+    for record in records:
+        _pool_logger.handle(record)
 
 
-def scrub(connection: psycopg.Connection[Any], state: frozenset[str], fresh: tuple[bytes | None, ...]) -> None:
+def scrub(connection: psycopg.Connection[Any], carried: frozenset[str], fresh: tuple[bytes | None, ...]) -> None:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 
-    *state* is what the session carries, *fresh* its reported parameters when it was new. Sends ``DISCARD ALL``, then
-    has the pool configure the connection anew (time zone, role), since that was discarded too. Never raises. A pool
-    replaces a closed connection on its own. Does nothing without a pool: there, giving back is closing.
+    *carried* is what the session is known to carry, *fresh* its reported parameters when it was new. If they still are
+    that and nothing else is known, it is left as it is. Sends ``DISCARD ALL``, then has the pool configure the
+    connection anew (time zone, role), since that was discarded too. Never raises. A pool replaces a closed connection
+    on its own. Does nothing without a pool: there, giving back is closing.
     """
     pool = pool_of(connection)
-    if pool is None:
+    if pool is None or connection.closed or not (carried or state.reported_parameters(connection) != fresh):
         return
     try:
-        if state & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
+        if carried & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
             connection.pgconn.finish()
     except Exception:
         logger.info("A session could not be cleaned and was closed.", exc_info=True)

@@ -1,13 +1,15 @@
-"""The reaper: the one background thread of a process. It ends idle leases and mends what dead threads leave behind.
+"""The reaper: a timer that knows when idle leases end and touches no server, and workers that do what may block.
 
 It starts with the first lease, sleeps while nothing is parked, and is gone after a fork until it is needed again. On
 other threads' wrappers it calls nothing of Django's: it takes the psycopg connection out of the lease, under the
-lease's lock, and returns it to that connection's own pool.
+lease's lock, and has it returned to that connection's own pool, under none. The timer does that itself where nothing
+can block; what asks the server for something, or calls code that is not ours, is a worker's.
 
-Who may touch what: ``_leases`` (all that hold a connection) is guarded by ``_registry_lock``; ``_heap`` is the reaper
-thread's own; ``_inbox`` is a deque and ``_bell`` a SimpleQueue, both safe from any thread, and the SimpleQueue from
-finalisers too. ``_wake_at`` is written by the reaper before it looks into the inbox a last time and sleeps, and read
-by owners after they have put something in: one of the two sees the other.
+Who may touch what: ``_leases`` (all that hold a connection) and ``_returning`` (connections on their way back) are
+guarded by ``_registry_lock``; ``_heap`` and ``_calls`` are the timer's own; ``_inbox`` is a deque and ``_bell`` a
+SimpleQueue, both safe from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is written by the timer
+before it looks into the inbox a last time and sleeps, and read by owners after they have put something in: one of the
+two sees the other.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -27,13 +30,19 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from conn_hygiene import conf
-from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease
+from conn_hygiene.leases import policy, returns
+from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease, Reported
+from conn_hygiene.pools import base as pools
+from conn_hygiene.reaper.workers import Workers
 from conn_hygiene.reports import log as reports
 from conn_hygiene.reports.counters import Counters
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
+
+    from conn_hygiene.leases.lease import Description
+    from conn_hygiene.leases.returns import Return
 
 logger = logging.getLogger("conn_hygiene.reaper")
 
@@ -45,10 +54,16 @@ class Reaper:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self._registry_lock = threading.Lock()
         self._leases: set[Lease] = set()
         self._start_lock = threading.Lock()
+        self._begin_registry()
         self._reset_thread()
+
+    def _begin_registry(self) -> None:
+        self._registry_lock = threading.Lock()
+        self._returned = threading.Condition(self._registry_lock)
+        self._returning: set[Return] = set()
+        self._awaited = 0
 
     def _reset_thread(self) -> None:
         self._thread: threading.Thread | None = None
@@ -57,6 +72,10 @@ class Reaper:
         self._bell: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._wake_at = math.inf
         self._heap: list[tuple[float, int, Lease]] = []
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._workers = Workers(_complain)
+        # Written by whoever tells; a number that is lost in a race costs a word in a log.
+        self._reports_lost = 0
         self._busy = False
         self._watch_at = math.inf
         self._order = count()
@@ -68,7 +87,6 @@ class Reaper:
         with self._registry_lock:
             first = not self._leases
             self._leases.add(lease)
-        self._ensure_running()
         if first:
             self._start_watching()
 
@@ -83,7 +101,7 @@ class Reaper:
             try:
                 due = lease.end_if_due(now, spare)
             except Exception as error:  # noqa: BLE001 - as in the reaper's own thread
-                _complain(error)
+                self.tell(_complain, error)
             else:
                 if due is not None:
                     self.parked(lease, due)
@@ -111,6 +129,72 @@ class Reaper:
         with self._registry_lock:
             self._leases.discard(lease)
 
+    # ##### What is on its way back #####
+
+    def leaving(self, returning: Return) -> None:
+        """List *returning*, which is about to be taken out of its lease. Called under the lease's lock."""
+        with self._registry_lock:
+            self._returning.add(returning)
+
+    def returned(self, returning: Return) -> None:
+        """Forget *returning*, and wake who waits for it."""
+        with self._registry_lock:
+            self._returning.discard(returning)
+            if self._awaited:
+                self._returned.notify_all()
+
+    def carry_back(self, returning: Return, *, here: bool) -> None:
+        """Have *returning* carried out: in the running thread if it is *here* or cannot block, else by a worker."""
+        call = partial(_as_a_worker, returning.carry_out, self)
+        # A lane holds no more than a pool has connections.
+        if here or not returning.may_block or not self._workers.put(returning.alias, call, threads=4, length=10_000):
+            returning.carry_out(self)
+
+    def rescue(self, lease: Lease) -> None:
+        """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
+        with self._registry_lock:
+            found = [returning for returning in self._returning if returning.lease is lease]
+        for returning in found:
+            if lease.is_out(returning):
+                returning.carry_out(self)
+            else:
+                self.returned(returning)
+
+    def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
+        """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs.
+
+        Not for longer than what is done to it may take. Nor for what the running thread itself is about.
+        """
+        if not self._returning:
+            return
+
+        def is_there() -> bool:
+            return not any(
+                (each.lease is lease or each.alias == alias) and not each.is_carried_here for each in self._returning
+            )
+
+        with self._returned:
+            self._awaited += 1
+            try:
+                arrived = self._returned.wait_for(is_there, returns.PATIENCE)
+            finally:
+                self._awaited -= 1
+        if not arrived:
+            logger.warning("A connection was not given back within %.0f s; it is not waited for.", returns.PATIENCE)
+
+    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
+        """Have *call*, which must not block, called by the timer when *deadline* has come."""
+        self._bell.put(lambda: heapq.heappush(self._calls, (deadline, next(self._order), call)))
+        self.ensure_running()
+
+    def tell(self, report: Callable[..., None], *facts: Any) -> None:
+        """Have a *report* made by a thread that nobody waits for; one that is full of them makes no more."""
+        if not self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS):
+            self._reports_lost += 1
+        elif lost := self._reports_lost:
+            self._reports_lost = 0
+            self.tell(_complain_of_lost_reports, lost)
+
     def leases(self) -> list[Lease]:
         """Return the leases that hold a connection now."""
         with self._registry_lock:
@@ -130,10 +214,10 @@ class Reaper:
         self._inbox.append((deadline, lease))
         if self._thread is None:
             # Stopped ahead of a fork, while this lease was checked out.
-            self._ensure_running()
+            self.ensure_running()
         if deadline + SLACK < self._wake_at:
             self._bell.put(None)
-            self._ensure_running()
+            self.ensure_running()
 
     def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
@@ -143,7 +227,7 @@ class Reaper:
         opened = lease.lost(cursor)
         if opened is not None:
             self.counters.add(unclosed_cursors=1)
-            _say(reports.unclosed_cursor, lease, opened)
+            self.tell(reports.unclosed_cursor, lease, opened)
 
     def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
         """Count and report a connection that was broken. Called by its owner."""
@@ -160,7 +244,8 @@ class Reaper:
 
     # ##### The thread #####
 
-    def _ensure_running(self) -> None:
+    def ensure_running(self) -> None:
+        """Start the timer if it is not running."""
         if self._thread is not None or self._stopping:
             return
         with self._start_lock:
@@ -185,6 +270,7 @@ class Reaper:
         if thread is not None and thread is not threading.current_thread():
             self._bell.put(None)
             thread.join(timeout)
+        self._workers.stop(timeout)
 
     def _run(self) -> None:
         me = threading.current_thread()
@@ -193,11 +279,15 @@ class Reaper:
                 self._end_what_is_due()
                 self._watch()
                 self._sleep()
-            except BaseException as error:  # noqa: BLE001 - nothing may end it, not a receiver's sys.exit() either
-                _complain(error)
+            except BaseException as error:  # noqa: BLE001 - nothing may end it
+                self.tell(_complain, error)
+                # Should it come again at once, others get their turn in between.
+                time.sleep(_PAUSE)
 
     def _end_what_is_due(self) -> None:
         now = _now()
+        while self._calls and self._calls[0][0] <= now:
+            heapq.heappop(self._calls)[2]()
         self._busy = bool(self._heap or self._inbox)
         self._take_in()
         while self._heap and self._heap[0][0] <= now:
@@ -224,7 +314,7 @@ class Reaper:
             self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
             self._wake_at = now + PATIENCE if self._busy else math.inf
-        self._wake_at = min(self._wake_at, self._watch_at)
+        self._wake_at = min(self._wake_at, self._watch_at, self._calls[0][0] if self._calls else math.inf)
         if self._inbox:
             return
         try:
@@ -246,7 +336,7 @@ class Reaper:
     # ##### What sits idle in a transaction, or is held too long #####
 
     def _watch(self) -> None:
-        """Look at all leases once in a while, and report those that are over a limit."""
+        """Look at all leases once in a while, and see to those that are over a limit."""
         now = _now()
         if now < self._watch_at:
             return
@@ -254,31 +344,47 @@ class Reaper:
         self._watch_at = math.inf
         leases = self.leases()
         for lease in leases:
-            self._report(lease, now)
+            found = lease.look(now)
+            # One that the toolkit has ended has been reported.
+            if found is None or found.active or lease.ended_because is not None:
+                continue
+            if found.in_transaction:
+                self._see_to_transaction(lease, found, now)
+            else:
+                lease.reported.pop(_TRANSACTION, None)
+                self._see_to_idle(lease, found, now)
         if leases:
             self._watch_at = now + _watch_interval()
 
-    def _report(self, lease: Lease, now: float) -> None:
-        found = lease.describe(now)
-        if found is None or found.active or lease.reported_at > now:
+    def _see_to_transaction(self, lease: Lease, found: Description, now: float) -> None:
+        limit = conf.current.IDLE_IN_TRANSACTION_AFTER
+        if limit is None or _is_said(lease, _TRANSACTION, found.transaction, now):
             return
-        if found.in_transaction:
-            limit = conf.current.IDLE_IN_TRANSACTION_AFTER
-        elif found.pooled or lease.request is not None:
-            limit = conf.current.HELD_TOO_LONG_AFTER
-        else:
+        ends = conf.current.IDLE_IN_TRANSACTION_ACTION == "terminate"
+        if found.idle_for < limit:
+            # Two looks lie between this and the limit.
+            if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
+                lease.call_in_handle()
+            return
+        report = reports.IdleInTransaction(lease, found)
+        if ends and not lease.terminate(found, f"conn_hygiene ended this session. {report.message}"):
+            # Its owner was faster, and is at work again.
+            return
+        _note(lease, _TRANSACTION, found.transaction, now + found.idle_for)
+        self.counters.add(idle_in_transaction=1)
+        self.tell(report.send)
+
+    def _see_to_idle(self, lease: Lease, found: Description, now: float) -> None:
+        if not (found.pooled or lease.request is not None):
             # Kept between requests, as CONN_MAX_AGE says, and nobody waits for it.
-            limit = None
-        if limit is None or found.idle_for < limit:
             return
-        # Again when it is twice as old.
-        lease.reported_at = now + found.idle_for
-        if found.in_transaction:
-            self.counters.add(idle_in_transaction=1)
-            _say(reports.idle_in_transaction, lease, found)
-        else:
-            self.counters.add(held_too_long=1)
-            _say(reports.held_too_long, lease, found)
+        limit = conf.current.HELD_TOO_LONG_AFTER
+        if limit is None or found.idle_for < limit or _is_said(lease, _HELD, lease.checkouts, now):
+            return
+        _note(lease, _HELD, lease.checkouts, now + found.idle_for)
+        report = reports.HeldTooLong(lease, found)
+        self.counters.add(held_too_long=1)
+        self.tell(report.send, "release" if lease.give_back_if_abandoned() else "log")
 
     # ##### What owners leave behind #####
 
@@ -293,41 +399,63 @@ class Reaper:
                 # Python closes it when it is collected, as in plain Django, and nobody may keep it from that.
                 self.checked_in(lease)
             return
-        found = lease.reclaim()
-        if found is None:
+        self.reclaim(lease)
+
+    def reclaim(self, lease: Lease) -> None:
+        """Take back what *lease* holds, whose owner is no more, and report it when it is where it belongs."""
+        taken = lease.reclaim()
+        if taken is None:
             return
-        _say(reports.reclaimed, found)
+        returning, found = taken
+        if found is not None:
+            returning.then = partial(self.tell, reports.reclaimed, found)
+        self.carry_back(returning, here=False)
 
     # ##### Forks #####
 
-    def after_fork_in_child(self) -> set[Lease]:
-        """Begin anew in a forked child and return the leases of the parent.
+    def after_fork_in_child(self) -> tuple[set[Lease], list[tuple[str, Any]]]:
+        """Begin anew in a forked child; return the parent's leases, and its connections on their way back, by alias.
 
         The thread did not survive, and any lock may have been held. The leases are forgotten: what other threads of the
         parent held must not be reclaimed when their wrappers are collected here.
         """
-        self._registry_lock = threading.Lock()
         self._start_lock = threading.Lock()
         self.counters = Counters()
         inherited, self._leases = self._leases, set()
         for lease in inherited:
             lease.after_fork_in_child()
+        on_their_way = self._returning
+        self._begin_registry()
         self._reset_thread()
-        return inherited
+        return inherited, [(each.alias, each.connection) for each in on_their_way]
 
 
-def _say(report: Callable[..., None], *facts: Any) -> None:
-    """Make a report; one that cannot be written must not keep the rest of the work from being done.
+def _is_said(lease: Lease, kind: str, about: object, now: float) -> bool:
+    """Return whether a report of that *kind* was made of the same thing, too short a time ago to make it again."""
+    said = lease.reported.get(kind)
+    return said is not None and said.about == about and now < said.again_at
 
-    A logging handler may write it into the database. No request ends in the reaper's thread, so it is done here.
+
+def _note(lease: Lease, kind: str, about: object, again_at: float) -> None:
+    lease.reported[kind] = Reported(about, again_at)
+
+
+def _as_a_worker(call: Callable[..., None], *arguments: Any) -> None:
+    """Make a *call* in a thread that no request ends in; what fails there must not keep the rest from being done.
+
+    A logging handler may query on the way, with a connection of this thread, which is closed here: not logged, since
+    its record would have such a handler query again, for ever.
     """
+    entered = policy.entered.set(_HOLDING)
     try:
-        try:
-            report(*facts)
-        finally:
-            connections.close_all()
+        call(*arguments)
     except Exception as error:  # noqa: BLE001 - a logging handler's, or of whatever else is called on the way
         _complain(error)
+    finally:
+        policy.entered.reset(entered)
+        if connections.all(initialized_only=True):
+            with pools.unlogged():
+                connections.close_all()
 
 
 def _complain(error: BaseException) -> None:
@@ -337,11 +465,28 @@ def _complain(error: BaseException) -> None:
             logger.error("The reaper met an error and goes on.", exc_info=error)
 
 
+def _complain_of_lost_reports(number: int) -> None:
+    logger.error("%d reports were not made: those before them took too long.", number)
+
+
 def _watch_interval() -> float:
     """Return how often to look, in seconds: a quarter of the shortest limit, by which a report is late at most."""
     limits = (conf.current.IDLE_IN_TRANSACTION_AFTER, conf.current.HELD_TOO_LONG_AFTER)
     return min((limit / 4 for limit in limits if limit is not None), default=math.inf)
 
+
+# Whatever a worker's thread checks out it keeps until it is closed there.
+_HOLDING = (policy.Entry(None, holds=True, using=None),)
+
+# The kinds of reports that are repeated.
+_TRANSACTION, _HELD = "transaction", "held"
+
+# The lane of reports, and how many may wait there.
+_REPORTS = "reports"
+_MOST_REPORTS = 1000
+
+# Seconds that the timer rests when something failed.
+_PAUSE = 0.01
 
 # The reaper of this process, while the toolkit is installed. Set under `installing`.
 running: Reaper | None = None

@@ -31,44 +31,54 @@ def send(signal: Signal, **facts: Any) -> None:
             _logger.error("A receiver of a conn_hygiene signal failed: %r", receiver, exc_info=response)
 
 
-def idle_in_transaction(lease: Lease, found: Description) -> None:
-    """Report a transaction that runs no statement, and end its session if the settings say so."""
-    facts = _transaction_facts(lease, found) | {"action": conf.current.IDLE_IN_TRANSACTION_ACTION}
-    message = (
-        f"The transaction of {_who(facts)} on {lease.alias!r} (server pid {lease.server_pid}) has been idle for "
-        f"{found.idle_for:.1f} s.{_describe_transaction(facts)}"
-    )
-    ended = ""
-    if facts["action"] == "terminate":
-        if not lease.terminate(found.connection, f"conn_hygiene ended this session. {message}"):
-            # Its owner was faster, and is at work again.
-            return
-        ended = " Its session is ended."
-    _transactions.warning("%s%s%s", message, ended, _last(facts), extra=facts)
-    if not ended:
-        _leave_notice(facts)
-    send(signals.idle_in_transaction_detected, **facts)
+class IdleInTransaction:
+    """A transaction that runs no statement, as it was found."""
+
+    def __init__(self, lease: Lease, found: Description) -> None:
+        self._facts = _transaction_facts(lease, found) | {"action": conf.current.IDLE_IN_TRANSACTION_ACTION}
+        self.message = (
+            f"The transaction of {_who(self._facts)} on {lease.alias!r} (server pid {lease.server_pid}) has been idle "
+            f"for {found.idle_for:.1f} s.{_describe_transaction(self._facts)}"
+        )
+        self._found = found
+
+    def send(self) -> None:
+        """Report it, and that its session is ended if the settings say so."""
+        facts = self._facts | {"statement": self._found.statement}
+        is_ended = facts["action"] == "terminate"
+        ended = " Its session is ended." if is_ended else ""
+        _transactions.warning("%s%s%s", self.message, ended, _last(facts), extra=facts)
+        if not is_ended:
+            _leave_notice(facts)
+        send(signals.idle_in_transaction_detected, **facts)
 
 
-def left_open(lease: Lease, found: Description, who: str) -> None:
-    """Report a transaction that *who*, now over, has left open, and that is about to be rolled back."""
-    # Where its thread is now, in whatever ends a request, says nothing.
-    facts = _transaction_facts(lease, found) | {"where_now": None, "action": "rollback"}
-    _transactions.warning(
-        "%s left a transaction open on %r (server pid %d); it is rolled back.%s%s",
-        who,
-        lease.alias,
-        lease.server_pid,
-        _describe_transaction(facts),
-        _last(facts),
-        extra=facts,
-    )
-    send(signals.idle_in_transaction_detected, **facts)
+class LeftOpen:
+    """A transaction that a request has left open, as it was found before it is rolled back."""
+
+    def __init__(self, lease: Lease, found: Description) -> None:
+        # Where its thread is now, in whatever ends a request, says nothing.
+        self._facts = _transaction_facts(lease, found) | {"where_now": None, "action": "rollback"}
+        self._found = found
+
+    def send(self, who: str) -> None:
+        """Report it as left by *who*, now over."""
+        facts = self._facts | {"statement": self._found.statement}
+        _transactions.warning(
+            "%s left a transaction open on %r (server pid %d); it is rolled back.%s%s",
+            who,
+            facts["alias"],
+            facts["server_pid"],
+            _describe_transaction(facts),
+            _last(facts),
+            extra=facts,
+        )
+        send(signals.idle_in_transaction_detected, **facts)
 
 
 def _transaction_facts(lease: Lease, found: Description) -> dict[str, Any]:
     begun = found.transaction
-    return _facts(lease, found) | {
+    return _facts(lease) | {
         "open_for": found.open_for,
         "idle_for": found.idle_for,
         "where_began": _text(begun.place) if begun else None,
@@ -82,34 +92,41 @@ def _describe_transaction(facts: dict[str, Any]) -> str:
     return f"{_where(begun, facts['where_began'])}{_where('Its thread is at', facts['where_now'])}"
 
 
-def held_too_long(lease: Lease, found: Description) -> None:
-    """Report a connection that nobody uses, and give it back if nothing and nobody keeps it."""
-    facts = _facts(lease, found) | {
-        "held_for": found.held_for,
-        "idle_for": found.idle_for,
-        "where_checked_out": _text(lease.checked_out_by),
-        "where_now": _text(callsite.of_thread(lease.thread_id)),
-        "pinned_by": tuple(found.pins),
-        "action": "release" if lease.give_back_if_abandoned() else "log",
-    }
-    pinned = ", ".join(f"{reason} at {where}" for reason, where in found.pins.items())
-    _held.warning(
-        "The connection of %s on %r (server pid %d) has been held for %.1f s, idle for %.1f s.%s%s%s%s%s",
-        _who(facts),
-        lease.alias,
-        facts["server_pid"],
-        found.held_for,
-        found.idle_for,
-        _where("It was checked out at", facts["where_checked_out"]),
-        _where("Its thread is at", facts["where_now"]),
-        _where("It is pinned by", pinned),
-        " It is given back." if facts["action"] == "release" else "",
-        _last(facts),
-        extra=facts,
-    )
-    if facts["action"] == "log":
-        _leave_notice(facts)
-    send(signals.connection_held_too_long, **facts)
+class HeldTooLong:
+    """A connection that nobody uses, as it was found."""
+
+    def __init__(self, lease: Lease, found: Description) -> None:
+        self._facts = _facts(lease) | {
+            "held_for": found.held_for,
+            "idle_for": found.idle_for,
+            "where_checked_out": _text(lease.checked_out_by),
+            "where_now": _text(callsite.of_thread(lease.thread_id)),
+            "pinned_by": tuple(found.pins),
+        }
+        self._found = found
+
+    def send(self, action: str) -> None:
+        """Report it, and what is done about it: ``"release"``, if nothing and nobody keeps it, or ``"log"``."""
+        found = self._found
+        facts = self._facts | {"statement": found.statement, "action": action}
+        pinned = ", ".join(f"{reason} at {where}" for reason, where in found.pins.items())
+        _held.warning(
+            "The connection of %s on %r (server pid %d) has been held for %.1f s, idle for %.1f s.%s%s%s%s%s",
+            _who(facts),
+            facts["alias"],
+            facts["server_pid"],
+            found.held_for,
+            found.idle_for,
+            _where("It was checked out at", facts["where_checked_out"]),
+            _where("Its thread is at", facts["where_now"]),
+            _where("It is pinned by", pinned),
+            " It is given back." if action == "release" else "",
+            _last(facts),
+            extra=facts,
+        )
+        if action == "log":
+            _leave_notice(facts)
+        send(signals.connection_held_too_long, **facts)
 
 
 def reclaimed(found: Reclaimed) -> None:
@@ -159,7 +176,7 @@ def _leave_notice(facts: dict[str, Any]) -> None:
         notices.post(directory, facts)
 
 
-def _facts(lease: Lease, found: Description) -> dict[str, Any]:
+def _facts(lease: Lease) -> dict[str, Any]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return {
         "alias": lease.alias,
@@ -167,7 +184,6 @@ def _facts(lease: Lease, found: Description) -> dict[str, Any]:
         "thread_id": lease.thread_id,
         "thread_name": names.get(lease.thread_id),
         "request": lease.request,
-        "statement": found.statement,
     }
 
 

@@ -224,8 +224,11 @@ def _blank(match: re.Match[str]) -> str:
     return " " if match[0].startswith(("--", "/*")) else "''"
 
 
-def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
-    """Return the text of anything that psycopg executes (str, bytes, Composable, Template), or None if it has none."""
+def text_of(query: Any, connection: psycopg.Connection[Any] | None) -> str | None:
+    """Return the text of anything that psycopg executes (str, bytes, Composable, Template), or None if it has none.
+
+    *connection* is the running thread's own; without one, what it would decide is taken as psycopg's defaults have it.
+    """
     if isinstance(query, str):
         return query
     if isinstance(query, bytes):

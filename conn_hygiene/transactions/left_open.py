@@ -80,11 +80,16 @@ def _wrappers() -> Sequence[BaseDatabaseWrapper]:
 def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
     found = lease.describe(time.monotonic())
-    if found is not None:
-        reports.left_open(lease, found, who)
+    left = reports.LeftOpen(lease, found) if found is not None else None
+    failed: psycopg.Error | None = None
     try:
         wrapper.connection.rollback()
-    except psycopg.Error:
-        logger.info("The rollback failed; the connection is closed.", exc_info=True)
+    except psycopg.Error as error:
+        failed = error
     reset_transaction_state(wrapper)
     wrapper.close()
+    # Last of all: a logging handler may write into the database, and must not write into what is rolled back.
+    if left is not None:
+        left.send(who)
+    if failed is not None:
+        logger.info("The rollback failed; the connection is closed.", exc_info=failed)

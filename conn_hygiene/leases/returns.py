@@ -1,0 +1,159 @@
+"""A connection on its way back: taken out of its lease under the lock, cleaned and given back outside of any.
+
+What happens here may take long, or for ever: a server that does not answer, a logging handler, the ``reset`` of a pool.
+So it happens while nobody waits but those who close the very same wrapper, or its pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psycopg
+
+from conn_hygiene.pools import base as pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+logger = logging.getLogger("conn_hygiene.lease")
+
+#: Seconds that a server has for the cleaning of a session, or for a rollback; it is hung up on then.
+TIME_LIMIT = 5.0
+
+#: Seconds that whoever closes a wrapper or a pool waits for what is on its way back.
+PATIENCE = TIME_LIMIT + 1.0
+
+
+class Clock(Protocol):
+    """What calls when a time has come."""
+
+    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
+        """Have *call*, which must not block, called when *deadline* on the monotonic clock has come."""
+
+
+class Registry(Clock, Protocol):
+    """What lists the connections that are on their way back."""
+
+    def returned(self, returning: Return) -> None:
+        """Forget *returning*, which is where it belongs, and wake who waits for it."""
+
+
+class TimeLimit:
+    """Hangs up on the server of a connection if what is done inside takes longer than the limit.
+
+    The lock is a leaf. It keeps the copy of the socket from being closed, and its number from being another's, at the
+    moment at which it is shut.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], clock: Clock, seconds: float) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._copy: socket.socket | None = None
+
+    def __enter__(self) -> None:
+        with contextlib.suppress(psycopg.OperationalError):  # It is closed, and nobody waits for it.
+            # A descriptor of our own: libpq closes its own when it likes.
+            self._copy = socket.socket(fileno=os.dup(self._connection.fileno()))
+            self._clock.call_at(time.monotonic() + self._seconds, self._expire)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if self._copy is not None:
+                self._copy.close()
+                self._copy = None
+
+    def _expire(self) -> None:
+        with self._lock:
+            if self._copy is not None:
+                # Whoever waits for the server is told at once that it is gone.
+                with contextlib.suppress(OSError):
+                    self._copy.shutdown(socket.SHUT_RDWR)
+
+
+class Return:
+    """One connection on its way back, which nobody can reach any more but through this."""
+
+    __slots__ = (
+        "_carrier",
+        "_is_done",
+        "_is_put",
+        "alias",
+        "connection",
+        "fresh",
+        "is_rolled_back",
+        "lease",
+        "pool",
+        "then",
+        "to_scrub",
+    )
+
+    def __init__(
+        self,
+        lease: object,
+        alias: str,
+        connection: psycopg.Connection[Any],
+        *,
+        to_scrub: frozenset[str] = frozenset(),
+        fresh: tuple[bytes | None, ...] = (),
+        is_rolled_back: bool = False,
+    ) -> None:
+        self.lease = lease
+        self.alias = alias
+        self.connection = connection
+        # Asked for while it is there: it no longer names its pool when it is back.
+        self.pool = pools.pool_of(connection)
+        #: What the session carries that nobody else may get, and its reported parameters when it was new.
+        self.to_scrub = to_scrub
+        self.fresh = fresh
+        self.is_rolled_back = is_rolled_back
+        #: What is to be done when it is back.
+        self.then: Callable[[], None] | None = None
+        # By whom it is carried out: the first thread that puts itself here, in one step.
+        self._carrier: dict[None, int] = {}
+        self._is_put = self._is_done = False
+
+    @property
+    def may_block(self) -> bool:
+        """Whether giving it back asks the server for something, or calls code that is not ours."""
+        return bool(self.to_scrub) or self.is_rolled_back or pools.may_block(self.pool)
+
+    @property
+    def is_carried_here(self) -> bool:
+        """Whether the running thread is carrying it out, further up its stack."""
+        return self._carrier.get(None) == threading.get_ident()
+
+    def carry_out(self, registry: Registry) -> None:
+        """Clean the session and give the connection back. Does nothing if another thread is at it, or has been.
+
+        Called under no lock. Repeated in the same thread after an exception of a signal handler, it goes on.
+        """
+        me = threading.get_ident()
+        if self._carrier.setdefault(None, me) != me or self._is_done:
+            return
+        if self.to_scrub or self.is_rolled_back:
+            with TimeLimit(self.connection, registry, TIME_LIMIT):
+                self._clean()
+        if not self._is_put:
+            # Before the call: put twice, it would be two threads'.
+            self._is_put = True
+            pools.give_back(self.connection)
+        self._is_done = True
+        registry.returned(self)
+        if self.then is not None:
+            self.then()
+
+    def _clean(self) -> None:
+        if self.is_rolled_back:
+            pools.roll_back(self.connection)
+        pools.scrub(self.connection, self.to_scrub, self.fresh)

@@ -1,0 +1,114 @@
+"""Threads that do what may block: talk to a server, call a logging handler or a receiver.
+
+There is a lane for each alias, and one for reports. What hangs in one of them delays none of the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds for which a thread waits for more to do before it ends.
+LINGER = 2.0
+
+
+class Lane:
+    """A queue, and the threads that work it off: started when there is something to do, gone when there is not.
+
+    ``_calls``, ``_threads``, ``_idle`` and ``_is_stopping`` are guarded by the lock of ``_changed``. It is a leaf but
+    for the start of a thread, and held while nothing is called.
+    """
+
+    def __init__(self, name: str, on_error: Callable[[BaseException], None], *, threads: int, length: int) -> None:
+        self._name = name
+        self._on_error = on_error
+        self._most_threads = threads
+        self._length = length
+        self._changed = threading.Condition(threading.Lock())
+        self._calls: deque[Callable[[], None]] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._is_stopping = False
+
+    def put(self, call: Callable[[], None]) -> bool:
+        """Have *call* called soon; return False if it will not be: the lane is full, or there can be no thread."""
+        with self._changed:
+            if len(self._calls) >= self._length or self._is_stopping:
+                return False
+            self._calls.append(call)
+            if self._idle >= len(self._calls):
+                self._changed.notify()
+                return True
+            if len(self._threads) < self._most_threads and not self._start() and not self._threads:
+                self._calls.pop()
+                return False
+            return True
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name=f"conn-hygiene-{self._name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is shutting down, or there can be no more of them.
+            return False
+        self._threads.add(thread)
+        return True
+
+    def _run(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - nothing may end it, not a receiver's sys.exit() either
+                self._on_error(error)
+            # Whatever it refers to must not live until the next comes.
+            del call
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._calls or self._is_stopping, LINGER)
+            self._idle -= 1
+            if self._calls:
+                return self._calls.popleft()
+            self._threads.discard(threading.current_thread())
+            return None
+
+    def stop(self, timeout: float) -> None:
+        """Have the threads end when all is done that is waiting; wait *timeout* seconds for each at most."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+            threads = self._threads - {threading.current_thread()}
+        for thread in threads:
+            thread.join(timeout)
+
+
+class Workers:
+    """The lanes of a process. Which there are is guarded by a lock that is a leaf."""
+
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._lanes: dict[str, Lane] = {}
+
+    def put(self, lane: str, call: Callable[[], None], *, threads: int, length: int) -> bool:
+        """Have *call* called in *lane* by one of at most so many *threads*; see :meth:`Lane.put`.
+
+        :param length: how many calls may wait there. What is given to a lane first holds.
+        """
+        with self._lock:
+            found = self._lanes.get(lane)
+            if found is None:
+                found = self._lanes[lane] = Lane(lane, self._on_error, threads=threads, length=length)
+        return found.put(call)
+
+    def stop(self, timeout: float) -> None:
+        """End all threads, see :meth:`Lane.stop`. The next :meth:`put` starts others."""
+        with self._lock:
+            lanes, self._lanes = list(self._lanes.values()), {}
+        for lane in lanes:
+            lane.stop(timeout)
