@@ -355,24 +355,28 @@ class Lease:
     def assign(self, connection: psycopg.Connection[Any] | None) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
         try:
-            self._assign(connection)
+            overwritten = self._assign(connection)
+            if overwritten is not None:
+                self.keeper.carry_back(overwritten, here=False)
         except BaseException:
             # Of a signal handler, before it was known here: nobody else has it.
             if connection is not None and connection is not self._connection:
                 pools.give_back(connection)
+            self.keeper.rescue(self)
             raise
         if connection is not None:
             self.keeper.ensure_running()
 
-    def _assign(self, connection: psycopg.Connection[Any] | None) -> None:
+    def _assign(self, connection: psycopg.Connection[Any] | None) -> Return | None:
+        overwritten = None
         with self._lock:
             if connection is self._connection is not None:
-                return
+                return None
             if self._connection is not None:
-                self._end()
+                overwritten = self._end_overwritten(self._connection, connection)
             if connection is None:
                 self.state = CLOSED
-                return
+                return None
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self.state, self._connection = HELD, connection
             self._begin()
@@ -394,6 +398,18 @@ class Lease:
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
             self.keeper.counters.add(checkouts=1)
+        return overwritten
+
+    def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
+        """End the checkout of *before*, under the lock; return it to be given back if nobody else will do that.
+
+        A logging handler that queries while a connection is checked out gets one first, which Django then forgets.
+        Whoever has read the handle may have kept it, to put it back later.
+        """
+        if after is None or self.open_cursors or self._handle_is_out() or not (self.pooled and pools.is_idle(before)):
+            self._end()
+            return None
+        return self._leave()
 
     def _end(self, state: State = CLOSED, **counted: int) -> psycopg.Connection[Any]:
         """Close the books on the current checkout, under the lock, and return its connection."""

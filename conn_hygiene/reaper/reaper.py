@@ -188,12 +188,15 @@ class Reaper:
         self.ensure_running()
 
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
-        """Have a *report* made by a thread that nobody waits for; one that is full of them makes no more."""
-        if not self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS):
+        """Have a *report* made by a thread that nobody waits for; while too many wait there, it is only counted."""
+        lost = self._reports_lost
+        if lost and self._put_report(_complain_of_lost_reports, lost):
+            self._reports_lost -= lost
+        if not self._put_report(report, *facts):
             self._reports_lost += 1
-        elif lost := self._reports_lost:
-            self._reports_lost = 0
-            self.tell(_complain_of_lost_reports, lost)
+
+    def _put_report(self, report: Callable[..., None], *facts: Any) -> bool:
+        return self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS)
 
     def leases(self) -> list[Lease]:
         """Return the leases that hold a connection now."""
