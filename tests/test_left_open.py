@@ -28,7 +28,7 @@ import conn_hygiene
 from conn_hygiene import hold_connection, signals
 from conn_hygiene.transactions import left_open
 from tests.testapp.models import Item
-from tests.waiting import holds, wait_until
+from tests.waiting import holds, wait_until, wait_until_told
 from tests.webapp import urls
 
 if TYPE_CHECKING:
@@ -663,6 +663,8 @@ def test_a_persistent_connection_between_two_requests_is_not_held_too_long(
     watching(HELD_TOO_LONG_AFTER=0.05)
     wsgi("/commit/persistent/")
     assert holds("persistent")
+    wait_until_told()
+    held_too_long.clear()  # of the request itself, where the machine is slow
     with hold_connection():
         query("default")
         wait_until(lambda: len(held_too_long) >= 2, "the other connection is reported")

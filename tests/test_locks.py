@@ -247,7 +247,7 @@ class Gate:
 
 def test_who_comes_second_starts_no_other_reaper() -> None:
     keeper, gate = Reaper(), Gate()
-    keeper._start_lock = gate  # type: ignore[assignment]
+    keeper._start_lock = gate
     second = threading.Thread(target=keeper.ensure_running)
     with gate.lock:
         second.start()
@@ -308,7 +308,7 @@ def test_what_its_owner_takes_back_at_the_last_moment_stays(parked: Lease) -> No
         parked._lock = lock
         parked.take()
 
-    parked._lock = LastMoment(lock, take_back)  # type: ignore[assignment]
+    parked._lock = LastMoment(lock, take_back)
     parked.end_if_due(parked.idle_since + 60, parked.spare)
     assert parked._lock is lock
     assert parked.holds_connection()

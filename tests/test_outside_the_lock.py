@@ -26,7 +26,7 @@ from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.reports import notices
 from example_project import embedded
 from tests.test_lease import query
-from tests.waiting import holds, wait_until, wait_until_released
+from tests.waiting import wait_until, wait_until_released, wait_until_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -300,20 +300,13 @@ def ending(request: pytest.FixtureRequest, settings: Any) -> None:
         settings.CONN_HYGIENE = settings.CONN_HYGIENE | {"IDLE_IN_TRANSACTION_ACTION": "terminate"}
 
 
-def is_told() -> bool:
-    """Return whether all has been done that the workers were given."""
-    return not running()._returning and all(
-        lane._idle == len(lane._threads) and not lane._calls for lane in running()._workers._lanes.values()
-    )
-
-
 @pytest.mark.parametrize(("call", "way"), WAYS, ids=[f"{call}, {way.__name__}" for call, way in WAYS])
 @pytest.mark.usefixtures("prompt", "ending")
 def test_what_is_not_ours_is_called_under_no_lock(call: str, way: Callable[[], None]) -> None:
     foreign = Foreign()
     with CALLS[call](foreign):
         way()
-        wait_until(is_told, "all is told")
+        wait_until_told()
         connections.close_all()
     assert foreign.calls > 0
     assert foreign.held == []
@@ -374,7 +367,7 @@ def test_what_hangs_stops_nothing_of_another_alias(call: str, way: Callable[[], 
         finally:
             hanging.go_on.set()
             hung.join(SECONDS)
-    wait_until(is_told, "all is told")
+    wait_until_told()
     assert done == [ask.__name__ for ask in asked]
 
 
@@ -489,7 +482,7 @@ def test_who_closes_waits_for_nobody_elses_and_not_for_ever(
         connections["default"].close()
         hanging.go_on.set()
     assert caplog.messages == ["A connection was not given back within 0 s; it is not waited for."]
-    wait_until(is_told, "it is back after all")
+    wait_until_told()
 
 
 # ##### Handlers that query #####
@@ -519,6 +512,8 @@ class DatabaseHandler(logging.Handler):
 @pytest.fixture
 def narrow(pool_of: Callable[[str], ConnectionPool], request: pytest.FixtureRequest) -> Iterator[None]:
     """Have the pool of "small" have only so many connections that can be checked out."""
+    query("small")  # opens it
+    connections["small"].close()
     pool = pool_of("small")
     others = [pool.getconn() for _ in range(pool.max_size - request.param)]
     yield
@@ -541,7 +536,7 @@ def test_a_handler_may_write_what_the_pool_logs_into_the_database(grace: float, 
         for number in range(20):
             query("small")
             logger.info("Record %d", number)
-        wait_until(is_told, "all is told")
+        wait_until_told()
         assert answers(lambda: query("small"))
     finally:
         logger.removeHandler(handler)
@@ -549,7 +544,8 @@ def test_a_handler_may_write_what_the_pool_logs_into_the_database(grace: float, 
     assert handler.errors == []
     connections.close_all()
     # Nothing goes on for ever.
-    wait_until(lambda: is_told() and not holds("small"), "all is quiet")
+    wait_until_released("small")
+    wait_until_told()
 
 
 @pytest.mark.parametrize("narrow", [1], indirect=True)
@@ -567,7 +563,7 @@ def test_a_report_that_needs_a_connection_does_not_keep_others_from_theirs(setti
                 wait_until(lambda: conn_hygiene.stats().idle_in_transaction > before, "it is reported")
             # It is over, and its connection free: for the handler that waits, and for another.
             assert answers(closing_connections(lambda: query("small")))
-            wait_until(is_told, "it is told")
+            wait_until_told()
     finally:
         logger.removeHandler(handler)
     assert handler.errors == []

@@ -19,7 +19,7 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detected
 from tests.test_forks import in_child
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -381,6 +381,7 @@ def test_a_wrapper_that_is_collected_in_a_living_thread_gives_back(whole_pool: A
         del wrapper, cursor
         gc.collect()
         wait_until(whole_pool, "it is reclaimed")
+    wait_until_told()
     assert len(events) == 6
 
 

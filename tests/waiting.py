@@ -40,3 +40,18 @@ def let_the_reaper_look() -> None:
     time.sleep(0.02)  # twenty times the grace: what could go has been due for long
     keeper._bell.put(lambda: looked.append(True))
     wait_until(lambda: looked, "the reaper has looked")
+    wait_until_told()
+
+
+def wait_until_told() -> None:
+    """Return when all is back that is on its way, and all reports are made."""
+    keeper = reaper.running
+    assert keeper is not None
+    lanes = keeper._workers._lanes
+    wait_until(
+        lambda: (
+            not keeper._returning
+            and all(lane._idle == len(lane._threads) and not lane._calls for lane in list(lanes.values()))
+        ),
+        "the workers have done all",
+    )

@@ -16,15 +16,9 @@ What keeps a lease from being parked: an open cursor, a transaction in the eyes 
 commit hooks that have yet to run, a pin, a ``hold_connection`` around, no release scope around, or a wrapper that is
 shared between threads.
 
-Every attribute is guarded by the lease's lock, but for what the owner alone writes at every query, and which others
-only look at, under the lock: the cursors that are open, the last statement, what the scopes around want, and, inside of
-``atomic()``, since when it is idle. When the owner reads the handle, under the lock, the handle is out until the cursor
-that it is for has been listed; at all times one of the two keeps the reaper off.
-
-The lock is reentrant, because a logging handler that queries may run inside (psycopg_pool logs). It is held while a
-connection returns to its pool, so that an owner who closes it finds it gone; it is never held while one is checked out,
-which may take long. Other locks that are taken inside: the registry's, the counters', the pool's. None of those ever
-takes a lease's.
+Who writes which attribute, under which lock, and in which order they are read: see :mod:`.invariants`. The order of
+all locks: see :mod:`conn_hygiene.locks`. Under the lease's lock it is decided that the connection goes back, and it is
+taken out of the lease; what is done with it then, under no lock, is in :mod:`.returns`.
 """
 
 from __future__ import annotations
@@ -39,14 +33,16 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene import callsite, conf
-from conn_hygiene.leases import cursors, policy, returns, usage
+from conn_hygiene import callsite, conf, locks
+from conn_hygiene.leases import cursors, invariants, policy, returns, usage
 from conn_hygiene.leases.returns import Return
+from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql, state
 from conn_hygiene.work import serving
@@ -263,7 +259,7 @@ class Lease:
     )
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None) -> None:
-        self._lock = threading.RLock()
+        self._make_lock()
         self.keeper = keeper
         self.alias = wrapper.alias
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
@@ -294,6 +290,10 @@ class Lease:
         # What the owner has left in the session, of this checkout.
         self.session_state = state.State()
         self._begin()
+
+    def _make_lock(self) -> None:
+        check = partial(invariants.check, self) if locks.DEBUG else None
+        self._lock = locks.make(Rank.LEASE, reentrant=True, on_release=check)
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
@@ -836,7 +836,7 @@ class Lease:
         """
         # First without the lock, and then not waiting for it: whoever has it is giving the connection back, or uses it.
         # And the thread may have another lease's, if it queries in a finaliser; two such would block each other.
-        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
+        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():
             return None
         try:
             again, returning, kept_for = self._take_out_if_due(now, spare)
@@ -1141,7 +1141,7 @@ class Lease:
 
     def after_fork_in_child(self) -> None:
         """Make the lease usable in a forked child: another thread may have held its lock at the moment of the fork."""
-        self._lock = threading.RLock()
+        self._make_lock()
         self.look_at = math.inf
 
     def disown(self) -> psycopg.Connection[Any] | None:
@@ -1204,6 +1204,9 @@ class Lease:
         last, since = self.quiet
         return since if last is self.last_statement else now
 
+
+if locks.DEBUG:
+    Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
 

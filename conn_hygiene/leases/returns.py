@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from conn_hygiene import locks
+from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class TimeLimit:
         self._connection = connection
         self._clock = clock
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._lock = locks.make(Rank.LEAF)
         self._copy: socket.socket | None = None
 
     def __enter__(self) -> None:
@@ -138,6 +140,7 @@ class Return:
 
         Called under no lock. Repeated in the same thread after an exception of a signal handler, it goes on.
         """
+        locks.assert_none_held()
         me = threading.get_ident()
         if self._carrier.setdefault(None, me) != me or self._is_done:
             return

@@ -6,9 +6,11 @@ The leases tell: each joins the request in whose context it is used. The context
 
 from __future__ import annotations
 
-import threading
 import time
 from contextvars import ContextVar
+
+from conn_hygiene import locks
+from conn_hygiene.locks import Rank
 
 _now = time.monotonic
 
@@ -19,7 +21,7 @@ class Timing:
     __slots__ = ("_held", "_holding", "_lock", "_since", "_used", "_using")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = locks.make(Rank.LEAF)
         self._holding = self._using = 0
         self._held = self._used = 0.0
         self._since = _now()

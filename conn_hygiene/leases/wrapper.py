@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import weakref
 from functools import lru_cache
 from operator import attrgetter
@@ -22,8 +21,10 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 
+from conn_hygiene import locks
 from conn_hygiene.leases import cursors
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
+from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ _LEASE = "_conn_hygiene_lease"
 # All threads' wrappers that have connected since install(), leased or left alone; under the lock. Reentrant: a signal
 # handler may fork while its thread is inside.
 _known: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
-_known_lock = threading.RLock()
+_known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
 
 
 class LeasedWrapper(_Wrapper):
@@ -404,7 +405,7 @@ def forget_known() -> list[BaseDatabaseWrapper]:
 def begin_anew() -> None:
     """Replace in a forked child the locks that another thread may have held."""
     global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
-    _known_lock = threading.RLock()
+    _known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
     for wrapper in list(_known):
         lease = lease_of(wrapper)
         if lease is not None:

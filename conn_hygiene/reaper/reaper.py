@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from conn_hygiene import conf
+from conn_hygiene import conf, locks
 from conn_hygiene.leases import policy, returns
 from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease, Reported
+from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper.workers import Workers
 from conn_hygiene.reports import log as reports
@@ -55,12 +56,12 @@ class Reaper:
     def __init__(self) -> None:
         self.counters = Counters()
         self._leases: set[Lease] = set()
-        self._start_lock = threading.Lock()
+        self._start_lock = locks.make(Rank.START)
         self._begin_registry()
         self._reset_thread()
 
     def _begin_registry(self) -> None:
-        self._registry_lock = threading.Lock()
+        self._registry_lock = locks.make(Rank.REGISTRY)
         self._returned = threading.Condition(self._registry_lock)
         self._returning: set[Return] = set()
         self._awaited = 0
@@ -422,7 +423,7 @@ class Reaper:
         The thread did not survive, and any lock may have been held. The leases are forgotten: what other threads of the
         parent held must not be reclaimed when their wrappers are collected here.
         """
-        self._start_lock = threading.Lock()
+        self._start_lock = locks.make(Rank.START)
         self.counters = Counters()
         inherited, self._leases = self._leases, set()
         for lease in inherited:
@@ -495,10 +496,10 @@ _PAUSE = 0.01
 running: Reaper | None = None
 
 # Taken by install() and uninstall() for as long as they run, by nobody else.
-installing = threading.RLock()
+installing = locks.make(Rank.INSTALLING, reentrant=True)
 
 
 def begin_anew() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global installing  # noqa: PLW0603 - nobody holds the new one yet
-    installing = threading.RLock()
+    installing = locks.make(Rank.INSTALLING, reentrant=True)

@@ -9,6 +9,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from conn_hygiene import locks
+from conn_hygiene.locks import Rank
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,7 +31,7 @@ class Lane:
         self._on_error = on_error
         self._most_threads = threads
         self._length = length
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition(locks.make(Rank.LEAF))
         self._calls: deque[Callable[[], None]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
@@ -60,6 +63,7 @@ class Lane:
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
+            locks.assert_none_held()
             try:
                 call()
             except BaseException as error:  # noqa: BLE001 - nothing may end it, not a receiver's sys.exit() either
@@ -92,7 +96,7 @@ class Workers:
 
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._on_error = on_error
-        self._lock = threading.Lock()
+        self._lock = locks.make(Rank.LEAF)
         self._lanes: dict[str, Lane] = {}
 
     def put(self, lane: str, call: Callable[[], None], *, threads: int, length: int) -> bool:

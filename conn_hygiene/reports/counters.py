@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
+
+from conn_hygiene import locks
+from conn_hygiene.locks import Rank
 
 # What is counted; seconds as float, the rest as int.
 COUNTED = (
@@ -27,7 +29,7 @@ class Counters:
     __slots__ = ("_lock", "_values")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = locks.make(Rank.LEAF)
         self._values: dict[str, Any] = dict.fromkeys(COUNTED, 0)
 
     def add(self, **amounts: float) -> None:

@@ -214,7 +214,7 @@ MUTANTS = [
         "a lease is ended in the middle of its own end",
         "leases/lease.py",
         """
-        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():  # type: ignore[attr-defined]
+        if self.spare is not spare or self.state != PARKED or self._lock._is_owned():
         """,
         """
         if self.spare is not spare or self.state != PARKED:

@@ -1,0 +1,118 @@
+"""Who may write what of a lease, under which lock, and what holds whenever nobody is inside.
+
+``LOCK`` means: by any thread, under the lease's lock. ``OWNER``: by the wrapper's owner alone, under no lock, on the
+way of every query; others look at it under the lease's lock, and may see it a moment late. ``REAPER``: by the timer's
+thread alone; a new checkout sets it back, under the lock. ``ONCE``: when the lease is made, and in a forked child.
+
+In which order two of them are written and read matters in these places:
+
+- ``handle`` and ``open_cursors``. The owner reads the handle, which puts it into the lease's dictionary, opens the
+  cursor, which is listed, and takes the handle in again: at all times one of the two shows that it is at work. Whoever
+  wants to know looks at the handle first, and at the cursors after it.
+- ``idle_since`` and ``open_cursors``. Inside of ``atomic()`` the owner writes the time before it takes the cursor from
+  the list: whoever finds no cursor finds a time that is right.
+- ``state`` and ``_connection``. Of a checkout, the state is first; of an end, the dictionary is empty before both: a
+  handle that stays readable would be somebody else's soon.
+- ``look_at`` and ``state``. See :meth:`conn_hygiene.reaper.reaper.Reaper.parked`.
+- What is on its way back is listed by the reaper before it is taken out of the lease, so that an exception of a signal
+  handler loses nothing in between.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conn_hygiene.leases.lease import Lease
+
+
+class Writer(enum.Enum):
+    """Who writes an attribute, and how."""
+
+    ONCE = "when the lease is made"
+    LOCK = "under the lease's lock"
+    OWNER = "by the owner, under no lock"
+    REAPER = "by the reaper, or with a new checkout"
+
+
+ONCE, LOCK, OWNER, REAPER = Writer
+
+WRITERS: dict[str, Writer] = {
+    # Whose it is.
+    "_lock": ONCE,
+    "keeper": ONCE,
+    "alias": ONCE,
+    "wrapper": ONCE,
+    "thread_id": ONCE,
+    "thread_end": ONCE,
+    # Where it is in its life, and with what.
+    "state": LOCK,
+    "handle": LOCK,
+    "_connection": LOCK,
+    "_connecting": LOCK,
+    "_marker": LOCK,
+    "_detached": LOCK,
+    "checkouts": LOCK,
+    "checked_out_at": LOCK,
+    "checked_out_by": LOCK,
+    "server_pid": LOCK,
+    "pooled": LOCK,
+    "queue": LOCK,
+    "spare": LOCK,
+    # What keeps it.
+    "open_cursors": OWNER,
+    "_manual": LOCK,
+    "_transaction": LOCK,
+    "session_state": LOCK,
+    "_wish": LOCK,
+    "_scopes": LOCK,
+    "_settings": LOCK,
+    # How long it is used and idle.
+    "in_use_since": OWNER,
+    "idle_since": OWNER,
+    "last_statement": OWNER,
+    "_used": LOCK,
+    "_timing": LOCK,
+    "trusted": LOCK,
+    "ended_because": LOCK,
+    "request": OWNER,
+    # What the reaper knows of it.
+    "look_at": OWNER,
+    "patience": LOCK,
+    "seen": LOCK,
+    "quiet": LOCK,
+    "reported": REAPER,
+}
+
+#: Which state may follow which.
+FOLLOWS = {
+    "CLOSED": {"CLOSED", "HELD", "GIVEN_BACK"},
+    "HELD": {"CLOSED", "HELD", "PARKED", "GIVEN_BACK"},
+    "PARKED": {"CLOSED", "HELD", "PARKED", "GIVEN_BACK"},
+    "GIVEN_BACK": {"CLOSED", "HELD", "GIVEN_BACK"},
+}
+
+
+def checked_write(lease: Lease, name: str, value: Any) -> None:
+    """Write an attribute of *lease*, and assert that this may be done here and now."""
+    lock = getattr(lease, "_lock", None)
+    # Nobody else knows of a lease that is being made.
+    if lock is not None and hasattr(lease, "keeper") and hasattr(lease, "checked_out_at"):
+        if WRITERS[name] is LOCK:
+            assert lock._is_owned(), f"{name} is written without the lease's lock"
+        if name == "state":
+            assert value.name in FOLLOWS[lease.state.name], f"{value.name} follows {lease.state.name}"
+    object.__setattr__(lease, name, value)
+
+
+def check(lease: Lease) -> None:
+    """Assert what holds whenever nobody is inside. Called under the lease's lock, which is about to be let go."""
+    state, has_connection = lease.state.name, lease._connection is not None
+    assert has_connection == (state in ("HELD", "PARKED")), (
+        f"{state} with{'' if has_connection else 'out'} a connection"
+    )
+    if state == "PARKED":
+        assert not lease.__dict__, "PARKED with its handle out"
+    if not has_connection:
+        assert not lease.open_cursors, f"{state} with open cursors"
