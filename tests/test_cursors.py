@@ -1,21 +1,29 @@
-"""Server-side cursors that outlive the checkout that they were opened in."""
+"""Cursors that outlive the checkout that they were opened in."""
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import InterfaceError, connections, transaction
+from django.db.backends.postgresql import base
 
+import conn_hygiene
 from conn_hygiene import closing_connections
+from conn_hygiene.leases import cursors
 from tests.testapp.models import Item
+from tests.waiting import let_the_reaper_look
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
-    import psycopg
     from psycopg_pool import ConnectionPool
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -93,3 +101,263 @@ def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
         owner.result()
     assert [query.split()[0] for (query,) in last] == ["INSERT"]
     assert Item.objects.filter(name="committed").count() == 2
+
+
+# ##### Every class, and every method #####
+
+CLIENT_SIDE = [psycopg.Cursor, psycopg.ClientCursor, psycopg.RawCursor, base.Cursor, base.ServerBindingCursor]
+SERVER_SIDE = [psycopg.ServerCursor, psycopg.RawServerCursor, base.ServerSideCursor]
+DJANGOS = [base.Cursor, base.ServerBindingCursor, base.ServerSideCursor]
+
+# What sends something, or waits for the server, by what there is to call.
+REACHES: dict[str, Callable[[Any], object]] = {
+    "execute": lambda cursor: cursor.execute("SELECT 2"),
+    "executemany": lambda cursor: cursor.executemany("SELECT 2", [()]),
+    "stream": lambda cursor: next(cursor.stream("SELECT 2")),
+    "copy": lambda cursor: cursor.copy("COPY (SELECT 2) TO STDOUT").__enter__(),
+    "callproc": lambda cursor: cursor.callproc("version"),
+}
+# These do so with a server-side cursor, and with any whose pipeline has yet to bring the rows.
+FETCHES: dict[str, Callable[[Any], object]] = {
+    "fetchone": lambda cursor: cursor.fetchone(),
+    "fetchmany": lambda cursor: cursor.fetchmany(2),
+    "fetchall": lambda cursor: cursor.fetchall(),
+    "__next__": next,
+    "scroll": lambda cursor: cursor.scroll(1),
+}
+# Says goodbye to the portal of a server-side cursor; it may always be called.
+CLOSES = {"close", "__exit__"}
+# What stays on this side: methods, then attributes.
+LOCAL = {
+    *("__enter__", "__iter__", "mogrify", "nextset", "results", "set_result", "setinputsizes", "setoutputsize"),
+    *("adapters", "arraysize", "closed", "connection", "description", "format", "pgresult", "row_factory", "rowcount"),
+    *("rownumber", "statusmessage", "itersize", "name", "scrollable", "withhold"),
+}
+
+
+def _id(cls: type[Any]) -> str:
+    return f"{cls.__name__} of {cls.__module__.partition('.')[0]}"
+
+
+@pytest.mark.parametrize("cls", CLIENT_SIDE + SERVER_SIDE, ids=_id)
+def test_all_that_a_cursor_has_is_known_to_reach_the_server_or_not_to(cls: type[Any]) -> None:
+    """One that psycopg has added must go into one of the lists; into `RetiredCursor` as well, if it reaches it."""
+    protocols = {"__enter__", "__exit__", "__iter__", "__next__"}
+    has = {name for name in dir(cls) if not name.startswith("_") or name in protocols}
+    assert has - REACHES.keys() - FETCHES.keys() - CLOSES - LOCAL == set()
+
+
+def _of_django(cls: type[Any]) -> Any:
+    """Return a cursor of *cls* that the wrapper knows, as if the connection had been opened with that factory."""
+    wrapper: Any = connections["default"]
+    wrapper.ensure_connection()
+    handle = wrapper.connection
+    before = handle.cursor_factory, handle.server_cursor_factory
+    handle.cursor_factory = handle.server_cursor_factory = cls
+    cursors.follow(handle, wrapper.__dict__["_conn_hygiene_lease"])
+    with pytest.MonkeyPatch.context() as patch:
+        if cls is not base.ServerSideCursor:
+            patch.setitem(wrapper.settings_dict["OPTIONS"], "server_side_binding", True)
+        cursor = wrapper.create_cursor("late" if cls in SERVER_SIDE else None)
+    handle.cursor_factory, handle.server_cursor_factory = before
+    assert cls in type(cursor).__mro__
+    return cursor
+
+
+def _of_handle(cls: type[Any]) -> Any:
+    """Return a cursor of *cls* that was made on the handle, past Django."""
+    wrapper: Any = connections["default"]
+    wrapper.ensure_connection()
+    followed = type(wrapper.connection.cursor()).__mro__
+    assert "LeasedCursor" in {parent.__name__ for parent in followed}
+    if cls is psycopg.ServerCursor:
+        return wrapper.connection.cursor("late", withhold=True)
+    assert cls is base.Cursor
+    return wrapper.connection.cursor()
+
+
+@contextmanager
+def _silence(connection: psycopg.Connection[Any], trace: Path) -> Iterator[None]:
+    """Fail if a message goes either way on *connection* inside of the block."""
+    with trace.open("wb") as file:
+        connection.pgconn.trace(file.fileno())
+        try:
+            yield
+        finally:
+            connection.pgconn.untrace()
+    assert trace.read_bytes() == b""
+
+
+KINDS = [
+    *[pytest.param(_of_django, cls, id=_id(cls)) for cls in CLIENT_SIDE + SERVER_SIDE],
+    *[pytest.param(_of_handle, cls, id=f"{_id(cls)} on a handle") for cls in (base.Cursor, psycopg.ServerCursor)],
+]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="libpq traces into C files")
+@pytest.mark.parametrize(
+    ("make", "cls", "name"),
+    [
+        pytest.param(*kind.values, name, id=f"{kind.id}, {name}")
+        for kind in KINDS
+        for name in [*REACHES, *FETCHES]
+        if name != "callproc" or kind.values[1] in DJANGOS
+    ],
+)
+@pytest.mark.usefixtures("only_connection")
+def test_what_reaches_the_server_is_refused_once_the_connection_went_back(
+    make: Callable[[type[Any]], Any], cls: type[Any], name: str, tmp_path: Path
+) -> None:
+    late = make(cls)
+    late.execute("SELECT n FROM generate_series(1, 4) n")
+    connections["default"].close()
+    with transaction.atomic(), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 2")
+        assert cursor.connection is late.connection
+        with _silence(cursor.connection, tmp_path / "trace"):
+            if name in FETCHES and cls in CLIENT_SIDE:
+                # Has been received.
+                FETCHES[name](late)
+            else:
+                with pytest.raises(psycopg.InterfaceError, match="closed or given back"):
+                    (REACHES | FETCHES)[name](late)
+            late.close()
+            assert late.closed
+            with pytest.raises(psycopg.InterfaceError, match="closed"):
+                (REACHES | FETCHES)[name](late)
+        cursor.execute("SELECT 3")
+
+
+@pytest.mark.parametrize("name", ["execute", "executemany", "scroll"])
+@pytest.mark.parametrize(("make", "cls"), KINDS)
+@pytest.mark.usefixtures("only_connection")
+def test_nor_does_one_that_was_closed_in_time_send_anything(
+    make: Callable[[type[Any]], Any], cls: type[Any], name: str, tmp_path: Path
+) -> None:
+    late = make(cls)
+    late.execute("SELECT n FROM generate_series(1, 4) n")
+    late.close()
+    connections["default"].close()
+    with transaction.atomic(), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 2")
+        with (
+            _silence(cursor.connection, tmp_path / "trace"),
+            pytest.raises((psycopg.InterfaceError, psycopg.NotSupportedError)),
+        ):
+            (REACHES | FETCHES)[name](late)
+
+
+@pytest.mark.parametrize("name", ["stream", "copy"])
+@pytest.mark.usefixtures("only_connection")
+def test_what_was_called_before_and_begins_after_is_refused(name: str, tmp_path: Path) -> None:
+    late = _of_django(base.Cursor)
+    begin: dict[str, Callable[[], Callable[[], object]]] = {
+        "stream": lambda: late.stream("SELECT 2").__next__,
+        "copy": lambda: late.copy("COPY (SELECT 2) TO STDOUT").__enter__,
+    }
+    begun = begin[name]()
+    connections["default"].close()
+    with (
+        connections["default"].cursor() as cursor,
+        _silence(cursor.connection, tmp_path / "trace"),
+        pytest.raises(psycopg.InterfaceError, match="closed or given back"),
+    ):
+        begun()
+
+
+@pytest.mark.parametrize("name", FETCHES)
+@pytest.mark.usefixtures("only_connection")
+def test_nothing_is_fetched_from_another_ones_pipeline(name: str, tmp_path: Path) -> None:
+    late = _of_django(base.Cursor)
+    connections["default"].close()
+    handle: Any = None
+    with connections["default"].cursor() as cursor:
+        handle = cursor.connection
+        with handle.pipeline():
+            theirs = handle.cursor()
+            theirs.execute("SELECT 2")
+            with (
+                _silence(handle, tmp_path / "trace"),
+                pytest.raises(psycopg.InterfaceError, match="closed or given back"),
+            ):
+                FETCHES[name](late)
+            assert theirs.fetchone() == (2,)
+
+
+@pytest.mark.usefixtures("only_connection")
+def test_a_cursor_on_a_handle_that_is_gone_is_not_remembered() -> None:
+    wrapper: Any = connections["default"]
+    wrapper.ensure_connection()
+    for _ in range(3):
+        wrapper.connection.execute("SELECT 1")
+    gc.collect()
+    assert vars(wrapper.connection)["_conn_hygiene_unlisted"] == {}
+
+
+@pytest.mark.usefixtures("only_connection")
+def test_the_cursors_of_a_connection_that_is_left_alone_from_now_on_go_on() -> None:
+    cursor = connections["default"].cursor()
+    conn_hygiene.uninstall()
+    try:
+        assert cursor.execute("SELECT 1").fetchone() == (1,)
+        cursor.close()
+    finally:
+        conn_hygiene.install()
+
+
+# ##### COPY and streams: psycopg holds its lock of the connection until they end #####
+
+
+def _copying(cursor: Any) -> Any:
+    copy = cursor.copy("COPY (SELECT generate_series(1, 100000)) TO STDOUT")
+    copy.__enter__().read()
+    return copy
+
+
+def _copied(cursor: Any) -> Any:
+    copy = cursor.copy("COPY (SELECT 1) TO STDOUT")
+    list(copy.__enter__().rows())
+    return copy
+
+
+def _streaming(cursor: Any) -> Any:
+    stream = cursor.stream("SELECT generate_series(1, 100000)")
+    next(stream)
+    return stream
+
+
+@pytest.mark.parametrize("begin", [_copying, _copied, _streaming])
+@pytest.mark.usefixtures("only_connection")
+def test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock(begin: Callable[[Any], Any]) -> None:
+    """Cleaning its session would wait for that lock, in the thread that has it."""
+    late = connections["default"].cursor()
+    begun = begin(late)
+    before = late.connection.info.backend_pid
+    lock, waited = late.connection.lock, threading.Event()
+
+    def end_waiting() -> None:
+        waited.set()
+        lock.release()
+
+    timer = threading.Timer(5, end_waiting)
+    timer.start()
+    connections["default"].close()
+    timer.cancel()
+    assert not waited.is_set()
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        assert cursor.fetchone() != (before,)
+    del begun
+
+
+@pytest.mark.parametrize("begin", [_copying, _streaming])
+def test_a_cursor_that_is_closed_in_the_middle_of_a_copy_holds(begin: Callable[[Any], Any], settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001}
+    connections["default"].close()
+    cursor = connections["default"].cursor()
+    begun = begin(cursor)
+    cursor.close()
+    let_the_reaper_look()
+    assert [info.state for info in conn_hygiene.snapshot()] == ["in use"]
+    connections["default"].close()
+    del begun

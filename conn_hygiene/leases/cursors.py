@@ -2,20 +2,27 @@
 
 While a connection is checked out under a lease, its cursor factories are subclasses of what they were; they are put
 back before it returns to its pool. psycopg documents both as attributes to be set ("Cursor and connection factories").
+
+A cursor outlives its checkout if somebody keeps it. Its connection may be somebody else's by then, so it is *retired*
+when the checkout ends: it moves to a class in which whatever reaches the server is refused. One that is in use need not
+ask whether it may.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from psycopg import InterfaceError
+from psycopg import InterfaceError, ServerCursor
 
 from conn_hygiene import callsite, conf
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import psycopg
     from psycopg import Cursor as _Cursor
 
@@ -23,8 +30,11 @@ if TYPE_CHECKING:
 else:
     _Cursor = object
 
-# Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make.
-_LEASE = "_conn_hygiene_lease"
+# Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make, and that
+# lease's list of the open ones: each checkout has its own.
+_CHECKOUT = "_conn_hygiene_checkout"
+# Where it keeps those that its wrapper did not make, once they have executed something.
+_UNLISTED = "_conn_hygiene_unlisted"
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
@@ -47,8 +57,7 @@ class LeasedCursor(_Cursor):
             and type(query) is str
             and len(query) <= LONGEST_REMEMBERED
             and remembered_effect_of(query) is None
-            and entry[1] in (lease := entry[0]).open_cursors
-            and lease.ended_because is None
+            and (lease := entry[0]).ended_because is None
         ):
             # What _announce() comes to for nearly every statement.
             lease.last_statement = (query,)
@@ -63,18 +72,40 @@ class LeasedCursor(_Cursor):
         self._announce(query)
         return super().executemany(query, *args, **kwargs)
 
-    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+    # The next two announce it when they begin, which is when they send it, and not when they are called.
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Announce the statement to the lease, then execute it row by row."""
         self._announce(query)
-        return super().stream(query, *args, **kwargs)
+        yield from super().stream(query, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Announce the ``COPY`` to the lease, then begin it."""
+        self._announce(statement)
+        with super().copy(statement, *args, **kwargs) as copy:
+            yield copy
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Scroll, unless the cursor is closed: psycopg would send the ``MOVE`` of a server-side one all the same."""
+        self._refuse_if_closed()
+        super().scroll(value, mode)
 
     def _announce(self, query: Any) -> None:
         entry = self._conn_hygiene_entry
-        if entry is not None and not entry[0].is_current(entry[1]):
-            raise InterfaceError("the connection of this cursor was closed or given back")
-        lease: Lease | None = getattr(self._conn, _LEASE, None) if entry is None else entry[0]
-        if lease is not None:
-            lease.statement(query, self._conn)
+        if entry is not None:
+            entry[0].statement(query, self._conn)
+            return
+        # Before executemany() turns pipeline mode on, for one.
+        self._refuse_if_closed()
+        checkout = getattr(self._conn, _CHECKOUT, None)
+        if checkout is not None:
+            self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
+            checkout[0].statement(query, self._conn)
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise InterfaceError("the cursor is closed")
 
     def close(self) -> None:
         """Close the cursor, and tell the lease, once."""
@@ -84,14 +115,71 @@ class LeasedCursor(_Cursor):
             return
         self._conn_hygiene_entry = None
         lease, cursor = entry
-        if cursor not in lease.open_cursors and not lease.is_current(cursor):
-            # Its connection may be somebody else's by now, who must not get the CLOSE of a server-side cursor.
-            self._close()
-            return
         try:
             super().close()
         finally:
             lease.cursor_closed(cursor)
+
+
+class RetiredCursor(LeasedCursor):
+    """Mixed into the class of a cursor whose connection was closed or given back.
+
+    What it has received can be fetched still. A server-side cursor has nothing that lasts: its portal is gone.
+    """
+
+    __slots__ = ()
+
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Refuse the statement."""
+        self._announce(query)
+
+    def _announce(self, query: Any) -> None:
+        raise InterfaceError("the connection of this cursor was closed or given back")
+
+    def _refuse_if_not_here(self) -> None:
+        # In pipeline mode, psycopg would fetch what has not come yet.
+        if isinstance(self, ServerCursor) or not self.pgresult:
+            self._refuse_if_closed()
+            self._announce(None)
+
+    def fetchone(self) -> Any:
+        """Return the next row, if it has been received."""
+        self._refuse_if_not_here()
+        return super().fetchone()
+
+    def fetchmany(self, size: int = 0) -> Any:
+        """Return the next rows, if they have been received."""
+        self._refuse_if_not_here()
+        return super().fetchmany(size)
+
+    def fetchall(self) -> Any:
+        """Return the remaining rows, if they have been received."""
+        self._refuse_if_not_here()
+        return super().fetchall()
+
+    def __next__(self) -> Any:
+        self._refuse_if_not_here()
+        return super().__next__()
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move among the rows, if they have been received."""
+        self._refuse_if_not_here()
+        super().scroll(value, mode)
+
+    def close(self) -> None:
+        """Close the cursor here; the next owner must not get the ``CLOSE`` of a server-side one."""
+        self._conn_hygiene_entry = None
+        self._close()
+
+
+class _Unlisted(dict["weakref.ref[Any]", None]):
+    """Cursors on a raw handle, by weak references."""
+
+    def note(self, cursor: LeasedCursor) -> None:
+        self.setdefault(weakref.ref(cursor, self._forget))
+
+    def _forget(self, reference: weakref.ref[Any]) -> None:
+        self.pop(reference, None)
 
 
 class _StandsFor(type):
@@ -108,14 +196,25 @@ class _StandsFor(type):
 @lru_cache(maxsize=64)
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: cls}
+    return _mixed_in(LeasedCursor, cls)
+
+
+@lru_cache(maxsize=64)
+def retired_cursor_class(cls: Any) -> Any:
+    """Return the subclass of leased cursor class *cls* that reaches no server; it goes by the same name."""
+    return _mixed_in(RetiredCursor, cls)
+
+
+def _mixed_in(mixin: type, cls: Any) -> Any:
+    plain = cls.__dict__.get(_PLAIN, cls)
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: plain}
     make = _StandsFor if type(cls) is type else type(cls)
-    return make(cls.__name__, (LeasedCursor, cls), names)
+    return make(cls.__name__, (mixin, cls), names)
 
 
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
-    setattr(connection, _LEASE, lease)
+    setattr(connection, _CHECKOUT, (lease, lease.open_cursors))
     for name in _FACTORIES:
         setattr(connection, name, _leased(getattr(connection, name)))
 
@@ -128,12 +227,27 @@ def _leased(factory: Any) -> Any:
     return leased_cursor_class(factory)  # type: ignore[arg-type]
 
 
+def retire(connection: psycopg.Connection[Any]) -> None:
+    """Have the cursors of *connection* refuse what would reach the server, and unfollow it: its checkout ends.
+
+    Sends nothing. To be repeated if it was interrupted.
+    """
+    checkout = connection.__dict__.get(_CHECKOUT)
+    if checkout is not None:
+        for reference in (*checkout[1], *connection.__dict__.get(_UNLISTED, ())):
+            cursor = reference() if isinstance(reference, weakref.ref) else None
+            if cursor is not None and not isinstance(cursor, RetiredCursor):
+                cursor.__class__ = retired_cursor_class(type(cursor))  # type: ignore[arg-type]
+    unfollow(connection)
+
+
 def unfollow(connection: psycopg.Connection[Any]) -> None:
     """Make *connection* what it was before :func:`follow`; to be repeated if it was interrupted.
 
     A factory that somebody has set since stays: it is made from ours, which does nothing without a lease.
     """
-    connection.__dict__.pop(_LEASE, None)
+    connection.__dict__.pop(_UNLISTED, None)
+    connection.__dict__.pop(_CHECKOUT, None)
     for name in _FACTORIES:
         factory = getattr(connection, name)
         if isinstance(factory, type) and _PLAIN in factory.__dict__:

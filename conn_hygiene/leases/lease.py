@@ -220,7 +220,6 @@ class Lease:
         "__weakref__",
         "_connecting",
         "_connection",
-        "_detached",
         "_lock",
         "_manual",
         "_marker",
@@ -281,8 +280,6 @@ class Lease:
         self.pooled = False
         self.queue: Sequence[Any] = ()
         self.spare: Sequence[Any] = ()
-        # Whether the wrapper goes on without a lease, and its cursors with it.
-        self._detached = False
         self._manual = False
         # While a connect() runs that does not tell of its end, the wrapper's run_on_commit is this very list: connect()
         # replaces it as its last act, and there is no other sign.
@@ -530,11 +527,6 @@ class Lease:
             with self._lock:
                 self.session_state.begin(connection)
 
-    def is_current(self, cursor: object) -> bool:
-        """Return whether *cursor*, as it stands in ``open_cursors``, still is on the owner's connection."""
-        with self._lock:
-            return self._detached or cursor in self.open_cursors
-
     def cursor_collected(self, cursor: weakref.ref[Any]) -> None:
         """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
         if not sys.is_finalizing():
@@ -771,7 +763,7 @@ class Lease:
                 return
             # Until it is closed it is in use, which keeps the reaper off.
             self.state, self.handle = HELD, connection
-            cursors.unfollow(connection)
+            cursors.retire(connection)
             if not self.pooled or connection.closed:
                 return
             to_scrub, fresh = self._to_scrub(connection), self.session_state.fresh
@@ -914,7 +906,7 @@ class Lease:
         """
         connection = self._connection
         assert connection is not None
-        cursors.unfollow(connection)
+        cursors.retire(connection)
         returning = Return(
             self,
             self.alias,
@@ -1128,7 +1120,6 @@ class Lease:
                 cursors.unfollow(connection)
                 self._end()
             self.state = CLOSED
-            self._detached = True
             return connection
 
     def is_owner(self) -> bool:
@@ -1149,6 +1140,8 @@ class Lease:
         with self._lock:
             self.__dict__.clear()
             connection, self._connection = self._connection, None
+            if connection is not None:
+                cursors.retire(connection)
             self.state = CLOSED
             self.open_cursors = {}
             return connection

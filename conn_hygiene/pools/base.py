@@ -183,12 +183,14 @@ def scrub(connection: psycopg.Connection[Any], carried: frozenset[str], fresh: t
     that and nothing else is known, it is left as it is. Sends ``DISCARD ALL``, then has the pool configure the
     connection anew (time zone, role), since that was discarded too. Never raises. A pool replaces a closed connection
     on its own. Does nothing without a pool: there, giving back is closing.
+
+    A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is here.
     """
     pool = pool_of(connection)
     if pool is None or connection.closed or not (carried or state.reported_parameters(connection) != fresh):
         return
     try:
-        if carried & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
+        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
             connection.pgconn.finish()
     except Exception:
         logger.info("A session could not be cleaned and was closed.", exc_info=True)

@@ -568,10 +568,10 @@ MUTANTS = [
         "what DISCARD ALL does not undo is handed on",
         "pools/base.py",
         """
-        if state & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
+        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
         """,
         """
-        if not _cleaned(connection, pool, fresh):
+        if connection.lock.locked() or not _cleaned(connection, pool, fresh):
         """,
         "test_session_state.py::test_state_never_reaches_another_thread",
     ),
@@ -593,7 +593,7 @@ MUTANTS = [
         "the cursors of a connection that goes back still tell the lease",
         "leases/lease.py",
         """
-        cursors.unfollow(connection)
+        cursors.retire(connection)
         if not self.pooled or connection.closed:
             return
         """,
@@ -668,10 +668,11 @@ MUTANTS = [
         "the late end of a cursor runs on the next owner's connection",
         "leases/cursors.py",
         """
-        if cursor not in lease.open_cursors and not lease.is_current(cursor):
+        self._conn_hygiene_entry = None
+        self._close()
         """,
         """
-        if lease._detached:
+        super().close()
         """,
         "test_cursors.py::test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection",
     ),
@@ -679,12 +680,56 @@ MUTANTS = [
         "a statement on a cursor of an earlier checkout runs",
         "leases/cursors.py",
         """
-        if entry is not None and not entry[0].is_current(entry[1]):
+        if cursor is not None and not isinstance(cursor, RetiredCursor):
         """,
         """
-        if entry is not None and not entry[0].holds_connection():
+        if cursor is not None and not isinstance(cursor, LeasedCursor):
         """,
         "test_cursors.py::test_a_statement_on_a_cursor_of_an_earlier_checkout_is_refused",
+    ),
+    _mutant(
+        "rows that a server-side cursor has yet to fetch are fetched from another's session",
+        "leases/cursors.py",
+        """
+        if isinstance(self, ServerCursor) or not self.pgresult:
+        """,
+        """
+        if not self.pgresult:
+        """,
+        "test_cursors.py::test_what_reaches_the_server_is_refused_once_the_connection_went_back",
+    ),
+    _mutant(
+        "rows that a pipeline has yet to bring are waited for in another's pipeline",
+        "leases/cursors.py",
+        """
+        if isinstance(self, ServerCursor) or not self.pgresult:
+        """,
+        """
+        if isinstance(self, ServerCursor):
+        """,
+        "test_cursors.py::test_nothing_is_fetched_from_another_ones_pipeline",
+    ),
+    _mutant(
+        "a cursor on a raw handle outlives its checkout",
+        "leases/cursors.py",
+        """
+        self.setdefault(weakref.ref(cursor, self._forget))
+        """,
+        """
+        pass
+        """,
+        "test_cursors.py::test_what_reaches_the_server_is_refused_once_the_connection_went_back",
+    ),
+    _mutant(
+        "a session is cleaned in the middle of a COPY",
+        "pools/base.py",
+        """
+        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
+        """,
+        """
+        if carried & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
+        """,
+        "test_cursors.py::test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock",
     ),
     _mutant(
         "the session of another connection is ended",
