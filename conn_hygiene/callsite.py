@@ -21,13 +21,18 @@ class Place(NamedTuple):
         return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
 
-_OWN, _LIBRARY, _PLUMBING, _STANDARD = range(4)
+_OWN, _LIBRARY, _PLUMBING, _STANDARD, _CURSORS = range(5)
 
 #: For texts, where there is none.
 UNKNOWN = "a place that is not known"
 
 # What stands between the application's code and its connection, wherever it is installed.
 _PACKAGES = ("django", "psycopg", "psycopg_pool", "asgiref", "debug_toolbar", "sentry_sdk", "opentelemetry")
+
+# Django's cursors, where all of a project's execute wrappers run: called by the one, and calling the other.
+_CURSORS_PATH = os.path.join("django", "db", "backends", "utils.py")
+_CALLS_WRAPPERS = "_execute_with_wrappers"
+_CALLED_BY_WRAPPERS = ("_execute", "_executemany")
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD_PATHS = ("<frozen ", *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
@@ -47,6 +52,8 @@ def here() -> Place | None:
     That is outside of the standard library and of installed packages; failing that, outside of what stands between an
     application and its connection (Django, psycopg, this package). None if there is nothing else, as where an ``await``
     of Django's has the query run in a worker thread.
+
+    An ``execute_wrapper`` that passes a statement on is not the place where it comes from, whosever it is.
     """
     return _innermost(sys._getframe(1))
 
@@ -72,7 +79,7 @@ def is_at_rest(thread_id: int) -> bool:
 def _is_at_rest(frame: FrameType) -> bool:
     found: FrameType | None = frame
     while found is not None:
-        if kind_of(found.f_code.co_filename) in (_OWN, _PLUMBING):
+        if kind_of(found.f_code.co_filename) in (_OWN, _PLUMBING, _CURSORS):
             return False
         found = found.f_back
     return True
@@ -89,12 +96,28 @@ def _innermost(frame: FrameType) -> Place | None:
                 return Place(found.f_code, found.f_lineno)
             if kind == _LIBRARY and library is None:
                 library = found
+            elif kind == _CURSORS and found.f_code.co_name in _CALLED_BY_WRAPPERS:
+                found = _past_wrappers(found)
         found = found.f_back
     return None if library is None else Place(library.f_code, library.f_lineno)
 
 
+def _past_wrappers(frame: FrameType) -> FrameType:
+    """Return the frame that called the execute wrappers around *frame*, which is the end of a statement's way.
+
+    A wrapper's own queries end before they get there, and are its own.
+    """
+    cursors = frame.f_code.co_filename
+    found = frame.f_back
+    while found is not None:
+        if found.f_code.co_name == _CALLS_WRAPPERS and found.f_code.co_filename == cursors:
+            return found
+        found = found.f_back
+    return frame
+
+
 def kind_of(filename: str) -> int:
-    """Return whose code *filename* is: the application's, an installed library's, plumbing, or Python's own."""
+    """Return whose code *filename* is: the application's, a library's, plumbing, Python's own, or Django's cursors."""
     kind = _kinds.get(filename)
     if kind is None:
         kind = _kinds[filename] = _kind(filename)
@@ -109,6 +132,8 @@ def _kind(filename: str) -> int:
     for installed in _INSTALLED:
         _, found, inside = filename.rpartition(installed)
         if found:
+            if inside == _CURSORS_PATH:
+                return _CURSORS
             return _PLUMBING if inside.partition(os.sep)[0].removesuffix(".py") in _PACKAGES else _LIBRARY
     if filename.startswith(_STANDARD_PATHS):
         return _STANDARD

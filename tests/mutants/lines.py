@@ -359,6 +359,30 @@ MUTANTS = [
         "test_session_state.py::test_state_pins_and_is_still_there_for_its_owner",
     ),
     _mutant(
+        "a statement's place is an execute wrapper that it has passed",
+        "callsite.py",
+        """
+        found = _past_wrappers(found)
+        """,
+        """
+        pass
+        """,
+        "test_callsite.py::test_a_statement_is_its_callers_and_not_the_wrappers",
+        "test_callsite.py::test_a_thread_that_waits_for_the_server_is_where_it_called",
+        "test_callsite.py::test_nor_is_the_wrapper_of_a_library_where_a_library_calls",
+    ),
+    _mutant(
+        "a wrapper's own statements are its caller's",
+        "callsite.py",
+        """
+        elif kind == _CURSORS and found.f_code.co_name in _CALLED_BY_WRAPPERS:
+        """,
+        """
+        elif kind == _CURSORS and found.f_code.co_name == "execute":
+        """,
+        "test_callsite.py::test_what_a_wrapper_sends_of_its_own_accord_is_its_own",
+    ),
+    _mutant(
         "pins do not keep the connection",
         "leases/lease.py",
         """
