@@ -35,7 +35,8 @@ connection_reclaimed = Signal()
 #: (seconds).
 connection_replaced = Signal()
 
-#: A cursor was collected without having been closed. Sent where ``REPORT_UNCLOSED_CURSORS`` says so.
+#: A cursor was collected without having been closed. Sent where ``REPORT_UNCLOSED_CURSORS`` says so, for each: it is
+#: the log that names a line of code once a minute at most.
 #:
 #: Arguments: ``alias``, ``thread_id``, ``request``, ``where_opened`` (a place, as above).
 unclosed_cursor_detected = Signal()

@@ -26,6 +26,7 @@ from conn_hygiene.forks import hooks as forks
 from conn_hygiene.forks.discarding import bury, discard
 from conn_hygiene.leases import wrapper
 from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import log
 from conn_hygiene.signals import connections_discarded
 from tests.processes import run
 from tests.testapp.models import Item
@@ -267,7 +268,7 @@ def test_a_fork_that_calls_no_hooks_is_made_good_by_hand() -> None:
     assert [pid_of(alias) for alias in ALIASES] == before
 
 
-@pytest.mark.parametrize("lock", ["own lease", "leases", "wrappers", "installing"])
+@pytest.mark.parametrize("lock", ["own lease", "leases", "wrappers", "installing", "what was said"])
 def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: str) -> None:
     mine = pid_of("default")
     locks = {
@@ -275,6 +276,7 @@ def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: 
         "leases": reaper.running._registry_lock,
         "wrappers": wrapper._known_lock,
         "installing": reaper.installing,
+        "what was said": log.unclosed_cursors._lock,
     }
     held, done = threading.Event(), threading.Event()
 
@@ -285,6 +287,7 @@ def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: 
 
     def child() -> int:
         conn_hygiene.install()
+        log.unclosed_cursors.count(("default", "here"), 0)
         return pid_of("default")
 
     # Before anybody holds them: taking them over the fork is not asked of the parent.

@@ -21,7 +21,7 @@ from conn_hygiene import conf, signals
 from conn_hygiene.forks import discarding
 from conn_hygiene.leases import usage, wrapper
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports.log import send
+from conn_hygiene.reports import log
 from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def begin_anew() -> None:
     if os.getpid() == _state_pid:
         return
     _state_pid = os.getpid()
-    for module in (reaper, wrapper, connect_options, usage):
+    for module in (reaper, wrapper, connect_options, usage, log):
         module.begin_anew()
     if reaper.running is not None:
         leases, on_their_way = reaper.running.after_fork_in_child()
@@ -197,4 +197,4 @@ def _report(aliases: list[str], left: list[str]) -> None:
             ", ".join(names),
             extra={"count": len(left), "aliases": names},
         )
-    send(signals.connections_discarded, **facts)
+    log.send(signals.connections_discarded, **facts)

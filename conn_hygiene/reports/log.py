@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite, conf, signals
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.reports import notices
+from conn_hygiene.reports.repeats import Repeats
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
@@ -159,15 +161,33 @@ def replaced(lease: Lease, server_pid: int, idle_for: float) -> None:
 
 
 def unclosed_cursor(lease: Lease, opened: Place) -> None:
-    """Report a cursor that was collected without having been closed."""
-    facts = {
-        "alias": lease.alias,
-        "thread_id": lease.thread_id,
-        "request": lease.request,
-        "where_opened": str(opened),
-    }
-    _cursors.warning("A cursor on %r was never closed; it was opened at %s.", lease.alias, opened, extra=facts)
+    """Report a cursor that was collected without having been closed: in the log seldom, if it comes again and again."""
+    where = str(opened)
+    facts = {"alias": lease.alias, "thread_id": lease.thread_id, "request": lease.request, "where_opened": where}
+    here = (lease.alias, where)
+    for there, number in unclosed_cursors.count(here, time.monotonic()):
+        # Of another place, these facts are not known any more.
+        whose = {} if there == here else {"thread_id": None, "request": None}
+        _warn_of_unclosed(facts | whose | {"alias": there[0], "where_opened": there[1], "count": number})
     send(signals.unclosed_cursor_detected, **facts)
+
+
+def _warn_of_unclosed(facts: dict[str, Any]) -> None:
+    alias, where, count = facts["alias"], facts["where_opened"], facts["count"]
+    if count == 1:
+        _cursors.warning("A cursor on %r was never closed; it was opened at %s.", alias, where, extra=facts)
+    else:
+        message = "%d more cursors on %r were never closed; they were opened at %s."
+        _cursors.warning(message, count, alias, where, extra=facts)
+
+
+# By alias and place. A page that leaves a hundred open has one line to be mended.
+unclosed_cursors: Repeats[tuple[str, str]] = Repeats()
+
+
+def begin_anew() -> None:
+    """Say everything again in a forked child, which nobody has told of it."""
+    unclosed_cursors.begin_anew()
 
 
 def _leave_notice(facts: dict[str, Any]) -> None:
