@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -47,17 +47,28 @@ def _choice(*values: str) -> Callable[[Any], str | None]:
     return lambda value: None if value in values else expected
 
 
+#: The most seconds that a thread can wait. One less than Python says: what it is asked for is a difference of moments,
+#: and these are rounded.
+LONGEST = int(threading.TIMEOUT_MAX) - 1
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether *value* is an int or a float; a bool is an int to Python, but True seconds is a mistake."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _seconds(*, or_none: bool = False, positive: bool = False) -> Callable[[Any], str | None]:
-    expected = "Use a number of seconds" + (" above 0" if positive else ", 0 or more")
-    expected += ", or None for never." if or_none else "."
+    never = ", or None for never." if or_none else "."
+    expected = "Use a number of seconds" + (" above 0" if positive else ", 0 or more") + never
+    too_many = f"Use at most {LONGEST} seconds, which is as long as Python can wait{never}"
 
     def check(value: Any) -> str | None:
         if value is None:
             return None if or_none else expected
-        # A bool is an int to Python, but True seconds is a mistake.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            return expected
-        return expected if value < 0 or (positive and value == 0) else None
+        if is_number(value) and value > LONGEST:
+            return too_many
+        # Compared, and not asked whether it is finite, for which an int may be too long.
+        return None if is_number(value) and value >= 0 and (value or not positive) else expected
 
     return check
 

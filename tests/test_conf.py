@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
 from django.test import override_settings
 
 import conn_hygiene
 from conn_hygiene import conf
 from conn_hygiene.conf import Settings, problems
 from tests.processes import ROOT, run
+from tests.waiting import let_the_reaper_look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RIGHT: dict[str, list[Any]] = {
     "RELEASE": ["scoped", "always", "never"],
-    "RELEASE_AFTER": [0, 0.0, 1, 0.001],
-    "UNPOOLED_RELEASE_AFTER": [0, 1.5, None],
-    "IDLE_IN_TRANSACTION_AFTER": [0.1, 5, None],
+    "RELEASE_AFTER": [0, 0.0, 1, 0.001, conf.LONGEST],
+    "UNPOOLED_RELEASE_AFTER": [0, 1.5, None, conf.LONGEST],
+    "IDLE_IN_TRANSACTION_AFTER": [0.1, 5, None, conf.LONGEST],
     "IDLE_IN_TRANSACTION_ACTION": ["log", "terminate"],
-    "HELD_TOO_LONG_AFTER": [0.1, 30, None],
+    "HELD_TOO_LONG_AFTER": [0.1, 30, None, conf.LONGEST],
     "RECLAIM_DEAD_THREADS": [True, False],
     "DISCARD_AFTER_FORK": [True, False],
     "CAPTURE_STACKS": [True, False],
@@ -43,7 +45,11 @@ RIGHT: dict[str, list[Any]] = {
     "NOTICE_DIRECTORY": [None, "/run/shop/connections", Path("/run/shop/connections")],
 }
 
-_NOT_SECONDS: list[Any] = [-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)]
+_NOT_SECONDS: list[Any] = [
+    *(-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)),
+    # More than a thread can wait, more than a float can be.
+    *(4e10, conf.LONGEST + 1, 10**400, -(10**400)),
+]
 WRONG: dict[str, list[Any]] = {
     "RELEASE": ["ALWAYS", "", None, True, 1, ["always"], {}],
     "RELEASE_AFTER": [*_NOT_SECONDS, None],
@@ -57,6 +63,7 @@ WRONG: dict[str, list[Any]] = {
     "REPORT_UNCLOSED_CURSORS": [1, 0, "yes"],
     "SESSION_TIMEOUTS": [
         None,
+        {"statement_timeout": 2147483.648},
         30,
         ["statement_timeout"],
         {"statment_timeout": 30},
@@ -76,7 +83,7 @@ WRONG: dict[str, list[Any]] = {
 
 def pairs(values: dict[str, list[Any]]) -> list[Any]:
     return [
-        pytest.param(key, value, id=f"{key}={value!r}:{type(value).__name__}")
+        pytest.param(key, value, id=f"{key}={repr(value)[:80]}:{type(value).__name__}")
         for key in values
         for value in values[key]
     ]
@@ -110,6 +117,36 @@ def test_wrong_values_are_named_with_a_hint_and_the_default_stands_in(key: str, 
     assert problem.hint.startswith("Use ")
     with override_settings(CONN_HYGIENE={key: value}):
         assert conf.current == Settings()
+
+
+SECONDS = ["RELEASE_AFTER", "UNPOOLED_RELEASE_AFTER", "IDLE_IN_TRANSACTION_AFTER", "HELD_TOO_LONG_AFTER"]
+
+
+@pytest.mark.parametrize("value", [conf.LONGEST + 1, 4e10, 10**400, math.inf], ids=["more", "float", "int", "inf"])
+@pytest.mark.parametrize("key", SECONDS)
+def test_what_is_too_long_is_told_the_longest(key: str, value: Any) -> None:
+    [problem] = problems({key: value})
+    never = "" if key == "RELEASE_AFTER" else ", or None for never"
+    assert problem.hint == f"Use at most {conf.LONGEST} seconds, which is as long as Python can wait{never}."
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "unpooled"])
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.parametrize("key", SECONDS)
+def test_the_longest_can_be_waited_for(key: str, alias: str, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With nothing else to wait for, so that the reaper does."""
+    no_limits = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
+    settings.CONN_HYGIENE = {"RELEASE": "always", **no_limits, key: conf.LONGEST}
+    connections.close_all()
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        let_the_reaper_look()
+        with transaction.atomic(using=alias):
+            let_the_reaper_look()
+    finally:
+        connections.close_all()
+    assert [record for record in caplog.records if record.name == "conn_hygiene.reaper"] == []
 
 
 @pytest.mark.parametrize(

@@ -293,10 +293,16 @@ class TestStatus:
             connections_command("status", "--database", alias)
         assert caught.value.returncode == 2
 
-    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
-    def test_what_are_no_seconds_is_refused(self, seconds: str) -> None:
+    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon", "4e10"])
+    @pytest.mark.parametrize("option", ["status --fail-if-idle-in-transaction", "watch --interval", "terminate --idle"])
+    def test_what_are_no_seconds_is_refused(self, option: str, seconds: str) -> None:
         with pytest.raises(CommandError, match="not a number from"):
-            connections_command("status", f"--fail-if-idle-in-transaction={seconds}")
+            connections_command(*f"{option}={seconds}".split())
+
+    @pytest.mark.parametrize("count", ["0", "1.5", "9" * 400])
+    def test_what_is_no_count_is_refused(self, count: str) -> None:
+        with pytest.raises(CommandError, match="not a number from"):
+            connections_command("watch", f"--count={count}")
 
     def test_sessions_of_two_databases_are_not_ended_at_once(self) -> None:
         with pytest.raises(CommandError, match="One --database at a time"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -350,11 +352,31 @@ def test_what_cannot_be_repeated_is_refused_at_decoration(what: Any, message: st
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"attempts": None}, {"attempts": 0}, {"seconds": 0}, {"delay": -1}, {"delay": 2, "max_delay": 1}],
+    [
+        *({"attempts": None}, {"attempts": 0}, {"attempts": -1}),
+        *({"seconds": value} for value in (0, -1, math.nan, math.inf, 4e10, 10**400)),
+        *({"delay": value} for value in (-1, math.nan, math.inf)),
+        *({"max_delay": value} for value in (-1, math.nan, math.inf, 4e10, 10**400)),
+        {"delay": 2, "max_delay": 1},
+    ],
+    ids=lambda arguments: repr(arguments)[:30],
 )
 def test_limits_that_make_no_sense_are_refused(arguments: Any) -> None:
     with pytest.raises(ValueError, match=r"retry_transaction\(\) needs"):
         retry_transaction(**arguments)
+
+
+@pytest.mark.parametrize("name", ["attempts", "seconds", "delay", "max_delay"])
+@pytest.mark.parametrize("value", ["1", True, [], Decimal(1)], ids=repr)
+def test_limits_that_are_no_numbers_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=r"retry_transaction\(\) takes a "):
+        retry_transaction(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_attempts_are_whole(value: Any) -> None:
+    with pytest.raises(TypeError, match="a whole number of attempts"):
+        retry_transaction(attempts=value)
 
 
 def test_an_unknown_alias_is_refused() -> None:

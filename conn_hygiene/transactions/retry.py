@@ -69,8 +69,9 @@ def retry_transaction(
     :param lock_not_available: repeat on SQLSTATE 55P03 as well, from ``NOWAIT`` or ``lock_timeout``.
     :param delay: the longest wait before the second attempt, in seconds; it doubles with each further one.
     :param max_delay: the longest wait of all, in seconds.
-    :raises TypeError: at decoration, for a class, a generator function, or what is no function.
-    :raises ValueError: at decoration, for limits that make no sense.
+    :raises TypeError: at decoration, for a class, a generator function, or what is no function; for a limit or a delay
+        that is no number.
+    :raises ValueError: at decoration, for limits and delays that make no sense, NaN and infinity among them.
     :raises django.core.exceptions.ImproperlyConfigured: at decoration, if the extra is not installed.
     :raises RuntimeError: at the call, inside another transaction: there the whole of it would have to be repeated. As
         with ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
@@ -102,12 +103,8 @@ class _Retry:
         delay: float,
         max_delay: float,
     ) -> None:
-        if attempts is None and seconds is None:
-            raise ValueError("retry_transaction() needs a limit: attempts, seconds, or both.")
-        if (attempts is not None and attempts < 1) or (seconds is not None and seconds <= 0):
-            raise ValueError("retry_transaction() needs at least one attempt, and more than 0 seconds.")
-        if not 0 <= delay <= max_delay:
-            raise ValueError("retry_transaction() needs a delay of at least 0 and at most max_delay.")
+        _check_limits(attempts, seconds)
+        _check_delays(delay, max_delay)
         aliases(using, "retry_transaction")
         self._using = using
         self._attempts = attempts
@@ -243,6 +240,32 @@ def _finished(result: Any) -> Any:
             "transaction. Decorate an `async def` function itself, and return lists instead of generators."
         )
     return result
+
+
+def _check_limits(attempts: int | None, seconds: float | None) -> None:
+    if attempts is None and seconds is None:
+        raise ValueError("retry_transaction() needs a limit: attempts, seconds, or both.")
+    if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int)):
+        raise TypeError(f"retry_transaction() takes a whole number of attempts, or None, not {attempts!r}.")
+    if seconds is not None and not conf.is_number(seconds):
+        raise TypeError(f"retry_transaction() takes a number of seconds, or None, not {seconds!r}.")
+    # Said this way round, NaN is out as well; here and below.
+    if not ((attempts is None or attempts >= 1) and (seconds is None or 0 < seconds <= conf.LONGEST)):
+        raise ValueError(
+            "retry_transaction() needs at least one attempt, and more than 0 seconds: "
+            f"{conf.LONGEST} at most, or None for no such limit."
+        )
+
+
+def _check_delays(delay: float, max_delay: float) -> None:
+    for name, value in (("delay", delay), ("max_delay", max_delay)):
+        if not conf.is_number(value):
+            raise TypeError(f"retry_transaction() takes a number of seconds as {name}, not {value!r}.")
+    if not 0 <= delay <= max_delay <= conf.LONGEST:
+        raise ValueError(
+            "retry_transaction() needs a delay of at least 0 and at most max_delay, "
+            f"and a max_delay of at most {conf.LONGEST} seconds."
+        )
 
 
 def _check_function(func: Any) -> None:

@@ -15,6 +15,7 @@ from django.db import Error, NotSupportedError, OperationalError, connections
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row
 
+from conn_hygiene import conf
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
@@ -85,7 +86,7 @@ class _QueryTimeout(_Scope):
     _entered: ContextVar[tuple[_Limit, ...]] = ContextVar("conn_hygiene_query_timeouts", default=())
 
     def __init__(self, seconds: float, using: Using) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        if not conf.is_number(seconds):
             raise TypeError(f"query_timeout() takes a number of seconds, not {seconds!r}.")
         # Said this way round, NaN is out as well.
         if not 0 < seconds * 1000 <= _MOST:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import math
 from contextlib import ExitStack, contextmanager, suppress
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -38,23 +37,23 @@ _MIDDLEWARE = (
 _ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
 
 
-def _number_of(kind: type, least: float) -> Callable[[str], Any]:
-    """Return a converter for argparse that takes finite numbers of *kind* from *least* on."""
+def _number_of(kind: type, least: float, most: int) -> Callable[[str], Any]:
+    """Return a converter for argparse that takes numbers of *kind* from *least* to *most*."""
 
     def convert(text: str) -> Any:
-        # What is no number at all is a ValueError, too.
+        # What is no number at all is a ValueError, too; and NaN is in no range.
         with suppress(ValueError):
             value = kind(text)
-            if math.isfinite(value) and value >= least:
+            if least <= value <= most:
                 return value
-        raise argparse.ArgumentTypeError(f"not a number from {least:g} on: {text!r}")
+        raise argparse.ArgumentTypeError(f"not a number from {least:g} to {most}: {text!r}")
 
     return convert
 
 
-_seconds = _number_of(float, 0)
-_interval = _number_of(float, 0.1)
-_count = _number_of(int, 1)
+_seconds = _number_of(float, 0, conf.LONGEST)
+_interval = _number_of(float, 0.1, conf.LONGEST)
+_count = _number_of(int, 1, 10**9)
 
 
 class Command(BaseCommand):
