@@ -15,6 +15,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    import psycopg
     from psycopg_pool import ConnectionPool
 
 ALIASES = ["default", "unpooled", "persistent"]
@@ -302,6 +302,19 @@ def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: 
         finally:
             done.set()
             thread.join()
+
+
+@pytest.mark.parametrize("name", ["execute", "copy"])
+def test_an_inherited_cursor_is_refused(name: str) -> None:
+    with connections["default"].cursor() as cursor:
+        use = {"execute": lambda: cursor.cursor.execute("SELECT 1"), "copy": lambda: cursor.copy("").__enter__()}[name]
+
+        def child() -> str:
+            with pytest.raises(psycopg.InterfaceError) as caught:
+                use()
+            return str(caught.value)
+
+        assert in_child(child) == "the connection of this cursor was closed or given back"
 
 
 # ##### Other pools, other drivers, other databases #####
