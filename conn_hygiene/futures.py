@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import django
 from django.apps import apps
-from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.conf import settings
 from django.db import connections
 
 from conn_hygiene.forks.discarding import close_pools
@@ -109,7 +109,7 @@ class _WorkerStart:
         _working = threading.Lock()
         close_all_after_fork()
         threading.Thread(target=_end_with_parent, name="conn-hygiene-parent", daemon=True).start()
-        if not apps.ready and os.environ.get(ENVIRONMENT_VARIABLE):
+        if not apps.ready and os.environ.get("DJANGO_SETTINGS_MODULE"):
             django.setup()
         if isinstance(self._of_user, bytes):
             self._of_user = ForkingPickler.loads(self._of_user)

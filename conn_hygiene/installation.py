@@ -15,7 +15,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import wrapper
 from conn_hygiene.pools import base as pools
@@ -71,7 +71,7 @@ def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> No
 def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
     running = reaper.running
     # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
-    own = connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
+    own = internals.LEASES.available and connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
     thread_end = _end_of_running_thread() if own else None
     if running is not None:
         wrapper.attach(connection, running, thread_end, connecting=connecting)
@@ -94,6 +94,8 @@ def _watch_anew() -> None:
 def _connect_first(signal: Signal, receiver: Any) -> None:
     """Connect *receiver* in front of those that are there: it must see a connection before anybody has used it."""
     signal.connect(receiver, dispatch_uid=_UID)
+    if not internals.LEASES.available:
+        return
     with signal.lock:
         signal.receivers.insert(0, signal.receivers.pop())
         signal.sender_receivers_cache.clear()
@@ -110,6 +112,9 @@ def install(**settings: Any) -> None:
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
         changed then.
     """
+    if reaper.running is None:
+        # Under no lock: it may log.
+        internals.look()
     with reaper.installing:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)
@@ -123,7 +128,7 @@ def install(**settings: Any) -> None:
         _connect_first(core_signals.request_finished, left_open.request_finished)
         setting_changed.connect(_setting_changed, dispatch_uid=_UID)
         for connection in connections.all(initialized_only=True):
-            if connection.connection is not None:
+            if internals.LEASES.available and connection.connection is not None:
                 _attach(connection, connecting=False)
 
 

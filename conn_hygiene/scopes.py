@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import connections
 from django.http import StreamingHttpResponse
 
+from conn_hygiene import internals
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
@@ -43,7 +44,7 @@ def aliases(using: Any, name: str) -> frozenset[str] | None:
     found = frozenset([using] if isinstance(using, str) or not isinstance(using, Iterable) else using)
     if not all(isinstance(alias, str) for alias in found):
         raise TypeError(f"{name}(using=...) takes an alias of DATABASES or several, not {using!r}.")
-    if settings.configured:
+    if settings.configured and internals.CONNECT_OPTIONS.available:
         for alias in found:
             if alias not in connections.settings:
                 known = ", ".join(map(repr, connections.settings))
@@ -247,7 +248,7 @@ class _Scope:
 def cover_streaming(response: StreamingHttpResponse, scope: _Scope) -> None:
     """Have the body of *response* produced inside *scope*, step by step; between two steps the scope is not entered."""
     # A file, which the server may send without us, and which does not query.
-    if getattr(response, "file_to_stream", None) is not None:
+    if not internals.STREAMING.available or getattr(response, "file_to_stream", None) is not None:
         return
     # What `streaming_content` returns is an iterator around this one, that does not close it.
     body = response._iterator  # type: ignore[attr-defined]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conn_hygiene import __version__
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+from conn_hygiene import __version__, internals
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docutils import nodes
     from sphinx.application import Sphinx
 
 project = "django-conn-hygiene"
@@ -46,3 +52,22 @@ def setup(app: Sphinx) -> None:
     """Let the pages refer to settings and system checks by name."""
     app.add_crossref_type("setting", "setting")
     app.add_crossref_type("check", "check")
+    app.add_directive("internals", Internals)
+
+
+class Internals(SphinxDirective):
+    """What the toolkit relies on, as the package itself has it: a section for each feature, with its names."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        lines = [line for feature in internals.FEATURES for line in _section(feature)]
+        return self.parse_text_to_nodes(StringList(lines, source="internals.py"), allow_section_headings=True)
+
+
+def _section(feature: internals.Feature) -> Iterator[str]:
+    title = feature.key.replace("-", " ").capitalize()
+    yield from (title, "~" * len(title), "", f"Without one of these: {feature.without}", "")
+    yield from (".. list-table::", "   :widths: 45 55", "   :header-rows: 1", "", "   * - Name", "     - Used for")
+    for name in internals.NAMES_OF[feature]:
+        yield from (f"   * - ``{name}``", f"     - {name.why}")
+    yield ""

@@ -515,6 +515,7 @@ def narrow(pool_of: Callable[[str], ConnectionPool], request: pytest.FixtureRequ
     query("small")  # opens it
     connections["small"].close()
     pool = pool_of("small")
+    pool.wait(SECONDS)  # its own threads would log meanwhile, too
     others = [pool.getconn() for _ in range(pool.max_size - request.param)]
     yield
     for each in others:

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import SyncToAsync
 from celery import signals  # type: ignore[import-untyped]
 from celery.fixups.django import DjangoFixup, DjangoWorkerFixup  # type: ignore[import-untyped]
+from celery.fixups.django import fixup as celerys_own
 from django.db import Error, connections
 
-from conn_hygiene import installation
+from conn_hygiene import installation, internals
 from conn_hygiene.forks import discarding
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.scopes import release_between_queries
@@ -43,6 +44,10 @@ def fixup(app: Any, env: str = "DJANGO_SETTINGS_MODULE") -> DjangoFixup | None:
     :param app: the Celery application.
     :param env: the environment variable that names the settings; without it nothing is done, as by Celery's own.
     """
+    # Celery's names, too, now that it is loaded.
+    internals.look()
+    if not internals.CELERY.available:
+        return celerys_own(app, env)
     return _Fixup(app).install() if os.environ.get(env) else None
 
 
@@ -130,6 +135,11 @@ def _thread_for_async(label: str) -> Iterator[None]:
 
     The thread that asgiref would take is the process's, for all tasks, and keeps connections that nobody closes.
     """
+    if not internals.ASYNC_TASKS.available:
+        yield
+        return
+    from asgiref.sync import ThreadSensitiveContext
+
     began = threading.Event()
 
     def begin() -> None:

@@ -16,10 +16,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
+from conn_hygiene import internals
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -88,13 +92,28 @@ def driver_connection(connection: Any) -> Any:
 
 def take_native_pools() -> Iterator[tuple[str, Any]]:
     """Take Django's psycopg pools away, and yield the connections that are idle in them, with their aliases."""
-    pools = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
-    for alias in list(pools):
-        pool = pools.pop(alias)
+    internals.look_once()
+    if not internals.FORKED_POOLS.available:
+        taken: list[tuple[str, Any]] = [(each.alias, each.pool) for each in _natively_pooled()]
+    else:
+        pools = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
+        taken = [(alias, pools.pop(alias)) for alias in list(pools)]
+    for alias, pool in taken:
         # Its finaliser would wait for threads that are no more.
         bury(pool)
-        for connection in list(pool._pool):
-            yield alias, connection
+        if internals.IDLE_IN_POOLS.available:
+            for connection in list(pool._pool):
+                yield alias, connection
+
+
+def _natively_pooled() -> Iterator[Any]:
+    """Return this thread's wrappers of the aliases that have a native pool, made for this if need be."""
+    for alias in connections:
+        # An alias whose backend cannot be loaded has no pool either.
+        with contextlib.suppress(ImproperlyConfigured):
+            wrapper = connections[alias]
+            if isinstance(wrapper, PostgreSQLWrapper) and getattr(wrapper, "pool", None) is not None:
+                yield wrapper
 
 
 def take_sqlalchemy_pools() -> Iterator[tuple[str, Any]]:
@@ -114,16 +133,24 @@ def take_sqlalchemy_pools() -> Iterator[tuple[str, Any]]:
 
 def close_pools() -> int:
     """Close this process's own pools, ahead of a fork; return how many there were."""
-    native = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
-    aliases = list(native)
-    for alias in aliases:
-        native.pop(alias).close()
-    others = list((_sqlalchemy_pools() or {}).values())
-    for pool in others:
-        pool.dispose()
-    return len(aliases) + len(others)
+    internals.look_once()
+    native: list[Callable[[], None]] = []
+    if not internals.FORKED_POOLS.available:
+        if internals.CLOSED_POOLS.available:
+            native = [each.close_pool for each in _natively_pooled()]
+    else:
+        pools = PostgreSQLWrapper._connection_pools  # type: ignore[attr-defined]
+        native = [pools.pop(alias).close for alias in list(pools)]
+    others = [pool.dispose for pool in (_sqlalchemy_pools() or {}).values()]
+    for close in (*native, *others):
+        close()
+    return len(native) + len(others)
 
 
 def _sqlalchemy_pools() -> Any:
     core = sys.modules.get("dj_db_conn_pool.core")
-    return None if core is None else core.pool_container
+    if core is None:
+        return None
+    # It may have been imported since the toolkit was installed.
+    internals.look()
+    return core.pool_container if internals.SQLALCHEMY_POOLS.available else None

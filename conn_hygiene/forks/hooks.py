@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import conf, signals
+from conn_hygiene import conf, internals, signals
 from conn_hygiene.forks import discarding
 from conn_hygiene.leases import usage, wrapper
 from conn_hygiene.reaper import reaper
@@ -94,7 +94,7 @@ def close_all_before_fork() -> int:
     """
     mine = [each for each in connections.all(initialized_only=True) if not discarding.is_private(each)]
     for each in mine:
-        if each.in_atomic_block:
+        if internals.LEASES.available and each.in_atomic_block:
             raise TransactionManagementError(
                 f"close_all_before_fork() was called inside atomic() on {each.alias!r}. Fork outside of the block."
             )

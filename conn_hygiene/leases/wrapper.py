@@ -13,15 +13,14 @@ import weakref
 from functools import lru_cache
 from operator import attrgetter
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import django
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
-from django.utils.asyncio import async_unsafe
 
-from conn_hygiene import locks
+from conn_hygiene import internals, locks
 from conn_hygiene.leases import cursors
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
 from conn_hygiene.locks import Rank
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    F = TypeVar("F", bound=Callable[..., Any])
     _Wrapper = DatabaseWrapper
 else:
     _Wrapper = object
@@ -47,11 +47,15 @@ _PARTS = (
     "init_connection_state",
 )
 _parts_of = attrgetter(*_PARTS)
+async_unsafe: Callable[[F], F] = internals.imported("django.utils.asyncio", "async_unsafe", lambda function: function)
 _DJANGO = os.path.dirname(django.__file__) + os.sep
 
 
 def _djangos_own() -> tuple[Any, ...] | None:
     """Return Django's parts of ``connect()``; None if somebody, such as sentry_sdk, has replaced one already."""
+    if not all(hasattr(DatabaseWrapper, name) for name in _PARTS):
+        # Another Django, on which nobody comes to ask.
+        return None
     parts: tuple[Any, ...] = _parts_of(DatabaseWrapper)
     return parts if all(_is_djangos(part) for part in parts) else None
 
@@ -64,7 +68,7 @@ def _is_djangos(function: Any) -> bool:
 
 _DJANGOS_OWN = _djangos_own()
 
-_PLAIN_SET_AUTOCOMMIT = BaseDatabaseWrapper.set_autocommit.__code__
+_PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
 # What an instance's class is, past a class that hides it.
 _class_of = object.__dict__["__class__"]
@@ -126,7 +130,8 @@ class LeasedWrapper(_Wrapper):
         The time zone, the role and all else that Django sets are those of the pool's connections.
         """
         return bool(
-            lease.pooled
+            internals.CHECKOUTS.available
+            and lease.pooled
             and self.autocommit
             and self.settings_dict["AUTOCOMMIT"]
             # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.

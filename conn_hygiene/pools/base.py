@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from conn_hygiene import internals
 from conn_hygiene.sessions import sql, state
 
 if TYPE_CHECKING:
@@ -31,12 +32,16 @@ def understands(wrapper: BaseDatabaseWrapper) -> bool:
     A backend that closes connections in a way of its own (a pool from before Django had one) is left alone.
     """
     cls = type(wrapper)
-    return (
-        isinstance(wrapper, PostgreSQLWrapper)
+    if not (
+        internals.LEASES.available
+        and isinstance(wrapper, PostgreSQLWrapper)
         and cls._close is PostgreSQLWrapper._close  # type: ignore[attr-defined]
         and cls.close is BaseDatabaseWrapper.close
         and hasattr(wrapper.connection, "pgconn")
-    )
+    ):
+        return False
+    internals.look_at(wrapper.connection, pooled=getattr(wrapper, "pool", None) is not None)
+    return internals.LEASES.available
 
 
 def pool_of(connection: psycopg.Connection[Any]) -> ConnectionPool[Any] | None:
@@ -50,8 +55,14 @@ def pool_of(connection: psycopg.Connection[Any]) -> ConnectionPool[Any] | None:
 
 def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return the live lists of those who wait for a connection of *pool*, and of those that nobody has checked out."""
-    # The pool has them under no public names. Of another kind of pool, or of none, they are always empty.
-    return getattr(pool, "_waiting", ()), getattr(pool, "_pool", ())
+    if pool is None or not internals.TURNS.available:
+        return (), ()
+    try:
+        # The pool has them under no public names.
+        return pool._waiting, pool._pool
+    except AttributeError:
+        # Not of the class that was looked at when the wrapper got its lease.
+        return (), ()
 
 
 def may_block(pool: ConnectionPool[Any] | None) -> bool:
@@ -145,7 +156,7 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
     Never raises: its pool replaces a connection that is closed.
     """
     try:
-        if is_idle_in_transaction(connection) and not connection.lock.locked():
+        if is_idle_in_transaction(connection) and internals.ROLLBACKS.available and not connection.lock.locked():
             connection.rollback()
         else:
             connection.pgconn.finish()
@@ -184,17 +195,22 @@ def scrub(connection: psycopg.Connection[Any], carried: frozenset[str], fresh: t
     connection anew (time zone, role), since that was discarded too. Never raises. A pool replaces a closed connection
     on its own. Does nothing without a pool: there, giving back is closing.
 
-    A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is here.
     """
     pool = pool_of(connection)
     if pool is None or connection.closed or not (carried or state.reported_parameters(connection) != fresh):
         return
     try:
-        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
+        if not _can_be_cleaned(connection, carried) or not _cleaned(connection, pool, fresh):
             connection.pgconn.finish()
     except Exception:
         logger.info("A session could not be cleaned and was closed.", exc_info=True)
         connection.pgconn.finish()
+
+
+def _can_be_cleaned(connection: psycopg.Connection[Any], carried: frozenset[str]) -> bool:
+    # A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is here.
+    # And what the pool has done to the session cannot be done again without knowing what that is.
+    return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
 
 
 def _cleaned(connection: psycopg.Connection[Any], pool: ConnectionPool[Any], fresh: tuple[bytes | None, ...]) -> bool:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from conn_hygiene import conf, locks
+from conn_hygiene import conf, internals, locks
 from conn_hygiene.leases import policy, returns
 from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease, Reported
 from conn_hygiene.locks import Rank
@@ -97,6 +97,8 @@ class Reaper:
         For a thread that is about to wait. What it does here itself needs no switch to another thread and back. What
         fails for somebody else's lease must not fail its request.
         """
+        if not internals.TURNS.available:
+            return
         now = _now()
         for lease in self.leases():
             try:

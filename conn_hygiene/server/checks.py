@@ -3,7 +3,8 @@
 Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with persistent connections, E005 a pool
 without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
 SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
-connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set.
+connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
+W010 something is off, since Django, psycopg or another has not what it needs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from django.conf import settings
 from django.core import checks
 from django.db import connections
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.sessions import connect_options
 
 _RELEASING = (
@@ -35,8 +36,8 @@ AppConfigs = Sequence[AppConfig] | None
 
 def register() -> None:
     """Register the checks with Django; registering twice is the same as once."""
-    for check in (check_setting, check_databases, check_session_timeouts, check_middleware):
-        # All of them read settings only, the databases' too: they need no connection and no --database.
+    for check in (check_setting, check_databases, check_session_timeouts, check_middleware, check_internals):
+        # None asks a database, those about databases neither: they need no connection and no --database.
         checks.register(check, checks.Tags.compatibility)
 
 
@@ -49,6 +50,8 @@ def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.
 def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001)."""
     messages: list[checks.CheckMessage] = []
+    if not internals.CONNECT_OPTIONS.available:
+        return messages
     for alias, options in connections.settings.items():
         if not connect_options.is_postgresql(alias):
             continue
@@ -92,6 +95,8 @@ def _atomic_requests(alias: str) -> checks.CheckMessage:
 def check_session_timeouts(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """Report timeouts of ``SESSION_TIMEOUTS`` that contradict each other, or something else (W003 to W009)."""
     messages: list[checks.CheckMessage] = []
+    if not internals.CONNECT_OPTIONS.available:
+        return messages
     for alias, own in conf.current.SESSION_TIMEOUTS.items():
         if isinstance(own, Mapping) and not (alias in connections.settings and connect_options.is_postgresql(alias)):
             messages.append(
@@ -205,6 +210,21 @@ def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[chec
                 )
             )
     return messages
+
+
+def check_internals(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Report what is turned off because upstream has renamed something that was never promised (W010)."""
+    internals.look_once()
+    return [
+        checks.Warning(
+            f"Not found: {', '.join(feature.missing)}. {feature.without}",
+            hint="Use versions of Django, psycopg and psycopg_pool that this release of conn_hygiene was tested with, "
+            "or a newer release of it.",
+            id="conn_hygiene.W010",
+        )
+        for feature in internals.FEATURES
+        if not feature.available
+    ]
 
 
 def _releasing() -> bool:

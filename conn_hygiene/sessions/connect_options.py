@@ -18,10 +18,11 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.utils import load_backend
-from psycopg.pq import Conninfo
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
+
+load_backend = internals.imported("django.db.utils", "load_backend")
+Conninfo = internals.imported("psycopg.pq", "Conninfo")
 
 # What PostgreSQL keeps of an application_name: NAMEDATALEN - 1 bytes.
 NAME_LENGTH = 63
@@ -40,6 +41,8 @@ def renew() -> None:
 
     Connections that are open keep what they have, and a pool that exists opens the next one as its first.
     """
+    if not internals.CONNECT_OPTIONS.available:
+        return
     tag = tag_of_process() if conf.current.TAG_SESSIONS else None
     for alias, entry in connections.settings.items():
         written, timeouts = options_written(alias), timeouts_of(alias)
@@ -142,5 +145,6 @@ def _libpq_default(keyword: bytes) -> str:
     """Return what libpq uses for *keyword* where nothing is said: from the environment, or a service named there."""
     for option in Conninfo.get_defaults():
         if option.keyword == keyword and option.val is not None:
-            return option.val.decode()
+            value: bytes = option.val
+            return value.decode()
     return ""

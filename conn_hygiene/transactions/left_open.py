@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db import connections
 
+from conn_hygiene import internals
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
 from conn_hygiene.reports import log as reports
@@ -34,7 +35,7 @@ def request_started(
     elif scope is not None:
         serving.label = printable(f"{scope.get('method', '?')} {scope.get('path', '?')}")
     before = []
-    for wrapper in _wrappers():
+    for wrapper in _wrappers() if internals.LEASES.available else ():
         lease = lease_of(wrapper)
         if wrapper.in_atomic_block or (lease is not None and lease.in_transaction()):
             before.append(wrapper.alias)

@@ -12,7 +12,7 @@ from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.scopes import aliases, release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
 
@@ -160,6 +160,9 @@ class _Retry:
     def _attempt(self, body: Callable[[], Any]) -> Any:
         """Run *body* once, in its transaction, in the thread of the connection."""
         connection = connections[self._using]
+        if not internals.RETRIES.available:
+            with transaction.atomic(using=self._using, durable=True):
+                return _finished(body())
         _refuse_outer_transaction(connection)
         hooks: list[bool] = []
         try:
@@ -176,7 +179,7 @@ class _Retry:
             raise
 
     def _is_repeated(self, exc: BaseException) -> bool:
-        return sqlstate_of(exc) in self._sqlstates
+        return internals.RETRIES.available and sqlstate_of(exc) in self._sqlstates
 
     def _let_go(self, connection: BaseDatabaseWrapper) -> None:
         """Hold no connection of a pool while waiting; without a pool, the scopes around decide."""
@@ -216,7 +219,7 @@ def _outcome(result: Any) -> Any:
 
 def _refuse_outer_transaction(connection: BaseDatabaseWrapper) -> None:
     if connection.atomic_blocks:
-        if getattr(connection.atomic_blocks[-1], "_from_testcase", False):
+        if connection.atomic_blocks[-1]._from_testcase:  # type: ignore[attr-defined]
             return
         problem = "is called inside atomic()"
     elif not connection.get_autocommit():

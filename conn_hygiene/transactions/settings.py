@@ -15,7 +15,7 @@ from django.db import Error, NotSupportedError, OperationalError, connections
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
@@ -118,6 +118,8 @@ class _QueryTimeout(_Scope):
         return [connections[alias] for alias in self._using]
 
     def _begin(self, entry: Any) -> None:
+        if not internals.TIMEOUTS.available:
+            raise NotSupportedError(f"query_timeout() needs {', '.join(internals.TIMEOUTS.missing)}, which is missing.")
         wrappers = self._wrappers()
         for wrapper in wrappers:
             if wrapper.vendor != "postgresql":

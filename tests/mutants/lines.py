@@ -250,10 +250,10 @@ MUTANTS = [
         "a connection that was given back counts as closed",
         "leases/lease.py",
         """
-        self._end(GIVEN_BACK, releases=1)
+        self._end(GIVEN_BACK, **(counted or {"releases": 1}))
         """,
         """
-        self._end(CLOSED, releases=1)
+        self._end(CLOSED, **(counted or {"releases": 1}))
         """,
         "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
     ),
@@ -344,7 +344,7 @@ MUTANTS = [
         """
         if not pools.is_idle(connection):
             self.state = HELD
-            return []
+            return None, []
         """,
         "",
         "test_leisure.py::test_what_was_begun_on_a_handle_that_was_read_before_stays",
@@ -422,14 +422,11 @@ MUTANTS = [
         "a collected cursor lets go of a handle that was just read",
         "leases/lease.py",
         """
-        if self._handle_is_out():
-            self.open_cursors.pop(cursor, None)
-        else:
-            self.cursor_closed(cursor, by_owner=False)
+        elif self._handle_is_out():
+            # The owner has read the handle a moment ago, and is about to use it.
+            return
         """,
-        """
-        self.cursor_closed(cursor, by_owner=False)
-        """,
+        "",
         "test_leisure.py::test_a_cursor_that_is_collected_leaves_a_handle_alone_that_was_just_read",
     ),
     # ##### Wake-ups and settling #####
@@ -448,10 +445,10 @@ MUTANTS = [
         "reaper/reaper.py",
         """
         self._bell.put(None)
-        self._ensure_running()
+        self.ensure_running()
         """,
         """
-        self._ensure_running()
+        self.ensure_running()
         """,
         "test_leisure.py::test_a_reaper_that_sleeps_is_woken",
     ),
@@ -554,9 +551,13 @@ MUTANTS = [
         "a session with state of its own is not cleaned",
         "leases/lease.py",
         """
-        pools.scrub(connection, to_scrub, self.session_state.fresh)
+        if to_scrub:
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
         """,
-        "",
+        """
+        if False:
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+        """,
         "test_session_state.py::test_state_never_reaches_another_thread",
     ),
     _mutant(
@@ -581,10 +582,10 @@ MUTANTS = [
         "an open cursor on the server is left to the next owner",
         "leases/lease.py",
         """
-        to_scrub = self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
+        return self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
         """,
         """
-        to_scrub = self.session_state.to_scrub(connection, reported, soiled=False)
+        return self.session_state.to_scrub(connection, reported, soiled=False)
         """,
         "test_cursors.py::test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_next_owner",
     ),
@@ -592,12 +593,35 @@ MUTANTS = [
         "what DISCARD ALL does not undo is handed on",
         "pools/base.py",
         """
-        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
+        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
         """,
         """
-        if connection.lock.locked() or not _cleaned(connection, pool, fresh):
+        return not connection.lock.locked() and internals.CLEANING.available
         """,
         "test_session_state.py::test_state_never_reaches_another_thread",
+    ),
+    _mutant(
+        "a session is cleaned though its set-up is not known",
+        "pools/base.py",
+        """
+        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
+        """,
+        """
+        return not (carried & sql.INDELIBLE or connection.lock.locked())
+        """,
+        "test_internals.py::test_without_configure_a_session_with_state_is_closed",
+    ),
+    _mutant(
+        "a wrapper is leased whose names are missing",
+        "pools/base.py",
+        """
+        internals.LEASES.available
+        and isinstance(wrapper, PostgreSQLWrapper)
+        """,
+        """
+        isinstance(wrapper, PostgreSQLWrapper)
+        """,
+        "test_internals.py::test_without_leases_wrappers_are_left_as_django_made_them",
     ),
     _mutant(
         "a cleaned session is not set up anew",
@@ -630,24 +654,24 @@ MUTANTS = [
     # ##### Connections that are not given back #####
     _mutant(
         "what is released does not return to its pool",
-        "leases/lease.py",
+        "leases/returns.py",
         """
-        if self._connection is None:
-            pools.give_back(connection)
+        self._is_put = True
+        pools.give_back(self.connection)
         """,
         """
-        pass
+        self._is_put = True
         """,
         "test_lease.py::test_it_goes_back_to_its_pool",
     ),
     _mutant(
         "what a dead thread held does not return to its pool",
-        "leases/lease.py",
+        "reaper/reaper.py",
         """
-        pools.give_back(self._end(GIVEN_BACK, reclaimed=1))
+        self.carry_back(returning, here=False)
         """,
         """
-        self._end(GIVEN_BACK, reclaimed=1)
+        pass
         """,
         "test_reaper.py::test_a_broken_transaction_of_a_dead_thread_is_rolled_back",
     ),
@@ -657,9 +681,11 @@ MUTANTS = [
         """
         if connection is not None and connection is not self._connection:
             pools.give_back(connection)
+        self.keeper.rescue(self)
         raise
         """,
         """
+        self.keeper.rescue(self)
         raise
         """,
         "test_interruptions.py::test_after_an_exception_at_any_line_all_goes_on[Lease._assign, at once]",
@@ -748,10 +774,10 @@ MUTANTS = [
         "a session is cleaned in the middle of a COPY",
         "pools/base.py",
         """
-        if carried & sql.INDELIBLE or connection.lock.locked() or not _cleaned(connection, pool, fresh):
+        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
         """,
         """
-        if carried & sql.INDELIBLE or not _cleaned(connection, pool, fresh):
+        return not carried & sql.INDELIBLE and internals.CLEANING.available
         """,
         "test_cursors.py::test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock",
     ),
@@ -759,10 +785,10 @@ MUTANTS = [
         "the session of another connection is ended",
         "leases/lease.py",
         """
-        if self.open_cursors or connection is not self._connection:
+        if found.connection is not self._connection or found.last_statement is not self.last_statement:
         """,
         """
-        if self.open_cursors:
+        if found.last_statement is not self.last_statement:
         """,
         "test_leisure.py::test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle",
     ),

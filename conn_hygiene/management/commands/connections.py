@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.management import rendering
 from conn_hygiene.management.rendering import Line, Status, View
 from conn_hygiene.reports import notices
@@ -132,6 +132,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand."""
+        # The modules of commands are loaded by now.
+        internals.look()
+        if not internals.COMMAND.available:
+            missing = ", ".join(internals.COMMAND.missing)
+            raise CommandError(f"This needs {missing}, which is missing.", returncode=NOT_ASKED)
         getattr(self, options["subcommand"])(options)
 
     # ##### status #####
@@ -277,7 +282,7 @@ class Command(BaseCommand):
 
     def _console(self, options: dict[str, Any]) -> Any:
         """Return a console of rich's for a terminal, or None where plain text is right."""
-        if not (self.stdout.isatty() or options["force_color"]):
+        if not (internals.TABLES.available and (self.stdout.isatty() or options["force_color"])):
             return None
         try:
             from conn_hygiene.contrib import rich
