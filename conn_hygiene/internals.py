@@ -122,6 +122,10 @@ BLAME = Feature(
     "blame",
     "Reports do not know the transactions that ATOMIC_REQUESTS has opened from others.",
 )
+CALLERS = Feature(
+    "callers",
+    "Reports name an execute wrapper of the project where they should name the caller of its statement.",
+)
 ASYNC_TASKS = Feature(
     "async-tasks",
     "Code under asyncio.run in a Celery task queries in the process's one thread for it, whose connections stay open.",
@@ -167,6 +171,7 @@ FEATURES = (
     RETRIES,
     TIMEOUTS,
     BLAME,
+    CALLERS,
     ASYNC_TASKS,
     CELERY,
     UWSGI,
@@ -282,6 +287,7 @@ _ATOMIC = Owner("django.db.transaction.Atomic", _atomic)
 _HANDLER = Owner("django.core.handlers.base.BaseHandler")
 _RESPONSE = Owner("django.http.StreamingHttpResponse", _streaming_response)
 _FORBIDDEN = Owner("django.test.testcases._DatabaseFailure", _forbidden, only_if_loaded=True)
+_CURSOR_WRAPPER = Owner("django.db.backends.utils.CursorWrapper")
 _STREAM = Owner("django.core.management.base.OutputWrapper", _stream, only_if_loaded=True)
 _PGCONN = Owner("psycopg.pq.PGconn")
 _PQ = Owner("psycopg.pq")
@@ -403,6 +409,15 @@ NAMES: tuple[Name, ...] = (
         _HANDLER,
         BLAME,
         {"make_view_atomic": "Opens the transaction of ATOMIC_REQUESTS; known by its module."},
+    ),
+    *_names(
+        _CURSOR_WRAPPER,
+        CALLERS,
+        {
+            "_execute_with_wrappers": "Calls the execute wrappers; who has called it is the caller.",
+            "_execute": "Called by the innermost of them.",
+            "_executemany": "The same, of executemany().",
+        },
     ),
     *_names(_FORBIDDEN, UNINSTALLING, {"wrapped": "What a test class has forbidden, and will put back."}),
     *_names(_WRAPPER, COMMAND, {"get_connection_params": "How Django would connect, for a connection of its own."}),

@@ -52,7 +52,6 @@ WRITERS: dict[str, Writer] = {
     "_connection": LOCK,
     "_connecting": LOCK,
     "_marker": LOCK,
-    "_detached": LOCK,
     "checkouts": LOCK,
     "checked_out_at": LOCK,
     "checked_out_by": LOCK,
