@@ -14,12 +14,15 @@ import pytest
 from django.db import connections, transaction
 
 import conn_hygiene
-from conn_hygiene import conf, hold_connection, release_between_queries
+from conn_hygiene import conf, hold_connection, locks, release_between_queries
 from conn_hygiene.leases import wrapper
+from conn_hygiene.leases.invariants import WRITERS, Writer
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.usage import Timing
+from conn_hygiene.locks import Rank, RankedLock
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
+from tests.processes import run
 from tests.test_lease import query
 from tests.waiting import holds, wait_until, wait_until_released
 
@@ -29,11 +32,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
 
-# What the owner alone writes, at every query, is not among them.
-GUARDED = {
-    *("state", "handle", "session_state", "checkouts", "pooled", "queue", "spare"),
-    *("_connection", "_connecting", "_detached", "_manual", "_marker", "_transaction"),
-}
+GUARDED = {name for name, writer in WRITERS.items() if writer is Writer.LOCK}
+
+
+def test_every_attribute_of_a_lease_says_who_writes_it() -> None:
+    assert {*Lease.__slots__, "handle"} - {"__dict__", "__weakref__"} == WRITERS.keys()
 
 
 @pytest.fixture
@@ -333,3 +336,103 @@ def test_a_lease_that_its_thread_is_busy_with_is_not_ended_by_it(parked: Lease) 
         assert parked.holds_connection()
     assert parked.end_if_due(due, parked.spare) is None
     assert not parked.holds_connection()
+
+
+# ##### What is asserted #####
+
+
+def ranked(rank: Rank, **options: Any) -> RankedLock:
+    return RankedLock(rank, **{"reentrant": False, "on_release": None} | options)
+
+
+def test_locks_are_taken_in_their_order() -> None:
+    with ranked(Rank.INSTALLING), ranked(Rank.LEASE), ranked(Rank.REGISTRY), ranked(Rank.LEAF):
+        pass
+
+
+@pytest.mark.parametrize("inner", [Rank.START, Rank.LEASE])
+def test_a_lock_that_is_taken_out_of_order_is_told(inner: Rank) -> None:
+    outer = ranked(Rank.LEASE)
+    with outer, pytest.raises(AssertionError, match=f"{inner.name} is taken by a thread that has LEASE"):
+        ranked(inner).acquire()
+    assert not outer.locked()
+
+
+def test_who_does_not_wait_may_take_any() -> None:
+    with ranked(Rank.LEASE):
+        another = ranked(Rank.LEASE)
+        assert another.acquire(blocking=False)
+        another.release()
+
+
+def test_a_reentrant_lock_is_checked_when_it_is_let_go_for_good() -> None:
+    checks: list[bool] = []
+    locked: list[RankedLock] = []
+    lock = ranked(Rank.LEASE, reentrant=True, on_release=lambda: checks.append(locked[0]._is_owned()))
+    locked.append(lock)
+    with lock:
+        with lock:
+            pass
+        assert checks == []
+    assert checks == [True]
+    assert not lock.locked()
+
+
+def test_a_lock_of_another_thread_is_locked_and_not_owned() -> None:
+    lock = ranked(Rank.LEAF)
+    with lock:
+        seen: list[bool] = []
+        thread = threading.Thread(target=lambda: seen.extend([lock.locked(), lock._is_owned()]))
+        thread.start()
+        thread.join()
+    assert seen == [True, False]
+
+
+def test_what_is_not_ours_is_not_called_under_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "DEBUG", True)
+    locks.assert_none_held()
+    with ranked(Rank.LEAF), pytest.raises(AssertionError, match="what is not ours is called under LEAF"):
+        locks.assert_none_held()
+
+
+DEBUG = """
+import threading
+from conn_hygiene import locks
+from conn_hygiene.leases import invariants
+from conn_hygiene.leases.lease import CLOSED, HELD, PARKED, Lease
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+lease = Lease(DatabaseWrapper({}, "default"), None, None)
+assert isinstance(lease._lock, locks.RankedLock)
+lease.last_statement = ("SELECT 1",)
+
+def told(act):
+    try:
+        act()
+    except AssertionError as error:
+        print(error)
+
+def write():
+    lease.state = HELD
+
+def skip():
+    with lease._lock:
+        lease.state = PARKED
+
+def forget():
+    with lease._lock:
+        lease.state = HELD
+
+told(write)
+told(skip)
+told(forget)
+"""
+
+
+def test_a_lease_asserts_who_writes_it_and_what_holds_when_nobody_is_inside() -> None:
+    process = run("-c", DEBUG, CONN_HYGIENE_DEBUG="1")
+    assert process.stdout.splitlines() == [
+        "state is written without the lease's lock",
+        "PARKED follows CLOSED",
+        "HELD without a connection",
+    ], process.stderr

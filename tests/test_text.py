@@ -294,7 +294,7 @@ class TestSessionState:
     def test_a_query_of_any_kind_has_the_same_effect(self, found: tuple[str, str]) -> None:
         _, statement = found
         effect = effect_of(statement)
-        for query in (statement.encode(), sql.SQL(statement), sql.Composed([session.SQL(statement)])):
+        for query in (statement.encode(), sql.SQL(statement), sql.Composed([sql.SQL(statement)])):
             text = text_of(query, None)
             assert text is not None
             assert effect_of(text) == effect

@@ -29,7 +29,13 @@ def holds(alias: str) -> bool:
 
 
 def wait_until_released(alias: str = "default") -> None:
-    wait_until(lambda: not holds(alias), f"the connection of {alias!r} is given back")
+    """Return when no thread holds a connection of *alias*, and none is on its way back."""
+    keeper = reaper.running
+    assert keeper is not None
+    wait_until(
+        lambda: not holds(alias) and not any(each.alias == alias for each in list(keeper._returning)),
+        f"the connection of {alias!r} is given back",
+    )
 
 
 def let_the_reaper_look() -> None:
