@@ -62,6 +62,10 @@ LEASES = Feature(
     "Database wrappers are left as Django made them: connections stay with their threads until the request ends, and "
     "nothing is released, reported, cleaned or reclaimed.",
 )
+LOOKS = Feature(
+    "looks",
+    "Whoever asks whether there is a connection, past its release, may have to wait until one is checked out.",
+)
 CHECKOUTS = Feature(
     "checkouts",
     "The whole of Django's connect() runs at each checkout, which takes longer.",
@@ -157,6 +161,7 @@ TABLES = Feature(
 
 FEATURES = (
     LEASES,
+    LOOKS,
     CHECKOUTS,
     TURNS,
     CLEANING,
@@ -279,6 +284,7 @@ def _sqlalchemy_record() -> Any:
 
 _WRAPPER = Owner("django.db.backends.base.base.BaseDatabaseWrapper", _wrapper)
 _POSTGRESQL = Owner("django.db.backends.postgresql.base.DatabaseWrapper", _wrapper)
+_PROXY = Owner("django.utils.connection.ConnectionProxy")
 _SIGNAL = Owner("django.dispatch.Signal", _signal)
 _DATABASES = Owner("django.db.utils.ConnectionHandler", _databases)
 _DB_UTILS = Owner("django.db.utils")
@@ -334,7 +340,7 @@ NAMES: tuple[Name, ...] = (
             "allow_thread_sharing": "As above, for who looks at it from outside.",
             "validate_thread_sharing": "A given back connection is refused to other threads as one that is there.",
             "wrap_database_errors": "A checkout that fails raises Django's errors, as connecting does.",
-            "ensure_connection": "Connects anew in the place of a broken connection.",
+            "ensure_connection": "Extended: Django's own only looks, and what is parked is to be taken back for a use.",
             "connect": "Extended: a checkout goes on in the transaction management that a release interrupted.",
             "close": "Extended: what was given back is closed by forgetting it. Who overrides it is left alone.",
             "_close": "Extended: the session is cleaned before it goes. Who overrides it is left alone.",
@@ -345,6 +351,8 @@ NAMES: tuple[Name, ...] = (
             "commit": "Extended: under manual transaction management it may end what kept the connection.",
             "_commit": "Extended: refuses where the toolkit has ended the session.",
             "rollback": "Extended, as commit().",
+            "_rollback": "Extended: needs no connection where one was given back.",
+            "is_usable": "Extended: what was given back is, and to ask is no use.",
             "run_and_clear_commit_hooks": "Extended: the connection goes back before the hooks, which may be slow.",
             "close_if_unusable_or_obsolete": "Extended: Django asks it around each request, and that is no use.",
         },
@@ -354,6 +362,8 @@ NAMES: tuple[Name, ...] = (
         LEASES,
         {"create_cursor": "Extended: an open cursor keeps the connection, and its end is what lets it go."},
     ),
+    *_names(_POSTGRESQL, LOOKS, {"pg_version": "Kept from the first connection, as Django would when it is asked."}),
+    *_names(_PROXY, LOOKS, {"__getattr__": "django.db.connection reads for its caller, who may only look."}),
     *_names(
         _SIGNAL,
         LEASES,

@@ -10,9 +10,12 @@ import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
+from django.test import SimpleTestCase
 
 import conn_hygiene
+from conn_hygiene.leases import wrapper
 from conn_hygiene.work import serving
 from example_project import embedded
 from tests.leftovers import Leftovers
@@ -113,6 +116,18 @@ def _not_in_their_pools() -> Iterator[str]:
         stats = pool.get_stats()
         if stats["pool_available"] < stats["pool_size"]:
             yield f"{alias!r}, {stats}"
+
+
+@pytest.fixture(autouse=True)
+def djangos_own_way_to_a_connection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo that Django's test classes replace its `ensure_connection()`, which nobody does in a server.
+
+    The toolkit goes another way where somebody has done that. Tests that are such classes go that one.
+    """
+    of_a_class = request.cls is not None and issubclass(request.cls, SimpleTestCase)
+    # Not pytest-django's, which refuses connections to tests that have not asked for any.
+    if not of_a_class and BaseDatabaseWrapper.ensure_connection.__name__ == "patched_ensure_connection":
+        monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", wrapper._ENSURE_CONNECTION)
 
 
 @pytest.fixture(scope="module")

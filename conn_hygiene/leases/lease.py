@@ -40,7 +40,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
-from conn_hygiene.leases import cursors, invariants, policy, returns, usage
+from conn_hygiene.leases import cursors, invariants, looks, policy, returns, usage
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
@@ -192,27 +192,20 @@ class Connect:
 class _Handle:
     """What :attr:`Lease.handle` is while it is not in the lease's dictionary."""
 
-    def __get__(self, lease: Lease, owner: type[Lease]) -> psycopg.Connection[Any] | None:
-        # The same as take(), for nearly every query.
-        with lease._lock:
-            connection = lease._connection
-            if connection is not None and lease.session_state.parameters is not None:
-                lease.state = HELD
-                lease.handle = connection
-                return connection
-        connection = lease.take()
-        if connection is None and lease.state == GIVEN_BACK:
-            wrapper: Any = lease.wrapper()
-            connection = wrapper.check_out_again()
-        return connection
+    def __get__(self, lease: Lease, owner: type[Lease]) -> Any:
+        # Django's own way to a cursor is `use()`; who comes here may be anybody, see `wrapper.ensure_connection()`.
+        if lease.state != CLOSED and looks.is_look(sys._getframe(1), lease.wrapper()):
+            return lease.stand_in()
+        return lease.use()
 
 
 class Lease:
     """One wrapper's claim on a connection; see the module's documentation."""
 
     #: The connection, for whoever reads the wrapper's: taken back if it was parked, checked out again if it was given
-    #: back. The first to read puts it into the dictionary, where the next find it without a call; the handle is *out*
-    #: then, until the next cursor opens or closes. Being no data descriptor, this one gives way to the dictionary.
+    #: back; for who only looks a stand-in, and nothing changes. The first to use it puts it into the dictionary, where
+    #: the next find it without a call; the handle is *out* then, until the next cursor opens or closes. Being no data
+    #: descriptor, this one gives way to the dictionary.
     handle: Any = _Handle()
 
     __slots__ = (
@@ -328,6 +321,32 @@ class Lease:
         return f"<Lease of {self.alias!r} by thread {self.thread_id}: {self.state.name.lower()}>"
 
     # ##### Checkout and return: the wrapper's `connection` attribute #####
+
+    def use(self) -> psycopg.Connection[Any] | None:
+        """Return the connection for a use, taken back or checked out again; None if the wrapper is to connect."""
+        # The same as take(), for nearly every query.
+        with self._lock:
+            connection = self._connection
+            if connection is not None and self.session_state.parameters is not None:
+                self.state = HELD
+                self.handle = connection
+                return connection
+        connection = self.take()
+        if connection is None and self.state == GIVEN_BACK:
+            wrapper: Any = self.wrapper()
+            connection = wrapper.check_out_again()
+        return connection
+
+    def stand_in(self) -> looks.StandIn | None:
+        """Return what stands for the connection, the one that the next use gets; None if there is none."""
+        with self._lock:
+            connection = self._connection
+            if connection is not None:
+                return looks.StandIn(closed=connection.closed, broken=connection.broken)
+            # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
+            if self.state == GIVEN_BACK and self.serves_thread():
+                return looks.StandIn(closed=False, broken=False)
+            return None
 
     def take(self) -> psycopg.Connection[Any] | None:
         """Return the connection, taken back from the reaper if it was parked; None if there is none now."""
@@ -538,6 +557,21 @@ class Lease:
             opened = self.open_cursors.get(cursor)
         self.cursor_closed(cursor, by_owner=False)
         return opened
+
+    def looked_at(self, look: Callable[[], bool]) -> bool:
+        """Call *look*, which asks whether the connection works, and leave the lease as it was.
+
+        Returns what it returns; True without a call if the connection was given back, since the next use gets one that
+        works. Only the owner may call this.
+        """
+        was_out = self._handle_is_out()
+        if self.take() is None:
+            return self.state == GIVEN_BACK
+        try:
+            return look()
+        finally:
+            if not was_out:
+                self.settle(handle_is_out=False)
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.
@@ -1122,10 +1156,12 @@ class Lease:
             self.state = CLOSED
             return connection
 
-    def is_owner(self) -> bool:
-        """Return whether the thread that asks is the one for which Django made the wrapper."""
+    def serves_thread(self) -> bool:
+        """Return whether Django lets the thread that asks use the wrapper: the one that it was made for, or any."""
         wrapper = self.wrapper()
-        return wrapper is not None and wrapper._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
+        return wrapper is not None and (
+            wrapper._thread_ident == threading.get_ident() or wrapper.allow_thread_sharing  # type: ignore[attr-defined]
+        )
 
     def _wrapper_gone(self, _: weakref.ref[BaseDatabaseWrapper]) -> None:
         self.keeper.wrapper_lost(self)

@@ -1,8 +1,9 @@
 """How a lease gets hold of Django's database wrapper, and lets go of it again.
 
 The wrapper instance is moved to a subclass of its own class, in which ``connection`` is a property. Being a data
-descriptor, it sees every use: by Django, and by code that reaches for ``connections["default"].connection``. Whatever
-others have put on the instance (django-debug-toolbar, Django's test client) goes on working on top.
+descriptor, it sees every use: by Django, and by code that reaches for ``connections["default"].connection``. It sees
+looks, too, and ``looks`` tells which they are. Whatever others have put on the instance (django-debug-toolbar, Django's
+test client) goes on working on top.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import weakref
 from functools import lru_cache
+from inspect import unwrap
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,6 +70,11 @@ def _is_djangos(function: Any) -> bool:
 
 _DJANGOS_OWN = _djangos_own()
 
+# None if somebody has replaced it already.
+_ENSURE_CONNECTION: Any = getattr(BaseDatabaseWrapper, "ensure_connection", None)
+if not _is_djangos(unwrap(_ENSURE_CONNECTION)):
+    _ENSURE_CONNECTION = None
+
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
 # What an instance's class is, past a class that hides it.
@@ -86,6 +93,7 @@ class LeasedWrapper(_Wrapper):
 
     if TYPE_CHECKING:
         _conn_hygiene_lease: Lease
+        _conn_hygiene_class: type[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return a plain wrapper of the backend's own class, for whoever makes one from ``type(self)``."""
@@ -106,14 +114,13 @@ class LeasedWrapper(_Wrapper):
             lease.mark_connect()
         lease.assign(connection)
 
-    # Read three times for each query, and so by a function that is not written in Python; see `Lease.handle`.
+    # Read twice for each query, and so by a function that is not written in Python; see `Lease.handle`.
     connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
 
     def check_out_again(self) -> psycopg.Connection[Any] | None:
         """Connect, for whoever reads the connection after it was given back. Called by the lease."""
         lease = self._conn_hygiene_lease
-        # Django allows any thread to look at a wrapper, but only its own to use it. To a looker, there is none now.
-        if not (self.allow_thread_sharing or lease.is_owner()):
+        if not lease.serves_thread():
             return None
         with self.wrap_database_errors:
             if "connect" in self.__dict__:
@@ -123,6 +130,19 @@ class LeasedWrapper(_Wrapper):
             else:
                 self.connect()
         return lease.take()
+
+    @async_unsafe
+    def ensure_connection(self) -> None:
+        """Take the connection back or check one out again, since it is about to be used; connect if there was none.
+
+        Django's method only looks, and that changes nothing. So this is the way of every query, and Django's is taken
+        where there is no connection, or where somebody has put his own in its place.
+        """
+        if self._conn_hygiene_class.ensure_connection is _ENSURE_CONNECTION:
+            lease = self._conn_hygiene_lease
+            if lease.__dict__ or lease.use() is not None:
+                return
+        super().ensure_connection()
 
     def _is_plain_and_pooled(self, lease: Lease) -> bool:
         """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
@@ -251,6 +271,9 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         if not autocommit:
             self._replace_if_broken()
+        elif lease.state == GIVEN_BACK:
+            self._note_autocommit(lease)
+            return
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         # atomic() passes that argument, and nobody else does.
         by_atomic = force_begin_transaction_with_broken_autocommit
@@ -259,6 +282,14 @@ class LeasedWrapper(_Wrapper):
             lease.settle(handle_is_out=False)
         else:
             self._transaction_began(sys._getframe(1))
+
+    def _note_autocommit(self, lease: Lease) -> None:
+        """Turn autocommit on for the next connection, which begins with it. That would tell the server nothing, too."""
+        self.validate_no_atomic_block()
+        self.autocommit = True
+        lease.manual_transactions(False)
+        # There are none that have yet to run, or it would not have been given back.
+        self.run_commit_hooks_on_set_autocommit_on = False
 
     def _transaction_began(self, caller: FrameType | None) -> None:
         by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(caller)
@@ -294,9 +325,20 @@ class LeasedWrapper(_Wrapper):
 
     def _commit(self) -> Any:
         """Commit, unless the toolkit has ended the session, which is then said."""
-        with self.wrap_database_errors:
-            self._conn_hygiene_lease.check()
+        lease = self._conn_hygiene_lease
+        if lease.state == GIVEN_BACK:
+            # Nothing is open, for which psycopg asks no server either.
+            return None
+        if lease.ended_because is not None:
+            with self.wrap_database_errors:
+                lease.check()
         return super()._commit()  # type: ignore[misc]
+
+    def _rollback(self) -> Any:
+        """Roll back, for which a connection that was given back is not needed."""
+        if self._conn_hygiene_lease.state == GIVEN_BACK:
+            return None
+        return super()._rollback()  # type: ignore[misc]
 
     def run_and_clear_commit_hooks(self) -> None:
         """Run the hooks; the transaction is over, and one that is slow before it queries should hold nothing."""
@@ -322,6 +364,13 @@ class LeasedWrapper(_Wrapper):
         if self._conn_hygiene_lease.state != CLOSED:
             return self.autocommit
         return super().get_autocommit()
+
+    def is_usable(self) -> bool:
+        """Return whether the connection works, asking the server if there is one; what was given back does."""
+        lease = self._conn_hygiene_lease
+        if lease.state == CLOSED or not lease.serves_thread():
+            return super().is_usable()
+        return lease.looked_at(super().is_usable)
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Do as Django does, which closes where autocommit is not as in the settings, given back or not."""
@@ -435,6 +484,9 @@ def attach(
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
     # The class has a data descriptor of that name from here on, which would hide the instance's own.
     connection = wrapper.__dict__.pop("connection")
+    if not connection.closed:
+        # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
+        wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
     setattr(wrapper, _LEASE, lease)
     _class_of.__set__(wrapper, leased_class(type(wrapper)))  # type: ignore[arg-type]
     lease.assign(connection)

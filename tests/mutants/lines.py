@@ -57,12 +57,14 @@ MUTANTS = [
         "a handle is read without the lock",
         "leases/lease.py",
         """
-        with lease._lock:
-            connection = lease._connection
+        with self._lock:
+            connection = self._connection
+            if connection is not None and self.session_state.parameters is not None:
         """,
         """
         if True:
-            connection = lease._connection
+            connection = self._connection
+            if connection is not None and self.session_state.parameters is not None:
         """,
         "test_locks.py::test_a_lease_is_written_under_its_lock",
     ),
@@ -238,13 +240,116 @@ MUTANTS = [
         "a handle that is read leaves its lease parked",
         "leases/lease.py",
         """
-        lease.state = HELD
-        lease.handle = connection
+        self.state = HELD
+        self.handle = connection
         """,
         """
-        lease.handle = connection
+        self.handle = connection
         """,
         "test_leisure.py::test_what_is_taken_back_from_the_reaper_stays",
+    ),
+    _mutant(
+        "a look is a use",
+        "leases/lease.py",
+        """
+        if lease.state != CLOSED and looks.is_look(sys._getframe(1), lease.wrapper()):
+        """,
+        """
+        if False:
+        """,
+        "test_looks.py::test_a_look_finds_what_was_given_back_without_a_checkout",
+        "test_looks.py::test_a_look_leaves_what_is_parked",
+    ),
+    _mutant(
+        "another thread finds a connection that it cannot have",
+        "leases/lease.py",
+        """
+        if self.state == GIVEN_BACK and self.serves_thread():
+        """,
+        """
+        if self.state == GIVEN_BACK:
+        """,
+        "test_looks.py::test_another_thread_looks_and_changes_nothing",
+    ),
+    _mutant(
+        "a test of a connection leaves its lease held",
+        "leases/lease.py",
+        """
+        if not was_out:
+            self.settle(handle_is_out=False)
+        """,
+        """
+        pass
+        """,
+        "test_looks.py::test_a_test_of_what_is_parked_asks_the_server_and_leaves_it_parked",
+    ),
+    _mutant(
+        "a test of a connection takes a handle away that was read",
+        "leases/lease.py",
+        """
+        if not was_out:
+            self.settle(handle_is_out=False)
+        """,
+        """
+        self.settle(handle_is_out=False)
+        """,
+        "test_looks.py::test_a_test_leaves_a_handle_out_that_was_read_before",
+    ),
+    _mutant(
+        "a wrapper's own method only looks",
+        "leases/looks.py",
+        """
+        and frame.f_locals.get("self") is not wrapper
+        """,
+        "",
+        "test_looks.py::test_one_that_was_put_in_the_place_of_djangos_is_called_each_time",
+    ),
+    _mutant(
+        "any function is bool()",
+        "leases/looks.py",
+        """
+        return following.arg == 1 and _callee(instructions, at) == "bool"
+        """,
+        """
+        return following.arg == 1
+        """,
+        "test_looks.py::test_nor_is_it_what_stands_before_the_function",
+    ),
+    _mutant(
+        "a commit of nothing checks out",
+        "leases/wrapper.py",
+        """
+        if lease.state == GIVEN_BACK:
+            # Nothing is open, for which psycopg asks no server either.
+        """,
+        """
+        if False:
+            # Nothing is open, for which psycopg asks no server either.
+        """,
+        "test_looks.py::test_what_tells_the_server_nothing_needs_no_connection",
+    ),
+    _mutant(
+        "somebody's own ensure_connection() is passed by",
+        "leases/wrapper.py",
+        """
+        if self._conn_hygiene_class.ensure_connection is _ENSURE_CONNECTION:
+        """,
+        """
+        if True:
+        """,
+        "test_looks.py::test_one_that_was_put_in_the_place_of_djangos_is_called_each_time",
+    ),
+    _mutant(
+        "a coroutine may connect",
+        "leases/wrapper.py",
+        """
+        @async_unsafe
+        def ensure_connection(self) -> None:
+        """,
+        """
+        def ensure_connection(self) -> None:
+        """,
+        "test_looks.py::test_a_coroutine_may_look_and_not_use[parked]",
     ),
     _mutant(
         "a connection that was given back counts as closed",
