@@ -338,6 +338,7 @@ NAMES: tuple[Name, ...] = (
             "_thread_ident": "Whose end strands the connection, and who may check one out again.",
             "_thread_sharing_count": "What several threads use does not go back: any of them may hold the handle.",
             "allow_thread_sharing": "As above, for who looks at it from outside.",
+            "validate_no_atomic_block": "Turning autocommit on inside of atomic() is refused, given back or not.",
             "validate_thread_sharing": "A given back connection is refused to other threads as one that is there.",
             "wrap_database_errors": "A checkout that fails raises Django's errors, as connecting does.",
             "ensure_connection": "Extended: Django's own only looks, and what is parked is to be taken back for a use.",
