@@ -39,6 +39,7 @@ FUNCTIONS: list[Any] = [
     cursors.register,
     cursors.unfollow,
     Lease._begin,
+    Lease._due,
     Lease._end,
     Lease._carry_back,
     Lease._end_parked,

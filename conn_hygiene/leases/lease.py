@@ -662,9 +662,17 @@ class Lease:
         self.state = PARKED
         if not grace:
             return now
-        if self.look_at != math.inf and (not self.queue or self.patience or self.look_at <= now + grace):
+        if self.queue:
+            return self._haste(now, grace)
+        return None if self.look_at != math.inf else self._leisure(now, grace)
+
+    def _haste(self, now: float, grace: float) -> float | None:
+        """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
+        if self._has_had_its_turn():
+            return now
+        if self.look_at != math.inf and (self.patience or self.look_at <= now + grace):
             return None
-        return now + grace if self.queue else self._leisure(now, grace)
+        return now + grace
 
     def _leisure(self, now: float, grace: float) -> float:
         """Return when the reaper should look at a lease that is parked *now*, and that nobody waits for.
@@ -724,12 +732,27 @@ class Lease:
         """Return for how many seconds the connection may sit idle; None for ever."""
         return conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
 
+    def _has_had_its_turn(self) -> bool:
+        """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
+        return self.idle_since - self.checked_out_at >= TURN
+
+    def _due(self) -> float | None:
+        """Return when a parked lease may end; None for never."""
+        grace = self._grace()
+        if grace is None:
+            return None
+        # Whoever is about to wait is not in the queue yet, and may not have to: the pool may grow.
+        return self.idle_since if self.queue and self._has_had_its_turn() else self.idle_since + grace
+
     def _after_settling(self, deadline: float, *, by_owner: bool) -> None:
-        """Leave a parked lease to the reaper, or end it here and now if the grace is 0. Called without the lock."""
+        """Leave a parked lease to the reaper, or end it here and now if that is the time. Called without the lock."""
         if deadline <= self.idle_since:
-            self.end_if_parked(deadline, here=by_owner)
-        else:
-            self.keeper.parked(self, deadline)
+            # Whoever waited may have been served by somebody else meanwhile.
+            again = self.end_if_parked(deadline, here=by_owner)
+            if again is None:
+                return
+            deadline = again
+        self.keeper.parked(self, deadline)
 
     def manual_transactions(self, manual: bool) -> None:
         """Take note of whether the application has turned autocommit off by hand, outside of ``atomic()``."""
@@ -843,11 +866,11 @@ class Lease:
                     return None
                 if self.state != PARKED:
                     return self._next_look(now, now)
-                grace = self._grace()
-                if grace is None:
+                due = self._due()
+                if due is None:
                     return None
-                if now < self.idle_since + grace:
-                    return self._next_look(now, self.idle_since + grace)
+                if now < due:
+                    return self._next_look(now, due)
                 returning, kept_for = self._end_parked(self._connection)
             self._carry_back(returning, kept_for, here=here)
         except BaseException:
@@ -876,11 +899,11 @@ class Lease:
         try:
             if not self._lock.acquire(blocking=False):
                 return None, None, []
-            grace = self._grace()
-            if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
+            due = self._due()
+            if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
                 return None, None, []
-            if now < self.idle_since + grace:
-                return None if self.patience else self.idle_since + grace, None, []
+            if now < due:
+                return None if self.patience else due, None, []
             return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
@@ -1247,6 +1270,9 @@ PATIENCE = 0.01
 
 # Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
 SLACK = 0.003
+
+# Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one.
+TURN = 0.005
 
 # Where a connection keeps when it was last used, under any lease.
 _LAST_USED = "_conn_hygiene_last_used"

@@ -539,11 +539,55 @@ MUTANTS = [
         "a parked lease is not put before the reaper",
         "leases/lease.py",
         """
-        else:
-            self.keeper.parked(self, deadline)
+        self.keeper.parked(self, deadline)
         """,
         "",
         "test_leisure.py::test_nobody_waits_and_it_goes_back_all_the_same",
+    ),
+    _mutant(
+        "who waits waits for the end of the burst",
+        "leases/lease.py",
+        """
+        if self._has_had_its_turn():
+            return now
+        """,
+        "",
+        "test_turns.py::test_an_owner_whose_turn_is_over_lets_go_after_its_query",
+    ),
+    _mutant(
+        "a turn is over with its first query",
+        "leases/lease.py",
+        """
+        return self.idle_since - self.checked_out_at >= TURN
+        """,
+        """
+        return self.idle_since - self.checked_out_at >= 0
+        """,
+        "test_turns.py::test_in_its_turn_it_goes_on",
+    ),
+    _mutant(
+        "a turn ends for nobody",
+        "leases/lease.py",
+        """
+        return self.idle_since if self.queue and self._has_had_its_turn() else self.idle_since + grace
+        """,
+        """
+        return self.idle_since if self._has_had_its_turn() else self.idle_since + grace
+        """,
+        "test_turns.py::test_who_can_have_a_new_connection_cuts_nobody_short",
+    ),
+    _mutant(
+        "the reaper does not learn of a lease whose turn has not ended after all",
+        "leases/lease.py",
+        """
+        if again is None:
+            return
+        deadline = again
+        """,
+        """
+        return
+        """,
+        "test_turns.py::test_a_burst_goes_on_if_whoever_waited_has_got_another_one",
     ),
     _mutant(
         "the reaper is not woken for a parked lease",
@@ -901,10 +945,10 @@ MUTANTS = [
         "what its owner has just taken back is ended",
         "leases/lease.py",
         """
-        if self.spare is not spare or self.state != PARKED or self._connection is None or grace is None:
+        if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
         """,
         """
-        if self.spare is not spare or self._connection is None or grace is None:
+        if self.spare is not spare or self._connection is None or due is None:
         """,
         "test_locks.py::test_what_its_owner_takes_back_at_the_last_moment_stays",
     ),

@@ -1,0 +1,327 @@
+"""Who waits for a connection gets its turn: bursts of queries let go, however short the pauses in them are."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.db import connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper
+from psycopg_pool import NullConnectionPool
+
+from conn_hygiene import closing_connections, hold_connection
+from conn_hygiene.leases import lease
+from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
+from conn_hygiene.leases.wrapper import lease_of
+from tests.testapp.models import Item
+from tests.waiting import wait_until, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from psycopg_pool import ConnectionPool
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small", "unpooled"])
+
+SIZE = 3  # of the pool of "small"
+
+
+@pytest.fixture(autouse=True)
+def in_a_scope(settings: Any) -> Iterator[None]:
+    """Have every owner in a scope, and only the end of its turn, not a pause, make it let go."""
+    # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
+    vars(connections["small"]).pop("connect", None)
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
+    yield
+    connections.close_all()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every turn be over with its first query."""
+    monkeypatch.setattr(lease, "TURN", 0)
+
+
+def query(alias: str = "small", sql: str = "SELECT 1") -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+
+
+def state(alias: str = "small") -> int:
+    found = lease_of(connections[alias])
+    assert found is not None
+    return found.state
+
+
+class Bursts:
+    """Threads that query without a pause until they are told to stop, each at least once."""
+
+    def __init__(self, number: int, burst: Callable[[Callable[[], bool]], None]) -> None:
+        self.stopped = threading.Event()
+        self.errors: list[BaseException] = []
+        self.counts = [0] * number
+        self.threads = [threading.Thread(target=self.run, args=[burst, each]) for each in range(number)]
+
+    @closing_connections
+    def run(self, burst: Callable[[Callable[[], bool]], None], number: int) -> None:
+        def go_on() -> bool:
+            self.counts[number] += 1
+            return not self.stopped.is_set()
+
+        try:
+            burst(go_on)
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            self.errors.append(error)
+
+    def __enter__(self) -> Bursts:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+        assert self.errors == []
+
+    def all_have_queried(self, times: int) -> bool:
+        return min(self.counts) > times or bool(self.errors)
+
+
+def in_sync(go_on: Callable[[], bool]) -> None:
+    while go_on():
+        query()
+
+
+def in_transactions(go_on: Callable[[], bool]) -> None:
+    while go_on():
+        with transaction.atomic("small"):
+            query()
+
+
+def on_an_event_loop(go_on: Callable[[], bool]) -> None:
+    async def burst() -> None:
+        # With a thread of its own for what is sync.
+        async with ThreadSensitiveContext():
+            while go_on():
+                await Item.objects.using("small").aexists()
+            await sync_to_async(connections.close_all)()
+
+    asyncio.run(burst())
+
+
+# ##### Bursts that do not end #####
+
+
+@pytest.mark.parametrize("burst", [in_sync, in_transactions, on_an_event_loop])
+def test_who_waits_is_served_while_the_bursts_go_on(burst: Any) -> None:
+    # By a wrapper that has connected before, and by one that has not.
+    query()
+    connections["small"].close()
+    first = threading.Thread(target=closing_connections(query))
+    with Bursts(SIZE, burst) as bursts:
+        wait_until(lambda: bursts.all_have_queried(10), "all connections are in a burst")
+        query()
+        connections["small"].close()
+        first.start()
+        first.join(10)
+        assert not first.is_alive()
+        assert not bursts.stopped.is_set()
+
+
+def test_more_bursts_than_connections_all_come_forward() -> None:
+    with Bursts(3 * SIZE, in_sync) as bursts:
+        wait_until(lambda: bursts.all_have_queried(20), "all have made their queries")
+
+
+# ##### One owner, and one who waits #####
+
+
+@pytest.fixture
+def used(pool_of: Callable[[str], ConnectionPool]) -> Iterator[list[Any]]:
+    """Have all connections of the pool but one in use, by nobody who would let go, and return them."""
+    query()
+    connections["small"].close()
+    pool = pool_of("small")
+    used = [pool.getconn() for _ in range(SIZE - 1)]
+    yield used
+    for connection in used:
+        pool.putconn(connection)
+
+
+@pytest.fixture
+def pool(pool_of: Callable[[str], ConnectionPool], used: list[Any]) -> ConnectionPool:
+    """Return the pool that has one left."""
+    return pool_of("small")
+
+
+@contextmanager
+def somebody_waits(pool: ConnectionPool) -> Iterator[None]:
+    """Have a thread wait for a connection of *pool*, which has none left; it is served by the end of the block."""
+    thread = threading.Thread(target=closing_connections(query))
+    thread.start()
+    try:
+        wait_until(lambda: pool.get_stats()["requests_waiting"], "somebody waits")
+        yield
+    except BaseException:
+        connections["small"].close()
+        raise
+    finally:
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("short")
+def test_an_owner_whose_turn_is_over_lets_go_after_its_query(pool: ConnectionPool) -> None:
+    cursor = connections["small"].cursor()
+    with somebody_waits(pool):
+        cursor.close()
+        assert state() == GIVEN_BACK
+    query()
+
+
+def test_in_its_turn_it_goes_on(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TURN", 60)
+    cursor = connections["small"].cursor()
+    with somebody_waits(pool):
+        cursor.close()
+        assert state() == PARKED
+        connections["small"].close()
+
+
+@pytest.mark.usefixtures("short", "pool")
+def test_it_goes_on_if_nobody_waits() -> None:
+    query()
+    query()
+    assert state() == PARKED
+
+
+@pytest.mark.usefixtures("short")
+def test_nobody_waits_for_a_connection_without_a_pool(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "UNPOOLED_RELEASE_AFTER": 60}
+    query("unpooled")
+    query("unpooled")
+    assert state("unpooled") == PARKED
+
+
+def in_a_transaction() -> AbstractContextManager[Any]:
+    return transaction.atomic("small")
+
+
+def beside_an_open_cursor() -> AbstractContextManager[Any]:
+    return connections["small"].cursor()
+
+
+def held() -> AbstractContextManager[Any]:
+    return hold_connection(using="small")
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("keeping", [in_a_transaction, beside_an_open_cursor, held])
+def test_what_its_owner_needs_goes_when_that_is_over(
+    keeping: Callable[[], AbstractContextManager[Any]], pool: ConnectionPool
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(keeping())
+        query()
+        with somebody_waits(pool):
+            query()
+            assert state() == HELD
+            stack.close()
+            assert state() == GIVEN_BACK
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_pinned_stays(pool: ConnectionPool) -> None:
+    query(sql="SET statement_timeout = '1h'")
+    with somebody_waits(pool):
+        query()
+        assert state() == HELD
+        connections["small"].close()
+
+
+@pytest.mark.usefixtures("short")
+def test_so_does_what_no_scope_wants_released(pool: ConnectionPool, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "scoped"}
+    query()
+    with somebody_waits(pool):
+        query()
+        assert state() == HELD
+        connections["small"].close()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_burst_goes_on_if_whoever_waited_has_got_another_one(
+    pool: ConnectionPool, used: list[Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the owner's look at the queue and the release; the reaper must learn of the lease all the same."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.05}
+    owners_lease: Any = lease_of(connections["small"])
+    wait_until(lambda: owners_lease.look_at == math.inf, "the reaper knows nothing of it")
+    real, owner = Lease.end_if_parked, threading.get_ident()
+    states: list[int] = []
+
+    def end_if_parked(self: Lease, now: float, **how: bool) -> float | None:
+        if threading.get_ident() != owner:
+            return real(self, now, **how)
+        spare.close()
+        wait_until(lambda: not pool.get_stats()["requests_waiting"], "nobody waits any more")
+        again = real(self, now, **how)
+        states.append(self.state)
+        return again
+
+    with ExitStack() as spare:
+        cursor = connections["small"].cursor()
+        with somebody_waits(pool):
+            spare.callback(pool.putconn, used.pop())
+            monkeypatch.setattr(Lease, "end_if_parked", end_if_parked)
+            cursor.close()
+    assert states == [PARKED]
+    wait_until_released("small")
+
+
+# ##### Pools that may grow, and that keep nothing #####
+
+
+@pytest.fixture
+def null_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[NullConnectionPool]:
+    """Return a pool that opens two connections at most, and closes what nobody waits for."""
+    wrapper: Any = connections["small"]
+    parameters = {**wrapper.get_connection_params(), "autocommit": True}
+    with NullConnectionPool(kwargs=parameters, configure=wrapper._configure_connection, max_size=2, timeout=10) as pool:
+        monkeypatch.setitem(DatabaseWrapper._connection_pools, "small", pool)
+        yield pool
+        connections["small"].close()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_pool_that_keeps_nothing_serves_who_waits(null_pool: NullConnectionPool) -> None:
+    query()
+    cursor = connections["small"].cursor()
+    used = null_pool.getconn()
+    with somebody_waits(null_pool):
+        cursor.close()
+        assert state() == GIVEN_BACK
+    null_pool.putconn(used)
+
+
+@pytest.mark.usefixtures("short", "null_pool")
+def test_who_can_have_a_new_connection_cuts_nobody_short() -> None:
+    @closing_connections
+    def query_twice() -> None:
+        # The second time by a wrapper that asks around.
+        query()
+        connections["small"].close()
+        query()
+
+    query()
+    thread = threading.Thread(target=query_twice)
+    thread.start()
+    thread.join()
+    assert state() == PARKED
