@@ -87,6 +87,8 @@ def of_the_rest(results: Results) -> Iterator[Bar]:
     for key, query in ("never-get", ".get()"), ("never-select", "SELECT 1"):
         ratio = compared(results, key, "microseconds", HOLDING, ours=NEVER)
         yield Bar(8, f'RELEASE = "never", {query}: time, of plain Django', 1.01, False, ratio)
+    ratio = compared(results, "beside", "beside_p99", HOLDING)
+    yield Bar(9, "99th percentile of short pages, of Django's pool", 0.25, False, ratio)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

@@ -24,6 +24,8 @@ class Contender:
     toolkit: dict[str, Any] | None = None
     through_pgbouncer: bool = False
     closes_before_fork: bool = False
+    # Seconds that an owner has a connection at a stretch if somebody waits, in place of the toolkit's own.
+    turn: float | None = None
 
     def environment(self, *, asgi: bool = False) -> dict[str, str]:
         """Return what makes :mod:`.settings` this contender's."""
@@ -40,6 +42,8 @@ class Contender:
             env["BENCH_TOOLKIT"] = json.dumps(self.toolkit)
         if self.closes_before_fork:
             env["BENCH_CLOSE_BEFORE_FORK"] = "1"
+        if self.turn is not None:
+            env["BENCH_TURN"] = str(self.turn)
         return env
 
     @property

@@ -1,4 +1,4 @@
-"""A load of requests: so many threads, each asking again as soon as it has its answer."""
+"""A load of requests: so many threads, each asking again as soon as it has its answer, or a while later."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from example_project.benchmarks.rounds import percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     # Asks for one path, and returns the status.
@@ -39,6 +39,19 @@ class Visitor:
         return self.statuses[200] / (self.ended - self.started)
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """So many threads that ask for the same page; times in seconds."""
+
+    path: str
+    threads: int
+    # Within this time they begin, one by one, as visitors do: in step with each other, all would want the processor at
+    # once, and then none.
+    spread: float = 0
+    # After each answer.
+    pause: float = 0
+
+
 def drive(
     visitor: Callable[[], AbstractContextManager[Ask]],
     *,
@@ -46,32 +59,51 @@ def drive(
     threads: int,
     seconds: float,
     spread: float = 0,
+    beside: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Keep up a load, and return what it came to.
 
-    The threads begin within `spread` seconds, one by one, as visitors do: in step with each other, all would want the
-    processor at once, and then none.
+    `beside` is a second :class:`Crowd` that asks meanwhile, for another page. Of it are the numbers whose names begin
+    with "beside"; its requests count among all.
     """
+    crowd = Crowd(path, threads, spread)
+    other = Crowd(**beside) if beside else Crowd(path, 0)
     clock = Clock()
-    gate = threading.Barrier(threads, action=clock.start)
+    gate = threading.Barrier(crowd.threads + other.threads, action=clock.start)
 
-    def visit(number: int) -> Visitor:
+    def visit(crowd: Crowd, number: int) -> Visitor:
         seen = Visitor()
         with visitor() as ask:
             # What is done once only, such as connecting, is not measured.
             ask("/page/1/0/0")
             gate.wait(120)
-            time.sleep(spread * number / threads)
+            time.sleep(crowd.spread * number / crowd.threads)
             seen.started = seen.ended = time.perf_counter()
             while seen.ended - seen.started < seconds:
                 before = seen.ended
-                seen.statuses[ask(path)] += 1
+                seen.statuses[ask(crowd.path)] += 1
                 seen.ended = time.perf_counter()
                 seen.latencies.append(seen.ended - before)
+                if crowd.pause:
+                    time.sleep(crowd.pause)
+                    seen.ended = time.perf_counter()
         return seen
 
-    visits = list(threads_of_site.map(visit, range(threads)))
-    return {**summary(visits), **clock.stop(sum(len(each.latencies) for each in visits))}
+    # All at once, since they wait for each other.
+    running = [
+        [threads_of_site.submit(visit, each, number) for number in range(each.threads)] for each in (crowd, other)
+    ]
+    visits, others = ([future.result() for future in futures] for futures in running)
+    found = summary(visits)
+    if others:
+        found |= aside(found, summary(others))
+    return {**found, **clock.stop(round(found["requests"]))}
+
+
+def aside(found: dict[str, float], beside: dict[str, float]) -> dict[str, float]:
+    """Return what a second crowd adds to what the first has found."""
+    together = {name: found[name] + beside[name] for name in ("requests", "timeouts", "errors")}
+    return {**together, **{f"beside_{name}": beside[name] for name in ("p50", "p99")}}
 
 
 def summary(visits: list[Visitor]) -> dict[str, float]:

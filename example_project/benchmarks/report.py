@@ -123,6 +123,14 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
         "Memory (8): what Python allocates for a thread with a connection; the difference is a lease",
         [Column("bytes", "memory", "bytes")],
     )
+    yield (
+        "Long pages beside short ones (9): whether who waits gets its turn, and what that costs the long ones",
+        [
+            Column("long, requests/s", "beside", "rate", 1),
+            Column("short, median ms", "beside", "beside_p50", 1),
+            Column("short, p99 ms", "beside", "beside_p99", 1),
+        ],
+    )
 
 
 def grid(run: Run, title: str, columns: Sequence[Column]) -> Grid:

@@ -1,6 +1,6 @@
 """The pages under measurement, and their URLs. Each asks for orders of the shop by their primary keys.
 
-Times are milliseconds in the URLs.
+Times are milliseconds in the URLs, and microseconds where they are the processor's.
 """
 
 from __future__ import annotations
@@ -39,6 +39,20 @@ def page(request: HttpRequest, before: int, elsewhere: int, after: int) -> HttpR
         time.sleep(elsewhere / 1000)
     query(after)
     return HttpResponse()
+
+
+def long_page(request: HttpRequest, queries: int, between: int) -> HttpResponse:
+    """Query many times, and have the processor do something with each answer."""
+    for _ in range(queries):
+        query(1)
+        work(between)
+    return HttpResponse()
+
+
+def work(microseconds: int) -> None:
+    until = time.perf_counter() + microseconds / 1e6
+    while time.perf_counter() < until:
+        pass
 
 
 async def async_page(request: HttpRequest, before: int, elsewhere: int, after: int) -> HttpResponse:
@@ -91,6 +105,7 @@ handler500 = failed
 
 urlpatterns = [
     path("page/<int:before>/<int:elsewhere>/<int:after>", page),
+    path("long/<int:queries>/<int:between>", long_page),
     path("async/<int:before>/<int:elsewhere>/<int:after>", async_page),
     path("atomic/<int:queries>", atomic_page),
     path("gets/<int:times>", many_gets),

@@ -55,6 +55,7 @@ def workloads(scale: Scale) -> list[Workload]:
         *growing(scale),
         *forks(scale),
         *overhead(scale),
+        beside_each_other(scale),
     ]
 
 
@@ -147,3 +148,11 @@ def overhead(scale: Scale) -> list[Workload]:
         Workload(8, "never-get", "RELEASE never, .get()", "loop", {"path": "/gets/60"}, scale.pairs, pair),
         Workload(8, "never-select", "RELEASE never, SELECT 1", "loop", {"path": "/selects/120"}, scale.pairs, pair),
     ]
+
+
+def beside_each_other(scale: Scale) -> Workload:
+    """Twice as many long pages as there are connections, and visitors who want one query only."""
+    title = "8 threads, 100 queries with 0.3 ms of Python after each; beside them 4 threads, 1 query, every 20 ms"
+    beside = {"path": "/page/1/0/0", "threads": 4, "spread": 0.02, "pause": 0.02}
+    arguments = {"path": "/long/100/300", "threads": 8, "seconds": scale.seconds, "beside": beside}
+    return Workload(9, "beside", title, "drive", arguments, scale.rounds)
