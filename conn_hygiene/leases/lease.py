@@ -9,8 +9,9 @@ The life of a lease::
 A wrapper is made by Django for one thread (the *owner*), and has one lease for life. The lease is HELD from the owner's
 first use of the connection on. When the last open cursor closes or a transaction ends, and nothing else keeps it, it is
 PARKED: still with its owner, but the reaper may take it. After ``RELEASE_AFTER`` seconds the reaper does, and the
-connection goes back to its pool (or is closed, without one): GIVEN_BACK. The owner's next use takes a parked
-connection back, or checks one out again; it cannot tell the difference.
+connection goes back to its pool (or is closed, without one): GIVEN_BACK. The owner itself does if the pool has a queue
+and the owner's turn is over. Its next use takes a parked connection back, or checks one out again; it cannot tell the
+difference.
 
 What keeps a lease from being parked: an open cursor, a transaction in the eyes of Django or of libpq, a pipeline,
 commit hooks that have yet to run, a pin, a ``hold_connection`` around, no release scope around, or a wrapper that is
@@ -1271,7 +1272,8 @@ PATIENCE = 0.01
 # Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
 SLACK = 0.003
 
-# Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one.
+# Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
+# costs bursts as much as no grace at all, and more keeps others waiting for little.
 TURN = 0.005
 
 # Where a connection keeps when it was last used, under any lease.
