@@ -14,7 +14,10 @@ from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries
-from conn_hygiene.leases.lease import HELD, PARKED, PATIENCE, Description, Lease
+from conn_hygiene.leases.backoff import PATIENCE
+from conn_hygiene.leases.description import Description, describe
+from conn_hygiene.leases.ended import call_in_handle, terminate
+from conn_hygiene.leases.lease import HELD, PARKED, Lease
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
@@ -308,7 +311,7 @@ def test_a_cursor_that_was_opened_in_a_transaction_outlives_it() -> None:
 
 
 def found() -> Description:
-    description = lease().describe(time.monotonic())
+    description = describe(lease(), time.monotonic())
     assert description is not None
     return description
 
@@ -317,15 +320,15 @@ def test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while() ->
     with pytest.raises(OperationalError, match="It sat idle"), transaction.atomic("small"):  # noqa: PT012
         query()
         handle = connections["small"].connection
-        assert not lease().terminate(found(), "It sat idle.")
+        assert not terminate(lease(), found(), "It sat idle.")
         assert connections["small"].connection is handle
-        assert not lease().terminate(found(), "It sat idle.")
-        lease().call_in_handle()
+        assert not terminate(lease(), found(), "It sat idle.")
+        call_in_handle(lease())
         before = found()
         query()
-        lease().call_in_handle()
-        assert not lease().terminate(before, "It sat idle.")
-        assert lease().terminate(found(), "It sat idle.")
+        call_in_handle(lease())
+        assert not terminate(lease(), before, "It sat idle.")
+        assert terminate(lease(), found(), "It sat idle.")
         query()
     connections["small"].close()
 
@@ -344,7 +347,7 @@ def test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle() -
 
     with owners(in_transaction_of_its_own), transaction.atomic("small"):
         query()
-        ended = [lease().terminate(theirs[0], "It sat idle.") for _ in range(3)]
+        ended = [terminate(lease(), theirs[0], "It sat idle.") for _ in range(3)]
         query()
     connections["small"].close()
     assert ended == [False, False, False]

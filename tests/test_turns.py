@@ -15,7 +15,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg_pool import NullConnectionPool
 
 from conn_hygiene import closing_connections, hold_connection
-from conn_hygiene.leases import lease
+from conn_hygiene.leases import backoff
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
 from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
@@ -45,7 +45,7 @@ def in_a_scope(settings: Any) -> Iterator[None]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every turn be over with its first query."""
-    monkeypatch.setattr(lease, "TURN", 0)
+    monkeypatch.setattr(backoff, "TURN", 0)
 
 
 def query(alias: str = "small", sql: str = "SELECT 1") -> None:
@@ -187,7 +187,7 @@ def test_an_owner_whose_turn_is_over_lets_go_after_its_query(pool: ConnectionPoo
 
 
 def test_in_its_turn_it_goes_on(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "TURN", 60)
+    monkeypatch.setattr(backoff, "TURN", 60)
     cursor = connections["small"].cursor()
     with somebody_waits(pool):
         cursor.close()

@@ -300,7 +300,8 @@ def test_what_somebody_relies_on_is_not_given_back_even_in_a_scope(why: str, hel
         if why == "pin":
             query(alias, "SET lock_timeout = '7s'")
         if why == "handle":
-            assert connections[alias].connection is not None
+            handle = connections[alias].connection
+            assert handle is not None
         wait_until(lambda: len(held) >= 2, "another connection is reported")
         let_the_reaper_look()
         assert holds(alias)

@@ -50,8 +50,7 @@ WRITERS: dict[str, Writer] = {
     "state": LOCK,
     "handle": LOCK,
     "_connection": LOCK,
-    "_connecting": LOCK,
-    "_marker": LOCK,
+    "_connects": LOCK,
     "checkouts": LOCK,
     "checked_out_at": LOCK,
     "checked_out_by": LOCK,
@@ -78,8 +77,7 @@ WRITERS: dict[str, Writer] = {
     "request": OWNER,
     # What the reaper knows of it.
     "look_at": OWNER,
-    "patience": LOCK,
-    "seen": LOCK,
+    "backoff": ONCE,
     "quiet": LOCK,
     "reported": REAPER,
 }

@@ -24,24 +24,24 @@ taken out of the lease; what is done with it then, under no lock, is in :mod:`.r
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import logging
 import math
-import os
-import socket
 import sys
 import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
-from conn_hygiene.leases import cursors, invariants, looks, policy, returns, usage
+from conn_hygiene.leases import backoff, cursors, invariants, looks, policy, returns, usage
+from conn_hygiene.leases.connecting import Connect, Connecting
+from conn_hygiene.leases.description import Reclaimed, Reported, Transaction
+from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.reports.counters import Counters
+    from conn_hygiene.leases.keeper import Keeper
 
 logger = logging.getLogger("conn_hygiene.lease")
 
@@ -71,123 +71,6 @@ class State(enum.IntEnum):
 
 # Module constants: reading an enum's member costs more than the comparisons on the way of every query.
 CLOSED, HELD, PARKED, GIVEN_BACK = State
-
-
-class Keeper(Protocol):
-    """What a lease needs from the outside: who lists the leases, counts, and ends the idle ones."""
-
-    @property
-    def counters(self) -> Counters:
-        """The process's totals."""
-
-    def checked_out(self, lease: Lease) -> None:
-        """Take note that *lease* has a connection; it must stay reachable until :meth:`checked_in`."""
-
-    def wanted(self, spare: Sequence[Any]) -> None:
-        """Take note that somebody is about to wait for a connection of the pool that has none in *spare*."""
-
-    def checked_in(self, lease: Lease) -> None:
-        """Take note that *lease* has no connection any more."""
-
-    def ensure_running(self) -> None:
-        """See to it that somebody ends leases. Called under no lock."""
-
-    def leaving(self, returning: Return) -> None:
-        """Take note that a connection is about to be taken out of its lease: from here on it can be found."""
-
-    def carry_back(self, returning: Return, *, here: bool) -> None:
-        """Have *returning* carried out: *here* and now, or wherever that can make nobody else wait."""
-
-    def rescue(self, lease: Lease) -> None:
-        """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
-
-    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
-        """Have *call*, which must not block, called when *deadline* on the monotonic clock has come."""
-
-    def tell(self, report: Callable[..., None], *facts: Any) -> None:
-        """Have a *report* made where that makes nobody wait."""
-
-    def returned(self, returning: Return) -> None:
-        """Forget *returning*, which is where it belongs."""
-
-    def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
-        """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs; with a limit."""
-
-    def parked(self, lease: Lease, deadline: float) -> None:
-        """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
-
-    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
-        """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
-
-    def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
-        """Report that another connection took the place of one that the server had closed."""
-
-    def wrapper_lost(self, lease: Lease) -> None:
-        """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Transaction:
-    """The beginning of a transaction: when on the monotonic clock, where, and whether ``ATOMIC_REQUESTS`` opened it."""
-
-    began: float
-    place: callsite.Place | None
-    by_atomic_requests: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """A lease as it was at one moment; times in seconds."""
-
-    connection: psycopg.Connection[Any]
-    state: str
-    held_for: float
-    idle_for: float
-    used_for: float
-    open_cursors: int
-    in_transaction: bool
-    #: When and where it began; None if that was not seen, on a handle.
-    transaction: Transaction | None
-    open_for: float
-    #: The last one, as it was executed.
-    last_statement: tuple[Any] | None
-    #: A statement is running, in a cursor or on a handle.
-    active: bool
-    pooled: bool
-    pins: dict[str, str]
-
-    @property
-    def statement(self) -> str | None:
-        """The text of the last statement, without its parameters. To be asked for under no lock: adapters may run."""
-        return None if self.last_statement is None else sql.text_of(self.last_statement[0], None)
-
-
-class Reported(NamedTuple):
-    """A report that was made, and that is not made again too soon."""
-
-    #: The transaction or the checkout.
-    about: object
-    again_at: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Reclaimed:
-    """What was taken back from an owner that is no more."""
-
-    alias: str
-    thread_id: int
-    server_pid: int
-    held_for: float
-    in_transaction: bool
-
-
-class Connect:
-    """Stands for a ``connect()`` that is under way, for as long as its caller keeps it.
-
-    Should an exception of a signal handler keep the caller from telling of the end, that is seen all the same.
-    """
-
-    __slots__ = ("__weakref__",)
 
 
 class _Handle:
@@ -212,11 +95,10 @@ class Lease:
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_connecting",
         "_connection",
+        "_connects",
         "_lock",
         "_manual",
-        "_marker",
         "_scopes",
         "_settings",
         "_timing",
@@ -224,6 +106,7 @@ class Lease:
         "_used",
         "_wish",
         "alias",
+        "backoff",
         "checked_out_at",
         "checked_out_by",
         "checkouts",
@@ -234,13 +117,11 @@ class Lease:
         "last_statement",
         "look_at",
         "open_cursors",
-        "patience",
         "pooled",
         "queue",
         "quiet",
         "reported",
         "request",
-        "seen",
         "server_pid",
         "session_state",
         "spare",
@@ -265,19 +146,15 @@ class Lease:
         self.checkouts = 0
         # When the reaper looks at this lease, on the monotonic clock; see there.
         self.look_at = math.inf
-        # For how long the reaper has let the owner go on at a stretch, and since when it had seen it idle by then.
-        self.patience = self.seen = 0.0
+        self.backoff = backoff.Backoff()
         self._connection: psycopg.Connection[Any] | None = None
-        # The connect() that is under way.
-        self._connecting: weakref.ref[Connect] | None = None
+        # None where none can be under way.
+        self._connects: Connecting | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
         self.pooled = False
         self.queue: Sequence[Any] = ()
         self.spare: Sequence[Any] = ()
         self._manual = False
-        # While a connect() runs that does not tell of its end, the wrapper's run_on_commit is this very list: connect()
-        # replaces it as its last act, and there is no other sign.
-        self._marker: list[Any] | None = None
         # What the owner has left in the session, of this checkout.
         self.session_state = state.State()
         self._begin()
@@ -400,7 +277,7 @@ class Lease:
             self.checked_out_by = _here()
             self.checkouts += 1
             # The reaper's knowledge is of the burst before.
-            self.patience = 0.0
+            self.backoff.reset()
             pool = pools.pool_of(connection)
             self.pooled = pool is not None
             self.queue, self.spare = pools.queue_and_spare(pool)
@@ -459,7 +336,8 @@ class Lease:
         with self._lock:
             if self._is_connecting():
                 return False
-            self._connecting = weakref.ref(connect)
+            self._connects = self._connects or Connecting()
+            self._connects.attempt = weakref.ref(connect)
             if self.state == GIVEN_BACK:
                 self.state = CLOSED
             return True
@@ -467,9 +345,12 @@ class Lease:
     def connected(self, connect: Connect, *, again: bool) -> None:
         """Take note that ``connect()`` ended. *again*: a failure to check out again, which the next use may repeat."""
         with self._lock:
-            if self._connecting is None or self._connecting() is not connect:
+            connects = self._connects
+            if connects is None or connects.attempt is None or connects.attempt() is not connect:
                 return
-            self._connecting = None
+            connects.attempt = None
+            if connects.marker is None:
+                self._connects = None
             if again and self._connection is None:
                 self.state = GIVEN_BACK
 
@@ -481,7 +362,8 @@ class Lease:
         with self._lock:
             wrapper = self.wrapper()
             if wrapper is not None and not self._is_connecting() and not wrapper.run_on_commit:
-                self._marker = wrapper.run_on_commit = []
+                self._connects = self._connects or Connecting()
+                self._connects.marker = wrapper.run_on_commit = []
 
     def forget(self) -> bool:
         """Forget that a connection was given back, since the wrapper is being closed; return whether one was."""
@@ -492,10 +374,10 @@ class Lease:
             return True
 
     def _is_connecting(self) -> bool:
-        return self._connecting is not None and self._connecting() is not None
+        return self._connects is not None and self._connects.is_under_way()
 
     def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
-        return self._is_connecting() or (self._marker is not None and wrapper.run_on_commit is self._marker)
+        return self._connects is not None and self._connects.is_setting_up(wrapper)
 
     # ##### Use: cursors and transactions #####
 
@@ -640,11 +522,7 @@ class Lease:
                     self._timing.change(used=-1)
             if self._wish == policy.RELEASE and not (
                 (
-                    self.session_state.pins
-                    or wrapper.run_on_commit
-                    or self._connecting
-                    or self._marker is not None
-                    or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+                    self.session_state.pins or wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count  # type: ignore[attr-defined]
                 )
                 and self._kept(wrapper)
             ):
@@ -665,26 +543,17 @@ class Lease:
             return now
         if self.queue:
             return self._haste(now, grace)
-        return None if self.look_at != math.inf else self._leisure(now, grace)
+        return (
+            None if self.look_at != math.inf else backoff.leisure(now, grace, is_scarce=self.pooled and not self.spare)
+        )
 
     def _haste(self, now: float, grace: float) -> float | None:
         """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
         if self._has_had_its_turn():
             return now
-        if self.look_at != math.inf and (self.patience or self.look_at <= now + grace):
+        if self.look_at != math.inf and (self.backoff.patience or self.look_at <= now + grace):
             return None
         return now + grace
-
-    def _leisure(self, now: float, grace: float) -> float:
-        """Return when the reaper should look at a lease that is parked *now*, and that nobody waits for.
-
-        Whoever comes to a pool that has nothing left ends what is due, see :meth:`end_if_due`; if that is a thread's
-        first query ever, it cannot, and the reaper must.
-        """
-        if self.pooled and not self.spare:
-            return now + grace + SLACK
-        # At one of few moments, so that one look serves many.
-        return now + grace if grace > PATIENCE else (now // PATIENCE + 2) * PATIENCE
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -717,14 +586,13 @@ class Lease:
 
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
         """Return whether an idle connection must stay with its owner all the same."""
-        if self._marker is not None and not self._setting_up(wrapper):
+        if self._connects is not None and not self._connects.is_setting_up(wrapper):
             # Set up for good.
-            self._marker = None
+            self._connects = None
         return bool(
             self.session_state.pins
             or wrapper.run_on_commit
-            or self._is_connecting()
-            or self._marker is not None
+            or self._connects
             # Another thread may be about to use the handle that it has just read.
             or wrapper._thread_sharing_count  # type: ignore[attr-defined]
         )
@@ -735,7 +603,7 @@ class Lease:
 
     def _has_had_its_turn(self) -> bool:
         """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
-        return self.idle_since - self.checked_out_at >= TURN
+        return self.idle_since - self.checked_out_at >= backoff.TURN
 
     def _due(self) -> float | None:
         """Return when a parked lease may end; None for never."""
@@ -904,7 +772,7 @@ class Lease:
             if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
                 return None, None, []
             if now < due:
-                return None if self.patience else due, None, []
+                return None if self.backoff.patience else due, None, []
             return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
@@ -941,19 +809,10 @@ class Lease:
             self.keeper.tell(self._report_pins, kept_for)
 
     def _next_look(self, now: float, due: float) -> float | None:
-        """Return when the reaper should look again at a lease that may end at *due*; None for when it is parked next.
-
-        An owner who has queried since the last look is in a burst, and is left alone for as long again as it has
-        lasted, up to a limit: to look more often would cost it more than its connection is worth to anybody.
-        """
-        in_burst = self.idle_since != self.seen
-        self.seen = self.idle_since
-        if not in_burst:
-            self.patience = 0.0
-            return due if self.state == PARKED else None
-        grace = self._grace() or 0.0
-        self.patience = min(2 * self.patience or grace, max(grace, PATIENCE))
-        return max(due, now + self.patience)
+        """Return when the reaper should look again at what may end at *due*; None for when it is parked next."""
+        if self.backoff.is_in_burst(self.idle_since, self._grace() or 0.0):
+            return max(due, now + self.backoff.patience)
+        return due if self.state == PARKED else None
 
     def _leave(
         self, reported: tuple[bytes | None, ...] | None = None, *, is_rolled_back: bool = False, **counted: int
@@ -1071,33 +930,6 @@ class Lease:
         if connection is not None:
             connection.pgconn.finish()
 
-    def call_in_handle(self) -> None:
-        """Have whoever uses the handle next read it anew, so that :meth:`terminate` can tell whether anybody has."""
-        with self._lock:
-            self.__dict__.clear()
-
-    def terminate(self, found: Description, reason: str) -> bool:
-        """End the session that was *found* if it still idles in that transaction; return whether it did.
-
-        Not a word goes to the server: it ends a session whose socket is shut, and rolls its transaction back
-        (PostgreSQL documentation, "Message Flow", "Termination"). It takes no rights and no further connection. The
-        owner gets *reason* as the error of its next statement. Called by the reaper, which has called the handle in
-        a while ago.
-        """
-        with self._lock:
-            if found.connection is not self._connection or found.last_statement is not self.last_statement:
-                return False
-            # A handle that was read since may have run a statement unseen.
-            if self._handle_is_out():
-                self.__dict__.clear()
-                return False
-            if not pools.is_idle_in_transaction(found.connection):
-                return False
-            self.ended_because = reason
-            with socket.socket(fileno=os.dup(found.connection.pgconn.socket)) as copy:
-                copy.shutdown(socket.SHUT_RDWR)
-            return True
-
     def check(self) -> None:
         """Raise ``psycopg.OperationalError`` if the toolkit has ended the session, with the reason. Owner only."""
         if self.ended_because is not None:
@@ -1135,40 +967,6 @@ class Lease:
     def replaced(self, server_pid: int, idle_for: float) -> None:
         """Report that the connection to *server_pid* was broken, and is no more."""
         self.keeper.replaced(self, server_pid, idle_for)
-
-    def is_broken(self) -> bool:
-        """Return whether the server has hung up on an idle connection, so that another one can take its place unseen.
-
-        Looks at the socket, which is a system call, and only at the first use in a checkout and after a quiet
-        moment. What a network silently lost is not found like this; ``CONN_HEALTH_CHECKS`` asks the server. Owner only.
-        """
-        if self.open_cursors or (self.trusted and _now() - self.idle_since < QUIET):
-            return False
-        with self._lock:
-            connection = self._connection
-            # State that is known of. One that listens may wait for a notification, which must not be read here.
-            if connection is None or self.session_state.pins:
-                return False
-            if not connection.closed:
-                # State that libpq sees, or a transaction.
-                if self.last_statement is not None and self.session_state.changed(connection):
-                    return False
-                if not pools.is_idle(connection):
-                    return False
-                self.trusted = not pools.is_hung_up(connection)
-                if self.trusted:
-                    return False
-            return self._may_be_replaced()
-
-    def _may_be_replaced(self) -> bool:
-        """Return whether nothing goes unnoticed if another connection takes the place of one that is broken."""
-        wrapper = self.wrapper()
-        if wrapper is None or self._setting_up(wrapper):
-            return False
-        # State that was told of, though it cannot be seen.
-        if self.last_statement is not None and policy.holds(self.alias):
-            return False
-        return not wrapper.in_atomic_block and wrapper.autocommit and self._transaction is None
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""
@@ -1211,66 +1009,11 @@ class Lease:
         with self._lock:
             return self._connection is not None
 
-    # ##### Views from outside #####
-
-    def look(self, now: float) -> Description | None:
-        """Describe the lease, and remember what is seen: whether anything runs, and which statement was the last.
-
-        Behind an open cursor, what has not changed from one look to the next has been idle since. The reaper's.
-        """
-        with self._lock:
-            connection = self._connection
-            if connection is not None and (self.quiet[0] is not self.last_statement or pools.is_active(connection)):
-                self.quiet = (self.last_statement, now)
-            return self.describe(now)
-
-    def describe(self, now: float) -> Description | None:
-        """Return the lease as it is at *now*, for reports; None if it holds no connection."""
-        with self._lock:
-            connection = self._connection
-            if connection is None:
-                return None
-            wrapper = self.wrapper()
-            in_transaction = wrapper is not None and self._in_transaction(wrapper)
-            in_use = bool(self.open_cursors) or in_transaction
-            active = pools.is_active(connection)
-            return Description(
-                connection=connection,
-                state="in use" if in_use else "pinned" if self.session_state.pins else "idle",
-                held_for=now - self.checked_out_at,
-                idle_for=0.0 if active else now - self._quiet_since(now),
-                used_for=self._used + (now - self.in_use_since if self.in_use_since is not None else 0.0),
-                open_cursors=len(self.open_cursors),
-                in_transaction=in_transaction,
-                transaction=self._transaction if in_transaction else None,
-                open_for=now - self._transaction.began if in_transaction and self._transaction else 0.0,
-                last_statement=self.last_statement,
-                active=active,
-                pooled=self.pooled,
-                pins=dict(self.session_state.pins),
-            )
-
-    def _quiet_since(self, now: float) -> float:
-        """Return since when nothing runs, as far as is known; with a cursor open, since the reaper has seen so."""
-        if not self.open_cursors:
-            return self.idle_since
-        last, since = self.quiet
-        return since if last is self.last_statement else now
-
 
 if locks.DEBUG:
     Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
-
-# Seconds after which an idle connection is looked at again before it is used.
-QUIET = 0.005
-
-# Seconds for which the reaper takes its time at most, if nobody waits.
-PATIENCE = 0.01
-
-# Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
-SLACK = 0.003
 
 # Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
 # costs bursts as much as no grace at all, and more keeps others waiting for little.

@@ -88,7 +88,6 @@ class Return:
 
     __slots__ = (
         "_carrier",
-        "_is_done",
         "_is_put",
         "alias",
         "connection",
@@ -123,7 +122,7 @@ class Return:
         self.then: Callable[[], None] | None = None
         # By whom it is carried out: the first thread that puts itself here, in one step.
         self._carrier: dict[None, int] = {}
-        self._is_put = self._is_done = False
+        self._is_put = False
 
     @property
     def may_block(self) -> bool:
@@ -142,19 +141,19 @@ class Return:
         """
         locks.assert_none_held()
         me = threading.get_ident()
-        if self._carrier.setdefault(None, me) != me or self._is_done:
+        if self._carrier.setdefault(None, me) != me:
             return
-        if self.to_scrub or self.is_rolled_back:
-            with TimeLimit(self.connection, registry, TIME_LIMIT):
-                self._clean()
         if not self._is_put:
+            if self.to_scrub or self.is_rolled_back:
+                with TimeLimit(self.connection, registry, TIME_LIMIT):
+                    self._clean()
             # Before the call: put twice, it would be two threads'.
             self._is_put = True
             pools.give_back(self.connection)
-        self._is_done = True
         registry.returned(self)
-        if self.then is not None:
-            self.then()
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
     def _clean(self) -> None:
         if self.is_rolled_back:

@@ -24,7 +24,9 @@ from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
 from conn_hygiene.leases import cursors
-from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, QUIET, Connect, Keeper, Lease
+from conn_hygiene.leases.connecting import Connect
+from conn_hygiene.leases.ended import QUIET, is_broken
+from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import psycopg
+
+    from conn_hygiene.leases.keeper import Keeper
 
     F = TypeVar("F", bound=Callable[..., Any])
     _Wrapper = DatabaseWrapper
@@ -317,7 +321,7 @@ class LeasedWrapper(_Wrapper):
         """
         lease = self._conn_hygiene_lease
         # Ends: the pool runs out of old connections, and a new one that is broken fails to connect.
-        while lease.is_broken():
+        while is_broken(lease):
             server_pid, idle_for = lease.server_pid, lease.idle_for()
             self.close()
             self.ensure_connection()

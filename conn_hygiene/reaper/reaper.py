@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from conn_hygiene import conf, internals, locks
-from conn_hygiene.leases import policy, returns
-from conn_hygiene.leases.lease import PATIENCE, SLACK, Lease, Reported
+from conn_hygiene.leases import ended, policy, returns
+from conn_hygiene.leases.backoff import PATIENCE, SLACK
+from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper.workers import Workers
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
 
-    from conn_hygiene.leases.lease import Description
+    from conn_hygiene.leases.description import Description
+    from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return
 
 logger = logging.getLogger("conn_hygiene.reaper")
@@ -350,7 +352,7 @@ class Reaper:
         self._watch_at = math.inf
         leases = self.leases()
         for lease in leases:
-            found = lease.look(now)
+            found = look(lease, now)
             # One that the toolkit has ended has been reported.
             if found is None or found.active or lease.ended_because is not None:
                 continue
@@ -370,10 +372,10 @@ class Reaper:
         if found.idle_for < limit:
             # Two looks lie between this and the limit.
             if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
-                lease.call_in_handle()
+                ended.call_in_handle(lease)
             return
         report = reports.IdleInTransaction(lease, found)
-        if ends and not lease.terminate(found, f"conn_hygiene ended this session. {report.message}"):
+        if ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {report.message}"):
             # Its owner was faster, and is at work again.
             return
         _note(lease, _TRANSACTION, found.transaction, now + found.idle_for)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
 
     from conn_hygiene.callsite import Place
-    from conn_hygiene.leases.lease import Description, Reclaimed
+    from conn_hygiene.leases.description import Description, Reclaimed
 
 _logger = logging.getLogger("conn_hygiene.signals")
 _transactions = logging.getLogger("conn_hygiene.transactions")

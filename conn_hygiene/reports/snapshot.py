@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from conn_hygiene import callsite
+from conn_hygiene.leases.description import describe
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports.counters import COUNTED
 
@@ -88,7 +89,7 @@ def snapshot() -> list[LeaseInfo]:
 
 
 def _info(lease: Lease, names: dict[int | None, str]) -> LeaseInfo | None:
-    seen = lease.describe(time.monotonic())
+    seen = describe(lease, time.monotonic())
     if seen is None:
         return None
     # Its owner may have used it between the look at the clock and the look at the lease.
@@ -126,7 +127,7 @@ def stats() -> Stats:
     for _ in range(_TRIES):
         totals = running.counters.read()
         now = time.monotonic()
-        seen = [found for lease in running.leases() if (found := lease.describe(now)) is not None]
+        seen = [found for lease in running.leases() if (found := describe(lease, now)) is not None]
         # A lease that ended meanwhile would be counted neither here nor there, and the totals must not shrink.
         if running.counters.read()["seconds_held"] == totals["seconds_held"]:
             break

@@ -10,6 +10,7 @@ import psycopg
 from django.db import connections
 
 from conn_hygiene import internals
+from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
 from conn_hygiene.reports import log as reports
@@ -80,7 +81,7 @@ def _wrappers() -> Sequence[BaseDatabaseWrapper]:
 
 def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
-    found = lease.describe(time.monotonic())
+    found = describe(lease, time.monotonic())
     left = reports.LeftOpen(lease, found) if found is not None else None
     failed: psycopg.Error | None = None
     try:

@@ -17,7 +17,7 @@ from wsgiref.util import setup_testing_defaults
 import django
 from django.core.handlers.wsgi import WSGIHandler
 
-from conn_hygiene.leases import lease
+from conn_hygiene.leases import backoff
 from example_project.benchmarks import load
 from example_project.benchmarks.protocol import serve
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def main() -> None:
     django.setup()
     if "BENCH_TURN" in os.environ:
-        lease.TURN = float(os.environ["BENCH_TURN"])
+        backoff.TURN = float(os.environ["BENCH_TURN"])
     site = Site()
     serve({"drive": site.drive, "loop": site.loop, "fork": fork, "memory": memory})
     # The pool's threads need not say goodbye to anybody.

@@ -401,12 +401,12 @@ MUTANTS = [
         "leases/lease.py",
         """
         or wrapper.run_on_commit
-        or self._is_connecting()
-        or self._marker is not None
+        or self._connects
+        # Another thread may be about to use the handle that it has just read.
         """,
         """
-        or self._is_connecting()
-        or self._marker is not None
+        or self._connects
+        # Another thread may be about to use the handle that it has just read.
         """,
         "test_lease.py::test_commit_hooks_that_have_yet_to_run_hold",
     ),
@@ -505,12 +505,12 @@ MUTANTS = [
         "threads that share a wrapper do not keep the connection",
         "leases/lease.py",
         """
-        or self._marker is not None
+        or self._connects
         # Another thread may be about to use the handle that it has just read.
         or wrapper._thread_sharing_count  # type: ignore[attr-defined]
         """,
         """
-        or self._marker is not None
+        or self._connects
         """,
         "test_lease.py::test_a_wrapper_that_threads_share_is_held",
     ),
@@ -558,7 +558,7 @@ MUTANTS = [
         "a turn is over with its first query",
         "leases/lease.py",
         """
-        return self.idle_since - self.checked_out_at >= TURN
+        return self.idle_since - self.checked_out_at >= backoff.TURN
         """,
         """
         return self.idle_since - self.checked_out_at >= 0
@@ -932,12 +932,12 @@ MUTANTS = [
     ),
     _mutant(
         "the session of another connection is ended",
-        "leases/lease.py",
+        "leases/ended.py",
         """
-        if found.connection is not self._connection or found.last_statement is not self.last_statement:
+        if found.connection is not lease._connection or found.last_statement is not lease.last_statement:
         """,
         """
-        if found.last_statement is not self.last_statement:
+        if found.last_statement is not lease.last_statement:
         """,
         "test_leisure.py::test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle",
     ),
@@ -956,10 +956,10 @@ MUTANTS = [
         "a connect() inside of another one ends it",
         "leases/lease.py",
         """
-        if self._connecting is None or self._connecting() is not connect:
+        if connects is None or connects.attempt is None or connects.attempt() is not connect:
         """,
         """
-        if self._connecting is None:
+        if connects is None or connects.attempt is None:
         """,
         "test_checkout.py::test_a_connect_inside_of_another_one_does_not_end_it",
     ),
@@ -1043,12 +1043,12 @@ MUTANTS = [
     # ##### Broken connections #####
     _mutant(
         "the socket is not looked at",
-        "leases/lease.py",
+        "leases/ended.py",
         """
-        self.trusted = not pools.is_hung_up(connection)
+        lease.trusted = not pools.is_hung_up(connection)
         """,
         """
-        self.trusted = True
+        lease.trusted = True
         """,
         "test_watch.py::test_a_connection_that_the_server_closed_is_replaced_at_its_next_use[default]",
     ),
@@ -1067,18 +1067,18 @@ MUTANTS = [
         "a broken connection is replaced by a broken one",
         "leases/wrapper.py",
         """
-        while lease.is_broken():
+        while is_broken(lease):
         """,
         """
-        if lease.is_broken():
+        if is_broken(lease):
         """,
         "test_watch.py::test_a_pool_full_of_closed_connections_fails_nobody",
     ),
     _mutant(
         "session state is lost with a broken connection, in silence",
-        "leases/lease.py",
+        "leases/ended.py",
         """
-        if connection is None or self.session_state.pins:
+        if connection is None or lease.session_state.pins:
         """,
         """
         if connection is None:
@@ -1087,9 +1087,9 @@ MUTANTS = [
     ),
     _mutant(
         "a broken connection is replaced in the middle of a transaction",
-        "leases/lease.py",
+        "leases/ended.py",
         """
-        return not wrapper.in_atomic_block and wrapper.autocommit and self._transaction is None
+        return not wrapper.in_atomic_block and wrapper.autocommit and lease._transaction is None
         """,
         """
         return not wrapper.in_atomic_block and wrapper.autocommit
@@ -1098,13 +1098,13 @@ MUTANTS = [
     ),
     _mutant(
         "a session is ended that somebody has just used",
-        "leases/lease.py",
+        "leases/ended.py",
         """
-        self.__dict__.clear()
+        lease.__dict__.clear()
         return False
         """,
         """
-        self.__dict__.clear()
+        lease.__dict__.clear()
         """,
         "test_leisure.py::test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while",
     ),

@@ -1,0 +1,117 @@
+"""A lease as others see it, at one moment, and what is remembered of that."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import sql
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from conn_hygiene import callsite
+    from conn_hygiene.leases.lease import Lease
+
+
+@dataclasses.dataclass(frozen=True)
+class Transaction:
+    """The beginning of a transaction: when on the monotonic clock, where, and whether ``ATOMIC_REQUESTS`` opened it."""
+
+    began: float
+    place: callsite.Place | None
+    by_atomic_requests: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A lease as it was at one moment; times in seconds."""
+
+    connection: psycopg.Connection[Any]
+    state: str
+    held_for: float
+    idle_for: float
+    used_for: float
+    open_cursors: int
+    in_transaction: bool
+    #: When and where it began; None if that was not seen, on a handle.
+    transaction: Transaction | None
+    open_for: float
+    #: The last one, as it was executed.
+    last_statement: tuple[Any] | None
+    #: A statement is running, in a cursor or on a handle.
+    active: bool
+    pooled: bool
+    pins: dict[str, str]
+
+    @property
+    def statement(self) -> str | None:
+        """The text of the last statement, without its parameters. To be asked for under no lock: adapters may run."""
+        return None if self.last_statement is None else sql.text_of(self.last_statement[0], None)
+
+
+class Reported(NamedTuple):
+    """A report that was made, and that is not made again too soon."""
+
+    #: The transaction or the checkout.
+    about: object
+    again_at: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Reclaimed:
+    """What was taken back from an owner that is no more."""
+
+    alias: str
+    thread_id: int
+    server_pid: int
+    held_for: float
+    in_transaction: bool
+
+
+def look(lease: Lease, now: float) -> Description | None:
+    """Describe the lease, and remember what is seen: whether anything runs, and which statement was the last.
+
+    Behind an open cursor, what has not changed from one look to the next has been idle since. The reaper's.
+    """
+    with lease._lock:
+        connection = lease._connection
+        if connection is not None and (lease.quiet[0] is not lease.last_statement or pools.is_active(connection)):
+            lease.quiet = (lease.last_statement, now)
+        return describe(lease, now)
+
+
+def describe(lease: Lease, now: float) -> Description | None:
+    """Return the lease as it is at *now*, for reports; None if it holds no connection."""
+    with lease._lock:
+        connection = lease._connection
+        if connection is None:
+            return None
+        wrapper = lease.wrapper()
+        in_transaction = wrapper is not None and lease._in_transaction(wrapper)
+        in_use = bool(lease.open_cursors) or in_transaction
+        active = pools.is_active(connection)
+        return Description(
+            connection=connection,
+            state="in use" if in_use else "pinned" if lease.session_state.pins else "idle",
+            held_for=now - lease.checked_out_at,
+            idle_for=0.0 if active else now - _quiet_since(lease, now),
+            used_for=lease._used + (now - lease.in_use_since if lease.in_use_since is not None else 0.0),
+            open_cursors=len(lease.open_cursors),
+            in_transaction=in_transaction,
+            transaction=lease._transaction if in_transaction else None,
+            open_for=now - lease._transaction.began if in_transaction and lease._transaction else 0.0,
+            last_statement=lease.last_statement,
+            active=active,
+            pooled=lease.pooled,
+            pins=dict(lease.session_state.pins),
+        )
+
+
+def _quiet_since(lease: Lease, now: float) -> float:
+    """Return since when nothing runs, as far as is known; with a cursor open, since the reaper has seen so."""
+    if not lease.open_cursors:
+        return lease.idle_since
+    last, since = lease.quiet
+    return since if last is lease.last_statement else now
