@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
-from django.conf import settings
 from django.db import connections
 from django.http import StreamingHttpResponse
 
@@ -24,6 +23,7 @@ from conn_hygiene.leases import policy
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.transactions.left_open import end_transaction
+from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,25 +31,11 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from typing_extensions import Self
 
+    from conn_hygiene.using import Using
+
 F = TypeVar("F", bound=Callable[..., Any])
 # Tells @scope(None), which is a mistake, from @scope().
 _NOTHING: Any = object()
-Using = str | Iterable[str] | None
-
-
-def aliases(using: Any, name: str) -> frozenset[str] | None:
-    """Return *using* as a set of aliases, None for all; *name* is who asks, for the messages."""
-    if using is None:
-        return None
-    found = frozenset([using] if isinstance(using, str) or not isinstance(using, Iterable) else using)
-    if not all(isinstance(alias, str) for alias in found):
-        raise TypeError(f"{name}(using=...) takes an alias of DATABASES or several, not {using!r}.")
-    if settings.configured and internals.CONNECT_OPTIONS.available:
-        for alias in found:
-            if alias not in connections.settings:
-                known = ", ".join(map(repr, connections.settings))
-                raise connections.exception_class(f"{name}: there is no connection {alias!r}. DATABASES has {known}.")
-    return found
 
 
 def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:

@@ -13,8 +13,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from conn_hygiene import conf, internals
-from conn_hygiene.scopes import aliases, release_connections
+from conn_hygiene.scopes import release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
+from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

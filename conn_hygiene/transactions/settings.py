@@ -19,7 +19,7 @@ from conn_hygiene import conf, internals
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
-from conn_hygiene.scopes import Using, _Scope
+from conn_hygiene.scopes import _Scope
 from conn_hygiene.sessions.sql import Effect
 from conn_hygiene.transactions.errors import QUERY_CANCELED, sqlstate_of
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from typing_extensions import Self
+
+    from conn_hygiene.using import Using
 
 logger = logging.getLogger("conn_hygiene.transactions")
 
