@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conn_hygiene.forks.hooks import close_all_after_fork, close_all_before_fork
 from conn_hygiene.installation import install, uninstall
-from conn_hygiene.reports.snapshot import LeaseInfo, Stats, snapshot, stats
+from conn_hygiene.reports.snapshot import Histogram, Histograms, LeaseInfo, Stats, histograms, snapshot, stats
 from conn_hygiene.scopes import (
     closing_connections,
     hold_connection,
@@ -18,12 +18,15 @@ from conn_hygiene.transactions.settings import QueryTimeout, query_timeout
 __version__ = "0.1.0"
 
 __all__ = [
+    "Histogram",
+    "Histograms",
     "LeaseInfo",
     "QueryTimeout",
     "Stats",
     "close_all_after_fork",
     "close_all_before_fork",
     "closing_connections",
+    "histograms",
     "hold_connection",
     "install",
     "query_timeout",

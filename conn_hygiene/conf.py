@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -21,7 +21,7 @@ class Settings:
     RELEASE_AFTER: float = 0.001
     UNPOOLED_RELEASE_AFTER: float | None = 1.0
     IDLE_IN_TRANSACTION_AFTER: float | None = 5.0
-    IDLE_IN_TRANSACTION_ACTION: str = "log"
+    IDLE_IN_TRANSACTION_ACTION: Literal["log", "terminate"] = "log"
     HELD_TOO_LONG_AFTER: float | None = 30.0
     RECLAIM_DEAD_THREADS: bool = True
     DISCARD_AFTER_FORK: bool = True

@@ -20,6 +20,7 @@ from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import wrapper
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import counters, log, notices, signalling
 from conn_hygiene.sessions import connect_options
 from conn_hygiene.transactions import left_open
 
@@ -77,6 +78,14 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
         wrapper.attach(connection, running, thread_end, connecting=connecting)
 
 
+def _create_connection(alias: str) -> BaseDatabaseWrapper:
+    """Make a thread's wrapper of *alias* as Django does, and have the wait for its first connection measured."""
+    made = type(connections).create_connection(connections, alias)
+    if reaper.running is not None:
+        wrapper.measure_first_connect(made)
+    return made
+
+
 def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "CONN_HYGIENE":
         conf.apply(conf.strict(_overrides))
@@ -122,14 +131,20 @@ def install(**settings: Any) -> None:
         _watch_anew()
         if reaper.running is not None:
             return
-        reaper.running = reaper.Reaper()
+        counters.reset()
+        reaper.running = reaper.Reaper(counters.of)
+        if internals.WAITS.available:
+            connections.create_connection = _create_connection  # type: ignore[method-assign]
         _connect_first(connection_created, _connection_created)
         _connect_first(core_signals.request_started, left_open.request_started)
         _connect_first(core_signals.request_finished, left_open.request_finished)
         setting_changed.connect(_setting_changed, dispatch_uid=_UID)
-        for connection in connections.all(initialized_only=True):
-            if internals.LEASES.available and connection.connection is not None:
-                _attach(connection, connecting=False)
+    # Under no lock, since those are told who listen.
+    for connection in connections.all(initialized_only=True):
+        if internals.LEASES.available and connection.connection is not None:
+            _attach(connection, connecting=False)
+        else:
+            wrapper.measure_first_connect(connection)
 
 
 def uninstall() -> None:
@@ -146,13 +161,18 @@ def uninstall() -> None:
         core_signals.request_finished.disconnect(dispatch_uid=_UID)
         core_signals.request_started.disconnect(dispatch_uid=_UID)
         connection_created.disconnect(dispatch_uid=_UID)
+        if connections.__dict__.get("create_connection") is _create_connection:
+            # Else, somebody has put something on top, which goes on calling it.
+            del connections.create_connection
         stopped.stop()
-        for connection in wrapper.forget_known():
-            wrapper.detach(connection)
+        known = wrapper.forget_known()
         pools.restore_logging()
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()
+    # Under no lock, since those are told who listen.
+    for connection in known:
+        wrapper.detach(connection)
 
 
 def _at_exit() -> None:
@@ -160,6 +180,12 @@ def _at_exit() -> None:
     if reaper.running is not None:
         reaper.running.stop()
 
+
+# Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
+for _listeners in (counters, log, notices, signalling):
+    _listeners.listen()
+for _module in (counters, log):
+    forks.begin_anew_as_well(_module.begin_anew)
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):

@@ -110,6 +110,10 @@ CONNECT_OPTIONS = Feature(
     "SESSION_TIMEOUTS and TAG_SESSIONS have no effect, the system checks do not look at DATABASES, and an alias that "
     "is none is not refused.",
 )
+WAITS = Feature(
+    "waits",
+    "The wait for a wrapper's first connection is not measured, and not counted if its pool had none.",
+)
 STREAMING = Feature(
     "streaming",
     "The bodies of streaming responses are not covered: their connections are held until the body ends.",
@@ -172,6 +176,7 @@ FEATURES = (
     SQLALCHEMY_POOLS,
     DESCRIPTORS,
     CONNECT_OPTIONS,
+    WAITS,
     STREAMING,
     RETRIES,
     TIMEOUTS,
@@ -388,6 +393,8 @@ NAMES: tuple[Name, ...] = (
             "errors_occurred": "connect() resets it.",
         },
     ),
+    *_names(_DATABASES, WAITS, {"create_connection": "Extended: a stopwatch waits for the first connection."}),
+    *_names(_WRAPPER, WAITS, {"get_new_connection": "Where it waits, on the instance: there is no lease yet."}),
     *_names(_POSTGRESQL, CHECKOUTS, {"pool": "Whether the alias has a native pool."}),
     *_names(_ASYNCIO, CHECKOUTS, {"async_unsafe": "Refuses a checkout in a thread that runs an event loop."}),
     *_names(

@@ -1,7 +1,8 @@
-"""The Django signals that the toolkit sends.
+"""The Django signals that the toolkit sends, each for an event of :mod:`conn_hygiene.events`.
 
-Receivers run in the thread that found the event, which may be the reaper's: they must not block, and must not expect
-the ORM's connections of the thread that the event is about. An exception in a receiver is logged and goes no further.
+Receivers run in the owner's thread, or in one of the toolkit's that makes reports, where the next ones wait for them.
+They must not expect the ORM's connections of the thread that the event is about. An exception in a receiver is logged
+and goes no further.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ A lock that is left out is hardly ever noticed by its consequences. So these ask
 from __future__ import annotations
 
 import threading
-from collections import UserDict
+from collections import UserList
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -22,6 +22,7 @@ from conn_hygiene.leases.usage import Timing
 from conn_hygiene.locks import Rank, RankedLock
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
+from conn_hygiene.reports import counters
 from tests.processes import run
 from tests.test_lease import query
 from tests.waiting import holds, wait_until, wait_until_released
@@ -164,10 +165,10 @@ class GuardedWeakSet(Guarded, WeakSet[Any]):
         return super().__iter__()
 
 
-class GuardedDict(Guarded, UserDict[str, Any]):
-    def __getitem__(self, key: str) -> Any:
+class GuardedList(Guarded, UserList[int]):
+    def __getitem__(self, index: Any) -> Any:
         self.look("get")
-        return super().__getitem__(key)
+        return super().__getitem__(index)
 
 
 def guarded(container: Any, is_locked: Callable[[], bool]) -> Any:
@@ -192,13 +193,13 @@ def test_the_list_of_leases_is_touched_under_its_lock(monkeypatch: pytest.Monkey
 
 
 def test_numbers_are_touched_under_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = running().counters
-    values = guarded(GuardedDict(counters._values), counters._lock.locked)
-    monkeypatch.setattr(counters, "_values", values)
+    tally = counters.of("default")
+    waited = guarded(GuardedList(tally._waited), tally._lock.locked)
+    monkeypatch.setattr(tally, "_waited", waited)
     query()
     connections.close_all()
     assert conn_hygiene.stats().checkouts > 0
-    assert values.unguarded == set()
+    assert waited.unguarded == set()
 
 
 def test_the_list_of_wrappers_is_touched_under_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +250,7 @@ class Gate:
 
 
 def test_who_comes_second_starts_no_other_reaper() -> None:
-    keeper, gate = Reaper(), Gate()
+    keeper, gate = Reaper(counters.of), Gate()
     keeper._start_lock = gate
     second = threading.Thread(target=keeper.ensure_running)
     with gate.lock:

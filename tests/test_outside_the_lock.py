@@ -19,11 +19,11 @@ from django.db.backends.signals import connection_created
 from psycopg_pool import ConnectionPool
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
+from conn_hygiene import closing_connections, events, hold_connection, release_between_queries, signals
 from conn_hygiene.leases import returns, wrapper
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
-from conn_hygiene.reports import notices
+from conn_hygiene.reports import counters, notices
 from example_project import embedded
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released, wait_until_told
@@ -49,7 +49,8 @@ def every_lock() -> Iterator[tuple[str, Any]]:
             yield repr(lease), lease._lock
     yield "the registry's", keeper._registry_lock
     yield "the reaper's start lock", keeper._start_lock
-    yield "the counters'", keeper.counters._lock
+    yield "the counters'", counters.of("default")._lock
+    yield "the one of those who listen", events._lock
     yield "the workers'", keeper._workers._lock
     for lane in keeper._workers._lanes.values():
         yield f"the one of lane {lane._name}", lane._changed
@@ -141,6 +142,19 @@ def received(name: str, called: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         getattr(signals, name).disconnect(receiver)
+
+
+@contextmanager
+def listened(kind: type[events.Event], called: Callable[[], None]) -> Iterator[None]:
+    def listener(event: Any) -> None:
+        if event.alias == "default":
+            called()
+
+    events.listen(kind, listener)
+    try:
+        yield
+    finally:
+        events.unlisten(kind, listener)
 
 
 @contextmanager
@@ -250,6 +264,9 @@ CALLS: dict[str, Callable[[Callable[[], None]], Any]] = {
     "idle_in_transaction_detected": lambda called: received("idle_in_transaction_detected", called),
     "connection_held_too_long": lambda called: received("connection_held_too_long", called),
     "connection_reclaimed": lambda called: received("connection_reclaimed", called),
+    "CheckedOut": lambda called: listened(events.CheckedOut, called),
+    "CheckedIn": lambda called: listened(events.CheckedIn, called),
+    "Pinned": lambda called: listened(events.Pinned, called),
 }
 
 WAYS = [
@@ -279,6 +296,15 @@ WAYS = [
     ("idle_in_transaction_detected", be_ended_in_transaction),
     ("connection_held_too_long", hold_too_long),
     ("connection_reclaimed", die_in_transaction),
+    ("CheckedOut", release),
+    ("CheckedIn", release),
+    ("CheckedIn", release_by_hand),
+    ("CheckedIn", release_soiled),
+    ("CheckedIn", close_soiled),
+    ("CheckedIn", hold_for_a_while),
+    ("CheckedIn", hold_too_long),
+    ("CheckedIn", die_in_transaction),
+    ("Pinned", be_pinned),
 ]
 
 
@@ -324,6 +350,10 @@ HANGS = [
     ("idle_in_transaction_detected", idle_in_transaction),
     ("connection_held_too_long", hold_too_long),
     ("connection_reclaimed", die_in_transaction),
+    ("CheckedOut", release),
+    ("CheckedIn", release),
+    ("CheckedIn", hold_too_long),
+    ("CheckedIn", die_in_transaction),
 ]
 
 
@@ -575,7 +605,7 @@ def test_reports_that_come_faster_than_they_are_made_are_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reaper, "_MOST_REPORTS", 2)
-    keeper, hanging = Reaper(), Hanging()
+    keeper, hanging = Reaper(counters.of), Hanging()
     keeper.tell(hanging)
     assert hanging.begun.wait(SECONDS)
     for _ in range(5):

@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 METRICS = re.compile(
+    r'db-wait;dur=\d+\.\d;desc="waited for a database connection", '
     r'db-held;dur=(\d+\.\d);desc="database connection held", db-used;dur=(\d+\.\d);desc="database connection used"$'
 )
 PAUSE = 0.1

@@ -9,30 +9,27 @@ Everything here but :func:`before_fork` runs in the thread that forked, which is
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import conf, internals, signals
+from conn_hygiene import conf, events, internals
 from conn_hygiene.forks import discarding
 from conn_hygiene.leases import usage, wrapper
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports import log
 from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.leases.lease import Lease
-
-logger = logging.getLogger("conn_hygiene.forks")
 
 # The process whose connections need no discarding: the one that imported this module, or a child that has done it.
 _home_pid = os.getpid()
@@ -45,6 +42,9 @@ _inherited_leases: set[Lease] = set()
 
 # Connections that were out of their leases, and not yet back in their pools, at the moment of the fork.
 _inherited_on_their_way: list[tuple[str, Any]] = []
+
+# What those have to do in a child that this module does not know; see `begin_anew_as_well`.
+_more_to_begin_anew: list[Callable[[], None]] = []
 
 # All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
 # discards. The threads are gone there, and Python collects what was theirs before it calls any hook: a wrapper's
@@ -79,7 +79,9 @@ def close_all_after_fork() -> int:
     found = [*_take_from_leases(), *_take_from_wrappers()]
     found += [*discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
     left = [alias for alias, connection in found if not discarding.discard(connection)]
-    _report([alias for alias, _ in found], left)
+    if found:
+        discarded = Counter(alias for alias, _ in found)
+        events.publish(events.ConnectionsDiscarded(discarded=dict(discarded), left_open=dict(Counter(left))))
     return len(found)
 
 
@@ -144,12 +146,19 @@ def begin_anew() -> None:
     if os.getpid() == _state_pid:
         return
     _state_pid = os.getpid()
-    for module in (reaper, wrapper, connect_options, usage, log):
+    for module in (events, reaper, wrapper, connect_options, usage):
         module.begin_anew()
+    for call in _more_to_begin_anew:
+        call()
     if reaper.running is not None:
         leases, on_their_way = reaper.running.after_fork_in_child()
         _inherited_leases.update(leases)
         _inherited_on_their_way.extend(on_their_way)
+
+
+def begin_anew_as_well(call: Callable[[], None]) -> None:
+    """Have *call* called in each forked child, once, before anything is told of the fork: for locks and for numbers."""
+    _more_to_begin_anew.append(call)
 
 
 def _take_from_leases() -> Iterator[tuple[str, Any]]:
@@ -179,22 +188,3 @@ def _take_from_wrappers() -> Iterator[tuple[str, Any]]:
 def _is_open(each: BaseDatabaseWrapper) -> bool:
     lease = wrapper.lease_of(each)
     return each.connection is not None if lease is None else lease.holds_connection()
-
-
-def _report(aliases: list[str], left: list[str]) -> None:
-    if not aliases:
-        return
-    if reaper.running is not None:
-        reaper.running.counters.add(discarded=len(aliases))
-    names = sorted(set(aliases))
-    facts = {"count": len(aliases), "aliases": names}
-    logger.info("Discarded %d inherited connections of %s after a fork.", len(aliases), ", ".join(names), extra=facts)
-    if left:
-        names = sorted(set(left))
-        logger.info(
-            "%d of them, of %s, cannot be closed here without harm; they stay open, unused, until this process ends.",
-            len(left),
-            ", ".join(names),
-            extra={"count": len(left), "aliases": names},
-        )
-    log.send(signals.connections_discarded, **facts)

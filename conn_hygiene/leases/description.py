@@ -59,17 +59,6 @@ class Reported(NamedTuple):
     again_at: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Reclaimed:
-    """What was taken back from an owner that is no more."""
-
-    alias: str
-    thread_id: int
-    server_pid: int
-    held_for: float
-    in_transaction: bool
-
-
 def look(lease: Lease, now: float) -> Description | None:
     """Describe the lease, and remember what is seen: whether anything runs, and which statement was the last.
 

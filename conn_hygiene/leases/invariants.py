@@ -46,6 +46,7 @@ WRITERS: dict[str, Writer] = {
     "wrapper": ONCE,
     "thread_id": ONCE,
     "thread_end": ONCE,
+    "tally": ONCE,
     # Where it is in its life, and with what.
     "state": LOCK,
     "handle": LOCK,
@@ -74,6 +75,8 @@ WRITERS: dict[str, Writer] = {
     "_timing": LOCK,
     "trusted": LOCK,
     "ended_because": LOCK,
+    "asked_at": OWNER,
+    "_news": LOCK,
     "request": OWNER,
     # What the reaper knows of it.
     "look_at": OWNER,

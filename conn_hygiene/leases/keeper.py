@@ -8,17 +8,26 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
 
+    from conn_hygiene.events import Event
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return
-    from conn_hygiene.reports.counters import Counters
+
+
+class Tally(Protocol):
+    """Who counts the checkouts of one alias. Called under the lease's lock, and takes none but its own."""
+
+    def checked_out(self, waited: float | None) -> None:
+        """Count a checkout that was waited for for *waited* seconds, None if that is not known."""
+
+    def checked_in(self, held: float, used: float, *, released: bool) -> None:
+        """Count the end of a checkout, of *held* seconds, *used* of them; *released* between queries."""
 
 
 class Keeper(Protocol):
     """What a lease needs from the outside: who lists the leases, counts, and ends the idle ones."""
 
-    @property
-    def counters(self) -> Counters:
-        """The process's totals."""
+    def tally_of(self, alias: str) -> Tally:
+        """Return who counts the checkouts of *alias*; for ever the same."""
 
     def checked_out(self, lease: Lease) -> None:
         """Take note that *lease* has a connection; it must stay reachable until :meth:`checked_in`."""
@@ -47,6 +56,9 @@ class Keeper(Protocol):
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
         """Have a *report* made where that makes nobody wait."""
 
+    def publish_later(self, event: Event) -> None:
+        """Publish *event* where that makes nobody wait."""
+
     def returned(self, returning: Return) -> None:
         """Forget *returning*, which is where it belongs."""
 
@@ -58,9 +70,6 @@ class Keeper(Protocol):
 
     def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
-
-    def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
-        """Report that another connection took the place of one that the server had closed."""
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""

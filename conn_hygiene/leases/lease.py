@@ -19,28 +19,29 @@ shared between threads.
 
 Who writes which attribute, under which lock, and in which order they are read: see :mod:`.invariants`. The order of
 all locks: see :mod:`conn_hygiene.locks`. Under the lease's lock it is decided that the connection goes back, and it is
-taken out of the lease; what is done with it then, under no lock, is in :mod:`.returns`.
+taken out of the lease; what is done with it then, under no lock, is in :mod:`.returns`. So it is with events: one
+that is decided under the lock is published after it, since who listens may take any lock.
 """
 
 from __future__ import annotations
 
 import enum
-import logging
 import math
 import sys
 import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
+from conn_hygiene.events import CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
 from conn_hygiene.leases import backoff, cursors, invariants, looks, policy, returns, usage
 from conn_hygiene.leases.connecting import Connect, Connecting
-from conn_hygiene.leases.description import Reclaimed, Reported, Transaction
+from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
@@ -53,9 +54,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from conn_hygiene.events import Event
     from conn_hygiene.leases.keeper import Keeper
-
-logger = logging.getLogger("conn_hygiene.lease")
 
 _now = time.monotonic
 
@@ -68,6 +68,9 @@ class State(enum.IntEnum):
     PARKED = 2
     GIVEN_BACK = 3
 
+
+# Why a checkout ends; see events.CheckedIn.
+Ending = Literal["release", "close", "reclaim", "uninstall"]
 
 # Module constants: reading an enum's member costs more than the comparisons on the way of every query.
 CLOSED, HELD, PARKED, GIVEN_BACK = State
@@ -99,6 +102,7 @@ class Lease:
         "_connects",
         "_lock",
         "_manual",
+        "_news",
         "_scopes",
         "_settings",
         "_timing",
@@ -106,6 +110,7 @@ class Lease:
         "_used",
         "_wish",
         "alias",
+        "asked_at",
         "backoff",
         "checked_out_at",
         "checked_out_by",
@@ -126,6 +131,7 @@ class Lease:
         "session_state",
         "spare",
         "state",
+        "tally",
         "thread_end",
         "thread_id",
         "trusted",
@@ -136,6 +142,11 @@ class Lease:
         self._make_lock()
         self.keeper = keeper
         self.alias = wrapper.alias
+        self.tally = keeper.tally_of(wrapper.alias)
+        # What was decided under the lock, and is to be published after it.
+        self._news: tuple[Event, ...] = ()
+        # Since when the owner waits for a connection, on the monotonic clock; written by the owner without the lock.
+        self.asked_at: float | None = None
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
         # Whose end strands the connection, and what is collected then. None if it strands nothing: another thread made
         # the wrapper.
@@ -246,10 +257,13 @@ class Lease:
         """Return whether somebody may be about to use a handle that was read since the last cursor closed."""
         return bool(self.__dict__)
 
-    def assign(self, connection: psycopg.Connection[Any] | None) -> None:
-        """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one."""
+    def assign(self, connection: psycopg.Connection[Any] | None, waited: float | None = None) -> None:
+        """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one.
+
+        *waited* are the seconds that it was waited for; by default, those since :attr:`asked_at`.
+        """
         try:
-            overwritten = self._assign(connection)
+            overwritten = self._assign(connection, waited)
             if overwritten is not None:
                 self.keeper.carry_back(overwritten, here=False)
         except BaseException:
@@ -260,8 +274,10 @@ class Lease:
             raise
         if connection is not None:
             self.keeper.ensure_running()
+        if self._news:
+            self._publish()
 
-    def _assign(self, connection: psycopg.Connection[Any] | None) -> Return | None:
+    def _assign(self, connection: psycopg.Connection[Any] | None, waited: float | None) -> Return | None:
         overwritten = None
         with self._lock:
             if connection is self._connection is not None:
@@ -282,8 +298,14 @@ class Lease:
             self.pooled = pool is not None
             self.queue, self.spare = pools.queue_and_spare(pool)
             self._heed(_current_scopes())
-            if _current_timing() is not None:
+            if waited is None and self.asked_at is not None:
+                waited = self.checked_out_at - self.asked_at
+            self.asked_at = None
+            request = _current_timing()
+            if request is not None:
                 self._join_request()
+                if waited is not None:
+                    request.waited(waited)
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             self.session_state = state.State(connection)
@@ -291,7 +313,9 @@ class Lease:
             self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
-            self.keeper.counters.add(checkouts=1)
+            self.tally.checked_out(waited)
+            if CheckedOut.listeners:
+                self._note_checkout(waited)
         return overwritten
 
     def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
@@ -305,7 +329,38 @@ class Lease:
             return None
         return self._leave()
 
-    def _end(self, state: State = CLOSED, **counted: int) -> psycopg.Connection[Any]:
+    def _note_checkout(self, waited: float | None) -> None:
+        event = CheckedOut(
+            alias=self.alias,
+            server_pid=self.server_pid,
+            thread_id=self.thread_id,
+            request=self.request,
+            pooled=self.pooled,
+            waited_for=waited,
+        )
+        self._news += (event,)
+
+    def _note_end(self, reason: Ending, held_for: float) -> None:
+        event = CheckedIn(
+            alias=self.alias,
+            server_pid=self.server_pid,
+            thread_id=self.thread_id,
+            request=self.request,
+            pooled=self.pooled,
+            held_for=held_for,
+            used_for=self._used,
+            reason=reason,
+        )
+        self._news += (event,)
+
+    def _publish(self) -> None:
+        """Publish what was decided under the lock. Called without it, by the owner."""
+        with self._lock:
+            news, self._news = self._news, ()
+        for event in news:
+            publish(event)
+
+    def _end(self, state: State = CLOSED, reason: Ending = "close") -> psycopg.Connection[Any]:
         """Close the books on the current checkout, under the lock, and return its connection."""
         connection = self._connection
         assert connection is not None
@@ -320,7 +375,9 @@ class Lease:
         self.open_cursors = {}
         self.keeper.checked_in(self)
         held = now - self.checked_out_at
-        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
+        self.tally.checked_in(held, self._used, released=reason == "release")
+        if CheckedIn.listeners:
+            self._note_end(reason, held)
         if self.idle_since != self.checked_out_at:
             setattr(connection, _LAST_USED, self.idle_since)
         return connection
@@ -666,20 +723,28 @@ class Lease:
             added = self.session_state.add(
                 effect, setting_up=self._setting_up(wrapper), of_hold=policy.holds(self.alias)
             )
-        self._report_pins(added)
+        self._publish_pins(added)
 
-    def _report_pins(self, added: list[str]) -> None:
+    def _publish_pins(self, added: list[str]) -> None:
+        """Tell what pins the connection from now on. Called without the lock."""
         if not added:
             return
         pins = self.pins
-        if len(pins) == len(added):
-            # There were none before.
-            self.keeper.counters.add(pinned=1)
+        # Whether there were none before.
+        first = len(pins) == len(added)
         for reason in added:
-            where = pins.get(reason, callsite.UNKNOWN)
-            message = "Connection %r (server pid %d) is pinned to its thread by %s at %s."
-            extra = {"alias": self.alias, "server_pid": self.server_pid, "pinned_by": reason, "where": where}
-            logger.info(message, self.alias, self.server_pid, reason, where, extra=extra)
+            publish(
+                Pinned(
+                    alias=self.alias,
+                    server_pid=self.server_pid,
+                    thread_id=self.thread_id,
+                    request=self.request,
+                    pinned_by=reason,
+                    where=pins.get(reason, callsite.UNKNOWN),
+                    first=first,
+                )
+            )
+            first = False
 
     def prepare_return(self) -> None:
         """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
@@ -804,9 +869,9 @@ class Lease:
         if not kept_for:
             return
         if here:
-            self._report_pins(kept_for)
+            self._publish_pins(kept_for)
         else:
-            self.keeper.tell(self._report_pins, kept_for)
+            self.keeper.tell(self._publish_pins, kept_for)
 
     def _next_look(self, now: float, due: float) -> float | None:
         """Return when the reaper should look again at what may end at *due*; None for when it is parked next."""
@@ -815,7 +880,11 @@ class Lease:
         return due if self.state == PARKED else None
 
     def _leave(
-        self, reported: tuple[bytes | None, ...] | None = None, *, is_rolled_back: bool = False, **counted: int
+        self,
+        reported: tuple[bytes | None, ...] | None = None,
+        *,
+        is_rolled_back: bool = False,
+        reason: Ending = "release",
     ) -> Return:
         """Take the connection out of the lease, under the lock, for it to be carried back outside of it.
 
@@ -834,7 +903,9 @@ class Lease:
         )
         # First of all: an exception of a signal handler, at any of these lines, must not lose it.
         self.keeper.leaving(returning)
-        self._end(GIVEN_BACK, **(counted or {"releases": 1}))
+        self._end(GIVEN_BACK, reason)
+        # Published when it is where it belongs.
+        returning.news, self._news = self._news, ()
         return returning
 
     def is_out(self, returning: Return) -> bool:
@@ -888,7 +959,7 @@ class Lease:
                 held_for=_now() - self.checked_out_at,
                 in_transaction=not pools.is_idle(connection),
             )
-            return self._leave(is_rolled_back=found.in_transaction, reclaimed=1), found
+            return self._leave(is_rolled_back=found.in_transaction, reason="reclaim"), found
 
     def reconsider(self) -> None:
         """Settle anew, since a scope began or ended. Only the owner may call this.
@@ -965,8 +1036,16 @@ class Lease:
         return _now() - self.idle_since
 
     def replaced(self, server_pid: int, idle_for: float) -> None:
-        """Report that the connection to *server_pid* was broken, and is no more."""
-        self.keeper.replaced(self, server_pid, idle_for)
+        """Tell that the connection to *server_pid* was broken, and that another one took its place. Owner only."""
+        publish(
+            Replaced(
+                alias=self.alias,
+                server_pid=server_pid,
+                thread_id=self.thread_id,
+                request=self.request,
+                idle_for=idle_for,
+            )
+        )
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""
@@ -974,9 +1053,11 @@ class Lease:
             connection = self._connection
             if connection is not None:
                 cursors.unfollow(connection)
-                self._end()
+                self._end(reason="uninstall")
             self.state = CLOSED
-            return connection
+        if self._news:
+            self._publish()
+        return connection
 
     def serves_thread(self) -> bool:
         """Return whether Django lets the thread that asks use the wrapper: the one that it was made for, or any."""
@@ -992,6 +1073,9 @@ class Lease:
         """Make the lease usable in a forked child: another thread may have held its lock at the moment of the fork."""
         self._make_lock()
         self.look_at = math.inf
+        with self._lock:
+            # Of the parent, which tells itself.
+            self._news = ()
 
     def disown(self) -> psycopg.Connection[Any] | None:
         """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""

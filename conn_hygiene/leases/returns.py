@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from conn_hygiene.events import Event
+
 logger = logging.getLogger("conn_hygiene.lease")
 
 #: Seconds that a server has for the cleaning of a session, or for a rollback; it is hung up on then.
@@ -45,6 +47,9 @@ class Registry(Clock, Protocol):
 
     def returned(self, returning: Return) -> None:
         """Forget *returning*, which is where it belongs, and wake who waits for it."""
+
+    def publish_later(self, event: Event) -> None:
+        """Publish *event* where that makes nobody wait."""
 
 
 class TimeLimit:
@@ -94,8 +99,9 @@ class Return:
         "fresh",
         "is_rolled_back",
         "lease",
+        "news",
         "pool",
-        "then",
+        "publish",
         "to_scrub",
     )
 
@@ -118,8 +124,9 @@ class Return:
         self.to_scrub = to_scrub
         self.fresh = fresh
         self.is_rolled_back = is_rolled_back
-        #: What is to be done when it is back.
-        self.then: Callable[[], None] | None = None
+        #: What is to be published when it is back, and how if it matters who waits for the thread that carries it.
+        self.news: tuple[Event, ...] = ()
+        self.publish: Callable[[Event], None] | None = None
         # By whom it is carried out: the first thread that puts itself here, in one step.
         self._carrier: dict[None, int] = {}
         self._is_put = False
@@ -151,9 +158,9 @@ class Return:
             self._is_put = True
             pools.give_back(self.connection)
         registry.returned(self)
-        then, self.then = self.then, None
-        if then is not None:
-            then()
+        news, self.news = self.news, ()
+        for event in news:
+            (self.publish or registry.publish_later)(event)
 
     def _clean(self) -> None:
         if self.is_rolled_back:

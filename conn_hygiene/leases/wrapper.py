@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import weakref
 from functools import lru_cache
 from inspect import unwrap
@@ -18,23 +19,24 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import django
+import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
-from conn_hygiene.leases import cursors
+from conn_hygiene.events import PoolExhausted, publish
+from conn_hygiene.leases import cursors, usage
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-
-    import psycopg
 
     from conn_hygiene.leases.keeper import Keeper
 
@@ -85,9 +87,10 @@ _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", N
 _class_of = object.__dict__["__class__"]
 
 _LEASE = "_conn_hygiene_lease"
+_GET_NEW = "get_new_connection"
 
-# All threads' wrappers that have connected since install(), leased or left alone; under the lock. Reentrant: a signal
-# handler may fork while its thread is inside.
+# All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
+# Reentrant: a signal handler may fork while its thread is inside.
 _known: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
 _known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
 
@@ -174,6 +177,7 @@ class LeasedWrapper(_Wrapper):
         """
         if lease.state == GIVEN_BACK:
             self.validate_thread_sharing()
+        lease.asked_at = monotonic()
         if not lease.spare:
             lease.keeper.wanted(lease.spare)
         self.check_settings()
@@ -185,9 +189,14 @@ class LeasedWrapper(_Wrapper):
         # Django gives a pool to aliases with a CONN_MAX_AGE of 0 only.
         self.close_at = monotonic()
         self.errors_occurred = False
-        # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which would
-        # lose it to an exception of a signal handler.
-        lease.assign(self.get_new_connection({}))
+        try:
+            # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
+            # would lose it to an exception of a signal handler.
+            lease.assign(self.get_new_connection({}))
+        except psycopg.OperationalError as error:
+            _not_served(self, lease.asked_at, error)
+            lease.asked_at = None
+            raise
         lease.begin_session()
 
     def connect(self) -> None:
@@ -206,6 +215,7 @@ class LeasedWrapper(_Wrapper):
             self.validate_thread_sharing()
         # Ours alone to take back, however this ends: connect() may be called while another one is under way.
         attempt = Connect()
+        lease.asked_at = monotonic()
         try:
             if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
@@ -213,8 +223,12 @@ class LeasedWrapper(_Wrapper):
                 self._connect_as_before(connect, self.autocommit)
             else:
                 connect()
+        except psycopg.OperationalError as error:
+            _not_served(self, lease.asked_at, error)
+            raise
         finally:
             lease.connected(attempt, again=again)
+            lease.asked_at = None
 
     def _connect_as_before(self, connect: Callable[[], None], autocommit: bool) -> None:
         """Call *connect*, which sets autocommit as the settings say, and set it as the application had done."""
@@ -403,6 +417,71 @@ def _opened_by_handler(frame: FrameType | None) -> bool:
     return False
 
 
+class _FirstConnect:
+    """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
+
+    __slots__ = ("_wrapper", "waited")
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        # Not kept by itself: its thread's end is to collect it.
+        self._wrapper = weakref.ref(wrapper)
+        self.waited: float | None = None
+
+    def __call__(self, conn_params: dict[str, Any]) -> Any:
+        """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
+        wrapper: Any = self._wrapper()
+        began = monotonic()
+        try:
+            connection = type(wrapper).get_new_connection(wrapper, conn_params)
+        except psycopg.OperationalError as error:
+            _not_served(wrapper, began, error)
+            raise
+        try:
+            self.waited = monotonic() - began
+        except BaseException:
+            # Of a signal handler: nobody else has the connection yet.
+            pools.give_back(connection)
+            raise
+        return connection
+
+
+def measure_first_connect(wrapper: BaseDatabaseWrapper) -> None:
+    """Have the wait of *wrapper*, which has no connection, for its first one be known to :func:`attach`."""
+    if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
+        _note(wrapper)
+        wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper)
+
+
+def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
+    first = wrapper.__dict__.get(_GET_NEW)
+    if not isinstance(first, _FirstConnect):
+        return None
+    del wrapper.__dict__[_GET_NEW]
+    return first
+
+
+def _not_served(wrapper: BaseDatabaseWrapper, asked_at: float | None, error: psycopg.OperationalError) -> None:
+    """Tell of *error*, if it is that the pool of *wrapper* had no connection for who asked for one at *asked_at*."""
+    kind: Any = type(error).__name__
+    # By name: psycopg_pool need not be installed.
+    if type(error).__module__ != "psycopg_pool" or kind not in ("PoolTimeout", "TooManyRequests"):
+        return
+    waited = 0.0 if asked_at is None else monotonic() - asked_at
+    request = usage.current.get()
+    if request is not None:
+        request.waited(waited)
+    if PoolExhausted.listeners:
+        publish(
+            PoolExhausted(
+                alias=wrapper.alias,
+                thread_id=threading.get_ident(),
+                request=serving.label,
+                waited_for=waited,
+                error=kind,
+            )
+        )
+
+
 @lru_cache(maxsize=64)
 def leased_class(cls: Any) -> type[Any]:
     """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
@@ -447,9 +526,14 @@ def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
 
 
 def known() -> list[BaseDatabaseWrapper]:
-    """Return all threads' wrappers that have connected since the toolkit was installed."""
+    """Return all threads' wrappers that were made, or have connected, since the toolkit was installed."""
     with _known_lock:
         return list(_known)
+
+
+def _note(wrapper: BaseDatabaseWrapper) -> None:
+    with _known_lock:
+        _known.add(wrapper)
 
 
 def forget_known() -> list[BaseDatabaseWrapper]:
@@ -478,8 +562,8 @@ def attach(
     *thread_end* refers to what is collected when the thread ends that alone uses *wrapper*. *connecting* tells that its
     ``connect()`` is still running, which is the case in ``connection_created``.
     """
-    with _known_lock:
-        _known.add(wrapper)
+    _note(wrapper)
+    first = _forget_first_connect(wrapper)
     if isinstance(wrapper, LeasedWrapper) or not pools.understands(wrapper):
         return None
     lease = Lease(wrapper, keeper, thread_end)
@@ -493,7 +577,7 @@ def attach(
         wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
     setattr(wrapper, _LEASE, lease)
     _class_of.__set__(wrapper, leased_class(type(wrapper)))  # type: ignore[arg-type]
-    lease.assign(connection)
+    lease.assign(connection, first.waited if first is not None and connecting else None)
     if not connecting:
         lease.pin_for_its_past()
     return lease
@@ -506,6 +590,7 @@ def _is_ours(name: str, method: Any) -> bool:
 
 def detach(wrapper: BaseDatabaseWrapper) -> None:
     """Make *wrapper* what it was before :func:`attach`; a connection that it has stays."""
+    _forget_first_connect(wrapper)
     lease = lease_of(wrapper)
     if lease is not None:
         wrapper.__dict__["connection"] = lease.detach()

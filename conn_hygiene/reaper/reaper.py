@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -30,20 +31,22 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from conn_hygiene import conf, internals, locks
+from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.leases import ended, policy, returns
 from conn_hygiene.leases.backoff import PATIENCE, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
+from conn_hygiene.reaper import watch
 from conn_hygiene.reaper.workers import Workers
-from conn_hygiene.reports import log as reports
-from conn_hygiene.reports.counters import Counters
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
 
+    from conn_hygiene.events import Event
     from conn_hygiene.leases.description import Description
+    from conn_hygiene.leases.keeper import Tally
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return
 
@@ -55,8 +58,8 @@ _now = time.monotonic
 class Reaper:
     """Keeps the list of leases that hold a connection, and ends those that are due. One a process."""
 
-    def __init__(self) -> None:
-        self.counters = Counters()
+    def __init__(self, tally_of: Callable[[str], Tally]) -> None:
+        self._tally_of = tally_of
         self._leases: set[Lease] = set()
         self._start_lock = locks.make(Rank.START)
         self._begin_registry()
@@ -84,6 +87,10 @@ class Reaper:
         self._order = count()
 
     # ##### Called by leases, in any thread #####
+
+    def tally_of(self, alias: str) -> Tally:
+        """Return who counts the checkouts of *alias*."""
+        return self._tally_of(alias)
 
     def checked_out(self, lease: Lease) -> None:
         """Keep *lease* reachable while it has a connection, so that its owner's end does not lose it."""
@@ -150,6 +157,9 @@ class Reaper:
 
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: in the running thread if it is *here* or cannot block, else by a worker."""
+        if here:
+            # Its owner, who may wait for a listener of its own.
+            returning.publish = publish
         call = partial(_as_a_worker, returning.carry_out, self)
         # A lane holds no more than a pool has connections.
         if here or not returning.may_block or not self._workers.put(returning.alias, call, threads=4, length=10_000):
@@ -203,6 +213,12 @@ class Reaper:
     def _put_report(self, report: Callable[..., None], *facts: Any) -> bool:
         return self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS)
 
+    def publish_later(self, event: Event) -> None:
+        """Have *event* published by a thread that nobody waits for, in a lane of its own: they may be many."""
+        call = partial(_as_a_worker, publish, event)
+        if not self._workers.put(_EVENTS, call, threads=1, length=_MOST_EVENTS):
+            self._reports_lost += 1
+
     def leases(self) -> list[Lease]:
         """Return the leases that hold a connection now."""
         with self._registry_lock:
@@ -234,13 +250,10 @@ class Reaper:
     def _settle_lost_cursor(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         opened = lease.lost(cursor)
         if opened is not None:
-            self.counters.add(unclosed_cursors=1)
-            self.tell(reports.unclosed_cursor, lease, opened)
-
-    def replaced(self, lease: Lease, server_pid: int, idle_for: float) -> None:
-        """Count and report a connection that was broken. Called by its owner."""
-        self.counters.add(replaced=1)
-        reports.replaced(lease, server_pid, idle_for)
+            event = UnclosedCursor(
+                alias=lease.alias, thread_id=lease.thread_id, request=lease.request, where_opened=str(opened)
+            )
+            self.tell(publish, event)
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""
@@ -374,13 +387,12 @@ class Reaper:
             if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
                 ended.call_in_handle(lease)
             return
-        report = reports.IdleInTransaction(lease, found)
-        if ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {report.message}"):
+        event = watch.idle_in_transaction(lease, found)
+        if ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {event.message}"):
             # Its owner was faster, and is at work again.
             return
         _note(lease, _TRANSACTION, found.transaction, now + found.idle_for)
-        self.counters.add(idle_in_transaction=1)
-        self.tell(report.send)
+        self.tell(watch.publish, event, found)
 
     def _see_to_idle(self, lease: Lease, found: Description, now: float) -> None:
         if not (found.pooled or lease.request is not None):
@@ -390,9 +402,10 @@ class Reaper:
         if limit is None or found.idle_for < limit or _is_said(lease, _HELD, lease.checkouts, now):
             return
         _note(lease, _HELD, lease.checkouts, now + found.idle_for)
-        report = reports.HeldTooLong(lease, found)
-        self.counters.add(held_too_long=1)
-        self.tell(report.send, "release" if lease.give_back_if_abandoned() else "log")
+        event = watch.held_too_long(lease, found)
+        if lease.give_back_if_abandoned():
+            event = replace(event, action="release")
+        self.tell(watch.publish, event, found)
 
     # ##### What owners leave behind #####
 
@@ -416,7 +429,7 @@ class Reaper:
             return
         returning, found = taken
         if found is not None:
-            returning.then = partial(self.tell, reports.reclaimed, found)
+            returning.news += (found,)
         self.carry_back(returning, here=False)
 
     # ##### Forks #####
@@ -428,7 +441,6 @@ class Reaper:
         parent held must not be reclaimed when their wrappers are collected here.
         """
         self._start_lock = locks.make(Rank.START)
-        self.counters = Counters()
         inherited, self._leases = self._leases, set()
         for lease in inherited:
             lease.after_fork_in_child()
@@ -492,6 +504,10 @@ _TRANSACTION, _HELD = "transaction", "held"
 # The lane of reports, and how many may wait there.
 _REPORTS = "reports"
 _MOST_REPORTS = 1000
+
+# The same for events of checkouts.
+_EVENTS = "events"
+_MOST_EVENTS = 10_000
 
 # Seconds that the timer rests when something failed.
 _PAUSE = 0.01

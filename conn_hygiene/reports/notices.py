@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conn_hygiene import conf, events
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -25,6 +27,18 @@ logger = logging.getLogger("conn_hygiene.notices")
 
 #: The facts of a report that a notice has. The statement is not one: the server has it, too.
 KEPT = ("alias", "server_pid", "request", "where_began", "where_now")
+
+
+def listen() -> None:
+    """Have a notice left of each report from now on whose session is still there, where the settings say so."""
+    events.listen(events.IdleInTransaction, _leave)
+    events.listen(events.HeldTooLong, _leave)
+
+
+def _leave(event: events.IdleInTransaction | events.HeldTooLong) -> None:
+    directory = conf.current.NOTICE_DIRECTORY
+    if directory is not None and event.action == "log":
+        post(directory, event.facts())
 
 
 def post(directory: str | os.PathLike[str], facts: dict[str, Any]) -> None:

@@ -1,20 +1,25 @@
-"""What this process holds and has done: :func:`snapshot` and :func:`stats`."""
+"""What this process holds and has done: :func:`snapshot`, :func:`stats` and :func:`histograms`."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 import time
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
 from conn_hygiene.leases.description import describe
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports.counters import COUNTED
+from conn_hygiene.reports import counters
+from conn_hygiene.reports.counters import BOUNDS, COUNTED
+from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
     from conn_hygiene.callsite import Place
     from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.reports.counters import Series
+    from conn_hygiene.using import Using
 
 
 # How often stats() looks again for two moments between which no lease ends; with any number of threads, once mostly.
@@ -55,7 +60,10 @@ class LeaseInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """What happened in this process since the toolkit was installed."""
+    """What happened in this process since the toolkit was installed, or since it was forked. All are numbers.
+
+    Reports are counted as they are made: each is one log record, and one signal where there is one for it.
+    """
 
     #: Connections taken from a pool, or opened where there is none.
     checkouts: int
@@ -79,17 +87,58 @@ class Stats:
     replaced: int
     #: Connections that this process inherited by its fork, and discarded.
     discarded: int
+    #: Reports of transactions that a request, a task or a block of ``closing_connections`` left open.
+    left_open: int
+    #: Attempts of ``retry_transaction`` that failed and were repeated.
+    transactions_retried: int
+    #: Checkouts that failed because the pool had no connection in time (``PoolTimeout``), or because too many waited
+    #: for one already (``TooManyRequests``).
+    pool_timeouts: int
+    #: Seconds that threads waited for a connection, from a pool or to be opened. Those of checkouts that failed are
+    #: included, and who waits now is not.
+    seconds_waited: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """How many of a number of times were how long, as Prometheus has it."""
+
+    #: Upper bounds in seconds, inclusive and rising, each with the number of times up to it. The bounds are always the
+    #: same: 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, and infinity.
+    buckets: tuple[tuple[float, int], ...]
+    #: Of all, in seconds.
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self.buckets[-1][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Histograms:
+    """The checkouts of this process, by time."""
+
+    #: For how long each was waited for: for the pool, or for the connection to be opened. Without those that failed,
+    #: and those whose wait was not seen; see :class:`.events.CheckedOut`.
+    waited: Histogram
+    #: For how long each lasted. Those that last now are not included.
+    held: Histogram
+    #: For how long, of that, a cursor was open or a transaction ran.
+    used: Histogram
 
 
 def snapshot() -> list[LeaseInfo]:
     """Return what every thread of this process holds right now, longest first; empty without the toolkit installed."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = [_info(lease, names) for lease in _leases()]
+    # One moment for all, so that their order is that of their checkouts.
+    now = time.monotonic()
+    found = [_info(lease, names, now) for lease in _leases()]
     return sorted((info for info in found if info is not None), key=lambda info: -info.held_for)
 
 
-def _info(lease: Lease, names: dict[int | None, str]) -> LeaseInfo | None:
-    seen = describe(lease, time.monotonic())
+def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo | None:
+    seen = describe(lease, now)
     if seen is None:
         return None
     # Its owner may have used it between the look at the clock and the look at the lease.
@@ -119,21 +168,50 @@ def _text(place: Place | None) -> str | None:
     return None if place is None else str(place)
 
 
-def stats() -> Stats:
-    """Return this process's totals; what is checked out now is included. All zero without the toolkit installed."""
+def stats(using: Using = None) -> Stats:
+    """Return this process's totals; what is checked out now is included. All zero without the toolkit installed.
+
+    :param using: an alias of DATABASES, or several; by default all.
+    :raises TypeError: *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    chosen = aliases(using, "stats")
     running = reaper.running
     if running is None:
         return Stats(**dict.fromkeys(COUNTED, 0))
     for _ in range(_TRIES):
-        totals = running.counters.read()
+        totals = _totals(chosen)
         now = time.monotonic()
-        seen = [found for lease in running.leases() if (found := describe(lease, now)) is not None]
+        leases = [lease for lease in running.leases() if chosen is None or lease.alias in chosen]
+        seen = [found for lease in leases if (found := describe(lease, now)) is not None]
         # A lease that ended meanwhile would be counted neither here nor there, and the totals must not shrink.
-        if running.counters.read()["seconds_held"] == totals["seconds_held"]:
+        if _totals(chosen)["seconds_held"] == totals["seconds_held"]:
             break
     totals["seconds_held"] += sum(max(0.0, found.held_for) for found in seen)
     totals["seconds_in_use"] += sum(max(0.0, found.used_for) for found in seen)
     return Stats(**totals)
+
+
+def _totals(chosen: frozenset[str] | None) -> dict[str, Any]:
+    read = [tally.read() for tally in counters.chosen(chosen)]
+    return {name: sum(values[name] for values in read) for name in COUNTED}
+
+
+def histograms(using: Using = None) -> Histograms:
+    """Return how long the checkouts of this process were waited for, held and used; all zero without the toolkit.
+
+    :param using: an alias of DATABASES, or several; by default all.
+    :raises TypeError: *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    chosen = aliases(using, "histograms")
+    read = [] if reaper.running is None else [tally.series() for tally in counters.chosen(chosen)]
+    return Histograms(**{name: _histogram([series[name] for series in read]) for name in ("waited", "held", "used")})
+
+
+def _histogram(series: list[Series]) -> Histogram:
+    counts = [sum(each.counts[bucket] for each in series) for bucket in range(len(BOUNDS))]
+    return Histogram(tuple(zip(BOUNDS, accumulate(counts), strict=True)), sum(each.total for each in series))
 
 
 def _leases() -> list[Lease]:

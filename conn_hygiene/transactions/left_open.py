@@ -13,7 +13,7 @@ from conn_hygiene import internals
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
-from conn_hygiene.reports import log as reports
+from conn_hygiene.reaper import watch
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _wrappers() -> Sequence[BaseDatabaseWrapper]:
 def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
     """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
     found = describe(lease, time.monotonic())
-    left = reports.LeftOpen(lease, found) if found is not None else None
+    event = watch.left_open(lease, found, who) if found is not None else None
     failed: psycopg.Error | None = None
     try:
         wrapper.connection.rollback()
@@ -91,7 +91,7 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Non
     reset_transaction_state(wrapper)
     wrapper.close()
     # Last of all: a logging handler may write into the database, and must not write into what is rolled back.
-    if left is not None:
-        left.send(who)
+    if event is not None and found is not None:
+        watch.publish(event, found)
     if failed is not None:
         logger.info("The rollback failed; the connection is closed.", exc_info=failed)

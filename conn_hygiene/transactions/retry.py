@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
@@ -13,14 +12,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from conn_hygiene import conf, internals
+from conn_hygiene.events import TransactionRetried, publish
 from conn_hygiene.scopes import release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
 from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
-
-logger = logging.getLogger("conn_hygiene.transactions")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -154,7 +152,7 @@ class _Retry:
             stop=tenacity.stop_any(*stops),
             wait=tenacity.wait_random_exponential(multiplier=self._delay, max=self._max_delay),
             retry=tenacity.retry_if_exception(self._is_repeated),
-            before_sleep=functools.partial(self._log, name),
+            before_sleep=functools.partial(self._tell, name),
             reraise=True,
         )
 
@@ -187,22 +185,15 @@ class _Retry:
         if connection.settings_dict.get("OPTIONS", {}).get("pool") and conf.current.RELEASE != "never":
             release_connections(using=self._using)
 
-    def _log(self, name: str, state: Any) -> None:
-        sqlstate, delay = sqlstate_of(state.outcome.exception()), state.next_action.sleep
-        logger.info(
-            "The transaction of %s on %r failed in attempt %d with SQLSTATE %s; the next attempt is in %.3f s.",
-            name,
-            self._using,
-            state.attempt_number,
-            sqlstate,
-            delay,
-            extra={
-                "alias": self._using,
-                "function": name,
-                "attempt": state.attempt_number,
-                "sqlstate": sqlstate,
-                "delay": delay,
-            },
+    def _tell(self, name: str, state: Any) -> None:
+        publish(
+            TransactionRetried(
+                alias=self._using,
+                function=name,
+                attempt=state.attempt_number,
+                sqlstate=sqlstate_of(state.outcome.exception()),
+                delay=state.next_action.sleep,
+            )
         )
 
 

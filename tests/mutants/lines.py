@@ -140,12 +140,13 @@ MUTANTS = [
         "reports/counters.py",
         """
         with self._lock:
-            for name, amount in amounts.items():
-                self._values[name] += amount
+            if waited is None:
+                self._unseen += 1
         """,
         """
-        for name, amount in amounts.items():
-            self._values[name] += amount
+        if True:
+            if waited is None:
+                self._unseen += 1
         """,
         "test_locks.py::test_numbers_are_touched_under_their_lock",
     ),
@@ -355,10 +356,10 @@ MUTANTS = [
         "a connection that was given back counts as closed",
         "leases/lease.py",
         """
-        self._end(GIVEN_BACK, **(counted or {"releases": 1}))
+        self._end(GIVEN_BACK, reason)
         """,
         """
-        self._end(CLOSED, **(counted or {"releases": 1}))
+        self._end(CLOSED, reason)
         """,
         "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
     ),
@@ -1161,15 +1162,112 @@ MUTANTS = [
         """,
         "test_forks.py::test_what_the_parent_holds_is_in_no_list_of_the_child",
     ),
+    # ##### Events #####
+    _mutant(
+        "an event is made that nobody listens to",
+        "leases/lease.py",
+        """
+        if CheckedOut.listeners:
+            self._note_checkout(waited)
+        """,
+        """
+        self._note_checkout(waited)
+        """,
+        "test_events.py::test_what_nobody_listens_to_is_not_made",
+    ),
+    _mutant(
+        "a release is not published",
+        "leases/lease.py",
+        """
+        returning.news, self._news = self._news, ()
+        """,
+        """
+        self._news = ()
+        """,
+        "test_events.py::test_a_query_is_a_checkout_and_a_release",
+    ),
+    _mutant(
+        "a listener that fails stops the others, and the request",
+        "events.py",
+        """
+        except Exception as error:  # noqa: BLE001 - the listener's, whose failure must stay its own
+        """,
+        """
+        except ZeroDivisionError as error:
+        """,
+        "test_events.py::test_a_listener_that_fails_is_logged_and_stops_nobody",
+    ),
+    _mutant(
+        "a child keeps the lock of those who listen",
+        "forks/hooks.py",
+        """
+        for module in (events, reaper, wrapper, connect_options, usage):
+        """,
+        """
+        for module in (reaper, wrapper, connect_options, usage):
+        """,
+        "test_events.py::test_a_child_listens_although_another_thread_was_about_to_at_the_fork",
+    ),
     # ##### Numbers #####
+    _mutant(
+        "a wait for the pool is not measured",
+        "leases/wrapper.py",
+        """
+        lease.asked_at = monotonic()
+        if not lease.spare:
+        """,
+        """
+        if not lease.spare:
+        """,
+        "test_events.py::test_a_wait_for_the_pool_is_measured[False]",
+    ),
+    _mutant(
+        "the wait for a thread's first connection is not measured",
+        "installation.py",
+        """
+        if reaper.running is not None:
+            wrapper.measure_first_connect(made)
+        """,
+        """
+        if False:
+            wrapper.measure_first_connect(made)
+        """,
+        "test_events.py::test_a_wait_for_the_pool_is_measured[True]",
+    ),
+    _mutant(
+        "a child goes on with the numbers of its parent",
+        "installation.py",
+        """
+        for _module in (counters, log):
+        """,
+        """
+        for _module in (log,):
+        """,
+        "test_events.py::test_inherited_connections_that_are_discarded_are_published_and_counted_in_the_child",
+    ),
+    _mutant(
+        "a pool that has none in time is not counted",
+        "leases/wrapper.py",
+        """
+        except psycopg.OperationalError as error:
+            _not_served(self, lease.asked_at, error)
+            lease.asked_at = None
+            raise
+        """,
+        """
+        except psycopg.OperationalError:
+            raise
+        """,
+        "test_events.py::test_a_pool_that_has_none_in_time_is_counted[False]",
+    ),
     _mutant(
         "a release is not counted",
         "leases/lease.py",
         """
-        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used, **counted)
+        self.tally.checked_in(held, self._used, released=reason == "release")
         """,
         """
-        self.keeper.counters.add(seconds_held=held, seconds_in_use=self._used)
+        self.tally.checked_in(held, self._used, released=False)
         """,
         "test_snapshot.py::test_releases_by_hand_count",
     ),
@@ -1190,10 +1288,10 @@ MUTANTS = [
         "a checkout that is pinned counts for each of its pins",
         "leases/lease.py",
         """
-        if len(pins) == len(added):
+        first = len(pins) == len(added)
         """,
         """
-        if pins:
+        first = True
         """,
         "test_snapshot.py::test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons",
     ),

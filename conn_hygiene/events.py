@@ -1,0 +1,393 @@
+"""What happens to connections, as dataclasses, and who listens: the log, signals, counters, and whatever you add.
+
+Each kind of event is a frozen dataclass. One object is made for each thing that happens, and every listener of its kind
+gets that object::
+
+    from conn_hygiene import events
+
+    def too_slow(event: events.CheckedOut) -> None:
+        if event.waited_for is not None and event.waited_for > 0.1:
+            statsd.timing("waited", event.waited_for, tags=[event.alias])
+
+    events.listen(events.CheckedOut, too_slow)
+
+A listener is called in the thread in which the thing happens: the owner's of a connection, or one of the toolkit's own.
+No lock of the toolkit is held meanwhile, so a listener may block and may query, with two reservations. What it
+keeps waiting is a request, or the next event of the toolkit's threads, of which some are lost in the end if it hangs.
+And a listener to :class:`CheckedOut` or :class:`CheckedIn` that queries causes the next event of its kind. An exception
+of a listener is logged and goes no further; what is no ``Exception``, such as ``KeyboardInterrupt``, passes.
+
+An event that nobody listens to is not made: who publishes looks at ``listeners`` of its class first.
+
+Who may touch what: ``listeners`` of each class is a tuple, replaced as a whole under ``_lock`` and read without it, so
+that whoever publishes sees those before a change or those after it. The lock is a leaf. A forked child keeps the
+listeners and replaces the lock, which another thread may have held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from conn_hygiene import locks
+from conn_hygiene.locks import Rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+logger = logging.getLogger("conn_hygiene.events")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events have in common. Listening to this one is listening to each of them."""
+
+    #: Those that are called with an event of this class, in the order in which they came.
+    listeners: ClassVar[tuple[Callable[[Any], object], ...]] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the event's attributes by name: a new dictionary of the same values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+E = TypeVar("E", bound=Event)
+
+
+# ##### Checkouts #####
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedOut(Event):
+    """A connection was taken from its pool, or opened where there is none. Published in the owner's thread."""
+
+    alias: str
+    #: The pid of the server process, as in ``pg_stat_activity``.
+    server_pid: int
+    #: The owner's, as of ``threading.get_ident()``.
+    thread_id: int
+    #: Such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; None outside of both.
+    request: str | None
+    #: Whether it is from a pool.
+    pooled: bool
+    #: Seconds from asking for a connection to having it: for the pool, or for the server where there is none. None
+    #: where that was not seen: the wrapper was there before the toolkit, or is a copy, and had no connection before.
+    waited_for: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedIn(Event):
+    """A checkout ended: the connection went back to its pool, or was closed where there is none. One for each checkout.
+
+    Published when it is there: in the owner's thread if the owner has ended it, else in one of the toolkit's.
+    """
+
+    alias: str
+    server_pid: int
+    #: The owner's, which need not be the thread that publishes.
+    thread_id: int
+    request: str | None
+    pooled: bool
+    #: Seconds from the checkout to now.
+    held_for: float
+    #: Seconds of those in which a cursor was open or a transaction ran.
+    used_for: float
+    #: ``"release"``: given back between two queries, and the next one gets one again. ``"close"``: the owner closed it.
+    #: ``"reclaim"``: its owner is no more. ``"uninstall"``: it is its owner's still, and the toolkit's no longer.
+    reason: Literal["release", "close", "reclaim", "uninstall"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolExhausted(Event):
+    """A checkout failed, since the pool had no connection in time. Published in the thread that gets the exception."""
+
+    alias: str
+    thread_id: int
+    request: str | None
+    #: Seconds.
+    waited_for: float
+    #: The exception of psycopg_pool: ``"PoolTimeout"``, also where none could be opened, or ``"TooManyRequests"`` for
+    #: more than the pool's ``max_waiting``.
+    error: Literal["PoolTimeout", "TooManyRequests"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned(Event):
+    """A connection must stay with its owner from now on: one for each reason, from whichever thread found it."""
+
+    alias: str
+    server_pid: int
+    thread_id: int
+    request: str | None
+    #: The reason, such as ``"temporary table"``.
+    pinned_by: str
+    #: A place in the code, such as ``"/app/shop/views.py:12 in pay"``, or a text that says that it is not known.
+    where: str
+    #: Whether nothing had pinned the checkout before.
+    first: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaimed(Event):
+    """A connection was taken back from a thread that has ended, or a wrapper that was collected."""
+
+    alias: str
+    #: Of the thread that is no more.
+    thread_id: int
+    server_pid: int
+    #: Seconds.
+    held_for: float
+    #: What was open has been rolled back.
+    in_transaction: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced(Event):
+    """The server had closed a connection, and another one took its place. Published in the owner's thread."""
+
+    alias: str
+    #: Of the session that is no more.
+    server_pid: int
+    thread_id: int
+    request: str | None
+    #: Seconds.
+    idle_for: float
+
+
+# ##### What should not be #####
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Transaction(Event):
+    alias: str
+    server_pid: int
+    thread_id: int
+    #: None for a thread that has ended, or that Python's threading module does not know.
+    thread_name: str | None
+    request: str | None
+    #: The last one, without its parameters.
+    statement: str | None
+    #: Seconds since the transaction began; 0 where that was not seen.
+    open_for: float
+    #: Seconds since its last statement.
+    idle_for: float
+    #: A place in the code, such as ``"/app/shop/views.py:12 in pay"``; None if that is not known.
+    where_began: str | None
+    #: Whether it is the one of ``ATOMIC_REQUESTS``.
+    by_atomic_requests: bool
+
+    @property
+    def beginning(self) -> str:
+        """Where it began, as a sentence with a space in front; empty if that is not known."""
+        begun = "ATOMIC_REQUESTS began it at" if self.by_atomic_requests else "It began at"
+        return place_told(begun, self.where_began)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleInTransaction(_Transaction):
+    """A transaction has run no statement for ``IDLE_IN_TRANSACTION_AFTER`` seconds."""
+
+    #: Where its thread is, a place as above.
+    where_now: str | None
+    #: ``"terminate"`` if its session was ended, else ``"log"``.
+    action: Literal["log", "terminate"]
+
+    @property
+    def message(self) -> str:
+        """What is the matter, in sentences: for the log, and for the owner of a session that is ended."""
+        return (
+            f"The transaction of {who(self)} on {self.alias!r} (server pid {self.server_pid}) has been idle for "
+            f"{self.idle_for:.1f} s.{self.beginning}{place_told('Its thread is at', self.where_now)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOpen(_Transaction):
+    """A request, a task or a block of ``closing_connections`` left a transaction open. It has been rolled back."""
+
+    #: Who that was: the label of the request or task, or a description.
+    left_by: str
+
+    def as_idle_in_transaction(self) -> dict[str, Any]:
+        """Return the facts under the names that an idle transaction has them, with the action ``"rollback"``.
+
+        Where its thread is now, in whatever ends a request, says nothing.
+        """
+        facts = self.facts()
+        del facts["left_by"]
+        return facts | {"where_now": None, "action": "rollback"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldTooLong(Event):
+    """A connection was checked out, without a transaction or a statement, for ``HELD_TOO_LONG_AFTER`` seconds."""
+
+    alias: str
+    server_pid: int
+    thread_id: int
+    thread_name: str | None
+    request: str | None
+    statement: str | None
+    #: Seconds.
+    held_for: float
+    idle_for: float
+    #: Places in the code; None where they are not known.
+    where_checked_out: str | None
+    where_now: str | None
+    #: What pins it, by reason, with the place in the code.
+    pins: Mapping[str, str]
+    #: ``"release"`` if it was given back, else ``"log"``.
+    action: Literal["log", "release"]
+
+    def with_reasons(self) -> dict[str, Any]:
+        """Return the facts with ``pinned_by``, a tuple of reasons, in the place of ``pins``."""
+        facts = self.facts()
+        return facts | {"pinned_by": tuple(facts.pop("pins"))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnclosedCursor(Event):
+    """A cursor was collected without having been closed, where ``REPORT_UNCLOSED_CURSORS`` says that it is told."""
+
+    alias: str
+    thread_id: int
+    request: str | None
+    #: A place in the code.
+    where_opened: str
+
+
+# ##### What else is done #####
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionRetried(Event):
+    """A transaction under ``retry_transaction`` failed, and is about to be run again."""
+
+    alias: str
+    #: The ``__qualname__`` of the function.
+    function: str
+    #: The number of the attempt that failed, from 1 on.
+    attempt: int
+    #: Why it failed.
+    sqlstate: str | None
+    #: Seconds until the next attempt.
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionsDiscarded(Event):
+    """Connections that were inherited by a fork were discarded. Published in the child."""
+
+    #: How many, by alias.
+    discarded: Mapping[str, int]
+    #: How many of those could not be closed without harm to the parent, and stay open, by alias.
+    left_open: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        """How many in all."""
+        return sum(self.discarded.values())
+
+    @property
+    def aliases(self) -> list[str]:
+        """Of which aliases, sorted."""
+        return sorted(self.discarded)
+
+
+#: Every kind of event.
+ALL: tuple[type[Event], ...] = (
+    CheckedOut,
+    CheckedIn,
+    PoolExhausted,
+    Pinned,
+    Reclaimed,
+    Replaced,
+    IdleInTransaction,
+    LeftOpen,
+    HeldTooLong,
+    UnclosedCursor,
+    TransactionRetried,
+    ConnectionsDiscarded,
+)
+
+
+# ##### Who listens #####
+
+_lock = locks.make(Rank.LEAF, reentrant=True)
+
+
+def listen(event_type: type[E], listener: Callable[[E], object]) -> None:
+    """Have *listener* called with every event of *event_type* from now on; with every event of all, for :class:`Event`.
+
+    A listener that listens already is called once all the same. In ``AppConfig.ready()`` is a good moment.
+
+    :raises TypeError: *event_type* is none of this module's, or *listener* cannot be called.
+    """
+    kinds = _kinds(event_type)
+    if not callable(listener):
+        raise TypeError(f"listen() takes what can be called with an event, not {listener!r}.")
+    with _lock:
+        for kind in kinds:
+            if listener not in kind.listeners:
+                kind.listeners = (*kind.listeners, listener)
+
+
+def unlisten(event_type: type[E], listener: Callable[[E], object]) -> None:
+    """Undo :func:`listen`. An event that is on its way may still come. Does nothing for one that does not listen.
+
+    :raises TypeError: *event_type* is none of this module's.
+    """
+    kinds = _kinds(event_type)
+    with _lock:
+        for kind in kinds:
+            kind.listeners = tuple(each for each in kind.listeners if each != listener)
+
+
+def wants(event_type: type[Event]) -> bool:
+    """Return whether anybody listens to *event_type*."""
+    return any(kind.listeners for kind in _kinds(event_type))
+
+
+def _kinds(event_type: type[Event]) -> tuple[type[Event], ...]:
+    if event_type is Event:
+        return ALL
+    if event_type not in ALL:
+        raise TypeError(f"{event_type!r} is no kind of event.")
+    return (event_type,)
+
+
+def publish(event: Event) -> None:
+    """Give *event* to those who listen to its class, one after the other. Never called under a lock of the toolkit."""
+    locks.assert_none_held()
+    for listener in type(event).listeners:
+        try:
+            listener(event)
+        except Exception as error:  # noqa: BLE001 - the listener's, whose failure must stay its own
+            _complain(listener, event, error)
+
+
+def _complain(listener: Callable[[Any], object], event: Event, error: Exception) -> None:
+    # It may be a logging handler that has failed, which this record would come to as well.
+    with contextlib.suppress(Exception):
+        logger.error("A listener of %s failed: %r", type(event).__name__, listener, exc_info=error)
+
+
+def begin_anew() -> None:
+    """Replace in a forked child the lock that another thread may have held."""
+    global _lock  # noqa: PLW0603 - nobody holds the new one yet
+    _lock = locks.make(Rank.LEAF, reentrant=True)
+
+
+# ##### Texts #####
+
+
+def who(event: _Transaction | HeldTooLong) -> str:
+    """Return what a person would call the owner: the request, or else the thread."""
+    return str(event.request or f"thread {event.thread_name or event.thread_id}")
+
+
+def place_told(before: str, place: str | None) -> str:
+    """Return *before* and *place* as a sentence with a space in front; nothing without a place."""
+    return f" {before} {place}." if place else ""
