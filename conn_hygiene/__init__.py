@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from conn_hygiene.forks.hooks import close_all_after_fork, close_all_before_fork
 from conn_hygiene.installation import install, uninstall
-from conn_hygiene.reports.snapshot import Histogram, Histograms, LeaseInfo, Stats, histograms, snapshot, stats
+from conn_hygiene.reports.snapshot import (
+    Histogram,
+    Histograms,
+    LeaseInfo,
+    PoolInfo,
+    Stats,
+    histograms,
+    pool_stats,
+    snapshot,
+    stats,
+)
 from conn_hygiene.scopes import (
     closing_connections,
     hold_connection,
@@ -21,6 +31,7 @@ __all__ = [
     "Histogram",
     "Histograms",
     "LeaseInfo",
+    "PoolInfo",
     "QueryTimeout",
     "Stats",
     "close_all_after_fork",
@@ -29,6 +40,7 @@ __all__ = [
     "histograms",
     "hold_connection",
     "install",
+    "pool_stats",
     "query_timeout",
     "release_between_queries",
     "release_connections",

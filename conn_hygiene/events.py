@@ -248,6 +248,21 @@ class HeldTooLong(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameBack(Event):
+    """A connection that was reported, as held too long or idle in a transaction, is back after all."""
+
+    alias: str
+    server_pid: int
+    #: The owner's.
+    thread_id: int
+    request: str | None
+    #: Seconds.
+    held_for: float
+    #: As what: ``"held too long"``, ``"idle in transaction"``, or both.
+    reported_as: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnclosedCursor(Event):
     """A cursor was collected without having been closed, where ``REPORT_UNCLOSED_CURSORS`` says that it is told."""
 
@@ -307,6 +322,7 @@ ALL: tuple[type[Event], ...] = (
     IdleInTransaction,
     LeftOpen,
     HeldTooLong,
+    CameBack,
     UnclosedCursor,
     TransactionRetried,
     ConnectionsDiscarded,

@@ -88,6 +88,10 @@ FORKED_POOLS = Feature(
     "A forked process cannot replace a native pool: what is idle in it is discarded, and checkouts from it fail. "
     "Call close_all_before_fork() before each fork.",
 )
+POOL_STATS = Feature(
+    "pool-stats",
+    "pool_stats() knows of no pool.",
+)
 CLOSED_POOLS = Feature(
     "closed-pools",
     "Where the list of native pools is missing as well, none is closed ahead of a fork or at the end of a worker.",
@@ -171,6 +175,7 @@ FEATURES = (
     CLEANING,
     ROLLBACKS,
     FORKED_POOLS,
+    POOL_STATS,
     CLOSED_POOLS,
     IDLE_IN_POOLS,
     SQLALCHEMY_POOLS,
@@ -402,6 +407,7 @@ NAMES: tuple[Name, ...] = (
         FORKED_POOLS,
         {"_connection_pools": "The native pools of the process, by alias: a forked child takes them away."},
     ),
+    *_names(_POSTGRESQL, POOL_STATS, {"_connection_pools": "The native pools of the process, by alias, to be told."}),
     *_names(_POSTGRESQL, CLOSED_POOLS, {"close_pool": "Closes the pool of an alias where the above is missing."}),
     *_names(
         _DATABASES,

@@ -335,6 +335,7 @@ def test_a_transaction_that_is_run_again_is_published(published: Published, admi
 
 
 def test_inherited_connections_that_are_discarded_are_published_and_counted_in_the_child() -> None:
+    connections["small"].close_pool()  # which other tests may have opened
     for alias in ("default", "unpooled"):
         query(alias)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ from psycopg.conninfo import make_conninfo
 
 import conn_hygiene
 from conn_hygiene import hold_connection, signals
+from conn_hygiene.events import CameBack, listen, unlisten
 from conn_hygiene.transactions import left_open
 from tests.testapp.models import Item
 from tests.waiting import holds, wait_until, wait_until_told
@@ -594,6 +597,171 @@ def test_a_view_whose_session_was_ended_fails_alone(
 def fails(alias: str) -> bool:
     query(alias)
     return False
+
+
+# ##### Behind an open cursor #####
+
+
+@contextmanager
+def open_cursor(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias), connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        yield
+        cursor.execute("SELECT 1")
+
+
+@contextmanager
+def iterated(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias):
+        Item.objects.using(alias).bulk_create([Item(name=name) for name in "abc"])
+        items = Item.objects.using(alias).iterator(chunk_size=1)
+        next(items)
+        yield
+        list(items)
+
+
+@every_alias
+@pytest.mark.parametrize("begun", [open_cursor, iterated])
+def test_a_transaction_that_sits_idle_behind_an_open_cursor_is_reported(
+    begun: Any, alias: str, watching: Any, idle_in_transaction: Events
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05)
+    with begun(alias):
+        wait_until(lambda: idle_in_transaction, "it is reported")
+    wait_until_told()
+    assert idle_in_transaction[0]["idle_for"] >= 0.05
+    assert idle_in_transaction[0]["where_began"].startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize("begun", [open_cursor, iterated])
+def test_and_is_ended_if_so_wished(begun: Any, watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.1, IDLE_IN_TRANSACTION_ACTION="terminate")
+    with pytest.raises(OperationalError, match="conn_hygiene ended this session"), begun("default"):
+        wait_until(lambda: idle_in_transaction, "it is reported")
+    connections["default"].close()
+    assert not Item.objects.exists()
+
+
+def test_who_works_behind_an_open_cursor_is_not_idle(watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.2, IDLE_IN_TRANSACTION_ACTION="terminate")
+    with transaction.atomic(), connection.cursor() as cursor:
+        until = time.monotonic() + 0.8
+        while time.monotonic() < until:
+            # The same text each time.
+            cursor.execute("SELECT pg_sleep(0.01)")
+    wait_until_told()
+    assert idle_in_transaction == []
+
+
+def test_who_fetches_from_a_server_side_cursor_is_not_idle(watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.2, IDLE_IN_TRANSACTION_ACTION="terminate")
+    with transaction.atomic():
+        Item.objects.bulk_create([Item(name=str(number)) for number in range(40)])
+        for _ in Item.objects.iterator(chunk_size=1):
+            time.sleep(0.02)
+    wait_until_told()
+    assert idle_in_transaction == []
+
+
+def test_a_connection_that_is_held_behind_a_cursor_is_reported_and_stays(watching: Any, held_too_long: Events) -> None:
+    watching(HELD_TOO_LONG_AFTER=0.05)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        wait_until(lambda: held_too_long, "it is reported")
+        assert cursor.fetchone() == (1,)
+    assert held_too_long[0]["action"] == "log"
+
+
+# ##### When reports are made, and how often #####
+
+
+def test_what_was_said_of_a_connection_does_not_silence_what_is_to_be_said_of_its_transaction(
+    watching: Any, held_too_long: Events, idle_in_transaction: Events
+) -> None:
+    watching(HELD_TOO_LONG_AFTER=0.05, IDLE_IN_TRANSACTION_AFTER=0.05)
+    query("default", "SET work_mem = '8MB'")
+    # The next one of its kind is twice as far away each time.
+    wait_until(lambda: held_too_long and held_too_long[-1]["idle_for"] > 0.7, "it is reported again and again")
+    with atomic("default"):
+        wait_until(lambda: idle_in_transaction, "the transaction is reported")
+    assert idle_in_transaction[0]["idle_for"] < 0.7
+
+
+def test_each_transaction_of_a_checkout_is_reported(watching: Any, idle_in_transaction: Events) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05)
+
+    def idle() -> None:
+        idle_in_transaction.clear()
+        with atomic("default"):
+            wait_until(lambda: idle_in_transaction and idle_in_transaction[-1]["idle_for"] > 0.7, "it is reported")
+
+    with hold_connection():
+        idle()
+        # By then, the next report of the first would be as far away.
+        idle()
+    assert idle_in_transaction[0]["idle_for"] < 0.7
+
+
+def test_a_session_is_ended_at_the_limit_and_reported_and_counted_once(
+    watching: Any, idle_in_transaction: Events
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=1.0, IDLE_IN_TRANSACTION_ACTION="terminate")
+    before = conn_hygiene.stats().idle_in_transaction
+    with pytest.raises(OperationalError, match="conn_hygiene ended this session"), atomic("default"):  # noqa: PT012
+        wait_until(lambda: idle_in_transaction, "it is reported")
+        time.sleep(0.6)  # two more looks, which find what has ended
+        query("default")
+    connections["default"].close()
+    wait_until_told()
+    # A quarter later at most, and a moment for the machine.
+    assert [1.0 <= event["idle_for"] < 1.45 for event in idle_in_transaction] == [True]
+    assert conn_hygiene.stats().idle_in_transaction == before + 1
+
+
+def test_what_was_reported_and_comes_back_after_all_is_told(
+    watching: Any, held_too_long: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    watching(HELD_TOO_LONG_AFTER=0.2)
+    back: list[CameBack] = []
+    note = back.append
+    listen(CameBack, note)
+    try:
+        with caplog.at_level("INFO", "conn_hygiene.held"):
+            query("default", "SET work_mem = '8MB'")
+            wait_until(lambda: held_too_long, "it is reported")
+            connections["default"].close()
+            # Nothing was said of this one.
+            query("default")
+            connections["default"].close()
+    finally:
+        unlisten(CameBack, note)
+    (event,) = back
+    assert (event.alias, event.reported_as) == ("default", ("held too long",))
+    assert event.held_for >= 0.2
+    told = [record.getMessage() for record in caplog.records if "is back" in record.getMessage()]
+    assert told == [
+        f"Connection 'default' (server pid {event.server_pid}), which was reported as held too long, is back after "
+        f"{event.held_for:.1f} s."
+    ]
+
+
+class WritingHandler(logging.Handler):
+    """Writes each record into the database."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        Item.objects.create(name=record.getMessage()[:20])
+
+
+def test_what_is_said_of_a_request_is_not_rolled_back_with_its_transaction(warnings: Any) -> None:
+    handler = WritingHandler()
+    logger = logging.getLogger("conn_hygiene.transactions")
+    logger.addHandler(handler)
+    try:
+        wsgi("/leave-open/atomic/default/")
+    finally:
+        logger.removeHandler(handler)
+        connections["default"].close()
+    assert [item.name for item in Item.objects.all()] == ["GET /leave-open/atom"]
 
 
 def test_a_statement_on_a_raw_handle_is_not_idle(watching: Any, idle_in_transaction: Events) -> None:

@@ -397,13 +397,14 @@ def test_what_is_not_ours_is_not_called_under_a_lock(monkeypatch: pytest.MonkeyP
 
 
 DEBUG = """
-import threading
+import types
 from conn_hygiene import locks
 from conn_hygiene.leases import invariants
 from conn_hygiene.leases.lease import CLOSED, HELD, PARKED, Lease
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-lease = Lease(DatabaseWrapper({}, "default"), None, None)
+keeper = types.SimpleNamespace(tally_of=lambda alias: None)
+lease = Lease(DatabaseWrapper({}, "default"), keeper, None)
 assert isinstance(lease._lock, locks.RankedLock)
 lease.last_statement = ("SELECT 1",)
 

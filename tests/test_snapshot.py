@@ -19,10 +19,12 @@ from conn_hygiene.reaper import reaper
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from psycopg_pool import ConnectionPool
 
 pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent", "sqlite"]),
+    pytest.mark.django_db(transaction=True, databases=["default", "small", "unpooled", "persistent", "sqlite"]),
     pytest.mark.urls(__name__),
 ]
 
@@ -370,3 +372,37 @@ def test_a_released_connection_is_in_no_snapshot(settings: Any) -> None:
     query()
     wait_until_released()
     assert conn_hygiene.snapshot() == []
+
+
+# ##### Pools #####
+
+
+def pool_info(alias: str = "small") -> conn_hygiene.PoolInfo:
+    (info,) = conn_hygiene.pool_stats(alias)
+    return info
+
+
+def test_a_pool_tells_its_size_and_who_waits(pool_of: Callable[[str], ConnectionPool]) -> None:
+    query("small")
+    connections["small"].close()
+    pool = pool_of("small")
+    pool.wait(60)
+    taken = [pool.getconn() for _ in range(2)]
+    found = pool_info()
+    assert (found.size, found.available, found.waiting) == (3, 1, 0)
+    assert (found.min_size, found.max_size, found.timeout) == (3, 3, 30)
+    taken.append(pool.getconn())
+    waiting = threading.Thread(target=conn_hygiene.closing_connections(lambda: query("small")))
+    waiting.start()
+    # Asked for while the pool is empty and somebody waits in it.
+    wait_until(lambda: pool_info().waiting == 1, "somebody waits")
+    for each in taken:
+        pool.putconn(each)
+    waiting.join()
+    assert pool_info() == found.__class__("small", 3, 3, 0, 3, 3, 30)
+
+
+def test_asking_for_pools_opens_none() -> None:
+    connections["small"].close_pool()
+    assert conn_hygiene.pool_stats("small") == []
+    assert conn_hygiene.pool_stats("unpooled") == []

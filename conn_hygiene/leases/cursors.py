@@ -121,6 +121,51 @@ class LeasedCursor(_Cursor):
             lease.cursor_closed(cursor)
 
 
+class LeasedServerCursor(LeasedCursor):
+    """Mixed into the class of a server-side cursor, for which a fetch is a statement: ``FETCH``, or ``MOVE``."""
+
+    __slots__ = ()
+
+    def fetchone(self) -> Any:
+        """Tell the lease of the fetch, then return the next row."""
+        self._fetching()
+        return super().fetchone()
+
+    def fetchmany(self, size: int = 0) -> Any:
+        """Tell the lease of the fetch, then return the next rows."""
+        self._fetching()
+        return super().fetchmany(size)
+
+    def fetchall(self) -> Any:
+        """Tell the lease of the fetch, then return the remaining rows."""
+        self._fetching()
+        return super().fetchall()
+
+    def __next__(self) -> Any:
+        self._fetching()
+        return super().__next__()
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Tell the lease, then scroll."""
+        self._fetching()
+        super().scroll(value, mode)
+
+    def close(self) -> None:
+        """Close the cursor; where the toolkit has ended its session, nobody is there for the ``CLOSE``."""
+        entry = self._conn_hygiene_entry
+        if entry is None or entry[0].ended_because is None:
+            super().close()
+            return
+        self._conn_hygiene_entry = None
+        self._close()
+        entry[0].cursor_closed(entry[1])
+
+    def _fetching(self) -> None:
+        entry = self._conn_hygiene_entry
+        if entry is not None:
+            entry[0].fetching()
+
+
 class RetiredCursor(LeasedCursor):
     """Mixed into the class of a cursor whose connection was closed or given back.
 
@@ -196,7 +241,7 @@ class _StandsFor(type):
 @lru_cache(maxsize=64)
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    return _mixed_in(LeasedCursor, cls)
+    return _mixed_in(LeasedServerCursor if issubclass(cls, ServerCursor) else LeasedCursor, cls)
 
 
 @lru_cache(maxsize=64)

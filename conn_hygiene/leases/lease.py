@@ -38,7 +38,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
-from conn_hygiene.events import CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
+from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
 from conn_hygiene.leases import backoff, cursors, invariants, looks, policy, returns, usage
 from conn_hygiene.leases.connecting import Connect, Connecting
 from conn_hygiene.leases.description import Reported, Transaction
@@ -353,6 +353,17 @@ class Lease:
         )
         self._news += (event,)
 
+    def _note_recovery(self, held_for: float) -> None:
+        event = CameBack(
+            alias=self.alias,
+            server_pid=self.server_pid,
+            thread_id=self.thread_id,
+            request=self.request,
+            held_for=held_for,
+            reported_as=tuple(self.reported),
+        )
+        self._news += (event,)
+
     def _publish(self) -> None:
         """Publish what was decided under the lock. Called without it, by the owner."""
         with self._lock:
@@ -378,6 +389,8 @@ class Lease:
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
             self._note_end(reason, held)
+        if self.reported and CameBack.listeners:
+            self._note_recovery(held)
         if self.idle_since != self.checked_out_at:
             setattr(connection, _LAST_USED, self.idle_since)
         return connection
@@ -714,6 +727,15 @@ class Lease:
             effect = sql.remembered_effect_of(text)
         if effect is not None:
             self._pin(effect)
+
+    def fetching(self) -> None:
+        """Take note that a server-side cursor is about to fetch, which is no new statement, and is not idle either.
+
+        :raises psycopg.OperationalError: the toolkit has ended the session; it says why.
+        """
+        self.check()
+        if self.last_statement is not None:
+            self.last_statement = (self.last_statement[0],)
 
     def _pin(self, effect: sql.Effect) -> None:
         with self._lock:

@@ -65,6 +65,13 @@ def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Se
         return (), ()
 
 
+def native_pools() -> dict[str, ConnectionPool[Any]]:
+    """Return Django's native pools that this process has opened, by alias."""
+    if not internals.POOL_STATS.available:
+        return {}
+    return dict(PostgreSQLWrapper._connection_pools)  # type: ignore[attr-defined]
+
+
 def may_block(pool: ConnectionPool[Any] | None) -> bool:
     """Return whether giving an idle connection back to *pool* may call code that is neither psycopg_pool's nor ours.
 

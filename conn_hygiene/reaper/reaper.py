@@ -372,7 +372,8 @@ class Reaper:
             if found.in_transaction:
                 self._see_to_transaction(lease, found, now)
             else:
-                lease.reported.pop(_TRANSACTION, None)
+                if _TRANSACTION in lease.reported:
+                    lease.reported[_TRANSACTION] = _OVER
                 self._see_to_idle(lease, found, now)
         if leases:
             self._watch_at = now + _watch_interval()
@@ -498,8 +499,11 @@ def _watch_interval() -> float:
 # Whatever a worker's thread checks out it keeps until it is closed there.
 _HOLDING = (policy.Entry(None, holds=True, using=None),)
 
-# The kinds of reports that are repeated.
-_TRANSACTION, _HELD = "transaction", "held"
+# The kinds of reports that are repeated; see events.CameBack.
+_TRANSACTION, _HELD = "idle in transaction", "held too long"
+
+# Stands for a report that speaks of nothing any more: the next of its kind is due when it is due.
+_OVER = Reported(object(), 0.0)
 
 # The lane of reports, and how many may wait there.
 _REPORTS = "reports"

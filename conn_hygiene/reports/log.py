@@ -73,6 +73,17 @@ def _held_too_long(event: events.HeldTooLong) -> None:
     )
 
 
+def _came_back(event: events.CameBack) -> None:
+    _held.info(
+        "Connection %r (server pid %d), which was reported as %s, is back after %.1f s.",
+        event.alias,
+        event.server_pid,
+        " and as ".join(event.reported_as),
+        event.held_for,
+        extra=event.facts(),
+    )
+
+
 def _reclaimed(event: events.Reclaimed) -> None:
     _threads.log(
         logging.WARNING if event.in_transaction else logging.INFO,
@@ -164,6 +175,7 @@ _LISTENERS: dict[type[events.Event], Callable[[Any], None]] = {
     events.IdleInTransaction: _idle_in_transaction,
     events.LeftOpen: _left_open,
     events.HeldTooLong: _held_too_long,
+    events.CameBack: _came_back,
     events.Reclaimed: _reclaimed,
     events.Replaced: _replaced,
     events.UnclosedCursor: _unclosed_cursor,

@@ -1,4 +1,4 @@
-"""What this process holds and has done: :func:`snapshot`, :func:`stats` and :func:`histograms`."""
+"""What this process holds and has done: :func:`snapshot`, :func:`pool_stats`, :func:`stats`, :func:`histograms`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
 from conn_hygiene.leases.description import describe
+from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters
 from conn_hygiene.reports.counters import BOUNDS, COUNTED
@@ -161,6 +162,51 @@ def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo |
         where_checked_out=_text(lease.checked_out_by),
         where_began=_text(seen.transaction.place) if seen.transaction else None,
         where_now=_text(callsite.of_thread(lease.thread_id)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolInfo:
+    """One native pool of this process, as it is now."""
+
+    alias: str
+    #: Its connections: those that are in it, those that are checked out, and those that are being opened.
+    size: int
+    #: Those that are in it, for whoever asks.
+    available: int
+    #: Threads that wait for one.
+    waiting: int
+    #: What it was told, in ``OPTIONS["pool"]``. *max_size* may be less than its size for a while, after a ``resize()``.
+    min_size: int
+    max_size: int
+    #: Seconds after which who waits is given up.
+    timeout: float
+
+
+def pool_stats(using: Using = None) -> list[PoolInfo]:
+    """Return the native pools that this process has opened, by alias; it neither waits nor opens one.
+
+    The numbers are psycopg_pool's own (its documentation, "Pool stats"), with or without the toolkit installed.
+
+    :param using: an alias of DATABASES, or several; by default all.
+    :raises TypeError: *using* is no alias.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+    chosen = aliases(using, "pool_stats")
+    opened = sorted(pools.native_pools().items())
+    return [_pool_info(alias, pool) for alias, pool in opened if chosen is None or alias in chosen]
+
+
+def _pool_info(alias: str, pool: Any) -> PoolInfo:
+    numbers = pool.get_stats()
+    return PoolInfo(
+        alias=alias,
+        size=numbers["pool_size"],
+        available=numbers["pool_available"],
+        waiting=numbers["requests_waiting"],
+        min_size=numbers["pool_min"],
+        max_size=numbers["pool_max"],
+        timeout=pool.timeout,
     )
 
 
