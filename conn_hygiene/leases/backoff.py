@@ -8,7 +8,8 @@ PATIENCE = 0.01
 #: Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
 SLACK = 0.003
 
-#: Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one.
+#: Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
+#: costs bursts as much as no grace at all, and more keeps others waiting for little.
 TURN = 0.005
 
 

@@ -1121,10 +1121,6 @@ if locks.DEBUG:
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
 
-# Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
-# costs bursts as much as no grace at all, and more keeps others waiting for little.
-TURN = 0.005
-
 # Where a connection keeps when it was last used, under any lease.
 _LAST_USED = "_conn_hygiene_last_used"
 
