@@ -379,12 +379,15 @@ class _Closing(_Scope):
         # None: left in another context, where it is not known what was open before.
         if entry is None:
             return
+        told = []
         for wrapper in _wrappers(self._using):
             if wrapper.alias not in entry.before and _is_to_close(wrapper):
                 lease = lease_of(wrapper)
                 if lease is not None and lease.in_transaction():
-                    end_transaction(wrapper, lease, "The job that closing_connections covers")
+                    told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
                 wrapper.close()
+        for tell in told:
+            tell()
 
 
 _OPEN = (HELD, PARKED)

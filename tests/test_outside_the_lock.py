@@ -25,6 +25,7 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.reports import counters, notices
 from example_project import embedded
+from tests.test_forks import in_child
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released, wait_until_told
 
@@ -515,7 +516,54 @@ def test_who_closes_waits_for_nobody_elses_and_not_for_ever(
     wait_until_told()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_discards_what_is_on_its_way_back_in_its_parent(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
+    hanging = Hanging()
+    query()
+    connections.close_all()
+    with configured(hanging), soiling(), release_between_queries():
+        query()
+        assert hanging.begun.wait(SECONDS)
+        (returning,) = running()._returning
+        pid = returning.connection.info.backend_pid
+
+        def look() -> tuple[bool, int]:
+            return returning.connection.closed, len(running()._returning)
+
+        assert in_child(look) == (True, 0)
+        hanging.go_on.set()
+        wait_until_told()
+    pool = connections["default"].pool
+    assert pid in {connection.info.backend_pid for connection in list(pool._pool)}
+    assert all(connection.execute("SELECT 1").fetchone() == (1,) for connection in list(pool._pool))
+    connections["default"].close_pool()
+
+
 # ##### Handlers that query #####
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("narrow", [1], indirect=True)
+@pytest.mark.parametrize("grace", [0, 0.001])
+def test_what_the_pool_logs_is_told_when_the_connection_is_there(grace: float, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
+    available: list[int] = []
+
+    def look() -> None:
+        available.append(connections["small"].pool.get_stats()["pool_available"])
+
+    query("small")
+    connections["small"].close()
+    with release_between_queries():
+        query("small")
+        cursor = connections["small"].cursor()
+        with logged("psycopg.pool", look):
+            # All that is logged here is about its return.
+            cursor.close()
+            wait_until_released("small")
+            wait_until_told()
+    assert available == [1]
 
 
 class DatabaseHandler(logging.Handler):

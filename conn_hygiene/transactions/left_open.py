@@ -17,7 +17,7 @@ from conn_hygiene.reaper import watch
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -55,6 +55,7 @@ def request_finished(**kwargs: Any) -> None:
     if serving.before is None:
         # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else.
         return
+    told = []
     for wrapper in _wrappers():
         lease = lease_of(wrapper)
         if lease is None:
@@ -67,20 +68,26 @@ def request_finished(**kwargs: Any) -> None:
             reset_transaction_state(wrapper)
             wrapper.close()
         elif lease.in_transaction():
-            end_transaction(wrapper, lease, serving.label or "A request")
+            told.append(end_transaction(wrapper, lease, serving.label or "A request"))
         elif not lease.pooled and lease.carries_state():
             wrapper.close()
         lease.request = None
     serving.label = None
     serving.before = None
+    for tell in told:
+        tell()
 
 
 def _wrappers() -> Sequence[BaseDatabaseWrapper]:
     return connections.all(initialized_only=True)
 
 
-def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> None:
-    """Roll back what *who* left open, say so, and make *wrapper* fit for what comes next."""
+def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Callable[[], None]:
+    """Roll back what *who* left open, and make *wrapper* fit for what comes next; return what says so.
+
+    It is to be called when there is no such transaction left on any alias: a logging handler may write into the
+    database, and must not write into what is rolled back.
+    """
     found = describe(lease, time.monotonic())
     event = watch.left_open(lease, found, who) if found is not None else None
     failed: psycopg.Error | None = None
@@ -90,8 +97,11 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Non
         failed = error
     reset_transaction_state(wrapper)
     wrapper.close()
-    # Last of all: a logging handler may write into the database, and must not write into what is rolled back.
-    if event is not None and found is not None:
-        watch.publish(event, found)
-    if failed is not None:
-        logger.info("The rollback failed; the connection is closed.", exc_info=failed)
+
+    def tell() -> None:
+        if event is not None and found is not None:
+            watch.publish(event, found)
+        if failed is not None:
+            logger.info("The rollback failed; the connection is closed.", exc_info=failed)
+
+    return tell

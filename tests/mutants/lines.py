@@ -867,10 +867,11 @@ MUTANTS = [
     _mutant(
         "the late end of a cursor runs on the next owner's connection",
         "leases/cursors.py",
-        """
+        '''
+        """Close the cursor here; the next owner must not get the ``CLOSE`` of a server-side one."""
         self._conn_hygiene_entry = None
         self._close()
-        """,
+        ''',
         """
         super().close()
         """,
@@ -1108,6 +1109,149 @@ MUTANTS = [
         lease.__dict__.clear()
         """,
         "test_leisure.py::test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while",
+    ),
+    # ##### Outside of the lock #####
+    _mutant(
+        "a connection is given back under its lease's lock",
+        "leases/lease.py",
+        """
+        with self._lock:
+            returning = taken_out()
+        if returning is None:
+            return False
+        self.keeper.carry_back(returning, here=here)
+        """,
+        """
+        with self._lock:
+            returning = taken_out()
+            if returning is None:
+                return False
+            self.keeper.carry_back(returning, here=here)
+        """,
+        "test_outside_the_lock.py::test_what_is_not_ours_is_called_under_no_lock",
+    ),
+    _mutant(
+        "a server has all the time in the world",
+        "leases/returns.py",
+        """
+        self._clock.call_at(time.monotonic() + self._seconds, self._expire)
+        """,
+        "pass",
+        "test_outside_the_lock.py::test_a_session_that_cannot_be_cleaned_in_time_is_closed",
+    ),
+    _mutant(
+        "the timer waits for servers",
+        "reaper/reaper.py",
+        """
+        if here or not returning.may_block or not self._workers.put(returning.alias, call, threads=4, length=10_000):
+        """,
+        """
+        if True:
+        """,
+        "test_outside_the_lock.py::test_what_hangs_stops_nothing_of_another_alias",
+    ),
+    _mutant(
+        "the timer waits for handlers",
+        "reaper/reaper.py",
+        """
+        return self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS)
+        """,
+        """
+        return _as_a_worker(report, *facts) is None
+        """,
+        "test_outside_the_lock.py::test_what_hangs_stops_nothing_of_another_alias",
+    ),
+    _mutant(
+        "handlers wait for a connection that they keep from its pool",
+        "pools/base.py",
+        """
+        elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
+        """,
+        """
+        elif not connection:
+        """,
+        "test_outside_the_lock.py::test_what_the_pool_logs_is_told_when_the_connection_is_there",
+    ),
+    _mutant(
+        "who closes does not wait for what is on its way back",
+        "leases/wrapper.py",
+        """
+        if lease.forget():
+            self.run_on_commit = []
+            lease.keeper.wait_for_returns(lease=lease)
+            return
+        """,
+        """
+        if lease.forget():
+            self.run_on_commit = []
+            return
+        """,
+        "test_outside_the_lock.py::test_who_closes_waits_until_the_connection_is_where_it_belongs",
+    ),
+    _mutant(
+        "a child uses what was on its way back in its parent",
+        "forks/hooks.py",
+        """
+        yield from _inherited_on_their_way
+        """,
+        "",
+        "test_outside_the_lock.py::test_a_child_discards_what_is_on_its_way_back_in_its_parent",
+    ),
+    # ##### Reports #####
+    _mutant(
+        "one report silences those of another kind",
+        "reaper/reaper.py",
+        """
+        said = lease.reported.get(kind)
+        return said is not None and said.about == about and now < said.again_at
+        """,
+        """
+        return any(now < said.again_at for said in lease.reported.values())
+        """,
+        "test_left_open.py::test_what_was_said_of_a_connection_does_not_silence_what_is_to_be_said_of_its_transaction",
+    ),
+    _mutant(
+        "what idles behind an open cursor is not idle",
+        "leases/description.py",
+        """
+        return since if last is lease.last_statement else now
+        """,
+        """
+        return now
+        """,
+        "test_left_open.py::test_a_transaction_that_sits_idle_behind_an_open_cursor_is_reported",
+    ),
+    _mutant(
+        "a fetch is no sign of life",
+        "leases/lease.py",
+        """
+        if self.last_statement is not None:
+            self.last_statement = (self.last_statement[0],)
+        """,
+        "",
+        "test_left_open.py::test_who_fetches_from_a_server_side_cursor_is_not_idle",
+    ),
+    _mutant(
+        "a session is ended a limit too late",
+        "reaper/reaper.py",
+        """
+        if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
+            ended.call_in_handle(lease)
+        """,
+        "",
+        "test_left_open.py::test_a_session_is_ended_at_the_limit_and_reported_and_counted_once",
+    ),
+    _mutant(
+        "what is said of a transaction is rolled back with it",
+        "transactions/left_open.py",
+        """
+        event = watch.left_open(lease, found, who) if found is not None else None
+        """,
+        """
+        event = None
+        watch.publish(watch.left_open(lease, found, who), found)
+        """,
+        "test_left_open.py::test_what_is_said_of_a_request_is_not_rolled_back_with_its_transaction",
     ),
     # ##### Forks #####
     _mutant(
