@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from conn_hygiene.events import Event
     from conn_hygiene.leases.lease import Lease
-    from conn_hygiene.leases.returns import Return
+    from conn_hygiene.leases.returns import Return, TimeLimit
 
 
 class Tally(Protocol):
@@ -50,8 +50,8 @@ class Keeper(Protocol):
     def rescue(self, lease: Lease) -> None:
         """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
 
-    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
-        """Have *call*, which must not block, called when *deadline* on the monotonic clock has come."""
+    def ring_at(self, deadline: float, limit: TimeLimit) -> None:
+        """Have ``limit.expire()`` called when *deadline* on the monotonic clock has come, unless it is over by then."""
 
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
         """Have a *report* made where that makes nobody wait."""

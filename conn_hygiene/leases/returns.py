@@ -36,10 +36,10 @@ PATIENCE = TIME_LIMIT + 1.0
 
 
 class Clock(Protocol):
-    """What calls when a time has come."""
+    """What rings when a time has come."""
 
-    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
-        """Have *call*, which must not block, called when *deadline* on the monotonic clock has come."""
+    def ring_at(self, deadline: float, limit: TimeLimit) -> None:
+        """Have ``limit.expire()`` called when *deadline* on the monotonic clock has come, unless it is over by then."""
 
 
 class Registry(Clock, Protocol):
@@ -70,7 +70,7 @@ class TimeLimit:
         with contextlib.suppress(psycopg.OperationalError):  # It is closed, and nobody waits for it.
             # A descriptor of our own: libpq closes its own when it likes.
             self._copy = socket.socket(fileno=os.dup(self._connection.fileno()))
-            self._clock.call_at(time.monotonic() + self._seconds, self._expire)
+            self._clock.ring_at(time.monotonic() + self._seconds, self)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -80,7 +80,13 @@ class TimeLimit:
                 self._copy.close()
                 self._copy = None
 
-    def _expire(self) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether what is done inside has ended."""
+        return self._copy is None
+
+    def expire(self) -> None:
+        """Hang up, unless it is over. Does not block."""
         with self._lock:
             if self._copy is not None:
                 # Whoever waits for the server is told at once that it is gone.

@@ -6,7 +6,7 @@ lease's lock, and has it returned to that connection's own pool, under none. The
 can block; what asks the server for something, or calls code that is not ours, is a worker's.
 
 Who may touch what: ``_leases`` (all that hold a connection) and ``_returning`` (connections on their way back) are
-guarded by ``_registry_lock``; ``_heap`` and ``_calls`` are the timer's own; ``_inbox`` is a deque and ``_bell`` a
+guarded by ``_registry_lock``; ``_heap`` and ``_limits`` are the timer's own; ``_inbox`` is a deque and ``_bell`` a
 SimpleQueue, both safe from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is written by the timer
 before it looks into the inbox a last time and sleeps, and read by owners after they have put something in: one of the
 two sees the other.
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.keeper import Tally
     from conn_hygiene.leases.lease import Lease
-    from conn_hygiene.leases.returns import Return
+    from conn_hygiene.leases.returns import Return, TimeLimit
 
 logger = logging.getLogger("conn_hygiene.reaper")
 
@@ -78,7 +78,7 @@ class Reaper:
         self._bell: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._wake_at = math.inf
         self._heap: list[tuple[float, int, Lease]] = []
-        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._limits: list[tuple[float, int, TimeLimit]] = []
         self._workers = Workers(_complain)
         # Written by whoever tells; a number that is lost in a race costs a word in a log.
         self._reports_lost = 0
@@ -197,9 +197,9 @@ class Reaper:
         if not arrived:
             logger.warning("A connection was not given back within %.0f s; it is not waited for.", returns.PATIENCE)
 
-    def call_at(self, deadline: float, call: Callable[[], None]) -> None:
-        """Have *call*, which must not block, called by the timer when *deadline* has come."""
-        self._bell.put(lambda: heapq.heappush(self._calls, (deadline, next(self._order), call)))
+    def ring_at(self, deadline: float, limit: TimeLimit) -> None:
+        """Have the timer call ``limit.expire()`` when *deadline* has come, unless it is over by then."""
+        self._bell.put(lambda: heapq.heappush(self._limits, (deadline, next(self._order), limit)))
         self.ensure_running()
 
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
@@ -307,8 +307,8 @@ class Reaper:
 
     def _end_what_is_due(self) -> None:
         now = _now()
-        while self._calls and self._calls[0][0] <= now:
-            heapq.heappop(self._calls)[2]()
+        while self._limits and (self._limits[0][0] <= now or self._limits[0][2].is_over):
+            heapq.heappop(self._limits)[2].expire()
         self._busy = bool(self._heap or self._inbox)
         self._take_in()
         while self._heap and self._heap[0][0] <= now:
@@ -335,7 +335,7 @@ class Reaper:
             self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
             self._wake_at = now + PATIENCE if self._busy else math.inf
-        self._wake_at = min(self._wake_at, self._watch_at, self._calls[0][0] if self._calls else math.inf)
+        self._wake_at = min(self._wake_at, self._watch_at, self._limits[0][0] if self._limits else math.inf)
         if self._inbox:
             return
         try:
