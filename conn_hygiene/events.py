@@ -58,6 +58,9 @@ E = TypeVar("E", bound=Event)
 
 # ##### Checkouts #####
 
+#: Why a checkout ends; see :class:`CheckedIn`.
+Ending = Literal["release", "close", "reclaim", "uninstall"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedOut(Event):
@@ -96,7 +99,7 @@ class CheckedIn(Event):
     used_for: float
     #: ``"release"``: given back between two queries, and the next one gets one again. ``"close"``: the owner closed it.
     #: ``"reclaim"``: its owner is no more. ``"uninstall"``: it is its owner's still, and the toolkit's no longer.
-    reason: Literal["release", "close", "reclaim", "uninstall"]
+    reason: Ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,14 +32,14 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
-from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
-from conn_hygiene.leases import backoff, cursors, invariants, looks, policy, returns, usage
+from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Reclaimed, publish
+from conn_hygiene.leases import backoff, cursors, invariants, looks, news, policy, returns, usage
 from conn_hygiene.leases.connecting import Connect, Connecting
 from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.ended import QUIET
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.events import Event
+    from conn_hygiene.events import Ending, Event
     from conn_hygiene.leases.keeper import Keeper
 
 _now = time.monotonic
@@ -68,9 +68,6 @@ class State(enum.IntEnum):
     PARKED = 2
     GIVEN_BACK = 3
 
-
-# Why a checkout ends; see events.CheckedIn.
-Ending = Literal["release", "close", "reclaim", "uninstall"]
 
 # Module constants: reading an enum's member costs more than the comparisons on the way of every query.
 CLOSED, HELD, PARKED, GIVEN_BACK = State
@@ -315,7 +312,7 @@ class Lease:
             self.keeper.checked_out(self)
             self.tally.checked_out(waited)
             if CheckedOut.listeners:
-                self._note_checkout(waited)
+                self._news += (news.checked_out(self, waited),)
         return overwritten
 
     def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
@@ -329,46 +326,11 @@ class Lease:
             return None
         return self._leave()
 
-    def _note_checkout(self, waited: float | None) -> None:
-        event = CheckedOut(
-            alias=self.alias,
-            server_pid=self.server_pid,
-            thread_id=self.thread_id,
-            request=self.request,
-            pooled=self.pooled,
-            waited_for=waited,
-        )
-        self._news += (event,)
-
-    def _note_end(self, reason: Ending, held_for: float) -> None:
-        event = CheckedIn(
-            alias=self.alias,
-            server_pid=self.server_pid,
-            thread_id=self.thread_id,
-            request=self.request,
-            pooled=self.pooled,
-            held_for=held_for,
-            used_for=self._used,
-            reason=reason,
-        )
-        self._news += (event,)
-
-    def _note_recovery(self, held_for: float) -> None:
-        event = CameBack(
-            alias=self.alias,
-            server_pid=self.server_pid,
-            thread_id=self.thread_id,
-            request=self.request,
-            held_for=held_for,
-            reported_as=tuple(self.reported),
-        )
-        self._news += (event,)
-
     def _publish(self) -> None:
         """Publish what was decided under the lock. Called without it, by the owner."""
         with self._lock:
-            news, self._news = self._news, ()
-        for event in news:
+            told, self._news = self._news, ()
+        for event in told:
             publish(event)
 
     def _end(self, state: State = CLOSED, reason: Ending = "close") -> psycopg.Connection[Any]:
@@ -388,9 +350,9 @@ class Lease:
         held = now - self.checked_out_at
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
-            self._note_end(reason, held)
+            self._news += (news.checked_in(self, reason, held),)
         if self.reported and CameBack.listeners:
-            self._note_recovery(held)
+            self._news += (news.came_back(self, held),)
         if self.idle_since != self.checked_out_at:
             setattr(connection, _LAST_USED, self.idle_since)
         return connection
@@ -745,28 +707,7 @@ class Lease:
             added = self.session_state.add(
                 effect, setting_up=self._setting_up(wrapper), of_hold=policy.holds(self.alias)
             )
-        self._publish_pins(added)
-
-    def _publish_pins(self, added: list[str]) -> None:
-        """Tell what pins the connection from now on. Called without the lock."""
-        if not added:
-            return
-        pins = self.pins
-        # Whether there were none before.
-        first = len(pins) == len(added)
-        for reason in added:
-            publish(
-                Pinned(
-                    alias=self.alias,
-                    server_pid=self.server_pid,
-                    thread_id=self.thread_id,
-                    request=self.request,
-                    pinned_by=reason,
-                    where=pins.get(reason, callsite.UNKNOWN),
-                    first=first,
-                )
-            )
-            first = False
+        news.publish_pins(self, added)
 
     def prepare_return(self) -> None:
         """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
@@ -891,9 +832,9 @@ class Lease:
         if not kept_for:
             return
         if here:
-            self._publish_pins(kept_for)
+            news.publish_pins(self, kept_for)
         else:
-            self.keeper.tell(self._publish_pins, kept_for)
+            self.keeper.tell(news.publish_pins, self, kept_for)
 
     def _next_look(self, now: float, due: float) -> float | None:
         """Return when the reaper should look again at what may end at *due*; None for when it is parked next."""
@@ -1056,18 +997,6 @@ class Lease:
     def idle_for(self) -> float:
         """Return for how many seconds the connection has not been used."""
         return _now() - self.idle_since
-
-    def replaced(self, server_pid: int, idle_for: float) -> None:
-        """Tell that the connection to *server_pid* was broken, and that another one took its place. Owner only."""
-        publish(
-            Replaced(
-                alias=self.alias,
-                server_pid=server_pid,
-                thread_id=self.thread_id,
-                request=self.request,
-                idle_for=idle_for,
-            )
-        )
 
     def detach(self) -> psycopg.Connection[Any] | None:
         """End the lease without touching the connection, and return it for the plain wrapper to go on with."""

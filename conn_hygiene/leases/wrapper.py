@@ -26,7 +26,7 @@ from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
 from conn_hygiene.events import PoolExhausted, publish
-from conn_hygiene.leases import cursors, usage
+from conn_hygiene.leases import cursors, news, usage
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
@@ -339,7 +339,7 @@ class LeasedWrapper(_Wrapper):
             server_pid, idle_for = lease.server_pid, lease.idle_for()
             self.close()
             self.ensure_connection()
-            lease.replaced(server_pid, idle_for)
+            news.publish_replacement(lease, server_pid, idle_for)
 
     def _commit(self) -> Any:
         """Commit, unless the toolkit has ended the session, which is then said."""

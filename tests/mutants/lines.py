@@ -1303,10 +1303,10 @@ MUTANTS = [
         "leases/lease.py",
         """
         if CheckedOut.listeners:
-            self._note_checkout(waited)
+            self._news += (news.checked_out(self, waited),)
         """,
         """
-        self._note_checkout(waited)
+        self._news += (news.checked_out(self, waited),)
         """,
         "test_events.py::test_what_nobody_listens_to_is_not_made",
     ),
@@ -1421,7 +1421,7 @@ MUTANTS = [
     ),
     _mutant(
         "a checkout that is pinned counts for each of its pins",
-        "leases/lease.py",
+        "leases/news.py",
         """
         first = len(pins) == len(added)
         """,
