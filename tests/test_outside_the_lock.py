@@ -403,6 +403,29 @@ def test_what_hangs_stops_nothing_of_another_alias(call: str, way: Callable[[], 
     assert done == [ask.__name__ for ask in asked]
 
 
+@pytest.mark.parametrize("alias", ["reports", "events"])
+@pytest.mark.usefixtures("prompt")
+def test_what_is_told_hangs_no_alias_of_that_name(alias: str) -> None:
+    hanging = Hanging()
+    event = events.PoolExhausted(alias=alias, thread_id=0, request=None, waited_for=0.0, error="PoolTimeout")
+
+    def die() -> None:
+        query("default", "BEGIN")
+        wrapper.lease_of(connections["default"]).alias = alias
+
+    events.listen(events.PoolExhausted, listener := lambda event: hanging())
+    try:
+        running().publish_later(event)
+        running().tell(hanging)
+        wait_until(lambda: hanging.calls == 2, "both hang")
+        in_thread(die)
+        wait_until(lambda: not conn_hygiene.snapshot() and not running()._returning, "it is back")
+    finally:
+        hanging.go_on.set()
+        events.unlisten(events.PoolExhausted, listener)
+    wait_until_told()
+
+
 # ##### A server that does not answer #####
 
 

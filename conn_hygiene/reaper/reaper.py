@@ -160,10 +160,13 @@ class Reaper:
         if here:
             # Its owner, who may wait for a listener of its own.
             returning.publish = publish
-        call = partial(_as_a_worker, returning.carry_out, self)
-        # A lane holds no more than a pool has connections.
-        if here or not returning.may_block or not self._workers.put(returning.alias, call, threads=4, length=10_000):
+        if here or not returning.may_block or not self._put_return(returning):
             returning.carry_out(self)
+
+    def _put_return(self, returning: Return) -> bool:
+        call = partial(_as_a_worker, returning.carry_out, self)
+        # Not by the alias alone, which may be the name of another lane. It holds no more than a pool has connections.
+        return self._workers.put(f"{returning.alias} back", call, threads=4, length=10_000)
 
     def rescue(self, lease: Lease) -> None:
         """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
