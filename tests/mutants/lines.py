@@ -939,7 +939,7 @@ MUTANTS = [
         if found.connection is not lease._connection or found.last_statement is not lease.last_statement:
         """,
         """
-        if found.last_statement is not lease.last_statement:
+        if False:
         """,
         "test_leisure.py::test_the_transaction_of_another_owner_is_not_ended_for_one_that_sat_idle",
     ),
@@ -1138,6 +1138,17 @@ MUTANTS = [
         """,
         """
         pass
+        """,
+        "test_outside_the_lock.py::test_a_dead_threads_transaction_on_a_server_that_hangs_is_given_up_after_a_limit",
+    ),
+    _mutant(
+        "the timer waits for servers",
+        "reaper/reaper.py",
+        """
+        if here or not returning.may_block or not self._put_return(returning):
+        """,
+        """
+        if True:
         """,
         "test_outside_the_lock.py::test_what_hangs_stops_nothing_of_another_alias",
     ),
