@@ -541,6 +541,19 @@ def test_who_closes_waits_for_nobody_elses_and_not_for_ever(
     wait_until_told()
 
 
+def test_who_closes_does_not_wait_for_those_who_are_told(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
+    hanging = Hanging()
+    query("small")
+    with release_between_queries(), logged("psycopg.pool", hanging):
+        query("small")
+        assert hanging.begun.wait(SECONDS)
+        connections["small"].close()
+        assert not hanging.go_on.is_set()
+        hanging.go_on.set()
+        wait_until_told()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_discards_what_is_on_its_way_back_in_its_parent(settings: Any) -> None:
     settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}

@@ -21,6 +21,7 @@ from django.db import DatabaseError, OperationalError, connection, connections, 
 
 import conn_hygiene
 from conn_hygiene import callsite, signals
+from conn_hygiene.leases.backoff import SLACK
 from conn_hygiene.reaper import reaper
 from tests.test_left_open import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
@@ -486,3 +487,19 @@ def test_in_debug_it_is_named_without_asking(settings: Any) -> None:
         gc.collect()
         wait_until(lambda: events, "it is reported")
     connection.close()
+
+
+def test_a_limit_of_a_microsecond_keeps_no_processor_busy(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def interval() -> float:
+        looks.append(real())
+        return looks[-1]
+
+    real = reaper._watch_interval
+    monkeypatch.setattr(reaper, "_watch_interval", interval)
+    settings.CONN_HYGIENE = {"HELD_TOO_LONG_AFTER": 0.000001}
+    query("default")
+    wait_until(lambda: looks, "it has been asked")
+    assert set(looks) == {SLACK}
+    connections["default"].close()

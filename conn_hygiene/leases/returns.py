@@ -156,14 +156,17 @@ class Return:
         me = threading.get_ident()
         if self._carrier.setdefault(None, me) != me:
             return
+        records: list[logging.LogRecord] = []
         if not self._is_put:
             if self.to_scrub or self.is_rolled_back:
                 with TimeLimit(self.connection, registry, TIME_LIMIT):
                     self._clean()
             # Before the call: put twice, it would be two threads'.
             self._is_put = True
-            pools.give_back(self.connection)
+            records = pools.give_back(self.connection)
         registry.returned(self)
+        # Nobody waits for what comes now.
+        pools.tell(records)
         news, self.news = self.news, ()
         for event in news:
             (self.publish or registry.publish_later)(event)

@@ -172,10 +172,11 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
         connection.pgconn.finish()
 
 
-def give_back(connection: psycopg.Connection[Any]) -> None:
+def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     """Return *connection* to its pool, or close it where there is none. Never raises: nobody could mend it.
 
-    What the pool logs is told when the connection is there: a handler may need one itself, and there may be no other.
+    Returns what the pool would have logged meanwhile, for :func:`tell`: a handler may take long, or need a connection
+    itself, of which there may be no other.
     """
     pool = pool_of(connection)
     records: list[logging.LogRecord] = []
@@ -190,6 +191,11 @@ def give_back(connection: psycopg.Connection[Any]) -> None:
     except Exception:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
+    return records
+
+
+def tell(records: list[logging.LogRecord]) -> None:
+    """Hand what psycopg_pool has logged to its handlers."""
     for record in records:
         _pool_logger.handle(record)
 

@@ -494,9 +494,12 @@ def _complain_of_lost_reports(number: int) -> None:
 
 
 def _watch_interval() -> float:
-    """Return how often to look, in seconds: a quarter of the shortest limit, by which a report is late at most."""
+    """Return how often to look, in seconds: a quarter of the shortest limit, by which a report is late at most.
+
+    No shorter than what a thread can be woken for; a limit of a microsecond must not keep a processor busy.
+    """
     limits = (conf.current.IDLE_IN_TRANSACTION_AFTER, conf.current.HELD_TOO_LONG_AFTER)
-    return min((limit / 4 for limit in limits if limit is not None), default=math.inf)
+    return max(SLACK, min((limit / 4 for limit in limits if limit is not None), default=math.inf))
 
 
 # Whatever a worker's thread checks out it keeps until it is closed there.

@@ -807,7 +807,7 @@ MUTANTS = [
         "leases/returns.py",
         """
         self._is_put = True
-        pools.give_back(self.connection)
+        records = pools.give_back(self.connection)
         """,
         """
         self._is_put = True
