@@ -46,7 +46,7 @@ _kinds: dict[str, int] = {}
 _passed: set[str] = set()
 
 
-def here() -> Place | None:
+def here(skip: int = 0) -> Place | None:
     """Return the innermost place of the running stack that is the application's own.
 
     That is outside of the standard library and of installed packages; failing that, outside of what stands between an
@@ -54,8 +54,10 @@ def here() -> Place | None:
     of Django's has the query run in a worker thread.
 
     An ``execute_wrapper`` that passes a statement on is not the place where it comes from, whosever it is.
+
+    :param skip: how many of the innermost frames, from the caller's on, are known to be passed.
     """
-    return _innermost(sys._getframe(1))
+    return _innermost(sys._getframe(1 + skip))
 
 
 def of_thread(thread_id: int) -> Place | None:

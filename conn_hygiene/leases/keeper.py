@@ -41,8 +41,8 @@ class Keeper(Protocol):
     def ensure_running(self) -> None:
         """See to it that somebody ends leases. Called under no lock."""
 
-    def leaving(self, returning: Return) -> None:
-        """Take note that a connection is about to be taken out of its lease: from here on it can be found."""
+    def leaving(self, lease: Lease, returning: Return) -> None:
+        """List *returning*, which is about to be taken out of *lease*, and forget that one, as :meth:`checked_in`."""
 
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: *here* and now, or wherever that can make nobody else wait."""

@@ -333,8 +333,11 @@ class Lease:
         for event in told:
             publish(event)
 
-    def _end(self, state: State = CLOSED, reason: Ending = "close") -> psycopg.Connection[Any]:
-        """Close the books on the current checkout, under the lock, and return its connection."""
+    def _end(self, state: State = CLOSED, reason: Ending = "close", *, listed: bool = True) -> psycopg.Connection[Any]:
+        """Close the books on the current checkout, under the lock, and return its connection.
+
+        *listed* tells that the lease is listed still as one that has a connection.
+        """
         connection = self._connection
         assert connection is not None
         now = _now()
@@ -346,7 +349,8 @@ class Lease:
         self.__dict__.clear()
         self.state, self._connection = state, None
         self.open_cursors = {}
-        self.keeper.checked_in(self)
+        if listed:
+            self.keeper.checked_in(self)
         held = now - self.checked_out_at
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
@@ -865,8 +869,8 @@ class Lease:
             is_rolled_back=is_rolled_back,
         )
         # First of all: an exception of a signal handler, at any of these lines, must not lose it.
-        self.keeper.leaving(returning)
-        self._end(GIVEN_BACK, reason)
+        self.keeper.leaving(self, returning)
+        self._end(GIVEN_BACK, reason, listed=False)
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()
         return returning
@@ -1060,4 +1064,5 @@ _current_timing = usage.current.get
 
 
 def _here() -> callsite.Place | None:
-    return callsite.here() if conf.current.CAPTURE_STACKS else None
+    # Past this one and the method that asks.
+    return callsite.here(2) if conf.current.CAPTURE_STACKS else None

@@ -152,7 +152,8 @@ class Return:
 
         Called under no lock. Repeated in the same thread after an exception of a signal handler, it goes on.
         """
-        locks.assert_none_held()
+        if locks.DEBUG:
+            locks.assert_none_held()
         me = threading.get_ident()
         if self._carrier.setdefault(None, me) != me:
             return
@@ -166,7 +167,12 @@ class Return:
             records = pools.give_back(self.connection)
         registry.returned(self)
         # Nobody waits for what comes now.
-        pools.tell(records)
+        if records:
+            pools.tell(records)
+        if self.news:
+            self._publish(registry)
+
+    def _publish(self, registry: Registry) -> None:
         news, self.news = self.news, ()
         for event in news:
             (self.publish or registry.publish_later)(event)

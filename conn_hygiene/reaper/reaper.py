@@ -143,10 +143,11 @@ class Reaper:
 
     # ##### What is on its way back #####
 
-    def leaving(self, returning: Return) -> None:
-        """List *returning*, which is about to be taken out of its lease. Called under the lease's lock."""
+    def leaving(self, lease: Lease, returning: Return) -> None:
+        """List *returning*, which is about to be taken out of *lease*, and forget that one. Under the lease's lock."""
         with self._registry_lock:
             self._returning.add(returning)
+            self._leases.discard(lease)
 
     def returned(self, returning: Return) -> None:
         """Forget *returning*, and wake who waits for it."""
@@ -176,6 +177,8 @@ class Reaper:
             if lease.is_out(returning):
                 returning.carry_out(self)
             else:
+                with self._registry_lock:
+                    self._leases.add(lease)
                 self.returned(returning)
 
     def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:

@@ -356,10 +356,10 @@ MUTANTS = [
         "a connection that was given back counts as closed",
         "leases/lease.py",
         """
-        self._end(GIVEN_BACK, reason)
+        self._end(GIVEN_BACK, reason, listed=False)
         """,
         """
-        self._end(CLOSED, reason)
+        self._end(CLOSED, reason, listed=False)
         """,
         "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
     ),
