@@ -447,6 +447,9 @@ def test_a_wait_for_the_pool_is_measured(first: bool, published: Published, pool
 
 
 def test_a_connection_that_is_opened_is_waited_for(published: Published) -> None:
+    # Another test may have left one that the toolkit has not seen being made.
+    connections["unpooled"].close()
+    del connections["unpooled"]
     query("unpooled")
     connections["unpooled"].close()
     query("unpooled")

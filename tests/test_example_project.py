@@ -134,7 +134,7 @@ def test_demo(own_server: dict[str, str], tmp_path: Path) -> None:
 )
 def test_demo_stops_what_it_started(own_server: dict[str, str], moment: str, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "example_project.demo", "--seconds=1"],
+        [sys.executable, "-m", "example_project.demo", "--seconds=3"],
         cwd=ROOT,
         env={**own_server, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
