@@ -351,6 +351,24 @@ def test_autocommit_is_turned_on_again_without_a_checkout(alias: str) -> None:
 # ##### Somebody else's ensure_connection() #####
 
 
+def test_what_is_put_in_its_place_may_call_the_one_that_it_has_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    query("default")
+    found = connection.ensure_connection
+    connection.close()
+    opening: list[bool] = []
+
+    def ensure_connection(self: Any) -> None:
+        opening.append(connection.connection is None)
+        found()
+        if opening == [True]:
+            query("default", "SELECT 'what the connection needs'")
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", ensure_connection)
+    query("default")
+    assert opening == [True]
+    connection.close()
+
+
 def test_one_that_was_put_in_the_place_of_djangos_is_called_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
     djangos = BaseDatabaseWrapper.ensure_connection

@@ -8,6 +8,7 @@ test client) goes on working on top.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -35,7 +36,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from conn_hygiene.leases.keeper import Keeper
@@ -80,6 +81,30 @@ _DJANGOS_OWN = _djangos_own()
 _ENSURE_CONNECTION: Any = getattr(BaseDatabaseWrapper, "ensure_connection", None)
 if not _is_djangos(unwrap(_ENSURE_CONNECTION)):
     _ENSURE_CONNECTION = None
+
+
+class _Replacing(threading.local):
+    """For which wrappers the running thread is in what somebody has put in the place of Django's ensure_connection().
+
+    It may well call the one that it has found there, which is ours.
+    """
+
+    wrappers: tuple[BaseDatabaseWrapper, ...] = ()
+
+    def calls(self, wrapper: BaseDatabaseWrapper) -> bool:
+        return any(each is wrapper for each in self.wrappers)
+
+    @contextlib.contextmanager
+    def calling(self, wrapper: BaseDatabaseWrapper) -> Iterator[None]:
+        before = self.wrappers
+        self.wrappers = (*before, wrapper)
+        try:
+            yield
+        finally:
+            self.wrappers = before
+
+
+_replacing = _Replacing()
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
@@ -145,11 +170,13 @@ class LeasedWrapper(_Wrapper):
         Django's method only looks, and that changes nothing. So this is the way of every query, and Django's is taken
         where there is no connection, or where somebody has put his own in its place.
         """
-        if self._conn_hygiene_class.ensure_connection is _ENSURE_CONNECTION:
-            lease = self._conn_hygiene_lease
-            if lease.__dict__ or lease.use() is not None:
-                return
-        super().ensure_connection()
+        if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
+            with _replacing.calling(self):
+                super().ensure_connection()
+            return
+        lease = self._conn_hygiene_lease
+        if not lease.__dict__ and lease.use() is None:
+            (_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection)(self)
 
     def _is_plain_and_pooled(self, lease: Lease) -> bool:
         """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
