@@ -426,6 +426,41 @@ def test_what_is_told_hangs_no_alias_of_that_name(alias: str) -> None:
     wait_until_told()
 
 
+class Unlocked(Handler):
+    """Hangs with each record of a return, and lets other records pass meanwhile."""
+
+    def createLock(self) -> None:
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "returning" in record.getMessage():
+            self.called()
+
+
+def test_a_handler_that_hangs_stops_no_release_of_the_same_alias(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
+    query()
+    connections.close_all()
+    hanging = Hanging()
+    logger, handler = logging.getLogger("psycopg.pool"), Unlocked(hanging)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with release_between_queries():
+            # More than there are workers of an alias.
+            for _ in range(6):
+                query()
+                wait_until_released()
+        assert hanging.calls == 1
+    finally:
+        hanging.go_on.set()
+        wait_until_told()
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert hanging.calls == 6
+
+
 # ##### A server that does not answer #####
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 
 from conn_hygiene import locks
+from conn_hygiene.events import publish
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 
@@ -47,6 +48,9 @@ class Registry(Clock, Protocol):
 
     def returned(self, returning: Return) -> None:
         """Forget *returning*, which is where it belongs, and wake who waits for it."""
+
+    def tell(self, report: Callable[..., None], *facts: Any) -> None:
+        """Have a *report* made where that makes nobody wait."""
 
     def publish_later(self, event: Event) -> None:
         """Publish *event* where that makes nobody wait."""
@@ -101,13 +105,13 @@ class Return:
         "_carrier",
         "_is_put",
         "alias",
+        "by_owner",
         "connection",
         "fresh",
         "is_rolled_back",
         "lease",
         "news",
         "pool",
-        "publish",
         "to_scrub",
     )
 
@@ -130,9 +134,10 @@ class Return:
         self.to_scrub = to_scrub
         self.fresh = fresh
         self.is_rolled_back = is_rolled_back
-        #: What is to be published when it is back, and how if it matters who waits for the thread that carries it.
+        #: What is to be published when it is back.
         self.news: tuple[Event, ...] = ()
-        self.publish: Callable[[Event], None] | None = None
+        #: Whether its owner carries it out, who may wait for handlers and listeners of its own.
+        self.by_owner = False
         # By whom it is carried out: the first thread that puts itself here, in one step.
         self._carrier: dict[None, int] = {}
         self._is_put = False
@@ -166,16 +171,21 @@ class Return:
             self._is_put = True
             records = pools.give_back(self.connection)
         registry.returned(self)
-        # Nobody waits for what comes now.
-        if records:
-            pools.tell(records)
-        if self.news:
-            self._publish(registry)
+        if records or self.news:
+            self._tell(records, registry)
 
-    def _publish(self, registry: Registry) -> None:
+    def _tell(self, records: list[logging.LogRecord], registry: Registry) -> None:
+        """Tell of what is done; not in a worker's thread, where the next to go back may wait for it."""
         news, self.news = self.news, ()
+        if not self.by_owner:
+            if records:
+                registry.tell(pools.tell, records)
+            for event in news:
+                registry.publish_later(event)
+            return
+        pools.tell(records)
         for event in news:
-            (self.publish or registry.publish_later)(event)
+            publish(event)
 
     def _clean(self) -> None:
         if self.is_rolled_back:

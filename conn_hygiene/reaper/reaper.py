@@ -158,9 +158,7 @@ class Reaper:
 
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: in the running thread if it is *here* or cannot block, else by a worker."""
-        if here:
-            # Its owner, who may wait for a listener of its own.
-            returning.publish = publish
+        returning.by_owner = here
         if here or not returning.may_block or not self._put_return(returning):
             returning.carry_out(self)
 

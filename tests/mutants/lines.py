@@ -333,10 +333,10 @@ MUTANTS = [
         "somebody's own ensure_connection() is passed by",
         "leases/wrapper.py",
         """
-        if self._conn_hygiene_class.ensure_connection is _ENSURE_CONNECTION:
+        if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
         """,
         """
-        if True:
+        if False:
         """,
         "test_looks.py::test_one_that_was_put_in_the_place_of_djangos_is_called_each_time",
     ),
