@@ -30,13 +30,13 @@ demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 second
 serve: $(VENV)/.demo ## open the example site on this machine
 	@$(BIN)/python -m example_project.serve
 
-test: $(VENV)/.suite ## run the tests and measure branch coverage, in 6 minutes
+test: $(VENV)/.suite ## run the tests and measure branch coverage, in 8 minutes
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses=auto --randomly-seed=$(SEED)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-quick: $(VENV)/.test ## run the tests of the core, for every save, in a minute
+test-quick: $(VENV)/.test ## run the tests of the core, for every save, in two minutes
 	$(BIN)/python -m pytest --numprocesses=auto --randomly-seed=$(SEED) --ignore=tests/workers -m "not slow"
 
 mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time

@@ -314,6 +314,7 @@ def streaming_view(request: Any) -> StreamingHttpResponse:
 urlpatterns = [path("", view), path("streaming", streaming_view)]
 
 
+@pytest.mark.slow
 @names
 def test_without_it_its_feature_is_off_which_is_said_once_and_requests_are_served(
     name: Name, without: Callable[..., None], settings: Any, caplog: pytest.LogCaptureFixture

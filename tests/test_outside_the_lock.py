@@ -328,6 +328,7 @@ def ending(request: pytest.FixtureRequest, settings: Any) -> None:
         settings.CONN_HYGIENE = settings.CONN_HYGIENE | {"IDLE_IN_TRANSACTION_ACTION": "terminate"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "way"), WAYS, ids=[f"{call}, {way.__name__}" for call, way in WAYS])
 @pytest.mark.usefixtures("prompt", "ending")
 def test_what_is_not_ours_is_called_under_no_lock(call: str, way: Callable[[], None]) -> None:
@@ -674,8 +675,8 @@ def narrow(pool_of: Callable[[str], ConnectionPool], request: pytest.FixtureRequ
         pool.putconn(each)
 
 
-# One is what the handler gets, while another is asked for.
-@pytest.mark.parametrize("narrow", [2], indirect=True)
+# One is asked for, one is what the handler gets meanwhile, and one is for the handler in the thread of reports.
+@pytest.mark.parametrize("narrow", [3], indirect=True)
 @pytest.mark.parametrize("grace", [0, 0.001])
 @pytest.mark.usefixtures("narrow")
 def test_a_handler_may_write_what_the_pool_logs_into_the_database(grace: float, settings: Any) -> None:

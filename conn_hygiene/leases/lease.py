@@ -262,7 +262,7 @@ class Lease:
         try:
             overwritten = self._assign(connection, waited)
             if overwritten is not None:
-                self.keeper.carry_back(overwritten, here=False)
+                self.keeper.carry_back(overwritten, here=True)
         except BaseException:
             # Of a signal handler, before it was known here: nobody else has it.
             if connection is not None and connection is not self._connection:
