@@ -702,6 +702,35 @@ def test_a_handler_may_write_what_the_pool_logs_into_the_database(grace: float, 
     wait_until_told()
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["by way of connect()", "out of the pool"])
+def test_what_a_handler_has_checked_out_meanwhile_is_not_lost(
+    is_whole: bool, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    query("small")
+    connections["small"].close()
+    pool = pool_of("small")
+    nested: list[int] = []
+
+    def query_once() -> None:
+        if not nested:
+            nested.append(1)
+            query("small")
+
+    def receiver(**kwargs: Any) -> None:
+        """Have all of Django's connect() run."""
+
+    if is_whole:
+        connection_created.connect(receiver)
+    try:
+        with logged("psycopg.pool", query_once):
+            query("small")
+    finally:
+        connection_created.disconnect(receiver)
+    connections["small"].close()
+    assert nested == [1]
+    wait_until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"], "the pool is whole")
+
+
 @pytest.mark.parametrize("narrow", [1], indirect=True)
 @pytest.mark.usefixtures("narrow")
 def test_a_report_that_needs_a_connection_does_not_keep_others_from_theirs(settings: Any) -> None:
