@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypeGuard
 
@@ -31,6 +32,12 @@ class Settings:
     TAG_SESSIONS: bool = False
     SERVER_TIMING: bool = False
     NOTICE_DIRECTORY: str | os.PathLike[str] | None = None
+    ON_SET: Literal["follow", "pin"] = "follow"
+    FOLLOWED_SETTINGS: Literal["auto"] | Sequence[str] = "auto"
+    CLEAN_SESSIONS: Literal["auto", "seen", "always"] = "auto"
+    AUDIT_SESSIONS: bool = False
+    LOG_STATEMENTS: Literal["masked", "raw"] = "masked"
+    REPLACE_BROKEN: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +94,20 @@ def _directory(value: Any) -> str | None:
     return None if value is None or absolute else "Use the absolute path of a directory, or None for no notices."
 
 
+# A parameter's name, and a namespace in front of it for one of an extension or of the project's own.
+_PARAMETER = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)*", re.IGNORECASE)
+
+
+def _followed(value: Any) -> str | None:
+    if value == "auto":
+        return None
+    if isinstance(value, (list, tuple, set, frozenset)) and all(
+        isinstance(name, str) and _PARAMETER.fullmatch(name) for name in value
+    ):
+        return None
+    return 'Use "auto", or a list of names of settings, as in ["app.tenant_id", "search_path"], or [] for none.'
+
+
 # PostgreSQL's parameters that SESSION_TIMEOUTS may have, by their own names.
 TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
 
@@ -131,6 +152,12 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "TAG_SESSIONS": _boolean,
     "SERVER_TIMING": _boolean,
     "NOTICE_DIRECTORY": _directory,
+    "ON_SET": _choice("follow", "pin"),
+    "FOLLOWED_SETTINGS": _followed,
+    "CLEAN_SESSIONS": _choice("auto", "seen", "always"),
+    "AUDIT_SESSIONS": _boolean,
+    "LOG_STATEMENTS": _choice("masked", "raw"),
+    "REPLACE_BROKEN": _boolean,
 }
 
 

@@ -42,11 +42,60 @@ INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, CODE, UNREADABLE})
 HARMLESS = frozenset({DISCARDED})
 
 
+class Placeholder(NamedTuple):
+    """One of a statement's parameters: its index from 0 on, or its name."""
+
+    key: int | str
+
+
+class Setting(NamedTuple):
+    """A setting of the session that a statement sets or resets, and whose name can be read."""
+
+    #: In lower case, which is how PostgreSQL compares names; such as ``"app.tenant"``, ``"timezone"`` or ``"role"``.
+    name: str | Placeholder
+    #: Whether it is ``SET LOCAL`` after all, for a ``set_config()`` that is told so by a parameter.
+    is_local: bool | Placeholder = False
+
+
 class Effect(NamedTuple):
     """The state that a statement adds to its session, and the state that it takes away."""
 
+    #: Reasons. ``SETTING`` is among them if a name cannot be read, or if all settings are reset.
     adds: frozenset[str]
     removes: frozenset[str]
+    #: What it sets or resets under names that can be read.
+    settings: frozenset[Setting] = frozenset()
+
+    def with_parameters(self, parameters: Any) -> Effect:
+        """Return the same with the names of the settings read from the statement's *parameters*, where they are there.
+
+        What is local to a transaction is left out; what cannot be read is a ``SETTING`` of unknown name.
+        """
+        names: set[Setting] = set()
+        adds = self.adds
+        for setting in self.settings:
+            local = _given(setting.is_local, parameters)
+            if local is True or (isinstance(local, str) and local.lower() in _TRUE):
+                continue
+            name = _given(setting.name, parameters)
+            if isinstance(name, str):
+                names.add(Setting(name.lower()))
+            else:
+                adds |= {SETTING}
+        return Effect(adds, self.removes, frozenset(names))
+
+
+# As PostgreSQL reads a boolean that comes as a string (documentation, "Boolean Type").
+_TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
+
+
+def _given(value: Any, parameters: Any) -> Any:
+    if not isinstance(value, Placeholder):
+        return value
+    try:
+        return parameters[value.key]
+    except (TypeError, LookupError):
+        return None
 
 
 # What a statement has to contain somewhere to be worth reading more closely. Plain searches for substrings, because
@@ -206,7 +255,13 @@ def _read(plain: str) -> Effect:
         for rule in rules:
             removes |= rule.removes
             adds = (adds - rule.removes) | rule.adds
-    return Effect(frozenset(adds), frozenset(removes))
+    settings = frozenset(Setting(match[1].lower()) for match in _SET_NAME.finditer(plain))
+    if settings:
+        adds.discard(SETTING)
+    return Effect(frozenset(adds), frozenset(removes), settings)
+
+
+_SET_NAME = re.compile(r"(?:^|;)\s*(?:set|reset)\s+(?:session\s+)?([\w.]+)\s*(?:=|to\b|;|$)", re.IGNORECASE)
 
 
 # The same, remembered; for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
