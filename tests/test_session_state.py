@@ -23,7 +23,12 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpo
 
 @pytest.fixture(params=[0, 0.001], ids=["at once", "after a grace"])
 def releasing(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
-    settings.CONN_HYGIENE = {"RELEASE_AFTER": request.param, "UNPOOLED_RELEASE_AFTER": request.param}
+    settings.CONN_HYGIENE = {
+        "RELEASE_AFTER": request.param,
+        "UNPOOLED_RELEASE_AFTER": request.param,
+        # What is set can follow as well, see test_following; here it pins.
+        "ON_SET": "pin",
+    }
     connections.close_all()
     with release_between_queries():
         yield

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor as _Cursor
 
     from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.sessions.sql import Effect
 else:
     _Cursor = object
 
@@ -61,29 +62,35 @@ class LeasedCursor(_Cursor):
         ):
             # What _announce() comes to for nearly every statement.
             lease.last_statement = (query,)
+            undoes = None
         else:
-            self._announce(query)
-        if kwargs:
-            return super().execute(query, params, **kwargs)
-        return super().execute(query, params)
+            undoes = self._announce(query, params)
+        result = super().execute(query, params, **kwargs) if kwargs else super().execute(query, params)
+        if undoes is not None:
+            self._succeeded(undoes)
+        return result
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it for each of the parameters."""
-        self._announce(query)
-        return super().executemany(query, *args, **kwargs)
+        # Its names may be others each time.
+        undoes = self._announce(query, None)
+        result = super().executemany(query, *args, **kwargs)
+        if undoes is not None:
+            self._succeeded(undoes)
+        return result
 
     # The next two announce it when they begin, which is when they send it, and not when they are called.
 
-    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Announce the statement to the lease, then execute it row by row."""
-        self._announce(query)
-        yield from super().stream(query, *args, **kwargs)
+        self._announce(query, params)
+        yield from super().stream(query, params, **kwargs)
 
     @contextlib.contextmanager
-    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Announce the ``COPY`` to the lease, then begin it."""
-        self._announce(statement)
-        with super().copy(statement, *args, **kwargs) as copy:
+        self._announce(statement, params)
+        with super().copy(statement, params, **kwargs) as copy:
             yield copy
 
     def scroll(self, value: int, mode: str = "relative") -> None:
@@ -91,17 +98,25 @@ class LeasedCursor(_Cursor):
         self._refuse_if_closed()
         super().scroll(value, mode)
 
-    def _announce(self, query: Any) -> None:
+    def _announce(self, query: Any, params: Any) -> Effect | None:
+        """Tell the lease what is about to run. Returns what it is to be told again when that has succeeded."""
         entry = self._conn_hygiene_entry
         if entry is not None:
-            entry[0].statement(query, self._conn)
-            return
+            return entry[0].statement(query, params, self._conn)
         # Before executemany() turns pipeline mode on, for one.
         self._refuse_if_closed()
         checkout = getattr(self._conn, _CHECKOUT, None)
-        if checkout is not None:
-            self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
-            checkout[0].statement(query, self._conn)
+        if checkout is None:
+            return None
+        self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
+        lease: Lease = checkout[0]
+        return lease.statement(query, params, self._conn)
+
+    def _succeeded(self, undoes: Effect) -> None:
+        entry = self._conn_hygiene_entry or getattr(self._conn, _CHECKOUT, None)
+        # In a pipeline it has only been sent.
+        if entry is not None and not self._conn.pgconn.pipeline_status:
+            entry[0].succeeded(undoes, self._conn)
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
@@ -176,16 +191,16 @@ class RetiredCursor(LeasedCursor):
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Refuse the statement."""
-        self._announce(query)
+        self._announce(query, params)
 
-    def _announce(self, query: Any) -> None:
+    def _announce(self, query: Any, params: Any) -> Effect | None:
         raise InterfaceError("the connection of this cursor was closed or given back")
 
     def _refuse_if_not_here(self) -> None:
         # In pipeline mode, psycopg would fetch what has not come yet.
         if isinstance(self, ServerCursor) or not self.pgresult:
             self._refuse_if_closed()
-            self._announce(None)
+            self._announce(None, None)
 
     def fetchone(self) -> Any:
         """Return the next row, if it has been received."""

@@ -7,6 +7,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from conn_hygiene import conf
 from conn_hygiene.leases import policy
 from conn_hygiene.pools import base as pools
 
@@ -29,7 +30,7 @@ def is_broken(lease: Lease) -> bool:
     with lease._lock:
         connection = lease._connection
         # State that is known of. One that listens may wait for a notification, which must not be read here.
-        if connection is None or lease.session_state.pins:
+        if connection is None or lease.session_state.carries() or not conf.current.REPLACE_BROKEN:
             return False
         if not connection.closed:
             # State that libpq sees, or a transaction.

@@ -64,6 +64,7 @@ WRITERS: dict[str, Writer] = {
     "_manual": LOCK,
     "_transaction": LOCK,
     "session_state": LOCK,
+    "carried": LOCK,
     "_wish": LOCK,
     "_scopes": LOCK,
     "_settings": LOCK,

@@ -46,7 +46,9 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import sql, state
+from conn_hygiene.sessions import following, sql, state
+from conn_hygiene.sessions.following import Carried
+from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Lease:
         "alias",
         "asked_at",
         "backoff",
+        "carried",
         "checked_out_at",
         "checked_out_by",
         "checkouts",
@@ -163,6 +166,8 @@ class Lease:
         self.queue: Sequence[Any] = ()
         self.spare: Sequence[Any] = ()
         self._manual = False
+        # What the owner has set in an earlier session, until it is set again in the next.
+        self.carried: Carried | None = None
         # What the owner has left in the session, of this checkout.
         self.session_state = state.State()
         self._begin()
@@ -282,7 +287,7 @@ class Lease:
             if self._connection is not None:
                 overwritten = self._end_overwritten(self._connection, connection)
             if connection is None:
-                self.state = CLOSED
+                self.state, self.carried = CLOSED, None
                 return None
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self.state, self._connection = HELD, connection
@@ -406,7 +411,7 @@ class Lease:
         with self._lock:
             if self.state != GIVEN_BACK:
                 return False
-            self.state = CLOSED
+            self.state, self.carried = CLOSED, None
             return True
 
     def _is_connecting(self) -> bool:
@@ -457,13 +462,71 @@ class Lease:
         self.session_state.begin(connection)
 
     def begin_session(self) -> None:
-        """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only."""
+        """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only.
+
+        :raises psycopg.Error: what the owner has set in another session cannot be set in this one.
+        """
         connection = self._connection
         if connection is not None:
             if not connection.autocommit:
                 connection.autocommit = True
+            if self.carried is not None:
+                self.set_again()
             with self._lock:
+                self.carried = None
                 self.session_state.begin(connection)
+
+    def await_carried(self) -> None:
+        """Wait until it is known what the owner is to find again in the next session. Owner only, and under no lock.
+
+        :raises psycopg.OperationalError: it was lost with the session before.
+        """
+        if self.carried is not None:
+            self.carried.values(returns.PATIENCE)
+
+    def set_again(self) -> None:
+        """Set in the session what the owner has set in the one before. Owner only.
+
+        :raises psycopg.Error: that is not possible. Nothing may run in this session then. ``SessionGone`` if the server
+            has ended it, so that another one will do.
+        """
+        carried, connection = self.carried, self._connection
+        if carried is None or connection is None:
+            return
+        try:
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                following.set_again(connection, carried.values(0))
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise following.SessionGone(*error.args) from error
+            raise
+        with self._lock:
+            self.session_state.follows |= carried.names - _declared(self.alias)
+
+    def has_set_again(self) -> None:
+        """Take note that the session is set up: what followed is where it belongs, and what comes later is new.
+
+        Receivers of ``connection_created`` may have set the same names, to what they hold for right in a new session.
+        """
+        if self.carried is not None:
+            if self.session_state.was_set_at_connect(self.carried.names):
+                self.set_again()
+            with self._lock:
+                self.carried = None
+
+    def checkout_failed(self) -> None:
+        """Give back, closed, a connection that could not be set up; the next use tries another. Owner only."""
+        self._let_go(self._leave_unprepared, here=True)
+
+    def _leave_unprepared(self) -> Return | None:
+        connection, carried = self._connection, self.carried
+        if connection is None:
+            return None
+        connection.pgconn.finish()
+        self.session_state.cleaned()
+        returning = self._leave()
+        self.carried = carried
+        return returning
 
     def cursor_collected(self, cursor: weakref.ref[Any]) -> None:
         """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
@@ -675,8 +738,10 @@ class Lease:
         self._pin(sql.Effect(frozenset({sql.SHARED}), frozenset()))
         return self.take()
 
-    def statement(self, query: Any, connection: psycopg.Connection[Any]) -> None:
+    def statement(self, query: Any, params: Any, connection: psycopg.Connection[Any]) -> sql.Effect | None:
         """Look at a statement that is about to run, and pin the lease if it leaves something in the session.
+
+        Returns what to call :meth:`succeeded` with when it has run without an error; None if that need not be told.
 
         :raises psycopg.OperationalError: the toolkit has ended the session; it says why.
         """
@@ -691,8 +756,30 @@ class Lease:
             effect = sql.effect_of(text)
         else:
             effect = sql.remembered_effect_of(text)
-        if effect is not None:
-            self._pin(effect)
+        if effect is None:
+            return None
+        if effect.settings:
+            effect = effect.with_parameters(params)
+        self._pin(effect)
+        return effect if effect.removes else None
+
+    def succeeded(self, effect: sql.Effect, connection: psycopg.Connection[Any]) -> None:
+        """Take note that what undoes something has been executed without an error. Owner only."""
+        with self._lock:
+            self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
+
+    def overriding(self, name: str, before: str | None) -> None:
+        """Take note that a block has set *name*, which was *before*, None for not at all, for as long as it lasts.
+
+        A release resets it, and what follows the owner is what was before. Owner only.
+        """
+        with self._lock:
+            self.session_state.overridden.setdefault(name, before)
+
+    def no_longer_overriding(self, name: str) -> None:
+        """Take note that *name* is again what it was before. Owner only."""
+        with self._lock:
+            self.session_state.overridden.pop(name, None)
 
     def fetching(self) -> None:
         """Take note that a server-side cursor is about to fetch, which is no new statement, and is not idle either.
@@ -724,29 +811,42 @@ class Lease:
             cursors.retire(connection)
             if not self.pooled or connection.closed:
                 return
-            to_scrub, fresh = self._to_scrub(connection), self.session_state.fresh
-        if to_scrub:
+            plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
+        if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-                pools.scrub(connection, to_scrub, fresh)
+                pools.scrub(connection, plan, fresh)
             with self._lock:
                 self.session_state.cleaned()
 
-    def _to_scrub(
-        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
-    ) -> frozenset[str]:
-        """Return what of the session must not reach anybody else. *reported*: its parameters, if just looked at."""
-        if not self.pooled or connection.closed:
-            return frozenset()
+    def _plan(
+        self,
+        connection: psycopg.Connection[Any],
+        reported: tuple[bytes | None, ...] | None = None,
+        *,
+        follows: bool,
+    ) -> Plan:
+        """Return what is to be done to the session before it is anybody else's.
+
+        *reported* are its parameters, if they have just been looked at. *follows* tells that the owner goes on.
+        """
+        if connection.closed:
+            # What cannot be read any more is missed by its owner, who is told.
+            return Plan(follow=frozenset(self.session_state.follows) if follows else frozenset())
         if reported is None:
             reported = state.reported_parameters(connection)
+        declared = _declared(self.alias)
         # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
-        return self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
+        soiled = bool(self.open_cursors) or _cleans_always(self.alias)
+        plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
+        return plan if self.pooled else plan._replace(left=frozenset(), resets=frozenset())
 
     def carries_state(self) -> bool:
         """Return whether the owner has left anything in the session, as far as that can be told without asking it."""
         with self._lock:
             connection = self._connection
-            return connection is not None and bool(self.session_state.pins or self.session_state.changed(connection))
+            return connection is not None and bool(
+                self.session_state.changed(connection) or self.session_state.carries()
+            )
 
     @property
     def pins(self) -> dict[str, str]:
@@ -860,16 +960,21 @@ class Lease:
         connection = self._connection
         assert connection is not None
         cursors.retire(connection)
+        plan = self._plan(connection, reported, follows=reason == "release")
+        # What has not been set again yet is still to be.
+        carried = Carried(plan.follow) if plan.follow else None
         returning = Return(
             self,
             self.alias,
             connection,
-            to_scrub=self._to_scrub(connection, reported),
+            plan=plan,
+            carried=carried,
             fresh=self.session_state.fresh,
             is_rolled_back=is_rolled_back,
         )
         # First of all: an exception of a signal handler, at any of these lines, must not lose it.
         self.keeper.leaving(self, returning)
+        self.carried = carried
         self._end(GIVEN_BACK, reason, listed=False)
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()
@@ -952,9 +1057,11 @@ class Lease:
 
     def _leave_with_hold(self) -> Return | None:
         wrapper = self.wrapper()
-        if self._connection is None or wrapper is None or not policy.releases(self.alias):
+        if self._connection is None or wrapper is None or policy.holds(self.alias):
             return None
-        if not self.session_state.is_of_hold():
+        of_hold = self.session_state.is_of_hold()
+        self.session_state.hold_ended()
+        if not of_hold or not policy.releases(self.alias):
             return None
         if self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit:
             return None
@@ -965,6 +1072,7 @@ class Lease:
         with self._lock:
             connection = self._connection
             self.session_state.cleaned()
+            self.carried = None
         if connection is not None:
             connection.pgconn.finish()
 
@@ -1009,7 +1117,7 @@ class Lease:
             if connection is not None:
                 cursors.unfollow(connection)
                 self._end(reason="uninstall")
-            self.state = CLOSED
+            self.state, self.carried = CLOSED, None
         if self._news:
             self._publish()
         return connection
@@ -1036,6 +1144,7 @@ class Lease:
         """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""
         with self._lock:
             self.__dict__.clear()
+            self.carried = None
             connection, self._connection = self._connection, None
             if connection is not None:
                 cursors.retire(connection)
@@ -1053,6 +1162,16 @@ if locks.DEBUG:
     Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
+
+
+def _declared(alias: str) -> frozenset[str]:
+    names = conf.current.FOLLOWED_SETTINGS
+    return frozenset() if names == "auto" else frozenset(map(str.lower, names))
+
+
+def _cleans_always(alias: str) -> bool:
+    return conf.current.CLEAN_SESSIONS == "always"
+
 
 # Where a connection keeps when it was last used, under any lease.
 _LAST_USED = "_conn_hygiene_last_used"

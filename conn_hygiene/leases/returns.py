@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from conn_hygiene.events import Event
+    from conn_hygiene.sessions.following import Carried
+    from conn_hygiene.sessions.plan import Plan
 
 logger = logging.getLogger("conn_hygiene.lease")
 
@@ -103,16 +105,18 @@ class Return:
 
     __slots__ = (
         "_carrier",
+        "_is_begun",
         "_is_put",
         "alias",
         "by_owner",
+        "carried",
         "connection",
         "fresh",
         "is_rolled_back",
         "lease",
         "news",
+        "plan",
         "pool",
-        "to_scrub",
     )
 
     def __init__(
@@ -121,7 +125,8 @@ class Return:
         alias: str,
         connection: psycopg.Connection[Any],
         *,
-        to_scrub: frozenset[str] = frozenset(),
+        plan: Plan,
+        carried: Carried | None = None,
         fresh: tuple[bytes | None, ...] = (),
         is_rolled_back: bool = False,
     ) -> None:
@@ -130,9 +135,10 @@ class Return:
         self.connection = connection
         # Asked for while it is there: it no longer names its pool when it is back.
         self.pool = pools.pool_of(connection)
-        #: What the session carries that nobody else may get, and its reported parameters when it was new.
-        self.to_scrub = to_scrub
+        #: What is to be done to the session, its reported parameters when it was new, and who gets what it was asked.
+        self.plan = plan
         self.fresh = fresh
+        self.carried = carried
         self.is_rolled_back = is_rolled_back
         #: What is to be published when it is back.
         self.news: tuple[Event, ...] = ()
@@ -140,12 +146,18 @@ class Return:
         self.by_owner = False
         # By whom it is carried out: the first thread that puts itself here, in one step.
         self._carrier: dict[None, int] = {}
+        self._is_begun = False
         self._is_put = False
 
     @property
     def may_block(self) -> bool:
         """Whether giving it back asks the server for something, or calls code that is not ours."""
-        return bool(self.to_scrub) or self.is_rolled_back or pools.may_block(self.pool)
+        return self._asks_server or pools.may_block(self.pool)
+
+    @property
+    def _asks_server(self) -> bool:
+        plan = self.plan
+        return bool(plan.left or plan.resets or plan.follow) or self.is_rolled_back
 
     @property
     def is_carried_here(self) -> bool:
@@ -164,7 +176,7 @@ class Return:
             return
         records: list[logging.LogRecord] = []
         if not self._is_put:
-            if self.to_scrub or self.is_rolled_back:
+            if self._asks_server:
                 with TimeLimit(self.connection, registry, TIME_LIMIT):
                     self._clean()
             # Before the call: put twice, it would be two threads'.
@@ -188,6 +200,22 @@ class Return:
             publish(event)
 
     def _clean(self) -> None:
-        if self.is_rolled_back:
-            pools.roll_back(self.connection)
-        pools.scrub(self.connection, self.to_scrub, self.fresh)
+        try:
+            if self._is_begun:
+                # An exception of a signal handler came in between, and nobody knows how far it got.
+                self.connection.pgconn.finish()
+                return
+            self._is_begun = True
+            if self.is_rolled_back:
+                pools.roll_back(self.connection)
+            if self.plan.left or self.plan.resets or self.plan.follow:
+                values = pools.scrub(self.connection, self.plan, self.fresh)
+                if self.carried is not None:
+                    self.carried.tell(values)
+        except psycopg.Error as error:
+            # Its owner's, who gets it with the next query.
+            if self.carried is not None:
+                self.carried.fail(error)
+        finally:
+            if self.carried is not None:
+                self.carried.fail(None)

@@ -33,6 +33,7 @@ from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -205,6 +206,9 @@ class LeasedWrapper(_Wrapper):
         if lease.state == GIVEN_BACK:
             self.validate_thread_sharing()
         lease.asked_at = monotonic()
+        if lease.carried is not None:
+            # First of all: it may be on its way back with the only connection there is.
+            lease.await_carried()
         if not lease.spare:
             lease.keeper.wanted(lease.spare)
         self.check_settings()
@@ -224,15 +228,27 @@ class LeasedWrapper(_Wrapper):
             _not_served(self, lease.asked_at, error)
             lease.asked_at = None
             raise
-        lease.begin_session()
+        try:
+            lease.begin_session()
+        except BaseException:
+            lease.checkout_failed()
+            raise
 
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
-        if self._is_plain_and_pooled(lease):
-            self._check_out_of_pool(lease)
-        else:
-            self._checking_out(super().connect)
+        # A restarted server leaves a whole pool of connections that are broken, in which nothing can be set again.
+        for left in range(len(lease.spare) + 1, -1, -1):
+            try:
+                if self._is_plain_and_pooled(lease):
+                    self._check_out_of_pool(lease)
+                else:
+                    self._checking_out(super().connect)
+            except SessionGone:
+                if not left:
+                    raise
+            else:
+                return
 
     def _checking_out(self, connect: Callable[[], None]) -> None:
         """Call *connect*, and tell the lease of it, once."""
@@ -243,6 +259,8 @@ class LeasedWrapper(_Wrapper):
         # Ours alone to take back, however this ends: connect() may be called while another one is under way.
         attempt = Connect()
         lease.asked_at = monotonic()
+        if lease.carried is not None:
+            lease.await_carried()
         try:
             if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
@@ -250,12 +268,22 @@ class LeasedWrapper(_Wrapper):
                 self._connect_as_before(connect, self.autocommit)
             else:
                 connect()
-        except psycopg.OperationalError as error:
-            _not_served(self, lease.asked_at, error)
+            lease.has_set_again()
+        except BaseException as error:
+            if isinstance(error, psycopg.OperationalError):
+                _not_served(self, lease.asked_at, error)
+            if lease.carried is not None:
+                lease.checkout_failed()
             raise
         finally:
             lease.connected(attempt, again=again)
             lease.asked_at = None
+
+    def init_connection_state(self) -> None:
+        """Set up the session, then set in it what its owner has set in the one before: ahead of any receiver."""
+        super().init_connection_state()
+        if self._conn_hygiene_lease.carried is not None:
+            self._conn_hygiene_lease.set_again()
 
     def _connect_as_before(self, connect: Callable[[], None], autocommit: bool) -> None:
         """Call *connect*, which sets autocommit as the settings say, and set it as the application had done."""

@@ -13,12 +13,14 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
-from conn_hygiene.sessions import sql, state
+from conn_hygiene.sessions import cleaning, sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from psycopg_pool import ConnectionPool
+
+    from conn_hygiene.sessions.plan import Plan
 
 logger = logging.getLogger("conn_hygiene.pools")
 
@@ -200,38 +202,37 @@ def tell(records: list[logging.LogRecord]) -> None:
         _pool_logger.handle(record)
 
 
-def scrub(connection: psycopg.Connection[Any], carried: frozenset[str], fresh: tuple[bytes | None, ...]) -> None:
+def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str]:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 
-    *carried* is what the session is known to carry, *fresh* its reported parameters when it was new. If they still are
-    that and nothing else is known, it is left as it is. Sends ``DISCARD ALL``, then has the pool configure the
-    connection anew (time zone, role), since that was discarded too. Never raises. A pool replaces a closed connection
-    on its own. Does nothing without a pool: there, giving back is closing.
+    Returns the values that its owner is to find again, as *plan* says. Has the pool configure the connection anew where
+    what that has set was reset (time zone, role). A pool replaces a closed connection on its own. Without a pool there
+    is nothing to clean, since giving back is closing.
 
+    :raises psycopg.Error: a value that follows could not be read. All other failures end with the connection closed.
     """
     pool = pool_of(connection)
-    if pool is None or connection.closed or not (carried or state.reported_parameters(connection) != fresh):
-        return
     try:
-        if not _can_be_cleaned(connection, carried) or not _cleaned(connection, pool, fresh):
+        # A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is
+        # here.
+        if connection.closed or connection.lock.locked():
+            raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
+        # What the pool has done to the session cannot be done again without knowing what that is.
+        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
+            configure = pool._configure
+            more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
+            return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
+        values = cleaning.read(connection, plan) if plan.follow else {}
+        if pool is not None:
             connection.pgconn.finish()
-    except Exception:
-        logger.info("A session could not be cleaned and was closed.", exc_info=True)
+    except Exception as error:
         connection.pgconn.finish()
+        if plan.follow:
+            raise
+        logger.info("A session could not be cleaned and was closed: %s", error, exc_info=True)
+        return {}
+    return values
 
 
-def _can_be_cleaned(connection: psycopg.Connection[Any], carried: frozenset[str]) -> bool:
-    # A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is here.
-    # And what the pool has done to the session cannot be done again without knowing what that is.
-    return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
-
-
-def _cleaned(connection: psycopg.Connection[Any], pool: ConnectionPool[Any], fresh: tuple[bytes | None, ...]) -> bool:
-    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
-        connection.rollback()
-    connection.autocommit = True
-    connection.isolation_level = connection.read_only = connection.deferrable = None
-    connection.execute("DISCARD ALL")
-    if pool._configure is not None:
-        pool._configure(connection)
-    return is_idle(connection) and state.reported_parameters(connection) == fresh
+# What a pool of Django's configures a new connection with: the time zone, and the role of OPTIONS["assume_role"].
+_DJANGOS_CONFIGURE = getattr(PostgreSQLWrapper, "_configure_connection", None)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import ConnStatus
 
-from conn_hygiene import callsite
-from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE, SETTING
+from conn_hygiene import callsite, conf
+from conn_hygiene.sessions import following, sql
+from conn_hygiene.sessions.plan import Plan
+from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
 
 if TYPE_CHECKING:
     import psycopg
@@ -50,13 +52,37 @@ def changed_parameters(before: tuple[bytes | None, ...], after: tuple[bytes | No
     return [name.decode() for name, old, new in zip(_REPORTED, before, after, strict=False) if old != new]
 
 
+def timezone_of(reported: tuple[bytes | None, ...]) -> str:
+    """Return the time zone among *reported* parameters."""
+    return (reported[_REPORTED.index(b"TimeZone")] or b"UTC").decode()
+
+
+# What tells of a change, where that is no setting by itself.
+_TOLD_BY = {"is_superuser": following.IDENTITIES, "session_authorization": following.IDENTITIES}
+
+# What an undoing statement does right away, be it in a transaction that is rolled back later. All else is undone by a
+# commit only.
+_NOT_TRANSACTIONAL = frozenset({sql.ADVISORY_LOCK, sql.PREPARED, sql.HELD_CURSOR})
+
+
 class State:
     """What the owner of one checkout has left in the session, as far as that can be told without asking the server.
 
     Guarded by the lock of the lease that it belongs to.
     """
 
-    __slots__ = ("_attributes", "_of_hold", "_soiled", "fresh", "parameters", "pins")
+    __slots__ = (
+        "_attributes",
+        "_of_hold",
+        "_set_at_connect",
+        "_soiled",
+        "_undone",
+        "follows",
+        "fresh",
+        "overridden",
+        "parameters",
+        "pins",
+    )
 
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         #: The reported parameters when the session was new.
@@ -66,9 +92,17 @@ class State:
         self._attributes: tuple[Any, ...] = ()
         #: What ties the session to its owner: reason to place in the code.
         self.pins: dict[str, str] = {}
-        # Of these, what was executed under hold_connection.
+        #: The settings whose values the owner is to find again in another session.
+        self.follows: set[str] = set()
+        #: Those that a block has set for as long as it lasts, with what they were before; None for none.
+        self.overridden: dict[str, str | None] = {}
+        # Those that were set by receivers of `connection_created`, which run at every checkout.
+        self._set_at_connect: set[str] = set()
+        # Of the pins, those of what was executed under hold_connection.
         self._of_hold: set[str] = set()
-        # Whether a statement has left anything, undone since or not.
+        # Of the pins, what will be undone if the transaction is committed.
+        self._undone: set[str] = set()
+        # Whether a statement has left anything but settings, undone since or not.
         self._soiled = False
 
     def begin(self, connection: psycopg.Connection[Any]) -> None:
@@ -77,34 +111,80 @@ class State:
         self._attributes = _attributes(connection)
 
     def add(self, effect: Effect, *, setting_up: bool, of_hold: bool) -> list[str]:
-        """Take note of a statement's *effect*, and return the pins that it has added.
+        """Take note of the *effect* of a statement that is about to run, and return the pins that it has added.
 
         *setting_up* tells that a receiver of ``connection_created`` executes it, which runs at every checkout: its
         ``SET`` need not survive a release.
         """
-        self._soiled = True
-        if DISCARDED in effect.adds:
-            # The session is about to differ from what it was, and that is no reason to keep it.
-            self.parameters = None
-        for reason in effect.removes:
-            self.pins.pop(reason, None)
-        if setting_up and not effect.adds & INDELIBLE:
+        names = {setting.name for setting in effect.settings if isinstance(setting.name, str)}
+        adds = effect.adds
+        if setting_up:
+            self._set_at_connect |= names
+        elif conf.current.ON_SET == "follow":
+            self.follows |= names
+        elif names:
+            adds |= {sql.SETTING}
+        if names and not adds and not effect.removes:
             return []
-        added = [reason for reason in effect.adds - HARMLESS if reason not in self.pins]
+        self._soiled = True
+        self._undone -= adds
+        if setting_up and not adds & INDELIBLE:
+            return []
+        return self._pin(adds - HARMLESS, of_hold=of_hold)
+
+    def _pin(self, reasons: frozenset[str], *, of_hold: bool) -> list[str]:
+        added = [reason for reason in reasons if reason not in self.pins]
         self.pins.update((reason, str(callsite.here() or callsite.UNKNOWN)) for reason in added)
         if of_hold:
             self._of_hold.update(added)
+        else:
+            # It is needed past the hold as well.
+            self._of_hold -= reasons
         return added
+
+    def was_set_at_connect(self, names: frozenset[str]) -> bool:
+        """Return whether a receiver of ``connection_created`` has set any of *names*, as far as was seen."""
+        return not self._set_at_connect.isdisjoint(names) or self._soiled
+
+    def soil(self) -> None:
+        """Have the session cleaned before anybody else gets it."""
+        self._soiled = True
+
+    def succeeded(self, effect: Effect, *, in_transaction: bool) -> None:
+        """Take note that a statement has run without an error: what it undoes is undone, or will be by a commit."""
+        if DISCARDED in effect.adds:
+            # The session differs from what it was, and that is no reason to keep it. What was set up with it is gone.
+            self.parameters = None
+            if conf.current.ON_SET == "follow":
+                self.follows |= _SET_UP
+        for reason in effect.removes:
+            if in_transaction and reason not in _NOT_TRANSACTIONAL:
+                self._undone.add(reason)
+            else:
+                self.pins.pop(reason, None)
+
+    def transaction_ended(self, *, committed: bool) -> None:
+        """Take note that a transaction, or a part of it, has ended."""
+        if committed:
+            for reason in self._undone:
+                self.pins.pop(reason, None)
+        self._undone.clear()
 
     def changed(
         self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
     ) -> list[str]:
-        """Return what differs from when the owner began. *reported*: the parameters, if they have just been read."""
+        """Return what differs from when the owner began, and cannot follow it; what can does from now on.
+
+        *reported* are the session's parameters, if they have just been read.
+        """
         if self.parameters is None or connection.closed:
             return []
         if reported is None:
             reported = reported_parameters(connection)
         changed = [] if reported == self.parameters else changed_parameters(self.parameters, reported)
+        if changed and conf.current.ON_SET == "follow":
+            self.follows |= _settings_of(changed)
+            changed = []
         if _attributes(connection) != self._attributes:
             changed.append("transaction characteristics of the psycopg connection")
         return changed
@@ -113,27 +193,61 @@ class State:
         """Return whether there are pins, and all of them were added under ``hold_connection``."""
         return bool(self.pins) and self.pins.keys() <= self._of_hold
 
-    def to_scrub(
-        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...], *, soiled: bool
-    ) -> frozenset[str]:
-        """Return what must not reach anybody else; empty when the session is clean.
+    def hold_ended(self) -> None:
+        """Take note that no ``hold_connection`` is around any more: what pins now does so to the end of the request."""
+        self._of_hold.clear()
 
-        *reported* are its parameters now; *soiled* tells of something else that has left its traces.
+    def plan(
+        self,
+        connection: psycopg.Connection[Any],
+        reported: tuple[bytes | None, ...],
+        declared: frozenset[str],
+        *,
+        soiled: bool,
+        follows: bool,
+    ) -> Plan:
+        """Return what is to be done to the session of *connection* before anybody else gets it.
+
+        *reported* are its parameters now, *declared* the names that follow whoever sets them. *soiled* tells that all
+        is to be reset, *follows* that the owner goes on in another session.
         """
-        state = set(self.pins)
+        names = frozenset(self.follows) | declared
+        resets = names | self._set_at_connect | self.overridden.keys()
+        left = set(self.pins)
+        differs = () if reported == self.fresh else _settings_of(changed_parameters(self.fresh, reported))
         if (
             soiled
             or self._soiled
-            or reported != self.fresh
+            or not resets.issuperset(differs)
             or (self.parameters is not None and _attributes(connection) != self._attributes)
         ):
-            state.add(SETTING)
-        return frozenset(state)
+            left.add(sql.SETTING)
+        if not follows:
+            names = frozenset()
+        unseen = declared - self.follows
+        return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if names else {})
+
+    def carries(self) -> bool:
+        """Return whether the owner has left anything, as far as was seen."""
+        return bool(self.pins or self.follows or self._set_at_connect or self.overridden)
 
     def cleaned(self) -> None:
         """Take note that nothing is left."""
         self.pins.clear()
+        self.follows.clear()
+        self.overridden.clear()
+        self._set_at_connect.clear()
+        self._undone.clear()
         self._soiled = False
+
+
+# What every backend sets up in a new session, and may have set up differently from the server.
+_SET_UP = frozenset({"timezone", "role"})
+
+
+def _settings_of(parameters: list[str]) -> set[str]:
+    """Return the settings that may have changed where reported *parameters* have."""
+    return {name for parameter in parameters for name in _TOLD_BY.get(parameter, (parameter.lower(),))}
 
 
 def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:

@@ -1,0 +1,112 @@
+"""What is done to a session before somebody else gets it: read what follows its owner, and take back what was set.
+
+Both in one round trip. PostgreSQL's ``DISCARD ALL`` would need one of its own, so what it consists of is sent in its
+place (PostgreSQL documentation, "DISCARD"), but for the cached plans, which are no state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from conn_hygiene.sessions import following, state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conn_hygiene.sessions.plan import Plan
+
+
+# As DISCARD ALL does. The role is in the transaction's own hands: it may differ from the session's user.
+_EVERYTHING = (
+    "CLOSE ALL",
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET ROLE",
+    "RESET ALL",
+    "UNLISTEN *",
+    "SELECT pg_advisory_unlock_all()",
+    "DISCARD TEMP",
+    "DISCARD SEQUENCES",
+)
+_TIMEZONE = "timezone"
+
+
+def clean(
+    connection: psycopg.Connection[Any],
+    plan: Plan,
+    fresh: tuple[bytes | None, ...],
+    configure: Callable[[psycopg.Connection[Any]], object] | None,
+    *,
+    configures_more: bool,
+) -> dict[str, str]:
+    """Make the session of *connection* what it was when it was new, and return what is to be set again elsewhere.
+
+    *fresh* are the session's reported parameters when it was new. *configure* is what its pool calls with a new
+    connection; *configures_more* tells that this may set more than the time zone and the role.
+
+    :raises psycopg.Error: it could not be done. The session is fit for nobody then.
+    """
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        connection.rollback()
+    connection.autocommit = True
+    connection.isolation_level = connection.read_only = connection.deferrable = None
+    asked = sorted(plan.follow)
+    rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+    if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
+        configure(connection)
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        raise psycopg.OperationalError("the session is left in a transaction")
+    if state.reported_parameters(connection) != fresh:
+        raise psycopg.OperationalError("the session differs from what it was when it was new")
+    return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
+
+
+def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str]:
+    """Return what is to be set again elsewhere, of a session that ends.
+
+    :raises psycopg.Error: it could not be read.
+    """
+    asked = sorted(plan.follow)
+    connection.autocommit = True
+    [row] = following.run(connection, _asking(connection, asked))
+    return _to_carry(plan, asked, row, [None] * len(asked))
+
+
+def _statements(
+    connection: psycopg.Connection[Any], plan: Plan, asked: list[str], fresh: tuple[bytes | None, ...]
+) -> list[str]:
+    statements = [_asking(connection, asked)] if asked else []
+    if plan.left:
+        statements += _EVERYTHING
+        statements.append("DEALLOCATE ALL")
+    else:
+        statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
+    if plan.left or _TIMEZONE in plan.resets:
+        # Every pool sets it, to the same, which is found to be so.
+        statements.append(f"SET TimeZone = {following.literal(connection, state.timezone_of(fresh))}")
+    # Asked again: what a new session has by itself need not be carried.
+    return [*statements, _asking(connection, asked)] if asked else statements
+
+
+def _asking(connection: psycopg.Connection[Any], names: list[str]) -> str:
+    return "SELECT " + ", ".join(f"current_setting({following.literal(connection, name)}, true)" for name in names)
+
+
+def _identifier(name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+
+
+def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: list[str | None]) -> dict[str, str]:
+    carried = {}
+    for name, value, reset in zip(names, before, after, strict=True):
+        own = plan.instead.get(name, value)
+        if own is not None and (own != reset or _tells_from_none(name, plan)):
+            carried[name] = own
+    return carried
+
+
+def _tells_from_none(name: str, plan: Plan) -> bool:
+    # What a name of one's own is reset to is empty. A session in which it was never set has none, which is another.
+    return "." in name and name not in plan.unseen

@@ -1,0 +1,147 @@
+"""Settings that follow their owner: read where a connection goes back, and set again on the next.
+
+Between the two they belong to the lease, as a :class:`Carried`, and end with ``close()``. They are read by the server's
+own ``current_setting()`` and set by its ``set_config()``, so that lists, quotes, units and roles come back as they were
+(PostgreSQL documentation, "Configuration Settings Functions").
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+#: Who somebody is decides what it may set: the first is reset first, and set again when all else is.
+IDENTITIES = ("session_authorization", "role")
+
+
+class SessionGone(psycopg.OperationalError):
+    """The server has ended a session before anything could be set in it again."""
+
+
+class Carried:
+    """The values that an owner is to find again, on their way from one session to the next.
+
+    Told once, by whoever takes the connection back, and waited for by the owner before it takes another one.
+    """
+
+    __slots__ = ("_error", "_known", "_values", "names")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        self._values: Mapping[str, str] = {}
+        self._error: BaseException | None = None
+        self._known = threading.Event()
+
+    def tell(self, values: Mapping[str, str]) -> None:
+        """Say what is to be set again; what is not among *values* was not set. Of several calls the first counts."""
+        if not self._known.is_set():
+            self._values = values
+            self._known.set()
+
+    def fail(self, error: BaseException | None) -> None:
+        """Say that the values are lost, for *error*. Does nothing if they have been told."""
+        if not self._known.is_set():
+            self._error = error
+            self.names_lost()
+
+    def names_lost(self) -> None:
+        """Let nobody wait for values that nobody will tell."""
+        self._values = dict.fromkeys(self.names, "")
+        self._error = self._error or psycopg.OperationalError("its session ended before it could be asked")
+        self._known.set()
+
+    def values(self, seconds: float) -> Mapping[str, str]:
+        """Return what is to be set again, waiting for it *seconds* at most.
+
+        :raises psycopg.OperationalError: it could not be read. Nothing may run in another session then.
+        """
+        if not self._known.wait(seconds):
+            raise self._lost(f"the server has not answered for {seconds:g} s")
+        if self._error is not None:
+            raise self._lost(str(self._error)) from self._error
+        return self._values
+
+    def _lost(self, why: str) -> psycopg.OperationalError:
+        names = ", ".join(sorted(self.names))
+        return psycopg.OperationalError(
+            f"What this request has set in its session ({names}) could not be read when its connection was given back: "
+            f"{why.strip()}. No query runs in a session without it. Close the connection to go on."
+        )
+
+
+def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
+    """Return *names* in the order in which they are to be reset."""
+    return [*(name for name in IDENTITIES if name in names), *sorted(names - set(IDENTITIES))]
+
+
+def set_again(connection: psycopg.Connection[object], values: Mapping[str, str]) -> None:
+    """Set *values* in the session of *connection*, all of them or none, in one round trip.
+
+    What the session's own role may not set is set by the one that is carried, if that may.
+
+    :raises psycopg.Error: the server refuses a value; nothing is set then.
+    """
+    if not values:
+        return
+    # A change of the session's user takes the role back.
+    identities = [name for name in IDENTITIES if name in values]
+    others = sorted(values.keys() - set(IDENTITIES))
+    try:
+        _set(connection, others + identities, values)
+    except psycopg.errors.InsufficientPrivilege:
+        if not identities or not others:
+            raise
+        if not connection.autocommit:
+            connection.rollback()
+        _set(connection, identities + others, values)
+
+
+def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str]) -> None:
+    calls = [f"set_config({literal(connection, name)}, {literal(connection, values[name])}, false)" for name in names]
+    run(connection, "SELECT " + ", ".join(calls))
+    if not connection.autocommit:
+        # A rollback would take it back.
+        connection.commit()
+
+
+def literal(connection: psycopg.Connection[object], text: str) -> str:
+    """Return *text* as a string literal for the session of *connection*, by libpq's own rules."""
+    encoding = encoding_of(connection)
+    escaped: bytes = psycopg.pq.Escaping(connection.pgconn).escape_literal(text.encode(encoding, _ERRORS))
+    return escaped.decode(encoding, _ERRORS)
+
+
+def encoding_of(connection: psycopg.Connection[object]) -> str:
+    """Return Python's name for the client encoding of *connection*, one that takes any byte for ``SQL_ASCII``."""
+    encoding = connection.info.encoding
+    return "utf-8" if encoding == "ascii" else encoding
+
+
+_ERRORS = "surrogateescape"
+
+
+def run(connection: psycopg.Connection[object], query: str) -> list[list[str | None]]:
+    """Run one statement or several in one round trip; return the first row of each that returns rows, as text.
+
+    Past all that an application may have set on the connection: adapters, factories, prepared statements.
+
+    :raises psycopg.Error: the server refuses it, or does not answer.
+    """
+    rows = []
+    encoding = encoding_of(connection)
+    with psycopg.Cursor(connection) as cursor:
+        cursor.execute(query.encode(encoding, _ERRORS), prepare=False)
+        while True:
+            result = cursor.pgresult
+            if result is not None and result.status == ExecStatus.TUPLES_OK:
+                values = [result.get_value(0, column) for column in range(result.nfields)]
+                rows.append([None if value is None else bytes(value).decode(encoding, _ERRORS) for value in values])
+            if not cursor.nextset():
+                return rows

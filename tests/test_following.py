@@ -1,0 +1,412 @@
+"""What a request sets in its session follows it from connection to connection, and reaches nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.db import Error, OperationalError, connection, connections, transaction
+from django.db.backends.signals import connection_created
+from psycopg import sql
+
+from conn_hygiene import hold_connection, release_between_queries
+from tests.waiting import holds, let_the_reaper_look, wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
+
+
+@pytest.fixture(params=[0, 0.001], ids=["at once", "after a grace"])
+def releasing(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": request.param, "UNPOOLED_RELEASE_AFTER": request.param}
+    connections.close_all()
+    with release_between_queries():
+        yield
+    connections.close_all()
+
+
+def run(statement: Any, params: Any = None, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement, params)
+        return cursor.fetchall() if cursor.description else None
+
+
+@contextlib.contextmanager
+def in_another_session(alias: str = "default") -> Iterator[None]:
+    """Have the block run in another session than what was before it: somebody else has that one meanwhile."""
+    wait_until_released(alias)
+    pool = getattr(connections[alias], "pool", None)
+    if pool is None:
+        yield
+        return
+    taken = []
+    with contextlib.suppress(psycopg.OperationalError):
+        while pool.get_stats()["pool_available"]:
+            taken.append(pool.getconn(timeout=0))
+    try:
+        yield
+    finally:
+        for each in taken:
+            pool.putconn(each)
+
+
+def seen_by_others(look: str, alias: str = "default") -> set[Any]:
+    """Return what *look* gives in all sessions that are in the pool now."""
+    wait_until_released(alias)
+    pool = connections[alias].pool
+    handles = [pool.getconn() for _ in range(4)]
+    try:
+        return {handle.execute(look).fetchone()[0] for handle in handles}
+    finally:
+        for handle in handles:
+            handle.rollback()
+            pool.putconn(handle)
+
+
+TENANT = "SELECT current_setting('app.tenant', true)"
+
+# Ways to set something, with what shows it, and what it shows to somebody new; None where that is none or empty.
+WAYS = {
+    "SET": ("SET statement_timeout = '7s'", None, "SHOW statement_timeout", "0"),
+    "SET SESSION": ("SET SESSION lock_timeout TO 7000", None, "SHOW lock_timeout", "0"),
+    "of one's own": ("SET app.tenant = 'acme'", None, TENANT, None),
+    "quotes in it": ("SET app.tenant = 'o''hara\\ \"q\"'", None, TENANT, None),
+    "beyond ASCII": ("SET app.tenant = 'Grüße, 日本'", None, TENANT, None),
+    "quoted name": ('SET "app"."tenant" = \'acme\'', None, TENANT, None),
+    "search_path": ("SET search_path = pg_catalog, \"a, b\", 'public'", None, "SHOW search_path", '"$user", public'),
+    "TIME ZONE": ("SET TIME ZONE 'Asia/Tokyo'", None, "SHOW TimeZone", "UTC"),
+    "TIME ZONE as an interval": (
+        "SET TIME ZONE INTERVAL '-08:30' HOUR TO MINUTE",
+        None,
+        "SELECT now()::text ~ '-08:30$'",
+        False,
+    ),
+    "ROLE": ("SET ROLE pg_monitor", None, "SELECT current_user::text", "postgres"),
+    "SESSION AUTHORIZATION": ("SET SESSION AUTHORIZATION pg_monitor", None, "SELECT session_user::text", "postgres"),
+    "set_config": ("SELECT set_config('app.tenant', 'acme', false)", None, TENANT, None),
+    "set_config with a parameter": ("SELECT set_config('app.tenant', %s, false)", ["acme"], TENANT, None),
+    "all of it parameters": ("SELECT set_config(%s, %s, %s)", ["app.tenant", "acme", False], TENANT, None),
+    "CHARACTERISTICS": (
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        None,
+        "SHOW transaction_isolation",
+        "read committed",
+    ),
+    "several": ("SELECT 1; SET app.tenant = 'acme'; SET lock_timeout = '3s'", None, TENANT, None),
+}
+ways = pytest.mark.parametrize(("statement", "params", "look", "clean"), WAYS.values(), ids=WAYS)
+
+
+@ways
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_what_is_set_follows_its_owner(alias: str, statement: str, params: Any, look: str, clean: Any) -> None:
+    assert (run(look, alias=alias)[0][0] or None) == clean
+    wait_until_released(alias)
+    run(statement, params, alias=alias)
+    with transaction.atomic(using=alias):
+        expected, before = run(look, alias=alias), run("SELECT pg_backend_pid()", alias=alias)
+    assert expected[0][0] != clean
+    for _ in range(3):
+        with in_another_session(alias), transaction.atomic(using=alias):
+            now = run("SELECT pg_backend_pid()", alias=alias)
+            assert (run(look, alias=alias), now == before) == (expected, False)
+            before = now
+
+
+@ways
+@pytest.mark.usefixtures("releasing")
+def test_what_is_set_is_seen_by_nobody_else(statement: str, params: Any, look: str, clean: Any) -> None:
+    run(statement, params)
+    assert {value or None for value in seen_by_others(look)} == {clean}
+    run("SELECT 1")
+    assert {value or None for value in seen_by_others(look)} == {clean}
+    connection.close()
+    assert {value or None for value in seen_by_others(look)} == {clean}
+    assert (run(look)[0][0] or None) == clean
+
+
+@ways
+def test_pinning_is_still_to_be_had(settings: Any, statement: str, params: Any, look: str, clean: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "ON_SET": "pin"}
+    with release_between_queries():
+        run(statement, params)
+        let_the_reaper_look()
+        assert holds("default")
+        assert run(look)[0][0] != clean
+        connection.close()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_all_that_is_set_follows_together() -> None:
+    run("SET app.a = '1'")
+    run("SET app.b = '2'")
+    with in_another_session():
+        run("SET app.a = '3'")
+    run("SET search_path = pg_catalog")
+    with in_another_session():
+        run("SET ROLE pg_monitor")
+    look = (
+        "SELECT current_setting('app.a'), current_setting('app.b'), current_setting('search_path'), current_user::text"
+    )
+    with in_another_session():
+        assert run(look) == [("3", "2", "pg_catalog", "pg_monitor")]
+
+
+@pytest.mark.usefixtures("releasing")
+@pytest.mark.parametrize(
+    ("reset", "expected"),
+    [
+        ("RESET app.tenant", ""),
+        ("SET app.tenant TO DEFAULT", ""),
+        ("SET app.tenant = ''", ""),
+        ("SELECT set_config('app.tenant', NULL, false)", ""),
+    ],
+)
+def test_what_is_reset_stays_reset(reset: str, expected: str) -> None:
+    run("SET app.tenant = 'acme'")
+    with in_another_session():
+        run(reset)
+    with in_another_session():
+        assert run(TENANT) == [(expected,)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_the_server_is_asked_what_a_transaction_has_left() -> None:
+    run("SET app.tenant = 'acme'")
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+        run("SET app.tenant = 'other'")
+        run("SET LOCAL lock_timeout = '5s'")
+        raise ZeroDivisionError
+    with in_another_session():
+        assert run(TENANT) == [("acme",)]
+    with transaction.atomic():
+        with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+            run("SET app.tenant = 'savepoint'")
+            raise ZeroDivisionError
+        run("SET lock_timeout = '3s'")
+        run("SET LOCAL lock_timeout = '5s'")
+        assert run("SHOW lock_timeout") == [("5s",)]
+    with in_another_session():
+        assert run(TENANT) == [("acme",)]
+        assert run("SHOW lock_timeout") == [("3s",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_is_local_pins_nothing_and_does_not_follow() -> None:
+    with transaction.atomic():
+        run("SELECT set_config(%s, %s, %s)", ["app.tenant", "acme", True])
+        assert run(TENANT) == [("acme",)]
+    wait_until_released()
+    with in_another_session():
+        assert run(TENANT)[0][0] in (None, "")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_follows_is_set_before_anything_else_runs_and_after_what_receivers_set() -> None:
+    seen = []
+
+    def receiver(connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(TENANT)
+            seen.append(cursor.fetchone()[0])
+            cursor.execute("SET app.tenant = 'by the receiver'")
+
+    run("SET app.tenant = 'acme'")
+    wait_until_released()
+    connection_created.connect(receiver)
+    try:
+        with in_another_session():
+            assert run(TENANT) == [("acme",)]
+    finally:
+        connection_created.disconnect(receiver)
+    assert seen[0] == "acme"
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.fixture
+def role(admin: psycopg.Connection) -> Iterator[str]:
+    name = "role_that_goes"
+    admin.execute(f"DROP ROLE IF EXISTS {name}")
+    admin.execute(f"CREATE ROLE {name}")
+    yield name
+    admin.execute(f"DROP ROLE IF EXISTS {name}")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_no_query_runs_without_what_cannot_be_set_again(admin: psycopg.Connection, role: str) -> None:
+    run(f"SET ROLE {role}")
+    wait_until_released()
+    admin.execute(f"DROP ROLE {role}")
+    for _ in range(3):
+        with pytest.raises(Error, match=role):
+            run("SELECT 1")
+    with pytest.raises(Error, match=role), transaction.atomic():
+        run("SELECT 1")
+    connection.close()
+    assert run("SELECT current_user::text") == [("postgres",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_no_query_runs_without_what_could_not_be_read(admin: psycopg.Connection) -> None:
+    with transaction.atomic():
+        run("SET app.tenant = 'acme'")
+        [(pid,)] = run("SELECT pg_backend_pid()")
+        cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    cursor.close()
+    wait_until_released()
+    for _ in range(2):
+        with pytest.raises(OperationalError, match=r"app\.tenant"):
+            run("SELECT 1")
+    connection.close()
+    assert run(TENANT)[0][0] in (None, "")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_broken_connections_of_the_pool_do_not_keep_it_from_following(admin: psycopg.Connection) -> None:
+    run("SET app.tenant = 'acme'")
+    wait_until_released()
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    assert run(TENANT) == [("acme",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_one_thread_s_settings_are_never_another_s() -> None:
+    wrong = []
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        try:
+            barrier.wait()
+            with release_between_queries():
+                for turn in range(10):
+                    mine = f"{number}-{turn}"
+                    run("SELECT set_config('app.tenant', %s, false)", [mine])
+                    for _ in range(3):
+                        found = run(TENANT)[0][0]
+                        if found != mine:
+                            wrong.append((mine, found))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_hold_ends_and_what_was_set_in_it_follows() -> None:
+    with transaction.atomic(), hold_connection():
+        run("SET app.tenant = 'acme'")
+    run("SET app.other = 'B'")
+    with hold_connection():
+        run("SELECT 1")
+    with in_another_session():
+        assert run("SELECT current_setting('app.tenant'), current_setting('app.other')") == [("acme", "B")]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_pin_of_after_a_hold_is_not_of_the_next_hold() -> None:
+    with transaction.atomic(), hold_connection():
+        run("LISTEN one")
+    run("CREATE TEMP TABLE t_hygiene (n int)")
+    with hold_connection():
+        run("SELECT 1")
+    let_the_reaper_look()
+    assert holds("default")
+    assert run("SELECT to_regclass('t_hygiene')::text") == [("t_hygiene",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_discard_all_leaves_the_owner_what_the_server_has() -> None:
+    with transaction.atomic():
+        default = run("SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'")
+    run("SET app.tenant = 'acme'")
+    run("DISCARD ALL")
+    with in_another_session():
+        assert run(TENANT) == [("",)]
+        assert run("SHOW TimeZone") == default
+    connection.close()
+    assert run("SHOW TimeZone") == [("UTC",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_statements_of_every_kind_are_read() -> None:
+    for number, statement in enumerate(
+        [
+            b"SET app.tenant = '0'",
+            sql.SQL("SET {} = '1'").format(sql.Identifier("app", "tenant")),
+            sql.SQL("SET app.tenant = '2'"),
+        ]
+    ):
+        run(statement)
+        with in_another_session():
+            assert run(TENANT) == [(str(number),)]
+    with connection.cursor() as cursor:
+        cursor.executemany("SELECT set_config('app.tenant', %s, false)", [["a"], ["b"]])
+    with in_another_session():
+        assert run(TENANT) == [("b",)]
+    with connection.cursor() as cursor:
+        assert list(cursor.stream("SELECT set_config('app.tenant', %s, false)", ["c"])) == [("c",)]
+    with in_another_session():
+        assert run(TENANT) == [("c",)]
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("COPY (SELECT set_config('app.tenant', 'd', false)) TO STDOUT") as copy,
+    ):
+        assert [bytes(part) for part in copy] == [b"d\n"]
+    with in_another_session():
+        assert run(TENANT) == [("d",)]
+
+
+@pytest.fixture
+def become(admin: psycopg.Connection) -> Iterator[None]:
+    admin.execute(
+        "CREATE OR REPLACE FUNCTION become(t text) RETURNS void LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM set_config('app.tenant', t, false); END $$"
+    )
+    yield
+    admin.execute("DROP FUNCTION become(text)")
+
+
+@pytest.mark.parametrize("clean", ["seen", "always"])
+@pytest.mark.usefixtures("releasing", "become")
+def test_declared_settings_follow_whatever_has_set_them(settings: Any, clean: str) -> None:
+    settings.CONN_HYGIENE = {
+        **settings.CONN_HYGIENE,
+        "FOLLOWED_SETTINGS": ["App.Tenant", "lock_timeout"],
+        "CLEAN_SESSIONS": clean,
+    }
+    run("SELECT become('acme')")
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+    with in_another_session():
+        assert run(TENANT) == [("acme",)]
+    with in_another_session():
+        run("DO $$ BEGIN SET lock_timeout = '7s'; END $$")
+        connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing", "become")
+def test_always_cleaned_is_clean_of_what_nobody_has_seen(settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "FOLLOWED_SETTINGS": [], "CLEAN_SESSIONS": "always"}
+    run("SELECT become('acme')")
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+    run("SELECT become('acme')")
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
