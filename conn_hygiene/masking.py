@@ -59,7 +59,7 @@ def mask(sql: str) -> str:
     while token := _TOKEN.match(sql, position):
         position = token.end()
         if token["block"]:
-            position = _end_of_comment(sql, position)
+            position = end_of_comment(sql, position)
         # In a word, a space would have the rest of it taken for something else.
         word = _replaced(token["word"] or "", "_")
         parts.append(MASK if token["value"] else word or token["kept"] or " ")
@@ -70,7 +70,7 @@ def _without_value(match: re.Match[str]) -> str:
     return f"{match['set']} {MASK}" if match["set"] else match[0]
 
 
-def _end_of_comment(sql: str, position: int) -> int:
+def end_of_comment(sql: str, position: int) -> int:
     """Return where the comment ends that begins before *position*; PostgreSQL's comments nest."""
     depth = 1
     for edge in _COMMENT_EDGE.finditer(sql, position):

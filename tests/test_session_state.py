@@ -12,7 +12,7 @@ from psycopg import sql
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.sessions.sql import effect_of
+from conn_hygiene.sessions.sql import ADVISORY_LOCK, PREPARED, SEED, SETTING, TEMPORARY, Placeholder, Setting, effect_of
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
@@ -306,24 +306,27 @@ def test_a_pin_outlives_transactions_and_release_connections() -> None:
         ("UPDATE a SET b = 1", set()),
         ("-- SET x = 1\nSELECT 1", set()),
         ("/* SET x */ SELECT 1", set()),
-        ("/* why */ SET x = 1", {"SET"}),
+        ("/* why */ SET x = 1", {"SET x"}),
         ("SELECT 'a; SET x = 1'", set()),
         ("SELECT E'a\\'; SET x = 1'", set()),
         ("SELECT $q$ ; SET x = 1; $q$", set()),
-        ("SELECT \"it's\"; SET x = '1'", {"SET"}),
+        ("SELECT \"it's\"; SET x = '1'", {"SET x"}),
         ('CREATE TABLE "pg_temp"."x" (n int)', {"temporary table"}),
         ("CREATE VIEW v AS SELECT temp FROM a", set()),
         ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", set()),
-        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", {"SET"}),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            {f"SET default_transaction_{name}" for name in ("isolation", "read_only", "deferrable")},
+        ),
         ("RESET ALL", {"SET"}),
         ("PREPARE TRANSACTION 'x'", set()),
-        ("SELECT set_config('a', %s, %s)", {"SET"}),
+        ("SELECT set_config('a', %s, %s)", {"SET a, local if parameter 1 says so"}),
         ("SELECT set_config('a', %s, true)", set()),
         ("WITH x AS (SELECT pg_advisory_lock(1)) SELECT * FROM x", {"advisory lock"}),
-        ("/* a /* b */ c */ SET x = 1", {"SET"}),
+        ("/* a /* b */ c */ SET x = 1", {"SET x"}),
         ("/* a /* b; SET x = 1 */ c */ SELECT 1", set()),
-        ("/* 1 /* 2 /* 3 /* 4 /* 5 /* 6 */ */ */ */ */ */ SET x = 1", {"statement that cannot be read"}),
-        ("\f\v SET x = 1", {"SET"}),
+        ("/* 1 /* 2 /* 3 /* 4 /* 5 /* 6 */ */ */ */ */ */ SET x = 1", {"SET x"}),
+        ("\f\v SET x = 1", {"SET x"}),
         ("EXPLAIN ANALYZE CREATE TEMP TABLE x AS SELECT 1", {"temporary table"}),
         ("EXPLAIN (ANALYZE, VERBOSE) SELECT 1 INTO TEMP x", {"temporary table"}),
         ("SELECT 1 AS a INTO pg_temp.x", {"temporary table"}),
@@ -334,7 +337,119 @@ def test_a_pin_outlives_transactions_and_release_connections() -> None:
 )
 def test_reading_statements(statement: str, adds: set[str]) -> None:
     effect = effect_of(statement)
-    assert (set() if effect is None else effect.adds) == adds
+    assert (set() if effect is None else effect.adds | set(map(_said, effect.settings))) == adds
+
+
+def _said(setting: Setting) -> str:
+    name, local = setting
+    said = f"SET {f'what parameter {name.key} says' if isinstance(name, Placeholder) else name}"
+    if isinstance(local, Placeholder):
+        return f"{said}, local if parameter {local.key} says so"
+    return f"{said}, local" if local else said
+
+
+# What they set, or a reason.
+@pytest.mark.parametrize(
+    ("statement", "settings"),
+    [
+        ("SET SESSION app.tenant = 1", ["app.tenant"]),
+        ("SET app . tenant TO DEFAULT", ["app.tenant"]),
+        ("RESET app.tenant", ["app.tenant"]),
+        ("SET app.tenant FROM CURRENT", ["app.tenant"]),
+        ('SET "App"."Tenant" = 1', ["app.tenant"]),
+        ('SET "app.tenant" = 1', ["app.tenant"]),
+        ("SET APP.É = 1", ["app.É"]),
+        ('SET U&"app\\002et" = 1', ["app.t"]),
+        ("SET local.a = 1", ["local.a"]),
+        ("SET session.a = 1", ["session.a"]),
+        ("SET SESSION transaction.a = 1", ["transaction.a"]),
+        ("SET role = a", ["role"]),
+        ("SET names.a = 1", ["names.a"]),
+        ("SET time.zone = 1", ["time.zone"]),
+        ("SET TIME ZONE 'Asia/Tokyo'", ["timezone"]),
+        ("SET TIME ZONE INTERVAL '+02:00' HOUR TO MINUTE", ["timezone"]),
+        ("RESET TIME ZONE", ["timezone"]),
+        ("SET SESSION ROLE a", ["role"]),
+        ("SET ROLE NONE", ["role"]),
+        ("RESET ROLE", ["role"]),
+        ("SET SESSION AUTHORIZATION a", ["role", "session_authorization"]),
+        ("SET SESSION SESSION AUTHORIZATION a", ["role", "session_authorization"]),
+        ("RESET SESSION AUTHORIZATION", ["role", "session_authorization"]),
+        ("SET session_authorization = a", ["role", "session_authorization"]),
+        ("SET NAMES 'utf8'", ["client_encoding"]),
+        ("SET NAMES", ["client_encoding"]),
+        ("SET SCHEMA 'a'", ["search_path"]),
+        ("SET XML OPTION DOCUMENT", ["xmloption"]),
+        ("SET transaction_isolation = 'serializable'", []),
+        ("SET SESSION TRANSACTION READ ONLY", []),
+        ("SET LOCAL SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", []),
+        ("SET LOCAL ROLE a", []),
+        ("SET LOCAL SESSION AUTHORIZATION a", []),
+        ("SET CONSTRAINTS ALL DEFERRED", []),
+        ("RESET ALL", [SETTING]),
+        ('RESET "all"', ["all"]),
+        (f"SET {'a' * 64}.b = 1", [SETTING]),
+        ("SET seed = 0.5", [SEED]),
+        ("SET LOCAL seed = 0.5", [SEED]),
+        ("SELECT set_config('seed', '0.5', true)", [SEED]),
+        ("SELECT set_config('App.Tenant', 'a', false), pg_catalog.set_config('b', 'c', 'f')", ["app.tenant", "b"]),
+        ("SELECT set_config('a', 'b', ' Tr'), set_config('c', 'd', 'true'::bool)", []),
+        ("SELECT set_config('a', 'b', 1 = 1)", ["a"]),
+        ("SELECT set_config('a' || 'b', 'c', false), set_config('d', 'e', false)", [SETTING, "d"]),
+        ("SELECT set_config('a' || 'b', 'c', true)", []),
+        ("SELECT set_config(E'a\\x62', 'c', false)", [SETTING]),
+        ("SELECT set_config('a%s', 'c', false)", [SETTING]),
+        ("SELECT set_config('a'\n'b', 'c', false)", [SETTING]),
+        ("SELECT set_config(name, 'c', false) FROM a", [SETTING]),
+        ("SELECT set_config(setting_name => 'a', new_value => 'b', is_local => false)", [SETTING]),
+        ("SELECT set_config($$a$$, (SELECT f(1, 2)), false)", ["a"]),
+        ("UPDATE pg_settings SET setting = 1 WHERE name = 'a'", [SETTING]),
+        ("PREPARE a AS SELECT set_config('a', 'b', false)", [PREPARED, SETTING, "a"]),
+        ("DECLARE a CURSOR FOR SELECT pg_advisory_lock(1)", [ADVISORY_LOCK, SETTING]),
+        ("SET search_path = a, b", ["search_path"]),
+        ("SET search_path = a, pg_temp", [TEMPORARY, "search_path"]),
+        ("SET LOCAL search_path TO 'pg_temp'", [TEMPORARY]),
+        ("SELECT set_config('search_path', 'pg_temp_3, a', true)", [TEMPORARY]),
+    ],
+)
+def test_reading_settings(statement: str, settings: list[str]) -> None:
+    assert said_of(statement) == sorted(settings)
+
+
+def said_of(statement: str, parameters: Any = None) -> list[str]:
+    effect = effect_of(statement)
+    if effect is None:
+        return []
+    effect = effect.with_parameters(parameters)
+    assert {setting.is_local for setting in effect.settings} <= {False}
+    return sorted([*effect.adds, *(str(setting.name) for setting in effect.settings)])
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters", "settings"),
+    [
+        ("SELECT set_config(%s, %s, %s)", ["App.Tenant", "a", False], ["app.tenant"]),
+        ("SELECT set_config(%s, %s, %s)", ["app.tenant", "a", True], []),
+        ("SELECT set_config(%s, %s, %s)", ["app.tenant", "a", "on"], []),
+        ("SELECT set_config(%s, %s, %s)", ["app.tenant", "a", None], ["app.tenant"]),
+        ("SELECT set_config(%(Name)s::text, %(b)s, %(c)s::bool)", {"Name": "a", "c": False}, ["a"]),
+        ("SELECT set_config(%(Name)s::text, %(b)s, %(c)s::bool)", {"Name": "a", "c": True}, []),
+        ("SELECT '%s', /* %s */ 5 %% 3, set_config(%t, %b, %s)", ["a", "b", "c", "d", False], ["c"]),
+        ("SELECT set_config(%s, %s, false), set_config(%s, %s, true)", ["a", "b", "c", "d"], ["a"]),
+        ("SELECT set_config(%s, 'a', false)", None, [SETTING]),
+        ("SELECT set_config(%s, 'a', false)", [], [SETTING]),
+        ("SELECT set_config(%s, 'a', false)", [1], [SETTING]),
+        ("SELECT set_config(%s, '0.5', true)", ["seed"], [SEED]),
+        ("SELECT set_config(%s, 'a', false)", ["session_authorization"], ["role", "session_authorization"]),
+        ("SELECT set_config('search_path', %s, false)", ["a"], ["search_path"]),
+        ("SELECT set_config('search_path', %s, true)", ["a"], []),
+        ("SELECT set_config('search_path', %s, true)", ["pg_temp, a"], [TEMPORARY]),
+        ("SELECT set_config(%s, %s, true)", ["search_path", "pg_temp, a"], [TEMPORARY]),
+        ("SET LOCAL search_path = %(path)s", {"path": "pg_temp"}, [TEMPORARY]),
+    ],
+)
+def test_reading_settings_from_parameters(statement: str, parameters: Any, settings: list[str]) -> None:
+    assert said_of(statement, parameters) == sorted(settings)
 
 
 def receiver_that_sets(sender: Any, connection: Any, **kwargs: Any) -> None:

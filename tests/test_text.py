@@ -68,7 +68,7 @@ class TestAnyText:
     def test_it_can_be_read_and_shown(self, text: str) -> None:
         effect = effect_of(text)
         assert remembered_effect_of(text) == effect
-        assert effect is None or effect.adds or effect.removes
+        assert effect is None or any(effect)
         for shown in (mask(text), printable(text)):
             assert shown.isprintable()
             assert shown == shown.strip()
@@ -209,7 +209,9 @@ class TestMasking:
 def pins_of(statement: str, before: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return what a session is pinned by after *statement*."""
     effect = effect_of(statement)
-    return before if effect is None else (before - effect.removes) | effect.adds
+    if effect is None:
+        return before
+    return (before - effect.removes) | effect.adds | ({session.SETTING} if effect.settings else set())
 
 
 def is_pinned_by(reason: str, pins: frozenset[str]) -> bool:
@@ -383,8 +385,7 @@ class TestAgainstTheServer:
                 raise
             except psycopg.Error as error:
                 event(type(error).__name__)
-                effect = effect_of(text)
-                pins |= effect.adds if effect else frozenset()
+                pins |= pins_of(text)
             state = state_of(a_session)
             event(f"{len(state)} kinds of state")
             assert {reason for reason in state if not is_pinned_by(reason, pins)} == set()

@@ -9,13 +9,18 @@ a setting in its body is found by the parameters that the server reports, if at 
 
 from __future__ import annotations
 
+import itertools
 import re
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conn_hygiene.masking import IN_NAME, LETTER, LETTER_OR_DIGIT
+from conn_hygiene.masking import IN_NAME, LETTER
+from conn_hygiene.sessions.lexer import SPACE, Text, folded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import psycopg
 
 # The reasons, as they stand in logs, in snapshot() and in the documentation.
@@ -37,6 +42,9 @@ UNREADABLE = "statement that cannot be read"
 
 # What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.
 INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, CODE, UNREADABLE})
+
+# Where a path may have all that is created be temporary, which its name does not tell.
+_SEARCH_PATH = "search_path"
 
 # What needs mending before somebody else gets the session, but does not matter to its owner.
 HARMLESS = frozenset({DISCARDED})
@@ -71,22 +79,32 @@ class Effect(NamedTuple):
 
         What is local to a transaction is left out; what cannot be read is a ``SETTING`` of unknown name.
         """
-        names: set[Setting] = set()
-        adds = self.adds
+        adds, settings = self.adds, set[Setting]()
         for setting in self.settings:
-            local = _given(setting.is_local, parameters)
-            if local is True or (isinstance(local, str) and local.lower() in _TRUE):
+            name, local = (_given(each, parameters) for each in setting)
+            local = local is True or (isinstance(local, str) and _is_true(local))
+            if not isinstance(name, str):
+                adds |= frozenset() if local else {SETTING}
                 continue
-            name = _given(setting.name, parameters)
-            if isinstance(name, str):
-                names.add(Setting(name.lower()))
-            else:
-                adds |= {SETTING}
-        return Effect(adds, self.removes, frozenset(names))
+            more, names = _of_setting(folded(name), local)
+            adds |= more
+            settings |= names
+            if folded(name) == _SEARCH_PATH and _has_pg_temp(parameters):
+                adds |= {TEMPORARY}
+        return Effect(adds, self.removes, frozenset(settings))
 
 
 # As PostgreSQL reads a boolean that comes as a string (documentation, "Boolean Type").
 _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
+
+
+def _is_true(text: str) -> bool:
+    return text.strip().lower() in _TRUE
+
+
+def _has_pg_temp(parameters: Any) -> bool:
+    values = parameters.values() if isinstance(parameters, Mapping) else parameters or ()
+    return any(isinstance(value, str) and "pg_temp" in value.lower() for value in values)
 
 
 def _given(value: Any, parameters: Any) -> Any:
@@ -115,110 +133,6 @@ _HINTS = (
     'u&"',
 )
 
-# Of all patterns here, none may try a long text anew from each of its characters, nor remember each of them on the way.
-
-# PostgreSQL's comments nest. Deeper than this nobody goes, and what does cannot be read.
-_COMMENT = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*\*/"
-for _ in range(3):
-    _COMMENT = rf"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*)|{_COMMENT})[^*/]*)*\*/"
-
-# A string in which a backslash escapes. It may go on in another line, and does so by the same rule. One without an end
-# goes on to the end: the server refuses the whole.
-_ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)"
-_ESCAPED = rf"{_ESCAPED}(?:\s*(?:--[^\n\r]*[\n\r]\s*)*{_ESCAPED})*"
-
-
-def _quoted(string: str) -> re.Pattern[str]:
-    """Return what finds everything in which a keyword is not a keyword; *string* is the pattern of a plain string."""
-    # A doubled quote needs no rule where nothing escapes: it is the end of one string and the start of another. Dollar
-    # quotes need the same tag at both ends, and are part of a name where they follow one.
-    return re.compile(
-        rf"""
-          --[^\n\r]*
-        | {_COMMENT}
-        | (?<!{IN_NAME})[eE]{_ESCAPED}
-        | {string}
-        | "[^"]*"
-        | (?<!{IN_NAME})(?P<tag>\$(?:{LETTER}{LETTER_OR_DIGIT}*)?\$)(?:.*?(?P=tag)|.*)
-        """,
-        re.DOTALL | re.VERBOSE,
-    )
-
-
-# Whether a backslash escapes in a plain string is for standard_conforming_strings to say, the session's and not ours.
-_QUOTED = _quoted("'[^']*'")
-_QUOTED_IF_BACKSLASHES_ESCAPE = _quoted(_ESCAPED)
-
-# EXPLAIN ANALYZE runs what it explains, which may be in parentheses as the options are.
-_EXPLAIN = re.compile(
-    r"explain\b(?:\s*\((?!\s*(?:select\b|with\b|\())[^()]*\)|\s*(?:analy[sz]e|verbose)\b)*", re.IGNORECASE
-)
-
-
-class _Rule(NamedTuple):
-    pattern: re.Pattern[str]
-    adds: frozenset[str]
-    removes: frozenset[str]
-
-
-# White space as PostgreSQL knows it, and the parentheses that a query may stand in.
-_FILLER = " \t\r\n\f\v("
-
-
-def _rule(pattern: str, *adds: str, removes: frozenset[str] = frozenset()) -> _Rule:
-    return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), frozenset(adds), removes)
-
-
-# The schema of temporary things: by its alias or, for those who looked it up, by its name.
-_PG_TEMP = r'\bpg_temp(?:_\d+)?"?\s*\.'
-
-# Matched at the start of each statement. SET and PREPARE have keywords after them that are names as well.
-_COMMANDS = [
-    _rule(r"set\b(?!\s*(?:local|constraints|transaction)\b(?!\s*\.))", SETTING),
-    _rule(r"reset\b", SETTING),
-    _rule(r"listen\b", LISTEN),
-    _rule(r"unlisten\s*\*", removes=frozenset({LISTEN})),
-    _rule(r"create\s+(?:or\s+replace\s+)?(?:(?:local|global)\s+)?temp(?:orary)?\b", TEMPORARY),
-    _rule(rf"create\b[^(]*{_PG_TEMP}", TEMPORARY),
-    # Up to PostgreSQL 14, a number may stand right before a keyword.
-    _rule(
-        rf"""(?:select|with)\b.*?(?:\b|(?<=\d))into\b\s*(?:table\b\s*|(?:local|global)\s+)?"""
-        rf"""(?:temp(?:orary)?\b|"?{_PG_TEMP})""",
-        TEMPORARY,
-    ),
-    _rule(r"prepare\b(?!\s*transaction\b\s*')", PREPARED),
-    _rule(r"deallocate\s+(?:prepare\s+)?all\b", removes=frozenset({PREPARED})),
-    _rule(r"declare\b.*?\bwith\s+hold\b", HELD_CURSOR),
-    _rule(r"close\s+all\b", removes=frozenset({HELD_CURSOR})),
-    _rule(r"load\b", LIBRARY),
-    _rule(r"do\b", CODE),
-    _rule(r"discard\s+temp(?:orary)?\b", removes=frozenset({TEMPORARY})),
-]
-
-# The server refuses it beside other statements. It takes away what the backend itself set up as well (time zone, role),
-# hence leaves something to mend.
-_DISCARD_ALL = _rule(
-    r"[\s;]*discard\s+all[\s;]*\Z",
-    DISCARDED,
-    removes=frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR}),
-)
-
-# Matched anywhere in a statement. A function's name may be quoted.
-_FUNCTIONS = [
-    _rule(r'\bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*\(', ADVISORY_LOCK),
-    # Nothing else may be in the statement: it could keep the function from being called, or lock after it.
-    _rule(
-        r"\A\s*select\s+(?:\*\s*from\s+)?(?:pg_catalog\s*\.\s*)?pg_advisory_unlock_all\s*\(\s*\)\s*\Z",
-        removes=frozenset({ADVISORY_LOCK}),
-    ),
-    # set_config(name, value, true) is SET LOCAL; whatever cannot be read as a plain `true` is taken for a SET.
-    _rule(r'\bset_config"?\s*\((?![^()]*,\s*true\s*\))', SETTING),
-    _rule(r'\bsetseed"?\s*\(', SEED),
-    _rule(r'\bdblink_connect(?:_u)?"?\s*\(', REMOTE),
-    # A name in Unicode escapes may be any of the above.
-    _rule(r'\bu&"', UNREADABLE),
-]
-
 
 def effect_of(sql: str) -> Effect | None:
     """Return what *sql*, one statement or several, does to its session's state; None for nothing.
@@ -231,52 +145,338 @@ def effect_of(sql: str) -> Effect | None:
     code = "do" in lowered and ("$" in lowered or "'" in lowered)
     if not code and not any(hint in lowered for hint in _HINTS):
         return None
-    effect = _read(_QUOTED.sub(_blank, sql))
+    effect = _Reader(Text(sql)).effect()
+    # Whether a backslash escapes in a plain string is for standard_conforming_strings to say, the session's and not
+    # ours. There is a difference only where one stands before a quote.
     if "\\'" in sql:
-        other = _read(_QUOTED_IF_BACKSLASHES_ESCAPE.sub(_blank, sql))
-        effect = Effect(effect.adds | other.adds, effect.removes & other.removes)
+        other = _Reader(Text(sql, backslashes_escape=True)).effect()
+        effect = Effect(effect.adds | other.adds, effect.removes & other.removes, effect.settings | other.settings)
     return effect if any(effect) else None
 
 
-def _read(plain: str) -> Effect:
-    """Return the effect of statements without comments, and with nothing in their strings."""
-    if "/*" in plain:
-        return Effect(frozenset({UNREADABLE}), frozenset())
-    if _DISCARD_ALL.pattern.match(plain):
-        return Effect(_DISCARD_ALL.adds, _DISCARD_ALL.removes)
-    adds: set[str] = set()
-    removes: set[str] = set()
-    for statement in plain.split(";"):
-        text = statement.lstrip(_FILLER)
-        if explain := _EXPLAIN.match(text):
-            text = text[explain.end() :].lstrip(_FILLER)
-        rules = [rule for rule in _COMMANDS if rule.pattern.match(text)]
-        rules += [rule for rule in _FUNCTIONS if rule.pattern.search(statement)]
-        for rule in rules:
-            removes |= rule.removes
-            adds = (adds - rule.removes) | rule.adds
-    settings = frozenset(Setting(match[1].lower()) for match in _SET_NAME.finditer(plain))
-    if settings:
-        adds.discard(SETTING)
-    return Effect(frozenset(adds), frozenset(removes), settings)
+# What a SET sets that is not followed by a name.
+_PHRASES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("time", "zone"), ("timezone",)),
+    (("session", "authorization"), ("session_authorization",)),
+    (
+        ("session", "characteristics", "as"),
+        ("default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable"),
+    ),
+    (("xml", "option"), ("xmloption",)),
+    (("names",), ("client_encoding",)),
+    (("role",), ("role",)),
+    (("schema",), (_SEARCH_PATH,)),
+    # These end with the transaction.
+    (("transaction",), ()),
+    (("constraints",), ()),
+]
+# What makes a name of the keyword before it.
+_AFTER_A_NAME = frozenset({".", "=", "to", "from"})
+
+# What ends with its transaction, however it is set.
+_OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
+
+# Of a longer part of a name the server cuts off the rest; in bytes.
+_LONGEST_NAME = 63
+
+# What keeps statements from being surely done when the string that they are in has been executed.
+_TRANSACTION_CONTROL = frozenset({"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"})
+
+_TEMP = frozenset({"temp", "temporary"})
+
+_UNDONE_BY_DISCARD_ALL = frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR})
+
+# Statements that undo all of a kind, as the tokens that they consist of. With anything else in it, a query might not
+# call the function, or lock after it.
+_UNDOINGS: dict[tuple[str, ...], str] = {
+    ("unlisten", "*"): LISTEN,
+    ("deallocate", "all"): PREPARED,
+    ("deallocate", "prepare", "all"): PREPARED,
+    ("close", "all"): HELD_CURSOR,
+    ("discard", "temp"): TEMPORARY,
+    ("discard", "temporary"): TEMPORARY,
+}
+_UNDOINGS |= {
+    (*words, *schema, "pg_advisory_unlock_all", "(", ")"): ADVISORY_LOCK
+    for words in (("select",), ("select", "*", "from"))
+    for schema in ((), ("pg_catalog", "."))
+}
+_LONGEST_UNDOING = max(map(len, _UNDOINGS))
+
+# The parentheses that a query may stand in.
+_FILLER = re.compile(rf"[{SPACE}(]*")
+# EXPLAIN ANALYZE runs what it explains, which may be in parentheses as the options are.
+_EXPLAIN = re.compile(
+    rf"explain(?!{IN_NAME})(?:\s*\((?!\s*(?:select|with|values|table|\()(?!{IN_NAME}))[^()]*\)"
+    rf"|\s*(?:analy[sz]e|verbose)(?!{IN_NAME}))*"
+)
+_WORD = re.compile(f"{LETTER}{IN_NAME}*")
+_WITH_HOLD = re.compile(rf"(?<!{IN_NAME})with\s+hold(?!{IN_NAME})")
+_ATOMIC = re.compile(rf"(?<!{IN_NAME})begin\s+atomic(?!{IN_NAME})")
+# The schema of temporary things: by its alias or, for those who looked it up, by its name.
+_PG_TEMP = re.compile(rf"(?<!{IN_NAME})pg_temp(?:_[0-9]+)?(?!{IN_NAME})")
+# Up to PostgreSQL 14, a number may stand right before a keyword.
+_INTO_TEMP = re.compile(
+    rf"(?P<row>(?<!{IN_NAME})(?:insert|merge)\s+)?(?:(?<!{IN_NAME})|(?<=[0-9]))into(?!{IN_NAME})\s*"
+    rf"(?:(?:(?:local|global)\s+)?temp(?:orary)?(?!{IN_NAME})"
+    rf'|(?:unlogged\s+)?(?:table(?!{IN_NAME})\s*)?"?pg_temp(?:_[0-9]+)?(?!{IN_NAME}))'
+)
+_UPDATE = re.compile(rf"(?<!{IN_NAME})update(?!{IN_NAME})")
+_PG_SETTINGS = re.compile(rf"(?<!{IN_NAME})pg_settings(?!{IN_NAME})")
+
+# What a call of these leaves behind.
+_FUNCTIONS = {
+    "pg_advisory_lock": ADVISORY_LOCK,
+    "pg_advisory_lock_shared": ADVISORY_LOCK,
+    "pg_try_advisory_lock": ADVISORY_LOCK,
+    "pg_try_advisory_lock_shared": ADVISORY_LOCK,
+    "setseed": SEED,
+    "dblink_connect": REMOTE,
+    "dblink_connect_u": REMOTE,
+}
+_SET_CONFIG = "set_config"
+_CALL = re.compile(rf'(?<!{IN_NAME})({"|".join([*_FUNCTIONS, _SET_CONFIG])})(?!{IN_NAME})"?\s*\(')
+# Tokens of a call that are read.
+_LONGEST_CALL = 200
 
 
-_SET_NAME = re.compile(r"(?:^|;)\s*(?:set|reset)\s+(?:session\s+)?([\w.]+)\s*(?:=|to\b|;|$)", re.IGNORECASE)
+class _Reader:
+    """Collects what the statements of one text do."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._plain = text.plain
+        self._adds: set[str] = set()
+        self._removes: set[str] = set()
+        self._settings: set[Setting] = set()
+
+    def effect(self) -> Effect:
+        if self._text.unreadable:
+            self._adds.add(UNREADABLE)
+        if tuple(itertools.islice(self._words(0, len(self._plain)), 3)) == ("discard", "all"):
+            # The server refuses it beside other statements. It takes away what the backend itself set up as well (time
+            # zone, role), hence leaves something to mend.
+            return Effect(frozenset({DISCARDED}), _UNDONE_BY_DISCARD_ALL)
+        for start, end in self._statements():
+            self._statement(start, end)
+        return Effect(frozenset(self._adds), frozenset(self._removes), frozenset(self._settings))
+
+    def _statements(self) -> Iterator[tuple[int, int]]:
+        start = 0
+        while (end := self._plain.find(";", start)) >= 0:
+            yield start, end
+            start = end + 1
+        yield start, len(self._plain)
+
+    def _words(self, start: int, end: int) -> Iterator[str]:
+        return (token for token in self._text.tokens(start, end) if token != ";")
+
+    def _statement(self, start: int, end: int) -> None:
+        plain = self._plain
+        known = len(self._adds) + len(self._settings)
+        self._calls(start, end)
+        if _UPDATE.search(plain, start, end) and _PG_SETTINGS.search(plain, start, end):
+            self._adds.add(SETTING)
+        if any(not found["row"] for found in _INTO_TEMP.finditer(plain, start, end)):
+            self._adds.add(TEMPORARY)
+        undone = _UNDOINGS.get(tuple(itertools.islice(self._text.tokens(start, end), _LONGEST_UNDOING + 1)))
+        if undone and self._certain:
+            self._removes.add(undone)
+            self._adds.discard(undone)
+        position = self._beginning(start, end)
+        if explain := _EXPLAIN.match(plain, position, end):
+            position = self._beginning(explain.end(), end)
+        if word := _WORD.match(plain, position, end):
+            self._command(word[0], word.end(), end, calls=known < len(self._adds) + len(self._settings))
+
+    def _beginning(self, start: int, end: int) -> int:
+        found = _FILLER.match(self._plain, start, end)
+        return found.end() if found else start
+
+    @cached_property
+    def _certain(self) -> bool:
+        """Whether each statement is executed if the whole is, and stays executed.
+
+        A transaction may be rolled back. In the body of a function or of a rule, too, statements end in semicolons.
+        """
+        if self._text.unreadable or _ATOMIC.search(self._plain):
+            return False
+        for start, end in self._statements():
+            word = _WORD.match(self._plain, self._beginning(start, end), end)
+            if word and word[0] in _TRANSACTION_CONTROL:
+                return False
+            if self._plain.count("(", start, end) != self._plain.count(")", start, end):
+                return False
+        return True
+
+    def _command(self, word: str, start: int, end: int, *, calls: bool) -> None:
+        """Read the statement that begins with *word*. *calls*: whether it calls what leaves something behind."""
+        if word in ("set", "reset"):
+            tokens = list(self._text.tokens(start, end))
+            if word == "set":
+                self._set(tokens)
+            else:
+                self._reset(tokens)
+        elif word in _COMMANDS:
+            self._adds.add(_COMMANDS[word])
+        elif word in ("create", "alter", "import"):
+            if self._is_temporary(start, end):
+                self._adds.add(TEMPORARY)
+        elif word == "prepare":
+            name, *after = itertools.islice(self._text.tokens(start, end), 2)
+            if name != "transaction" or not after or not after[0].startswith("'"):
+                self._keeps(PREPARED, calls=calls)
+        elif word == "declare":
+            self._keeps(HELD_CURSOR if _WITH_HOLD.search(self._plain, start, end) else None, calls=calls)
+
+    def _keeps(self, reason: str | None, *, calls: bool) -> None:
+        """Take note of a query that is executed later, and maybe more than once: when, is not for its text to say."""
+        if reason:
+            self._adds.add(reason)
+        if calls:
+            # After all that undoes what it has left so far, it may leave the same again.
+            self._adds.add(SETTING)
+
+    def _is_temporary(self, start: int, end: int) -> bool:
+        for token in itertools.islice(self._text.tokens(start, end), 5):
+            if token in _TEMP:
+                return True
+            if token not in ("or", "replace", "local", "global"):
+                break
+        return _PG_TEMP.search(self._plain, start, end) is not None
+
+    # ##### Settings #####
+
+    def _set(self, tokens: list[str]) -> None:
+        scope, rest = _scope(tokens)
+        names, value = self._name_and_value(rest)
+        self._take(names, scope == "local")
+        if names is None or _SEARCH_PATH in names:
+            self._search_path(value)
+
+    def _reset(self, tokens: list[str]) -> None:
+        names, _ = self._name_and_value([*tokens, "="])
+        self._take(None if tokens[:1] == ["all"] else names, False)
+
+    def _name_and_value(self, tokens: list[str]) -> tuple[tuple[str, ...] | None, list[str]]:
+        """Return what a SET without its scope sets, None if that cannot be told; and the tokens of the value."""
+        for phrase, names in _PHRASES:
+            rest = tokens[len(phrase) :]
+            if tuple(tokens[: len(phrase)]) == phrase and (len(phrase) > 1 or _AFTER_A_NAME.isdisjoint(rest[:1])):
+                return names, rest
+        parts = []
+        for place, token in enumerate(tokens):
+            if place % 2 == 0:
+                part = self._text.value(token) if token[0] == '"' or _WORD.match(token) else None
+                if part is None or len(part.encode("utf-8", "replace")) > _LONGEST_NAME:
+                    break
+                parts.append(part)
+            elif token != ".":
+                return ((".".join(parts),) if token in ("=", "to", "from") else None), tokens[place:]
+        return None, tokens
+
+    def _search_path(self, value: list[str]) -> None:
+        """Take note of a path that may have what is created in it be temporary."""
+        for token in value:
+            if token[0] == "%":
+                self._settings.add(Setting(_SEARCH_PATH, True))
+            content = self._text.value(token)
+            if content is None or "temp" in content.lower():
+                self._adds.add(TEMPORARY)
+
+    def _take(self, names: Iterable[str | Placeholder] | None, local: bool | Placeholder) -> None:
+        if names is None:
+            if local is not True:
+                self._adds.add(SETTING)
+            return
+        for name in names:
+            if isinstance(name, Placeholder):
+                self._settings.add(Setting(name, local))
+            else:
+                adds, settings = _of_setting(folded(name), local)
+                self._adds |= adds
+                self._settings |= settings
+
+    # ##### Functions #####
+
+    def _calls(self, start: int, end: int) -> None:
+        for found in _CALL.finditer(self._plain, start, end):
+            if found[1] == _SET_CONFIG:
+                self._set_config(self._arguments(found.end(), end))
+            else:
+                self._adds.add(_FUNCTIONS[found[1]])
+
+    def _arguments(self, start: int, end: int) -> list[list[str]] | None:
+        """Return the arguments of a call that begin at *start*, as tokens; None if they are too long to be read."""
+        arguments: list[list[str]] = [[]]
+        depth = 0
+        for token in itertools.islice(self._text.tokens(start, end), _LONGEST_CALL):
+            if token in ("(", "["):
+                depth += 1
+            elif token in (")", "]"):
+                depth -= 1
+                if depth < 0:
+                    return arguments
+            if token == "," and not depth:
+                arguments.append([])
+            else:
+                arguments[-1].append(token)
+        return None
+
+    def _set_config(self, arguments: list[list[str]] | None) -> None:
+        if arguments is None or len(arguments) != 3:
+            self._adds.add(SETTING)
+            return
+        name = self._constant(arguments[0])
+        local: Any = self._constant(arguments[2])
+        if isinstance(local, str):
+            local = _is_true(local)
+        # Whether it is local cannot be told otherwise: then it is not taken for local.
+        self._take(None if name is None else [name], local or False)
+        if name is None or isinstance(name, Placeholder) or folded(name) == _SEARCH_PATH:
+            self._search_path(arguments[1])
+
+    def _constant(self, tokens: list[str]) -> str | Placeholder | None:
+        """Return what an argument is, if it is a string or a placeholder, or a boolean."""
+        token, *cast = tokens or [""]
+        if cast and (len(cast) != 3 or cast[:2] != [":", ":"]):
+            return None
+        if token[:1] == "%" and len(token) > 1:
+            return Placeholder(self._text.parameter(token))
+        if token in ("true", "false"):
+            return token
+        # What has a percent sign may be a placeholder in quotes, which the server does not see.
+        value = self._text.value(token) if token[:1] == "'" else None
+        return None if value is None or "%" in value else value
+
+
+# Commands that are what they leave behind.
+_COMMANDS = {"listen": LISTEN, "load": LIBRARY, "do": CODE}
+
+
+def _scope(tokens: list[str]) -> tuple[str | None, list[str]]:
+    """Return what of LOCAL and SESSION a SET has, if any, and the rest of its tokens."""
+    scope, *rest = tokens or [""]
+    is_phrase = scope == "session" and (rest[:1] == ["authorization"] or rest[:2] == ["characteristics", "as"])
+    if scope not in ("local", "session") or is_phrase or not _AFTER_A_NAME.isdisjoint(rest[:1]):
+        return None, tokens
+    return scope, rest
+
+
+def _of_setting(name: str, local: bool | Placeholder) -> tuple[frozenset[str], frozenset[Setting]]:
+    """Return what it leaves behind to set *name*, which is in lower case."""
+    if name == "seed":
+        # Not a setting: it changes the state of the generator, which no rollback gives back.
+        return frozenset({SEED}), frozenset()
+    if local is True or name in _OF_TRANSACTIONS:
+        return frozenset(), frozenset()
+    names = (name, "role") if name == "session_authorization" else (name,)
+    return frozenset(), frozenset(Setting(each, local) for each in names)
 
 
 # The same, remembered; for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
 remembered_effect_of = lru_cache(maxsize=1024)(effect_of)
 LONGEST_REMEMBERED = 10_000
-
-
-def _blank(match: re.Match[str]) -> str:
-    """Replace a comment by a space, a string by an empty one, and a quoted identifier by one without punctuation.
-
-    The identifier keeps its quotes, without which ``"all"`` would be a keyword.
-    """
-    if match[0].startswith('"'):
-        return '"' + re.sub(r"\W", "_", match[0][1:-1]) + '"'
-    return " " if match[0].startswith(("--", "/*")) else "''"
 
 
 def text_of(query: Any, connection: psycopg.Connection[Any] | None) -> str | None:
