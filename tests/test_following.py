@@ -83,8 +83,8 @@ WAYS = {
     "TIME ZONE as an interval": (
         "SET TIME ZONE INTERVAL '-08:30' HOUR TO MINUTE",
         None,
-        "SELECT now()::text ~ '-08:30$'",
-        False,
+        "SELECT (now()::text ~ '-08:30$')::text",
+        "false",
     ),
     "ROLE": ("SET ROLE pg_monitor", None, "SELECT current_user::text", "postgres"),
     "SESSION AUTHORIZATION": ("SET SESSION AUTHORIZATION pg_monitor", None, "SELECT session_user::text", "postgres"),

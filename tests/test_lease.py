@@ -493,11 +493,11 @@ def test_a_handle_that_the_application_closed_is_replaced_when_the_wrapper_is_cl
 def test_a_statement_on_a_raw_handle_pins_too() -> None:
     connection.ensure_connection()
     handle: Any = connection.connection
-    handle.execute("SET app.tenant = 'acme'")
+    handle.execute("CREATE TEMP TABLE t_hygiene (n int)")
     query()
     assert_stays()
     connection.close()
-    assert query(sql="SELECT coalesce(current_setting('app.tenant', true), '')") == ("",)
+    assert query(sql="SELECT to_regclass('t_hygiene')::text") == (None,)
 
 
 @pytest.mark.usefixtures("releasing")
