@@ -14,6 +14,7 @@ from django.core import signals as core_signals
 from django.core.signals import setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
+from django.db.models.signals import post_migrate
 
 from conn_hygiene import conf, internals
 from conn_hygiene.forks import hooks as forks
@@ -21,7 +22,7 @@ from conn_hygiene.leases import wrapper
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters, log, notices, signalling
-from conn_hygiene.sessions import connect_options
+from conn_hygiene.sessions import connect_options, known
 from conn_hygiene.transactions import left_open
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ def _setting_changed(*, setting: str, **kwargs: Any) -> None:
         conf.apply(conf.current)
 
 
+def _migrated(*, using: str, **kwargs: Any) -> None:
+    # Sent for each application: functions and policies may have come or gone with any of them.
+    known.forget(using)
+
+
 def _watch_anew() -> None:
     if reaper.running is not None:
         reaper.running.settings_changed()
@@ -139,6 +145,7 @@ def install(**settings: Any) -> None:
         _connect_first(core_signals.request_started, left_open.request_started)
         _connect_first(core_signals.request_finished, left_open.request_finished)
         setting_changed.connect(_setting_changed, dispatch_uid=_UID)
+        post_migrate.connect(_migrated, dispatch_uid=_UID)
     # Under no lock, since those are told who listen.
     for connection in connections.all(initialized_only=True):
         if internals.LEASES.available and connection.connection is not None:
@@ -157,6 +164,7 @@ def uninstall() -> None:
         stopped, reaper.running = reaper.running, None
         if stopped is None:
             return
+        post_migrate.disconnect(dispatch_uid=_UID)
         setting_changed.disconnect(dispatch_uid=_UID)
         core_signals.request_finished.disconnect(dispatch_uid=_UID)
         core_signals.request_started.disconnect(dispatch_uid=_UID)
@@ -165,13 +173,14 @@ def uninstall() -> None:
             # Else, somebody has put something on top, which goes on calling it.
             del connections.create_connection
         stopped.stop()
-        known = wrapper.forget_known()
+        known.reset()
+        attached = wrapper.forget_known()
         pools.restore_logging()
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()
     # Under no lock, since those are told who listen.
-    for connection in known:
+    for connection in attached:
         wrapper.detach(connection)
 
 
@@ -184,7 +193,7 @@ def _at_exit() -> None:
 # Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
-for _module in (counters, log):
+for _module in (known, counters, log):
     forks.begin_anew_as_well(_module.begin_anew)
 
 atexit.register(_at_exit)

@@ -1,0 +1,356 @@
+"""What a database's own functions and policies do to sessions, as its catalogue has it.
+
+No statement shows what a function does in its body, and that is where many sites set their tenant. The catalogue has
+these bodies: ``pg_proc``, ``pg_policy`` and ``pg_depend`` (PostgreSQL documentation, "System Catalogs") may be read by
+every role. A body is not run but read, so what it says is taken for what it does: whatever may leave something behind
+counts as if it did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg import sql as literal
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.bodies import bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+#: Milliseconds that the server has for each of the questions.
+TIME_LIMIT = 2000
+
+#: Milliseconds that it waits for a table whose policy it has to read, and which a migration has locked.
+LOCK_LIMIT = 500
+
+#: How many bodies are read. Those of a project with more of them that look as if they left something are not.
+MOST = 5000
+
+# How often more functions are asked for, which those that are known call.
+_ROUNDS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What the catalogue says of a database's sessions."""
+
+    #: In lower case, the settings that are to follow their owner: row-level security depends on them, or a function
+    #: sets them for the session. All of them can be set by the role that has asked.
+    followed: frozenset[str] = frozenset()
+    #: Why, for each of them.
+    reasons: Mapping[str, str] = MappingProxyType({})
+    #: Why sessions have to be cleaned before somebody else gets them, whatever was seen. Empty: they need not.
+    leaves_state: tuple[str, ...] = ()
+
+
+class _Function(NamedTuple):
+    #: Qualified and quoted, as a statement would have it.
+    name: str
+    kind: str
+    language: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"{'procedure' if self.kind == 'p' else 'function'} {self.name}"
+
+
+class _Policy(NamedTuple):
+    name: str
+    table: str
+    expressions: str
+
+    def __str__(self) -> str:
+        return f"policy {self.name} of table {self.table}"
+
+
+class _Settable(NamedTuple):
+    """The parameters that the server knows, by whether the role may set them in a session."""
+
+    by_role: frozenset[str]
+    by_others: frozenset[str]
+
+    def may_follow(self, name: str) -> bool:
+        """Return whether *name* can be set again, which nothing but a transaction's own parameters forbids then."""
+        if name in ("role", "session_authorization"):
+            # They are in no view.
+            return True
+        if "." in name:
+            # Nobody has to make one of these known before it is set.
+            return name not in self.by_others
+        return name in self.by_role and not name.startswith("transaction_")
+
+
+# ##### Asking #####
+
+# Of whatever temporary table or own function the session may have under the catalogue's names, none is asked.
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; "
+    "SET LOCAL search_path = pg_catalog, pg_temp; "
+)
+
+_SETTABLE = """
+SELECT coalesce(string_agg(lower(name), ' ') FILTER (WHERE settable), ''),
+       coalesce(string_agg(lower(name), ' ') FILTER (WHERE NOT settable), '')
+FROM (SELECT name, context = 'user' OR (context = 'superuser' AND {superuser}) AS settable FROM pg_settings) s
+"""
+
+# An extension's own tables are its business.
+_POLICIES = """
+SELECT quote_ident(polname), c.oid::regclass::text,
+       concat_ws(' ; ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+FROM pg_policy JOIN pg_class c ON c.oid = polrelid
+WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+
+# Where the bodies of SQL functions are in prosqlbody (BEGIN ATOMIC), prosrc has nothing of them.
+_FUNCTIONS = """
+SELECT format('%I.%I', n.nspname, p.proname), p.prokind, l.lanname, {body}
+FROM {source} p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND p.prokind <> 'a' AND {which}
+"""
+
+# Computed once for each, and before anything else is looked at.
+_LOWERED = """(SELECT *, lower(prosrc COLLATE "C") AS s FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace
+               OFFSET 0)"""
+
+# Words without which no body leaves anything behind that does not begin a statement. Each is a fast search, which a
+# regular expression for all of them is not.
+_WORDS = (
+    "current_setting",
+    "set_",
+    "setseed",
+    "execute",
+    "advisory",
+    "temp",
+    "hold",
+    "dblink_connect",
+    "pg_settings",
+    "replication_",
+    "isn_weak",
+    "pgv_",
+    "dbms_",
+    "u&",
+)
+
+# Words that are everywhere, and matter as a statement's first. What may stand in front of a statement, in SQL and in
+# PL/pgSQL, is nothing, another statement, a block's keyword, a label or a comment.
+_STATEMENTS = (
+    r"(^|;|>>|/|begin|then|else|loop|atomic|--[^\n\r]*)[[:space:]]*"
+    r"(set|reset|do|load|listen|prepare|discard)(?![a-z0-9_])"
+)
+
+_OWN = """NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                      AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
+
+# Built-in functions that set or read something of the session, or take a lock for it; by name, and in compiled bodies
+# by number.
+_TELLING = (
+    "(^|_)(set_config|current_setting|setseed|pg_(try_)?advisory_lock(_shared)?|pg_replication_origin_session_.*"
+    "|pg_create_(physical|logical)_replication_slot)$"
+)
+
+
+def read(connection: psycopg.Connection[Any]) -> Findings | None:
+    """Ask the server of *connection*, which is idle, what its functions and policies do; None if it does not tell.
+
+    The session is left as it was. Never raises; a connection that breaks meanwhile is broken afterwards.
+    """
+    try:
+        return _read(connection)
+    except Exception:  # noqa: BLE001 - whatever it is that cannot be read, the answer is that it is not known
+        return None
+
+
+def _read(connection: psycopg.Connection[Any]) -> Findings:
+    version = connection.info.server_version
+    settable, policies, functions = _answers(
+        connection, _settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)
+    )
+    reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
+    reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
+    reading.functions([_Function(*row) for row in functions])
+    return reading.findings()
+
+
+def _answers(connection: psycopg.Connection[Any], *queries: str) -> list[list[tuple[str, ...]]]:
+    """Return the rows of each of *queries*, all of them text; in one round trip, and in a transaction of their own."""
+    statements = [_BEGIN.format(TIME_LIMIT, LOCK_LIMIT).removesuffix("; "), *queries, "ROLLBACK"]
+    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+    try:
+        cursor.execute(";".join(statements).encode(), prepare=False)
+        return list(_rows(cursor))
+    finally:
+        cursor.close()
+        # After an error it is open, and has failed.
+        if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            connection.rollback()
+
+
+def _rows(cursor: psycopg.Cursor[Any]) -> Iterator[list[tuple[str, ...]]]:
+    while True:
+        result = cursor.pgresult
+        if result is not None and result.nfields:
+            # As they came: whatever types the project has loaded into other ones, and whatever the encoding.
+            columns = range(result.nfields)
+            yield [
+                tuple((result.get_value(row, column) or b"").decode("utf-8", "replace") for column in columns)
+                for row in range(result.ntuples)
+            ]
+        if not cursor.nextset():
+            return
+
+
+def _settable_query(version: int) -> str:
+    superuser = "current_setting('is_superuser') = 'on'"
+    return _SETTABLE.format(superuser=superuser if version < 150000 else "has_parameter_privilege(name, 'SET')")
+
+
+def _functions_query(version: int, which: str, source: str = "pg_proc") -> str:
+    body = "p.prosrc"
+    if version >= 140000:
+        body = "CASE WHEN p.prosqlbody IS NULL THEN p.prosrc ELSE pg_get_function_sqlbody(p.oid) END"
+    return _FUNCTIONS.format(body=body, source=source, which=which)
+
+
+def _candidates(version: int) -> str:
+    """Return the condition that no function misses which leaves something in its session, or reads a setting."""
+    telling = [f"strpos(p.s, '{word}') > 0" for word in (*_WORDS, "current_setting")]
+    telling.append(f"p.s ~ $re${_STATEMENTS}$re$")
+    # Of other languages nothing can be read. The internal ones have the name of a function for a body.
+    telling.append("l.lanname NOT IN ('sql', 'plpgsql', 'internal')")
+    if version >= 140000:
+        telling.append(
+            "p.prosqlbody::text ~ (SELECT ':(funcid|relid) (' || string_agg(oid::text, '|') || ') ' FROM "
+            f"(SELECT oid FROM pg_proc WHERE proname ~ '{_TELLING}' OR proname ~ '^(dblink_connect|set_limit)' "
+            "UNION ALL SELECT 'pg_settings'::regclass) o)"
+        )
+    return f"({' OR '.join(telling)}) AND {_OWN} LIMIT {MOST + 1}"
+
+
+def _named(connection: psycopg.Connection[Any], names: Collection[str]) -> list[_Function]:
+    """Return the functions with one of *names*, those of extensions as well."""
+    wanted = f"p.proname = ANY({literal.Literal(sorted(names)).as_string(None)}::name[]) LIMIT {MOST}"
+    (rows,) = _answers(connection, _functions_query(connection.info.server_version, wanted))
+    return [_Function(*row) for row in rows]
+
+
+# ##### Reading what was answered #####
+
+
+class _Reading:
+    """Collects what policies and functions say, for the :class:`Findings`."""
+
+    def __init__(self, settable: _Settable) -> None:
+        self._settable = settable
+        self._reasons: dict[str, list[str]] = defaultdict(list)
+        self._leaves_state: list[str] = []
+
+    def findings(self) -> Findings:
+        """Return what has come of it."""
+        reasons = {name: shortened(self._reasons[name]) for name in sorted(self._reasons)}
+        return Findings(frozenset(reasons), MappingProxyType(reasons), tuple(self._leaves_state))
+
+    def policies(self, policies: list[_Policy], named: Callable[[Collection[str]], list[_Function]]) -> None:
+        """Take note of *policies*, and of the functions that they call; *named* returns those that have some names."""
+        for policy in policies:
+            self._leaves_state.append(f"{policy}")
+            self._read_by(policy.expressions, f"{policy} reads it")
+        asked: set[str] = set()
+        texts = [policy.expressions for policy in policies]
+        for _ in range(_ROUNDS):
+            names = {name for text in texts for name in _called(text)} - asked
+            if not names:
+                return
+            asked |= names
+            called = named(names)
+            texts = [function.body for function in called]
+            for function in called:
+                self._read_by(function.body, f"{function}, which a policy calls, reads it")
+
+    def _read_by(self, text: str, reason: str) -> None:
+        for name in {name for body in bodies(text) for name in body.settings_read()}:
+            self._follow(name, reason)
+
+    def functions(self, functions: list[_Function]) -> None:
+        """Take note of what the project's own *functions* leave in a session."""
+        for function in functions[:MOST]:
+            names, others = _left_by(function)
+            for name in names:
+                self._follow(name, f"{function} sets it")
+            left = [*(f"SET {name}" for name in sorted(names)), *sorted(others)]
+            if left:
+                self._leaves_state.append(f"{function} ({', '.join(left)})")
+        if len(functions) > MOST:
+            self._leaves_state.append(f"functions beyond the first {MOST}, which were not read")
+
+    def _follow(self, name: str, reason: str) -> None:
+        if self._settable.may_follow(name) and reason not in self._reasons[name]:
+            self._reasons[name].append(reason)
+
+
+# As many of each are named where a line is to be read.
+_FEW = 3
+
+
+def shortened(reasons: Sequence[str]) -> str:
+    """Return the first of *reasons* on one line, and how many more there are."""
+    more = len(reasons) - _FEW
+    return ", ".join(reasons[:_FEW]) + (f" and {more} more" if more > 0 else "")
+
+
+# How the built-in functions are called that leave something, for one that is another name of theirs.
+_INTERNAL = re.compile(r"set_config|setseed|pg_(?:try_)?advisory_lock|pg_replication_origin_session|pg_create_\w+_slot")
+
+
+def _left_by(function: _Function) -> tuple[set[str], set[str]]:
+    """Return the names of the settings that *function* leaves in its session, and what else it does."""
+    if function.language == "internal":
+        return set(), ({f"{function.body}()"} if _INTERNAL.match(function.body) else set())
+    if function.language not in ("sql", "plpgsql"):
+        return set(), {f"in language {function.language}, which is not read"}
+    names: set[str] = set()
+    others: set[str] = set()
+    for body in bodies(function.body):
+        set_by_calls = body.settings_set()
+        names |= {name for name in set_by_calls if name is not None}
+        others |= {sql.SETTING for name in set_by_calls if name is None}
+        for statement in body.statements(is_sql=function.language == "sql"):
+            _add(sql.effect_of(statement), statement, names, others)
+        others |= body.calls_that_leave_state()
+        if body.executes():
+            others.add("EXECUTE")
+            names |= body.settings_in_strings()
+    return names, others
+
+
+def _add(effect: sql.Effect | None, statement: str, names: set[str], others: set[str]) -> None:
+    if effect is None:
+        return
+    for setting in effect.settings:
+        if isinstance(setting.name, str):
+            names.add(setting.name)
+        else:
+            others.add(sql.SETTING)
+    others |= effect.adds - ({sql.TEMPORARY} if _GONE_AT_COMMIT.search(statement) else frozenset())
+
+
+_GONE_AT_COMMIT = re.compile(r"\bon\s+commit\s+drop\b", re.IGNORECASE)
+
+
+def _called(text: str) -> set[str]:
+    """Return the names of what *text* may call, and of much that no function is."""
+    found = {match[1] for body in bodies(text) for match in _CALL.finditer(body.plain)}
+    return found | {name.lower() for name in found}
+
+
+_CALL = re.compile(r"([^\W\d][\w$]*)\"?\s*\(")

@@ -1,0 +1,194 @@
+"""What is known of each alias's catalogue in this process, when to ask again, and what follows from it.
+
+Nothing here is under a lock: each entry is replaced whole, and who reads one sees the old or the new. Forks inherit
+what is known, which is as true for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from conn_hygiene import conf
+from conn_hygiene.sessions import catalogue
+from conn_hygiene.sessions.catalogue import Findings, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+logger = logging.getLogger("conn_hygiene.sessions")
+
+#: Seconds after which the catalogue is asked again: others migrate, too.
+VALID_FOR = 300.0
+
+#: Seconds after which it is asked again if it could not be read, or who was about to ask has not come back.
+RETRY_AFTER = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    #: What was found last; None if nothing ever was.
+    findings: Findings | None
+    #: When it is to be asked again, on the monotonic clock.
+    due_at: float
+    #: Whether *findings* still are what the catalogue says, as far as is known.
+    is_current: bool
+
+
+_known: dict[str, _Known] = {}
+
+# When somebody began to ask. A mark is put with setdefault(), which one of several threads does.
+_asking: dict[str, list[float]] = {}
+
+# What was said last.
+_said: dict[str, Findings] = {}
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+# ##### Asking #####
+
+
+def is_due(alias: str, now: float) -> bool:
+    """Return whether the catalogue of *alias* should be asked at *now*, a time of the monotonic clock.
+
+    Never, if the settings leave nothing to it.
+    """
+    if conf.current.FOLLOWED_SETTINGS != "auto" and conf.current.CLEAN_SESSIONS != "auto":
+        return False
+    known = _known.get(alias)
+    return known is None or now >= known.due_at
+
+
+def due(alias: str, now: float) -> bool:
+    """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`."""
+    if not is_due(alias, now):
+        return False
+    mark = [now]
+    found = _asking.setdefault(alias, mark)
+    if found is not mark and now - found[0] >= RETRY_AFTER:
+        # Whoever put it is no more.
+        found[0] = now
+        return True
+    return found is mark
+
+
+def ask(alias: str, connection: psycopg.Connection[Any], tell: Callable[..., None] | None = None) -> None:
+    """Ask the server of *connection*, which is idle and of *alias*, and keep what it says. Never raises.
+
+    Takes one round trip, or a few where there are policies, and leaves the session as it was; see
+    :func:`conn_hygiene.sessions.catalogue.read`.
+
+    :param tell: is given the function that logs, and its arguments, where a handler must make nobody wait.
+    """
+    asked_at = time.monotonic()
+    try:
+        note(alias, catalogue.read(connection), asked_at, tell)
+    finally:
+        _asking.pop(alias, None)
+
+
+def note(alias: str, findings: Findings | None, now: float, tell: Callable[..., None] | None = None) -> None:
+    """Keep *findings*, asked for at *now*; None if the catalogue could not be read. Logs them if they are new."""
+    before = _known.get(alias)
+    if findings is None:
+        _known[alias] = _Known(before.findings if before else None, now + RETRY_AFTER, is_current=False)
+        return
+    _known[alias] = _Known(findings, now + VALID_FOR, is_current=True)
+    if _said.get(alias, Findings()) != findings:
+        _said[alias] = findings
+        (tell or _call)(_log, alias, findings)
+
+
+def forget(alias: str | None = None) -> None:
+    """Have the catalogue of *alias*, or of all, asked again: it has changed. Until then it is taken for unknown.
+
+    What followed goes on following.
+    """
+    for name in [alias] if alias is not None else list(_known):
+        known = _known.get(name)
+        if known is not None:
+            _known[name] = _Known(known.findings, float("-inf"), is_current=False)
+
+
+def begin_anew() -> None:
+    """Take note that nobody is asking: who was does not exist in a forked child."""
+    _asking.clear()
+
+
+def reset() -> None:
+    """Know nothing any more."""
+    _known.clear()
+    _asking.clear()
+    _said.clear()
+
+
+def _call(report: Callable[..., None], *facts: Any) -> None:
+    report(*facts)
+
+
+def _log(alias: str, findings: Findings) -> None:
+    follows = [f"{name} ({reason})" for name, reason in findings.reasons.items()]
+    logger.info(
+        "Connection %r: %s; %s.",
+        alias,
+        f"settings that follow their request: {shortened(follows)}" if follows else "no setting follows by itself",
+        f"sessions are to be cleaned at each return, for {shortened(findings.leaves_state)}"
+        if findings.leaves_state
+        else "no function or policy leaves anything in a session",
+        extra={
+            "alias": alias,
+            "followed": sorted(findings.followed),
+            "leaves_state": list(findings.leaves_state),
+        },
+    )
+
+
+# ##### What follows from it #####
+
+
+def known_of(alias: str) -> Findings | None:
+    """Return what the catalogue of *alias* says; None if that is not known."""
+    known = _known.get(alias)
+    return known.findings if known is not None and known.is_current else None
+
+
+def followed(alias: str) -> frozenset[str]:
+    """Return the names of the settings that follow their owner on *alias*, whatever has set them; in lower case.
+
+    Those of ``FOLLOWED_SETTINGS``, or those that the catalogue has; none while that was never read.
+    """
+    wanted = conf.current.FOLLOWED_SETTINGS
+    if wanted == "auto":
+        known = _known.get(alias)
+        return _NOTHING if known is None or known.findings is None else known.findings.followed
+    return _lowered(wanted)
+
+
+# The list that was asked for last, and its names: read at each return, changed once.
+_listed: tuple[Any, frozenset[str]] = (None, _NOTHING)
+
+
+def _lowered(wanted: Any) -> frozenset[str]:
+    global _listed  # noqa: PLW0603 - replaced whole
+    listed = _listed
+    if listed[0] is not wanted:
+        listed = _listed = (wanted, frozenset(name.lower() for name in wanted))
+    return listed[1]
+
+
+def cleans_always(alias: str) -> bool:
+    """Return whether sessions of *alias* are cleaned at each return, whatever was seen.
+
+    That is what ``CLEAN_SESSIONS`` says. If it says ``"auto"``, they are, unless the catalogue is known to have nothing
+    that leaves state behind.
+    """
+    wanted = conf.current.CLEAN_SESSIONS
+    if wanted != "auto":
+        return wanted == "always"
+    known = _known.get(alias)
+    return known is None or not known.is_current or known.findings is None or bool(known.findings.leaves_state)
