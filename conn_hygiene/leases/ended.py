@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from conn_hygiene import conf
 from conn_hygiene.leases import policy
 from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import known
 
 if TYPE_CHECKING:
     from conn_hygiene.leases.description import Description
@@ -31,6 +32,9 @@ def is_broken(lease: Lease) -> bool:
         connection = lease._connection
         # State that is known of. One that listens may wait for a notification, which must not be read here.
         if connection is None or lease.session_state.carries() or not conf.current.REPLACE_BROKEN:
+            return False
+        # State that functions may have left.
+        if lease.last_statement is not None and known.state_matters(lease.alias):
             return False
         if not connection.closed:
             # State that libpq sees, or a transaction.

@@ -46,7 +46,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import following, sql, state
+from conn_hygiene.sessions import following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.work import serving
@@ -501,7 +501,7 @@ class Lease:
                 raise following.SessionGone(*error.args) from error
             raise
         with self._lock:
-            self.session_state.follows |= carried.names - _declared(self.alias)
+            self.session_state.follows |= carried.names
 
     def has_set_again(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.
@@ -509,7 +509,7 @@ class Lease:
         Receivers of ``connection_created`` may have set the same names, to what they hold for right in a new session.
         """
         if self.carried is not None:
-            if self.session_state.was_set_at_connect(self.carried.names):
+            if self.session_state.was_set_at_connect(self.carried.values(0).keys()):
                 self.set_again()
             with self._lock:
                 self.carried = None
@@ -809,7 +809,7 @@ class Lease:
             # Until it is closed it is in use, which keeps the reaper off.
             self.state, self.handle = HELD, connection
             cursors.retire(connection)
-            if not self.pooled or connection.closed:
+            if connection.closed:
                 return
             plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
         if plan.left or plan.resets:
@@ -817,6 +817,13 @@ class Lease:
                 pools.scrub(connection, plan, fresh)
             with self._lock:
                 self.session_state.cleaned()
+        if self.last_statement is not None and known.is_due(self.alias, _now()):
+            self._ask_catalogue(connection)
+
+    def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
+        if not connection.closed and pools.is_idle(connection):
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                known.ask(self.alias, connection, self.keeper.tell)
 
     def _plan(
         self,
@@ -829,23 +836,51 @@ class Lease:
 
         *reported* are its parameters, if they have just been looked at. *follows* tells that the owner goes on.
         """
+        # A session in which nothing was executed has nothing of its owner's.
+        declared = known.followed(self.alias) if self.last_statement is not None else frozenset()
         if connection.closed:
             # What cannot be read any more is missed by its owner, who is told.
-            return Plan(follow=frozenset(self.session_state.follows) if follows else frozenset())
+            return Plan(follow=declared | self.session_state.follows if follows else frozenset())
         if reported is None:
             reported = state.reported_parameters(connection)
-        declared = _declared(self.alias)
         # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
-        soiled = bool(self.open_cursors) or _cleans_always(self.alias)
+        soiled = bool(self.open_cursors) or known.cleans_always(self.alias)
         plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
         return plan if self.pooled else plan._replace(left=frozenset(), resets=frozenset())
 
     def carries_state(self) -> bool:
-        """Return whether the owner has left anything in the session, as far as that can be told without asking it."""
+        """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.
+
+        May ask the server what its functions leave there.
+        """
+        connection = self._connection
+        if connection is None:
+            return False
+        if self.may_have_unseen_state():
+            self._ask_catalogue(connection)
         with self._lock:
-            connection = self._connection
-            return connection is not None and bool(
-                self.session_state.changed(connection) or self.session_state.carries()
+            return bool(
+                self.session_state.changed(connection)
+                or self.session_state.carries()
+                or (self.last_statement is not None and known.cleans_always(self.alias))
+            )
+
+    def may_have_unseen_state(self) -> bool:
+        """Return whether nobody knows if what was executed has left something in the session."""
+        return self.last_statement is not None and known.is_unknown(self.alias)
+
+    def refuse_if_state_mattered(self) -> None:
+        """Ask the server whether what functions leave in a session matters; called when one was replaced. Owner only.
+
+        :raises psycopg.OperationalError: it does, and may have been lost with the session before.
+        """
+        connection = self._connection
+        if connection is not None:
+            self._ask_catalogue(connection)
+        if known.state_matters(self.alias):
+            raise psycopg.OperationalError(
+                "The server had closed the connection. What functions had set in its session is lost, which matters "
+                "here: row-level security or functions of this database depend on it."
             )
 
     @property
@@ -960,9 +995,12 @@ class Lease:
         connection = self._connection
         assert connection is not None
         cursors.retire(connection)
-        plan = self._plan(connection, reported, follows=reason == "release")
-        # What has not been set again yet is still to be.
-        carried = Carried(plan.follow) if plan.follow else None
+        follows = reason == "release"
+        plan = self._plan(connection, reported, follows=follows)
+        # While the catalogue is not known, it is not known what follows either.
+        carried = (
+            Carried(plan.follow - plan.unseen) if plan.follow or (follows and known.is_unknown(self.alias)) else None
+        )
         returning = Return(
             self,
             self.alias,
@@ -1162,15 +1200,6 @@ if locks.DEBUG:
     Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
-
-
-def _declared(alias: str) -> frozenset[str]:
-    names = conf.current.FOLLOWED_SETTINGS
-    return frozenset() if names == "auto" else frozenset(map(str.lower, names))
-
-
-def _cleans_always(alias: str) -> bool:
-    return conf.current.CLEAN_SESSIONS == "always"
 
 
 # Where a connection keeps when it was last used, under any lease.

@@ -20,6 +20,7 @@ from conn_hygiene import locks
 from conn_hygiene.events import publish
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +158,14 @@ class Return:
     @property
     def _asks_server(self) -> bool:
         plan = self.plan
-        return bool(plan.left or plan.resets or plan.follow) or self.is_rolled_back
+        return bool(plan.left or plan.resets or plan.follow) or self.is_rolled_back or self._asks_catalogue
+
+    @property
+    def _asks_catalogue(self) -> bool:
+        """Whether it is time to ask what the database's functions do; an owner does not wait for that if it can."""
+        if self.is_rolled_back or not known.is_due(self.alias, time.monotonic()):
+            return False
+        return not self.by_owner or self.carried is not None
 
     @property
     def is_carried_here(self) -> bool:
@@ -178,7 +186,7 @@ class Return:
         if not self._is_put:
             if self._asks_server:
                 with TimeLimit(self.connection, registry, TIME_LIMIT):
-                    self._clean()
+                    self._clean(registry)
             # Before the call: put twice, it would be two threads'.
             self._is_put = True
             records = pools.give_back(self.connection)
@@ -199,7 +207,7 @@ class Return:
         for event in news:
             publish(event)
 
-    def _clean(self) -> None:
+    def _clean(self, registry: Registry) -> None:
         try:
             if self._is_begun:
                 # An exception of a signal handler came in between, and nobody knows how far it got.
@@ -208,14 +216,24 @@ class Return:
             self._is_begun = True
             if self.is_rolled_back:
                 pools.roll_back(self.connection)
-            if self.plan.left or self.plan.resets or self.plan.follow:
-                values = pools.scrub(self.connection, self.plan, self.fresh)
-                if self.carried is not None:
-                    self.carried.tell(values)
+            values = self._scrub(registry)
+            if self.carried is not None:
+                self.carried.tell(values)
         except psycopg.Error as error:
             # Its owner's, who gets it with the next query.
             if self.carried is not None:
                 self.carried.fail(error)
         finally:
             if self.carried is not None:
-                self.carried.fail(None)
+                self.carried.fail()
+
+    def _scrub(self, registry: Registry) -> dict[str, str]:
+        plan = self.plan
+        # What follows has to be known first.
+        if self._asks_catalogue and pools.is_ready(self.connection):
+            known.ask(self.alias, self.connection, registry.tell)
+            if self.carried is not None:
+                plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
+        if plan.left or plan.resets or plan.follow:
+            return pools.scrub(self.connection, plan, self.fresh)
+        return {}

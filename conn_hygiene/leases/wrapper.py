@@ -392,8 +392,12 @@ class LeasedWrapper(_Wrapper):
         # Ends: the pool runs out of old connections, and a new one that is broken fails to connect.
         while is_broken(lease):
             server_pid, idle_for = lease.server_pid, lease.idle_for()
+            state_may_matter = lease.may_have_unseen_state()
             self.close()
             self.ensure_connection()
+            if state_may_matter:
+                with self.wrap_database_errors:
+                    lease.refuse_if_state_mattered()
             news.publish_replacement(lease, server_pid, idle_for)
 
     def _commit(self) -> Any:

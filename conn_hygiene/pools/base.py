@@ -202,6 +202,17 @@ def tell(records: list[logging.LogRecord]) -> None:
         _pool_logger.handle(record)
 
 
+def is_ready(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the session of *connection* can be asked something, whoever's it was; ends what is open there."""
+    if connection.closed or connection.lock.locked():
+        return False
+    try:
+        cleaning.begin(connection)
+    except psycopg.Error:
+        return False
+    return is_idle(connection)
+
+
 def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str]:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 

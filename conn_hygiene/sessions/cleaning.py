@@ -48,10 +48,7 @@ def clean(
 
     :raises psycopg.Error: it could not be done. The session is fit for nobody then.
     """
-    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
-        connection.rollback()
-    connection.autocommit = True
-    connection.isolation_level = connection.read_only = connection.deferrable = None
+    begin(connection)
     asked = sorted(plan.follow)
     rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
@@ -63,13 +60,24 @@ def clean(
     return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
 
 
+def begin(connection: psycopg.Connection[Any]) -> None:
+    """Make *connection* fit for a statement: end a transaction, and what psycopg would begin one with.
+
+    :raises psycopg.Error: the server does not answer.
+    """
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        connection.rollback()
+    connection.autocommit = True
+    connection.isolation_level = connection.read_only = connection.deferrable = None
+
+
 def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str]:
     """Return what is to be set again elsewhere, of a session that ends.
 
     :raises psycopg.Error: it could not be read.
     """
+    begin(connection)
     asked = sorted(plan.follow)
-    connection.autocommit = True
     [row] = following.run(connection, _asking(connection, asked))
     return _to_carry(plan, asked, row, [None] * len(asked))
 

@@ -45,17 +45,11 @@ class Carried:
             self._values = values
             self._known.set()
 
-    def fail(self, error: BaseException | None) -> None:
+    def fail(self, error: BaseException | None = None) -> None:
         """Say that the values are lost, for *error*. Does nothing if they have been told."""
         if not self._known.is_set():
-            self._error = error
-            self.names_lost()
-
-    def names_lost(self) -> None:
-        """Let nobody wait for values that nobody will tell."""
-        self._values = dict.fromkeys(self.names, "")
-        self._error = self._error or psycopg.OperationalError("its session ended before it could be asked")
-        self._known.set()
+            self._error = error or psycopg.OperationalError("its session ended before it could be asked")
+            self._known.set()
 
     def values(self, seconds: float) -> Mapping[str, str]:
         """Return what is to be set again, waiting for it *seconds* at most.
@@ -69,10 +63,10 @@ class Carried:
         return self._values
 
     def _lost(self, why: str) -> psycopg.OperationalError:
-        names = ", ".join(sorted(self.names))
+        names = f" ({', '.join(sorted(self.names))})" if self.names else ""
         return psycopg.OperationalError(
-            f"What this request has set in its session ({names}) could not be read when its connection was given back: "
-            f"{why.strip()}. No query runs in a session without it. Close the connection to go on."
+            f"What was set in this session{names} could not be read when its connection was given back: {why.strip()}. "
+            "No query runs in another session without it. Close the connection to go on."
         )
 
 

@@ -64,6 +64,14 @@ def is_due(alias: str, now: float) -> bool:
     return known is None or now >= known.due_at
 
 
+def is_unknown(alias: str) -> bool:
+    """Return whether something depends on the catalogue of *alias*, and nobody knows what that says now."""
+    if conf.current.FOLLOWED_SETTINGS != "auto" and conf.current.CLEAN_SESSIONS != "auto":
+        return False
+    known = _known.get(alias)
+    return known is None or not known.is_current
+
+
 def due(alias: str, now: float) -> bool:
     """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`."""
     if not is_due(alias, now):
@@ -192,3 +200,13 @@ def cleans_always(alias: str) -> bool:
         return wanted == "always"
     known = _known.get(alias)
     return known is None or not known.is_current or known.findings is None or bool(known.findings.leaves_state)
+
+
+def state_matters(alias: str) -> bool:
+    """Return whether what functions leave in sessions of *alias* is known, or said, to matter to their owners."""
+    findings = known_of(alias)
+    return (
+        conf.current.CLEAN_SESSIONS == "always"
+        or bool(followed(alias))
+        or (conf.current.CLEAN_SESSIONS == "auto" and findings is not None and bool(findings.leaves_state))
+    )

@@ -21,3 +21,11 @@ class Plan(NamedTuple):
     left: frozenset[str] = frozenset()
     #: Values that are to be found again in place of those that the session has, by name; None for none.
     instead: Mapping[str, str | None] = {}
+
+    def following_also(self, names: frozenset[str], *, pooled: bool) -> Plan:
+        """Return the same, with *names* following as well, whatever has set them."""
+        return self._replace(
+            follow=self.follow | names,
+            unseen=self.unseen | (names - self.follow),
+            resets=self.resets | names if pooled else self.resets,
+        )

@@ -16,6 +16,8 @@ from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     import psycopg
 
     from conn_hygiene.sessions.sql import Effect
@@ -142,7 +144,7 @@ class State:
             self._of_hold -= reasons
         return added
 
-    def was_set_at_connect(self, names: frozenset[str]) -> bool:
+    def was_set_at_connect(self, names: AbstractSet[str]) -> bool:
         """Return whether a receiver of ``connection_created`` has set any of *names*, as far as was seen."""
         return not self._set_at_connect.isdisjoint(names) or self._soiled
 
