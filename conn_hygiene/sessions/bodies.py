@@ -24,9 +24,15 @@ class _String(NamedTuple):
 class Body:
     """A body, in which each string is a number in quotes, and each comment a space."""
 
-    def __init__(self, plain: str, strings: list[_String]) -> None:
-        self.plain = plain
+    def __init__(self, plain: str, strings: list[_String], quoted: set[str]) -> None:
+        self._plain = plain
         self._strings = strings
+        # The quoted identifiers as they are.
+        self._quoted = quoted
+
+    def called(self) -> set[str]:
+        """Return the names of all functions that are called, and of much that no function is."""
+        return self._quoted | {match[1].lower() for match in _CALL.finditer(self._plain)}
 
     def settings_read(self) -> set[str]:
         """Return the names that ``current_setting()`` is called with, in lower case; none for what is computed."""
@@ -44,32 +50,30 @@ class Body:
 
     def calls_that_leave_state(self) -> set[str]:
         """Return the functions of well-known extensions that are called and leave something in the session."""
-        return {f"{match[1].lower()}()" for match in _OF_EXTENSIONS.finditer(self.plain)}
+        return {f"{match[1].lower()}()" for match in _OF_EXTENSIONS.finditer(self._plain)}
 
     def executes(self) -> bool:
         """Return whether statements are made up and executed."""
-        return _EXECUTE.search(self.plain) is not None
+        return _EXECUTE.search(self._plain) is not None
 
     def settings_in_strings(self) -> set[str]:
         """Return the names of settings that the strings would set, were they executed; alone or with more after."""
-        effects = (sql.effect_of(string.value) for string in self._strings if string.value)
-        settings = {setting for effect in effects if effect is not None for setting in effect.settings}
-        return {setting.name for setting in settings if isinstance(setting.name, str)}
+        return {name for string in self._strings if string.value for name in _set_by(string.value)}
 
     def statements(self, *, is_sql: bool) -> Iterator[str]:
         """Return the statements one by one, cut where another may begin, with their strings as they were.
 
         Calls of ``set_config()`` have another name there, since :meth:`settings_set` reads these.
         """
-        plain = _SET_CONFIG.sub("configure", self.plain)
+        plain = _SET_CONFIG.sub("configure", self._plain)
         for statement in (_ATOMIC if is_sql else _BLOCK).sub(_begin, plain).split(";"):
             if not statement.isspace():
                 yield _STRING.sub(lambda match: self._strings[int(match[1])].source, statement)
 
     def _calls(self, function: str) -> Iterator[list[str]]:
         """Return the arguments of each call of *function*."""
-        for call in re.finditer(rf'\b{function}"?\s*\(', self.plain, re.IGNORECASE):
-            yield _arguments(self.plain, call.end())
+        for call in re.finditer(rf'\b{function}"?\s*\(', self._plain, re.IGNORECASE):
+            yield _arguments(self._plain, call.end())
 
     def _constant(self, argument: str) -> str | None:
         match = _CONSTANT.fullmatch(argument)
@@ -90,16 +94,27 @@ _TRUE = re.compile(r"\s*\(*\s*true\s*\)*(?:\s*::\s*bool(?:ean)?)?\s*\)*\s*", re.
 _SET_CONFIG = re.compile(r"\bset_config\b", re.IGNORECASE)
 _EXECUTE = re.compile(r'(?<!["\w$.])execute\b(?!")', re.IGNORECASE)
 
-# Of pg_trgm, dblink, pg_variables, set_user, isn, hll, temporal_tables and orafce; SQL that calls them is the same.
+# Of pg_trgm, dblink, pg_variables, set_user, hll and temporal_tables.
 _OF_EXTENSIONS = re.compile(
-    r"""\b(set_limit|dblink_connect(?:_u)?|pgv_\w+|(?:re)?set_user|set_session_auth|isn_weak|hll_set_\w+"""
-    r"""|set_system_time|dbms_\w+"?\s*\.\s*"?\w+)"?\s*\(""",
+    r"""\b(set_limit|dblink_connect(?:_u)?|pgv_\w+|(?:re)?set_user|set_session_auth|hll_set_\w+"""
+    r"""|set_system_time)"?\s*\(""",
     re.IGNORECASE,
 )
 
 # Where another statement may begin. In PL/pgSQL a SELECT whose result nobody wants is a PERFORM.
 _ATOMIC = re.compile(r'(?<!["\w$.])begin\s+atomic\b', re.IGNORECASE)
 _BLOCK = re.compile(r'(?<!["\w$.])(?:begin|then|else|loop|perform)\b(?!")|>>', re.IGNORECASE)
+
+
+_CALL = re.compile(r"([^\W\d][\w$]*)\s*\(")
+
+
+def _set_by(beginning: str) -> set[str]:
+    """Return the names of the settings that a statement sets of which *beginning* is known, if nothing else."""
+    effect = sql.effect_of(beginning)
+    names = {setting.name for setting in effect.settings} if effect is not None else set()
+    # Where it ends within a name, there may be more of that.
+    return {name for name in names if isinstance(name, str) and not beginning.lower().endswith(name)}
 
 
 def _begin(keyword: re.Match[str]) -> str:
@@ -150,6 +165,7 @@ _LINE = re.compile(r"[^\n\r]*")
 def _lex(text: str, up_to_quote: re.Pattern[str]) -> Body:
     plain: list[str] = []
     strings: list[_String] = []
+    quoted: set[str] = set()
     position = 0
     while opening := _OPENING.search(text, position):
         plain.append(text[position : opening.start()])
@@ -159,12 +175,14 @@ def _lex(text: str, up_to_quote: re.Pattern[str]) -> Body:
             plain.append(" ")
         elif source.startswith('"'):
             # What is inside cannot be a keyword, and must not be taken for more than a name.
-            plain.append('"' + re.sub(r"[^\w$.]", "_", source.strip('"')) + '"')
+            name = source.strip('"')
+            quoted.add(name)
+            plain.append('"' + re.sub(r"[^\w$.]", "_", name) + '"')
         else:
             plain.append(f"'{len(strings)}'")
             strings.append(_String(source, _value(source, opening[0], up_to_quote)))
     plain.append(text[position:])
-    return Body("".join(plain), strings)
+    return Body("".join(plain), strings, quoted)
 
 
 def _end(text: str, opening: re.Match[str], up_to_quote: re.Pattern[str]) -> int:

@@ -49,6 +49,8 @@ class Findings:
     reasons: Mapping[str, str] = MappingProxyType({})
     #: Why sessions have to be cleaned before somebody else gets them, whatever was seen. Empty: they need not.
     leaves_state: tuple[str, ...] = ()
+    #: What the catalogue was like; whatever changes in it that matters here changes this.
+    fingerprint: str = dataclasses.field(default="", compare=False)
 
 
 class _Function(NamedTuple):
@@ -119,14 +121,13 @@ FROM {source} p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND p.prokind <> 'a' AND {which}
 """
 
-# Computed once for each, and before anything else is looked at.
-_LOWERED = """(SELECT *, lower(prosrc COLLATE "C") AS s FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace
-               OFFSET 0)"""
+# In lower case once for each, and as if another statement were in front.
+_LOWERED = """(SELECT *, lower(';' || prosrc COLLATE "C") AS s FROM pg_proc
+               WHERE pronamespace <> 'pg_catalog'::regnamespace OFFSET 0)"""
 
 # Words without which no body leaves anything behind that does not begin a statement. Each is a fast search, which a
 # regular expression for all of them is not.
 _WORDS = (
-    "current_setting",
     "set_",
     "setseed",
     "execute",
@@ -134,44 +135,65 @@ _WORDS = (
     "temp",
     "hold",
     "dblink_connect",
+    "pgv_",
     "pg_settings",
     "replication_",
-    "isn_weak",
-    "pgv_",
-    "dbms_",
     "u&",
 )
 
 # Words that are everywhere, and matter as a statement's first. What may stand in front of a statement, in SQL and in
-# PL/pgSQL, is nothing, another statement, a block's keyword, a label or a comment.
-_STATEMENTS = (
-    r"(^|;|>>|/|begin|then|else|loop|atomic|--[^\n\r]*)[[:space:]]*"
-    r"(set|reset|do|load|listen|prepare|discard)(?![a-z0-9_])"
-)
+# PL/pgSQL, is another statement, a block's keyword, a label or a comment.
+_FIRST = "(set|reset|do|load|listen|prepare|discard)"
+_PERHAPS_STATEMENT = rf"[;>/nepc]\s*{_FIRST}\M"
+_STATEMENT = rf"(;|>>|/|begin|then|else|loop|atomic)\s*{_FIRST}\M"
+_STATEMENT_AFTER_COMMENT = rf"--[^\n\r]*[\n\r]\s*{_FIRST}\M"
 
 _OWN = """NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
 
-# Built-in functions that set or read something of the session, or take a lock for it; by name, and in compiled bodies
-# by number.
-_TELLING = (
-    "(^|_)(set_config|current_setting|setseed|pg_(try_)?advisory_lock(_shared)?|pg_replication_origin_session_.*"
-    "|pg_create_(physical|logical)_replication_slot)$"
+# What compiled bodies (BEGIN ATOMIC) have by number: functions that leave something in the session, by their names.
+_LEAVING = (
+    "set_config",
+    "setseed",
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+    "pg_replication_origin_session_setup",
+    "pg_create_physical_replication_slot",
+    "pg_create_logical_replication_slot",
+    "dblink_connect",
+    "dblink_connect_u",
+    "set_limit",
 )
 
+# What a reading depends on: whatever changes a row gives it another xmin.
+_FINGERPRINT = """
+SELECT current_user || ' ' || concat_ws(' ',
+    (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace),
+    (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_policy),
+    (SELECT sum(hashtext(objid || ' ' || refobjid)) FROM pg_depend
+     WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = 'pg_proc'::regclass))
+"""
 
-def read(connection: psycopg.Connection[Any]) -> Findings | None:
+
+def read(connection: psycopg.Connection[Any], before: Findings | None = None) -> Findings | None:
     """Ask the server of *connection*, which is idle, what its functions and policies do; None if it does not tell.
 
-    The session is left as it was. Never raises; a connection that breaks meanwhile is broken afterwards.
+    Takes one round trip if nothing has changed since *before*, which is returned then, and two otherwise, with a few
+    more where there are policies. The session is left as it was. Never raises; a connection that breaks meanwhile is
+    broken afterwards.
     """
     try:
-        return _read(connection)
+        return _read(connection, before)
     except Exception:  # noqa: BLE001 - whatever it is that cannot be read, the answer is that it is not known
         return None
 
 
-def _read(connection: psycopg.Connection[Any]) -> Findings:
+def _read(connection: psycopg.Connection[Any], before: Findings | None) -> Findings:
+    ((fingerprint,),) = _answers(connection, _FINGERPRINT)[0]
+    if before is not None and before.fingerprint == fingerprint:
+        return before
     version = connection.info.server_version
     settable, policies, functions = _answers(
         connection, _settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)
@@ -179,7 +201,7 @@ def _read(connection: psycopg.Connection[Any]) -> Findings:
     reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
     reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
     reading.functions([_Function(*row) for row in functions])
-    return reading.findings()
+    return dataclasses.replace(reading.findings(), fingerprint=fingerprint)
 
 
 def _answers(connection: psycopg.Connection[Any], *queries: str) -> list[list[tuple[str, ...]]]:
@@ -223,16 +245,17 @@ def _functions_query(version: int, which: str, source: str = "pg_proc") -> str:
 
 
 def _candidates(version: int) -> str:
-    """Return the condition that no function misses which leaves something in its session, or reads a setting."""
-    telling = [f"strpos(p.s, '{word}') > 0" for word in (*_WORDS, "current_setting")]
-    telling.append(f"p.s ~ $re${_STATEMENTS}$re$")
+    """Return the condition that no function misses which leaves something in its session."""
+    telling = [f"strpos(p.s, '{word}') > 0" for word in _WORDS]
+    # The first of the two has fewer states, which makes it the faster one where neither matches.
+    telling.append(f"(p.s ~ $re${_PERHAPS_STATEMENT}$re$ AND p.s ~ $re${_STATEMENT}$re$)")
+    telling.append(f"(strpos(p.s, '--') > 0 AND p.s ~ $re${_STATEMENT_AFTER_COMMENT}$re$)")
     # Of other languages nothing can be read. The internal ones have the name of a function for a body.
     telling.append("l.lanname NOT IN ('sql', 'plpgsql', 'internal')")
     if version >= 140000:
         telling.append(
             "p.prosqlbody::text ~ (SELECT ':(funcid|relid) (' || string_agg(oid::text, '|') || ') ' FROM "
-            f"(SELECT oid FROM pg_proc WHERE proname ~ '{_TELLING}' OR proname ~ '^(dblink_connect|set_limit)' "
-            "UNION ALL SELECT 'pg_settings'::regclass) o)"
+            f"(SELECT oid FROM pg_proc WHERE proname IN {_LEAVING!r} UNION ALL SELECT 'pg_settings'::regclass) o)"
         )
     return f"({' OR '.join(telling)}) AND {_OWN} LIMIT {MOST + 1}"
 
@@ -268,7 +291,7 @@ class _Reading:
         asked: set[str] = set()
         texts = [policy.expressions for policy in policies]
         for _ in range(_ROUNDS):
-            names = {name for text in texts for name in _called(text)} - asked
+            names = {name for text in texts for body in bodies(text) for name in body.called()} - asked
             if not names:
                 return
             asked |= names
@@ -345,12 +368,3 @@ def _add(effect: sql.Effect | None, statement: str, names: set[str], others: set
 
 
 _GONE_AT_COMMIT = re.compile(r"\bon\s+commit\s+drop\b", re.IGNORECASE)
-
-
-def _called(text: str) -> set[str]:
-    """Return the names of what *text* may call, and of much that no function is."""
-    found = {match[1] for body in bodies(text) for match in _CALL.finditer(body.plain)}
-    return found | {name.lower() for name in found}
-
-
-_CALL = re.compile(r"([^\W\d][\w$]*)\"?\s*\(")

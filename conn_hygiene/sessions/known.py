@@ -94,8 +94,9 @@ def ask(alias: str, connection: psycopg.Connection[Any], tell: Callable[..., Non
     :param tell: is given the function that logs, and its arguments, where a handler must make nobody wait.
     """
     asked_at = time.monotonic()
+    known = _known.get(alias)
     try:
-        note(alias, catalogue.read(connection), asked_at, tell)
+        note(alias, catalogue.read(connection, known.findings if known else None), asked_at, tell)
     finally:
         _asking.pop(alias, None)
 

@@ -1,0 +1,398 @@
+"""What the catalogue says of functions and policies: on a real server, by a role without rights, and at what price."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+import conn_hygiene
+from conn_hygiene import conf
+from conn_hygiene.sessions import catalogue, known
+from conn_hygiene.sessions.catalogue import Findings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
+
+Session = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def shop(admin: Session) -> Iterator[Session]:
+    """Return a connection to a database of its own, in which a test may make what it likes."""
+    admin.execute("CREATE DATABASE catalogue_of_a_shop TEMPLATE template0")
+    try:
+        there = make_conninfo(admin.info.dsn, password=admin.info.password, dbname="catalogue_of_a_shop")
+        with psycopg.connect(there, autocommit=True) as connection:
+            connection.execute("CREATE TABLE shop_order (id int, tenant_id int)")
+            yield connection
+    finally:
+        admin.execute("DROP DATABASE catalogue_of_a_shop WITH (FORCE)")
+
+
+def found(connection: Session) -> Findings:
+    findings = catalogue.read(connection)
+    assert findings is not None
+    return findings
+
+
+def function(
+    connection: Session, body: str, language: str = "plpgsql", head: str = "FUNCTION f() RETURNS void"
+) -> None:
+    connection.execute(f"CREATE {head} LANGUAGE {language} AS $body_of_f${body}$body_of_f$")
+
+
+def test_an_empty_database_has_nothing(shop: Session) -> None:
+    assert found(shop) == Findings()
+
+
+class TestPolicies:
+    def test_what_a_policy_reads_follows(self, shop: Session) -> None:
+        shop.execute(
+            "CREATE POLICY of_tenant ON shop_order USING (tenant_id = current_setting('App.Tenant_id', true)::int)"
+            " WITH CHECK (current_setting('app.region') = 'here')"
+        )
+        assert found(shop) == Findings(
+            frozenset({"app.tenant_id", "app.region"}),
+            {
+                "app.region": "policy of_tenant of table public.shop_order reads it",
+                "app.tenant_id": "policy of_tenant of table public.shop_order reads it",
+            },
+            ("policy of_tenant of table public.shop_order",),
+        )
+
+    def test_so_does_what_the_functions_read_that_it_calls(self, shop: Session) -> None:
+        shop.execute('CREATE SCHEMA "Odd; Shop"')
+        function(shop, "SELECT current_setting('app.deep', true)", "sql", "FUNCTION deep() RETURNS text")
+        function(
+            shop,
+            "BEGIN RETURN coalesce(deep(), current_setting('app.' || 'computed')); END",
+            head='FUNCTION "Odd; Shop"."Its Tenant"() RETURNS text',
+        )
+        function(shop, "SELECT current_setting('app.elsewhere')", "sql", "FUNCTION other() RETURNS text")
+        shop.execute("""CREATE POLICY p ON shop_order USING ("Odd; Shop"."Its Tenant"() = 'a')""")
+        assert found(shop).reasons == {"app.deep": "function public.deep, which a policy calls, reads it"}
+
+    def test_what_cannot_be_set_does_not(self, shop: Session) -> None:
+        shop.execute(
+            "CREATE POLICY p ON shop_order USING (current_setting('server_version') <> current_setting('search_path')"
+            " AND current_setting('no_such_name', true) IS NULL AND current_setting('transaction_isolation') <> '')"
+        )
+        assert found(shop).followed == {"search_path"}
+
+
+class TestFunctions:
+    @pytest.mark.parametrize(
+        ("body", "language", "followed", "left"),
+        [
+            ("BEGIN PERFORM set_config('App.A', '1', false); END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN PERFORM pg_catalog.\"set_config\"('app.a', ')', false); END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("DECLARE a text := set_config(('app.a'), '1', 1 = 2); BEGIN END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN PERFORM set_config('app.a', coalesce(NULL, '1'), true); END", "plpgsql", set(), None),
+            ("BEGIN PERFORM set_config('app.a', '1', 't'::boolean); END", "plpgsql", set(), None),
+            ("BEGIN PERFORM set_config('app.' || 'a', '1', false); END", "plpgsql", set(), "SET"),
+            ("BEGIN SET app.a = '1'; END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN set\n/* c */search_path TO public; END", "plpgsql", {"search_path"}, "SET search_path"),
+            ("BEGIN IF true THEN -- why\n  SET app.a = '1'; END IF; END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN IF true THEN ELSE /* why */ SET app.a = '1'; END IF; END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN <<l>> LOOP SET app.a = '1'; EXIT; END LOOP; END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN BEGIN EXCEPTION WHEN OTHERS THEN SET app.a = '1'; END; END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("SET app.a = '1'", "sql", {"app.a"}, "SET app.a"),
+            ("SELECT 1; -- ; \n SET app.a = '1'", "sql", {"app.a"}, "SET app.a"),
+            ("BEGIN SET LOCAL app.a = '1'; SET CONSTRAINTS ALL DEFERRED; END", "plpgsql", set(), None),
+            (
+                "BEGIN UPDATE shop_order\n  SET id = 1; -- set\n UPDATE shop_order SET id = 2; END",
+                "plpgsql",
+                set(),
+                None,
+            ),
+            (
+                "BEGIN /* SET app.a = 1; /* */ ; SET app.a = 1; */ RAISE NOTICE '; SET app.a = 1;'; END",
+                "plpgsql",
+                set(),
+                None,
+            ),
+            ("BEGIN PERFORM 'set_config(''app.a'', 1, false)', $$; SET app.a = 1$$; END", "plpgsql", set(), None),
+            ("BEGIN PERFORM E'\\'; SET app.a = 1;'; END", "plpgsql", set(), None),
+            ("BEGIN EXECUTE format('SET app.a = %L', 1); END", "plpgsql", {"app.a"}, "SET app.a, EXECUTE"),
+            ("BEGIN EXECUTE 'SET app.' || 'a = 1'; END", "plpgsql", set(), "EXECUTE"),
+            ("BEGIN EXECUTE $$ANALYZE$$; END", "plpgsql", set(), "EXECUTE"),
+            ("BEGIN PERFORM pg_advisory_lock(1); END", "plpgsql", set(), "advisory lock"),
+            ("BEGIN IF pg_try_advisory_lock(1) THEN END IF; END", "plpgsql", set(), "advisory lock"),
+            ("BEGIN PERFORM pg_advisory_xact_lock(1); END", "plpgsql", set(), None),
+            (
+                "BEGIN PERFORM pg_advisory_lock(1); PERFORM pg_advisory_unlock_all(); END",
+                "plpgsql",
+                set(),
+                "advisory lock",
+            ),
+            ("BEGIN CREATE TEMPORARY TABLE t (a int); END", "plpgsql", set(), "temporary table"),
+            ("BEGIN CREATE TEMP TABLE t (a int) ON COMMIT DROP; END", "plpgsql", set(), None),
+            ("BEGIN CREATE TABLE pg_temp.t (a int); END", "plpgsql", set(), "temporary table"),
+            ("BEGIN LISTEN news; END", "plpgsql", set(), "LISTEN"),
+            ("LISTEN news", "sql", set(), "LISTEN"),
+            ("BEGIN PREPARE p AS SELECT 1; END", "plpgsql", set(), "PREPARE"),
+            ("BEGIN LOAD 'auto_explain'; END", "plpgsql", set(), "LOAD"),
+            ("BEGIN PERFORM setseed(0.5); END", "plpgsql", set(), "setseed()"),
+            ("BEGIN DO $$BEGIN SET app.a = 1; END$$; END", "plpgsql", set(), "DO block"),
+            ("BEGIN INSERT INTO shop_order VALUES (1) ON CONFLICT DO NOTHING; END", "plpgsql", set(), None),
+        ],
+    )
+    def test_each(self, shop: Session, body: str, language: str, followed: set[str], left: str | None) -> None:
+        # As pg_dump restores functions that name what is not there yet.
+        shop.execute("SET check_function_bodies = off")
+        function(shop, body, language)
+        findings = found(shop)
+        assert findings.followed == followed
+        assert findings.leaves_state == (() if left is None else (f"function public.f ({left})",))
+
+    def test_procedures_and_triggers_are_functions(self, shop: Session) -> None:
+        function(shop, "BEGIN SET app.a = 1; COMMIT; END", head="PROCEDURE p()")
+        function(
+            shop,
+            "BEGIN PERFORM set_config('app.last', NEW.id::text, false); RETURN NEW; END",
+            head="FUNCTION t() RETURNS trigger",
+        )
+        shop.execute("CREATE TRIGGER last BEFORE INSERT ON shop_order FOR EACH ROW EXECUTE FUNCTION t()")
+        assert found(shop).reasons == {"app.a": "procedure public.p sets it", "app.last": "function public.t sets it"}
+
+    def test_a_setting_of_the_call_is_none_of_the_session(self, shop: Session) -> None:
+        function(shop, "SELECT", "sql SET search_path = public")
+        assert found(shop) == Findings()
+
+    def test_compiled_bodies_are_read(self, shop: Session) -> None:
+        if shop.info.server_version < 140000:
+            pytest.skip("PostgreSQL 13 compiles none")
+        head = "CREATE FUNCTION f_{}(t text) RETURNS text "
+        shop.execute(head.format("set") + "BEGIN ATOMIC SELECT set_config('app.a', t, false); END")
+        shop.execute(head.format("local") + "BEGIN ATOMIC SELECT set_config('app.b', t, true); END")
+        shop.execute(head.format("returns") + "RETURN current_setting('app.c')")
+        shop.execute(
+            "CREATE FUNCTION f_lock() RETURNS bool BEGIN ATOMIC SELECT pg_catalog.pg_try_advisory_lock_shared(1); END"
+        )
+        shop.execute("CREATE POLICY p ON shop_order USING (f_returns('') = '')")
+        findings = found(shop)
+        assert findings.reasons == {
+            "app.a": "function public.f_set sets it",
+            "app.c": "function public.f_returns, which a policy calls, reads it",
+        }
+        assert set(findings.leaves_state) == {
+            "function public.f_set (SET app.a)",
+            "function public.f_lock (advisory lock)",
+            "policy p of table public.shop_order",
+        }
+
+    def test_what_is_not_in_a_language_of_the_servers_own_cannot_be_read(self, shop: Session) -> None:
+        shop.execute("CREATE TYPE span AS RANGE (subtype = int)")
+        shop.execute("CREATE AGGREGATE total (int) (sfunc = int4pl, stype = int)")
+        function(shop, "set_config_by_name", "internal", "FUNCTION sets(text, text, bool) RETURNS text")
+        shop.execute("CREATE TRUSTED LANGUAGE plodd HANDLER plpgsql_call_handler")
+        function(shop, "whatever", "plodd")
+        assert found(shop).leaves_state == (
+            "function public.sets (set_config_by_name())",
+            "function public.f (in language plodd, which is not read)",
+        )
+
+    def test_extensions_are_trusted(self, shop: Session) -> None:
+        shop.execute("CREATE FUNCTION set_it() RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', '', false)$$")
+        assert found(shop).followed == {"a.b"}
+        shop.execute("ALTER EXTENSION plpgsql ADD FUNCTION set_it()")
+        assert found(shop) == Findings()
+
+    def test_but_what_is_known_to_stay_is_not(self, shop: Session) -> None:
+        shop.execute("SET check_function_bodies = off")
+        function(shop, "SELECT set_limit(0.4)", "sql")
+        assert found(shop).leaves_state == ("function public.f (set_limit())",)
+
+
+class TestAsking:
+    def test_a_role_needs_no_rights(self, shop: Session) -> None:
+        shop.execute("CREATE SCHEMA hidden; REVOKE ALL ON SCHEMA public FROM public")
+        shop.execute("CREATE TABLE hidden.t (a text)")
+        shop.execute(
+            "CREATE POLICY p ON hidden.t USING (a = current_setting('app.a') AND a IN (SELECT a FROM hidden.t))"
+        )
+        function(shop, "BEGIN PERFORM set_config('app.b', '', false); END", head="FUNCTION hidden.f() RETURNS void")
+        # A superuser's setting, which the function may set, and the role may not again.
+        function(shop, "BEGIN SET log_statement = 'all'; END", head="FUNCTION hidden.g() RETURNS void")
+        shop.execute("CREATE ROLE catalogue_nobody")
+        try:
+            assert found(shop).followed == {"app.a", "app.b", "log_statement"}
+            shop.execute("SET ROLE catalogue_nobody")
+            assert found(shop).followed == {"app.a", "app.b"}
+            assert "function hidden.g (SET log_statement)" in found(shop).leaves_state
+        finally:
+            shop.execute("RESET ROLE; DROP ROLE catalogue_nobody")
+
+    def test_the_session_is_left_as_it_was(self, shop: Session) -> None:
+        function(shop, "BEGIN SET app.a = 1; END")
+        # Nor does what it is like mislead.
+        shop.execute(
+            "CREATE TEMP TABLE pg_proc (a int); SET search_path = pg_temp, public; SET statement_timeout = 9999"
+        )
+        shop.execute("SET standard_conforming_strings = off; SET default_transaction_isolation = serializable")
+        shop.row_factory = dict_row
+        shop.cursor_factory = psycopg.ClientCursor
+        shop.prepare_threshold = 0
+        state = "SELECT name, setting FROM pg_settings ORDER BY name"
+        look = psycopg.Cursor(shop)
+        before = look.execute(state, prepare=False).fetchall()
+        assert found(shop).followed == {"app.a"}
+        assert shop.info.transaction_status == TransactionStatus.IDLE
+        assert look.execute(state, prepare=False).fetchall() == before
+        assert look.execute("SELECT name FROM pg_prepared_statements", prepare=False).fetchall() == []
+
+    def test_whoever_may_not_look_does_not_know(self, shop: Session) -> None:
+        shop.execute("REVOKE SELECT ON pg_catalog.pg_proc FROM public")
+        shop.execute("CREATE ROLE catalogue_nobody")
+        try:
+            shop.execute("SET ROLE catalogue_nobody")
+            assert catalogue.read(shop) is None
+            assert shop.info.transaction_status == TransactionStatus.IDLE
+        finally:
+            shop.execute("RESET ROLE; DROP ROLE catalogue_nobody")
+
+    def test_it_waits_for_no_migration(self, shop: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalogue, "LOCK_LIMIT", 10)
+        shop.execute("CREATE POLICY p ON shop_order USING (id IN (SELECT id FROM shop_order))")
+        with psycopg.connect(shop.info.dsn, password=shop.info.password) as migration:
+            migration.execute("LOCK TABLE shop_order")
+            assert catalogue.read(shop) is None
+        assert shop.info.transaction_status == TransactionStatus.IDLE
+
+    def test_a_broken_connection_is_none_that_raises(self, shop: Session) -> None:
+        shop.pgconn.finish()
+        assert catalogue.read(shop) is None
+
+    def test_ten_thousand_functions_cost_a_round_trip_and_no_rows(
+        self, shop: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.execute("SET check_function_bodies = off")
+        shop.execute(
+            "DO $do$BEGIN FOR i IN 1..10000 LOOP EXECUTE format('CREATE FUNCTION f_%s() RETURNS trigger"
+            " LANGUAGE plpgsql AS %L', i, 'BEGIN -- the total\n UPDATE shop_order\n SET id = ' || i || ';"
+            " INSERT INTO shop_order VALUES (NEW.id) ON CONFLICT DO NOTHING; RETURN NEW; END'); END LOOP; END$do$"
+        )
+        function(shop, "BEGIN SET app.a = '1'; END")
+        asked: list[int] = []
+        answers = catalogue._answers
+
+        def counted(*args: Any) -> list[list[tuple[str, ...]]]:
+            answer = answers(*args)
+            asked.append(sum(map(len, answer)))
+            return answer
+
+        monkeypatch.setattr(catalogue, "_answers", counted)
+        findings = found(shop)
+        # The fingerprint; then which settings there are, and the one function.
+        assert asked == [1, 2]
+        assert findings.followed == {"app.a"}
+        asked.clear()
+        assert catalogue.read(shop, findings) is findings
+        assert asked == [1]
+        shop.execute("DROP FUNCTION f()")
+        assert catalogue.read(shop, findings) == Findings()
+
+    def test_more_than_can_be_read_are_not_taken_for_harmless(
+        self, shop: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catalogue, "MOST", 1)
+        for name in ("f", "g"):
+            function(shop, "SELECT set_config('a.b', '', true)", "sql", f"FUNCTION {name}() RETURNS text")
+        assert found(shop).leaves_state == ("functions beyond the first 1, which were not read",)
+
+
+TENANT = Findings(frozenset({"app.a"}), {"app.a": "function f sets it"}, ("function f (SET app.a)",))
+
+
+@pytest.fixture
+def settings() -> Iterator[Callable[..., None]]:
+    """Return what puts settings in force, and know nothing before and after."""
+    before = conf.current
+    known.reset()
+    yield lambda **values: conf.apply(conf.strict(values))
+    conf.apply(before)
+    known.reset()
+
+
+class TestKnown:
+    def test_what_follows_and_whether_is_cleaned(self, settings: Callable[..., None]) -> None:
+        settings()
+        assert known.followed("a") == frozenset()
+        assert known.cleans_always("a")
+        known.note("a", TENANT, 0.0)
+        assert known.followed("a") == {"app.a"}
+        assert known.cleans_always("a")
+        known.note("b", Findings(), 0.0)
+        assert not known.cleans_always("b")
+        settings(FOLLOWED_SETTINGS=["App.B"], CLEAN_SESSIONS="seen")
+        assert known.followed("a") == {"app.b"}
+        assert not known.cleans_always("a")
+        settings(CLEAN_SESSIONS="always")
+        assert known.cleans_always("b")
+
+    def test_when_it_is_asked_again(self, settings: Callable[..., None]) -> None:
+        settings()
+        assert known.is_due("a", 0.0)
+        known.note("a", Findings(), 0.0)
+        assert not known.is_due("a", 299.0)
+        assert known.is_due("a", 300.0)
+        known.note("a", None, 300.0)
+        assert known.cleans_always("a")
+        assert not known.is_due("a", 329.0)
+        assert known.is_due("a", 330.0)
+        known.note("a", TENANT, 330.0)
+        known.forget()
+        assert known.is_due("a", 330.0)
+        assert known.known_of("a") is None
+        assert known.followed("a") == {"app.a"}
+        settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="seen")
+        assert not known.is_due("a", 330.0)
+
+    def test_one_of_several_asks(self, settings: Callable[..., None]) -> None:
+        settings()
+        assert [known.due("a", 0.0), known.due("a", 1.0), known.due("a", 30.0), known.due("a", 31.0)] == [
+            True,
+            False,
+            True,
+            False,
+        ]
+
+    def test_asking(self, shop: Session, settings: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+        settings()
+        with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):
+            assert known.due("a", 0.0)
+            known.ask("a", shop)
+            assert known.known_of("a") == Findings()
+            assert caplog.messages == []
+            function(shop, "BEGIN SET app.a = 1; END")
+            known.forget("a")
+            assert known.due("a", 0.0)
+            known.ask("a", shop)
+            known.ask("a", shop)
+            shop.execute("DROP FUNCTION f()")
+            known.ask("a", shop)
+        assert caplog.messages == [
+            "Connection 'a': settings that follow their request: app.a (function public.f sets it); sessions are to be "
+            "cleaned at each return, for function public.f (SET app.a).",
+            "Connection 'a': no setting follows by itself; no function or policy leaves anything in a session.",
+        ]
+
+    def test_migrations_have_it_asked_again(self, settings: Callable[..., None]) -> None:
+        settings()
+        conn_hygiene.install()
+        known.note("default", Findings(), 0.0)
+        known.note("other", Findings(), 0.0)
+        call_command("migrate", verbosity=0)
+        assert known.known_of("default") is None
+        assert known.known_of("other") == Findings()
+        connections["default"].close()
