@@ -22,6 +22,7 @@ from conn_hygiene.server import doctor, pooler
 from conn_hygiene.server import sessions as server
 from conn_hygiene.server.doctor import Facts, Level, Project
 from conn_hygiene.server.pooler import Pooler
+from conn_hygiene.sessions.catalogue import Findings
 from example_project.processes import free_port
 from tests.processes import ROOT
 from tests.waiting import wait_until
@@ -51,6 +52,8 @@ PROJECT = Project(
     release="scoped",
     reclaims_dead_threads=True,
     idle_in_transaction_after=5.0,
+    followed_settings="auto",
+    clean_sessions="auto",
     minimum_version=(15,),
     processes=4,
     threads=8,
@@ -88,6 +91,11 @@ def is_there(page: str) -> bool:
     return f".. _{label}:" in (ROOT / path).read_text() if label else (ROOT / path).exists()
 
 
+TENANT = Findings(
+    frozenset({"app.tenant", "app.user"}),
+    {"app.tenant": "policy p of table t reads it", "app.user": "function f sets it"},
+    ("policy p of table t", "function f (SET app.user)"),
+)
 NO_POOL: dict[str, Any] = {}
 IDLE = server.Session(
     pid=7,
@@ -188,6 +196,19 @@ class TestLogic:
             ({"minimum_version": (14,)}, {"version": 140020}, {"old-server": Level.WARNING}),
             ({}, {"version": 150010}, {}),
             ({}, {"version": 190001}, {}),
+            # What functions and policies do.
+            ({}, {"catalogue": Findings()}, {}),
+            ({}, {"catalogue": TENANT}, {"settings-follow": Level.NOTE, "sessions-cleaned": Level.NOTE}),
+            (
+                {"followed_settings": frozenset({"app.tenant"}), "clean_sessions": "always"},
+                {"catalogue": TENANT},
+                {"settings-not-followed": Level.WARNING},
+            ),
+            (
+                {"followed_settings": TENANT.followed | {"search_path"}, "clean_sessions": "seen"},
+                {"catalogue": TENANT},
+                {"sessions-not-cleaned": Level.WARNING},
+            ),
             # The toolkit itself.
             ({"middleware": False}, {}, {"toolkit-not-in-use": Level.NOTE}),
             ({"middleware": False, "release": "always"}, {}, {}),
@@ -291,6 +312,30 @@ class TestOnAServer:
             connection.execute("SET application_name = 'shop'; BEGIN")
             found = run_doctor()["idle-in-transaction-now"]
             assert str(connection.info.backend_pid) in found["why"]
+
+    def test_functions_are_read(self, role: str, admin: psycopg.Connection) -> None:
+        admin.execute(
+            "CREATE FUNCTION become(t text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.t', t, false)$$"
+        )
+        try:
+            found = run_doctor()
+            assert found["settings-follow"]["why"] == "app.t: function public.become sets it."
+            assert "for function public.become (SET app.t)." in found["sessions-cleaned"]["why"]
+            with override_settings(CONN_HYGIENE={"FOLLOWED_SETTINGS": ["App.T"], "CLEAN_SESSIONS": "always"}):
+                assert not {"settings-not-followed", "settings-follow", "sessions-cleaned"} & run_doctor().keys()
+            with override_settings(CONN_HYGIENE={"FOLLOWED_SETTINGS": [], "CLEAN_SESSIONS": "seen"}):
+                found = run_doctor()
+            assert found["settings-not-followed"]["what"] == "FOLLOWED_SETTINGS lacks app.t."
+            assert found["sessions-not-cleaned"]["level"] == "warning"
+        finally:
+            admin.execute("DROP FUNCTION become")
+
+    def test_a_catalogue_that_cannot_be_read_is_said(self, role: str, admin: psycopg.Connection) -> None:
+        admin.execute("REVOKE SELECT ON pg_catalog.pg_policy FROM public")
+        try:
+            assert "functions and policies" in run_doctor()["not-asked"]["why"]
+        finally:
+            admin.execute("GRANT SELECT ON pg_catalog.pg_policy TO public")
 
     def test_a_server_that_cannot_be_asked_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(connections["unpooled"].settings_dict, "NAME", "conn_hygiene_no_such_database")

@@ -10,14 +10,16 @@ import dataclasses
 import datetime
 import enum
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conn_hygiene.server.pooler import Pooler
+from conn_hygiene.sessions.catalogue import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from conn_hygiene.server.sessions import Activity, Identity, Limits
+    from conn_hygiene.sessions.catalogue import Findings
 
 #: What a finding's ``docs`` begin with: the documentation's sources, as the repository and the source distribution
 #: have them.
@@ -88,6 +90,9 @@ class Project:
     release: str
     reclaims_dead_threads: bool
     idle_in_transaction_after: float | None
+    #: ``"auto"``, or the names in lower case.
+    followed_settings: Literal["auto"] | frozenset[str]
+    clean_sessions: str
     #: What Django supports, as ``(15,)``.
     minimum_version: tuple[int, ...]
     #: How many processes there are, or None if nobody said.
@@ -107,6 +112,8 @@ class Facts:
     pooler: Pooler | None = None
     #: Milliseconds, by name; 0 is none.
     timeouts: dict[str, int] | None = None
+    #: What its functions and policies do to sessions.
+    catalogue: Findings | None = None
     #: What failed, each with the error's text.
     failures: tuple[str, ...] = ()
 
@@ -456,11 +463,75 @@ def _idle_transactions(project: Project, options: dict[str, Any], fact: Facts) -
         )
 
 
+def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    """Compare the settings that functions and policies read and set with those that are declared to follow."""
+    if fact.catalogue is None or not fact.catalogue.followed:
+        return
+    reasons = fact.catalogue.reasons
+    if project.followed_settings == "auto":
+        yield _finding(
+            Level.NOTE,
+            "settings-follow",
+            fact.alias,
+            what=f"Whatever has set them, {', '.join(reasons)} follow their request.",
+            why=_because(reasons),
+            remedy="Nothing. List them in FOLLOWED_SETTINGS if that should not depend on the catalogue.",
+        )
+        return
+    missing = {name: reason for name, reason in reasons.items() if name not in project.followed_settings}
+    if missing:
+        yield _finding(
+            Level.WARNING,
+            "settings-not-followed",
+            fact.alias,
+            what=f"FOLLOWED_SETTINGS lacks {', '.join(missing)}.",
+            why=f"{_because(missing)} What a function has set is lost when the connection goes back between queries.",
+            remedy=f'Add {", ".join(map(_quoted, missing))} to FOLLOWED_SETTINGS, or make it "auto".',
+            page="how-to/doctor.rst#settings-follow",
+        )
+
+
+def _because(reasons: Mapping[str, str]) -> str:
+    return f"{'; '.join(f'{name}: {reason}' for name, reason in reasons.items())}."
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    """Tell what ``CLEAN_SESSIONS`` comes to where the catalogue has something that leaves state behind."""
+    if fact.catalogue is None or not fact.catalogue.leaves_state or project.clean_sessions == "always":
+        return
+    why = f"Sessions may carry what no statement shows, for {shortened(fact.catalogue.leaves_state)}."
+    if project.clean_sessions == "auto":
+        yield _finding(
+            Level.NOTE,
+            "sessions-cleaned",
+            fact.alias,
+            what='CLEAN_SESSIONS is "auto", which comes to "always" here.',
+            why=f"{why} So each is reset when it goes back, which takes about a round trip.",
+            remedy='Nothing. Set it to "seen" only if none of that matters to whoever gets the session next.',
+        )
+        return
+    yield _finding(
+        Level.WARNING,
+        "sessions-not-cleaned",
+        fact.alias,
+        what='CLEAN_SESSIONS is "seen".',
+        why=f"{why} Whoever gets the session next finds that.",
+        remedy='Set CLEAN_SESSIONS to "auto" or "always".',
+        page="how-to/doctor.rst#sessions-cleaned",
+    )
+
+
 _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ...] = (
     _pooler,
     _persistent,
     _timeouts,
     _idle_transactions,
+    _followed,
+    _cleaned,
     _atomic_requests,
     _health_checks,
     _pool_size,

@@ -20,6 +20,7 @@ from conn_hygiene.reports import notices
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pooler
 from conn_hygiene.server import sessions as server
+from conn_hygiene.sessions import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -412,6 +413,9 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
             if identity not in asked:
                 asked[identity] = server.activity(connection)
             facts["activity"] = asked[identity]
+            facts["catalogue"] = catalogue.read(connection)
+            if facts["catalogue"] is None:
+                failures.append("What functions and policies do to sessions could not be read from the catalogue.")
             facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
         facts["timeouts"] = server.timeouts(alias, doctor.TIMEOUTS)
     except (psycopg.Error, Error) as error:
@@ -420,6 +424,7 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
 
 
 def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
+    followed = conf.current.FOLLOWED_SETTINGS
     return doctor.Project(
         databases={alias: connections[alias].settings_dict for alias in aliases},
         debug=settings.DEBUG,
@@ -429,6 +434,8 @@ def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
         release=conf.current.RELEASE,
         reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,
         idle_in_transaction_after=conf.current.IDLE_IN_TRANSACTION_AFTER,
+        followed_settings="auto" if followed == "auto" else frozenset(name.lower() for name in followed),
+        clean_sessions=conf.current.CLEAN_SESSIONS,
         minimum_version=connections[aliases[0]].features.minimum_database_version or (),
         processes=options["processes"],
         threads=options["threads"],
