@@ -108,6 +108,14 @@ class TestFunctions:
             ("BEGIN BEGIN EXCEPTION WHEN OTHERS THEN SET app.a = '1'; END; END", "plpgsql", {"app.a"}, "SET app.a"),
             ("SET app.a = '1'", "sql", {"app.a"}, "SET app.a"),
             ("SELECT 1; -- ; \n SET app.a = '1'", "sql", {"app.a"}, "SET app.a"),
+            (
+                "BEGIN SET TIME ZONE 'UTC'; SET ROLE none; END",
+                "plpgsql",
+                {"timezone", "role"},
+                "SET role, SET timezone",
+            ),
+            ("BEGIN UPDATE pg_settings SET setting = '' WHERE name = 'role'; END", "plpgsql", set(), "SET"),
+            ("BEGIN RESET ALL; END", "plpgsql", set(), "SET"),
             ("BEGIN SET LOCAL app.a = '1'; SET CONSTRAINTS ALL DEFERRED; END", "plpgsql", set(), None),
             (
                 "BEGIN UPDATE shop_order\n  SET id = 1; -- set\n UPDATE shop_order SET id = 2; END",
@@ -261,13 +269,30 @@ class TestAsking:
         finally:
             shop.execute("RESET ROLE; DROP ROLE catalogue_nobody")
 
-    def test_it_waits_for_no_migration(self, shop: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(catalogue, "LOCK_LIMIT", 10)
+    # The server has no limit where it is 0.
+    @pytest.mark.parametrize(("lock", "time"), [(10, 0), (0, 10)])
+    def test_it_waits_for_no_migration(
+        self, shop: Session, monkeypatch: pytest.MonkeyPatch, lock: int, time: int
+    ) -> None:
+        monkeypatch.setattr(catalogue, "LOCK_LIMIT", lock)
+        monkeypatch.setattr(catalogue, "TIME_LIMIT", time)
         shop.execute("CREATE POLICY p ON shop_order USING (id IN (SELECT id FROM shop_order))")
         with psycopg.connect(shop.info.dsn, password=shop.info.password) as migration:
             migration.execute("LOCK TABLE shop_order")
             assert catalogue.read(shop) is None
         assert shop.info.transaction_status == TransactionStatus.IDLE
+
+    @pytest.mark.parametrize("version", [130000, 140000, 150000])
+    def test_older_servers_are_asked_for_what_they_have(self, shop: Session, version: int) -> None:
+        function(shop, "BEGIN SET app.a = 1; END")
+        functions = catalogue._functions_query(version, catalogue._candidates(version), catalogue._LOWERED)
+        _, found = catalogue._answers(shop, catalogue._settable_query(version), functions)
+        assert found == [("public.f", "f", "plpgsql", "BEGIN SET app.a = 1; END")]
+        for query, name, since in (
+            (functions, "prosqlbody", 140000),
+            (catalogue._settable_query(version), "has_parameter_privilege", 150000),
+        ):
+            assert (name in query) == (version >= since)
 
     def test_a_broken_connection_is_none_that_raises(self, shop: Session) -> None:
         shop.pgconn.finish()
