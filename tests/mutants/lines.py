@@ -1384,7 +1384,7 @@ MUTANTS = [
         "a child goes on with the numbers of its parent",
         "installation.py",
         """
-        for _module in (counters, log):
+        for _module in (known, counters, log):
         """,
         """
         for _module in (log,):
