@@ -23,7 +23,7 @@ from conn_hygiene.scopes import (
     reset_connections,
 )
 from conn_hygiene.transactions.retry import retry_transaction
-from conn_hygiene.transactions.settings import QueryTimeout, query_timeout
+from conn_hygiene.transactions.settings import QueryTimeout, query_timeout, session_settings
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "release_connections",
     "reset_connections",
     "retry_transaction",
+    "session_settings",
     "snapshot",
     "stats",
     "uninstall",

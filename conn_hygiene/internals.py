@@ -128,7 +128,7 @@ RETRIES = Feature(
 )
 TIMEOUTS = Feature(
     "timeouts",
-    "query_timeout() raises NotSupportedError.",
+    "query_timeout() and session_settings() raise NotSupportedError.",
 )
 BLAME = Feature(
     "blame",
@@ -428,7 +428,7 @@ NAMES: tuple[Name, ...] = (
     ),
     *_names(_WRAPPER, RETRIES, {"atomic_blocks": "Tells a transaction around, and whose hooks run first."}),
     *_names(_ATOMIC, RETRIES, {"_from_testcase": "A TestCase's transaction is none to the code that it tests."}),
-    *_names(_WRAPPER, TIMEOUTS, {"execute_wrappers": "The limit has to be the outermost of them."}),
+    *_names(_WRAPPER, TIMEOUTS, {"execute_wrappers": "What sets the session has to be the outermost of them."}),
     *_names(
         _HANDLER,
         BLAME,

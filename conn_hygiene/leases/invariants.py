@@ -72,6 +72,7 @@ WRITERS: dict[str, Writer] = {
     "in_use_since": OWNER,
     "idle_since": OWNER,
     "last_statement": OWNER,
+    "boundaries": OWNER,
     "_used": LOCK,
     "_timing": LOCK,
     "trusted": LOCK,

@@ -111,6 +111,7 @@ class Lease:
         "alias",
         "asked_at",
         "backoff",
+        "boundaries",
         "carried",
         "checked_out_at",
         "checked_out_by",
@@ -155,6 +156,8 @@ class Lease:
         self.state = CLOSED
         # Counts the checkouts.
         self.checkouts = 0
+        # Counts where transactions begin and end in the eyes of Django: it stays what it is inside of each.
+        self.boundaries = 0
         # When the reaper looks at this lease, on the monotonic clock; see there.
         self.look_at = math.inf
         self.backoff = backoff.Backoff()
@@ -656,11 +659,13 @@ class Lease:
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
+        self.boundaries += 1
         with self._lock:
             self._transaction = Transaction(_now(), _here(), by_atomic_requests=by_atomic_requests)
 
     def transaction_ended(self) -> None:
         """Settle after a commit or a rollback, but for that of ``atomic()``: autocommit follows. Owner only."""
+        self.boundaries += 1
         wrapper = self.wrapper()
         if wrapper is not None and (wrapper.autocommit or self._manual):
             self.settle(handle_is_out=False)
@@ -771,10 +776,10 @@ class Lease:
     def overriding(self, name: str, before: str | None) -> None:
         """Take note that a block has set *name*, which was *before*, None for not at all, for as long as it lasts.
 
-        A release resets it, and what follows the owner is what was before. Owner only.
+        A release resets it, and what follows the owner is what was before. Of several calls the last counts. Owner only.
         """
         with self._lock:
-            self.session_state.overridden.setdefault(name, before)
+            self.session_state.overridden[name] = before
 
     def no_longer_overriding(self, name: str) -> None:
         """Take note that *name* is again what it was before. Owner only."""

@@ -183,13 +183,18 @@ class State:
             return []
         if reported is None:
             reported = reported_parameters(connection)
-        changed = [] if reported == self.parameters else changed_parameters(self.parameters, reported)
+        changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
         if changed and conf.current.ON_SET == "follow":
             self.follows |= _settings_of(changed)
             changed = []
         if _attributes(connection) != self._attributes:
             changed.append("transaction characteristics of the psycopg connection")
         return changed
+
+    def _changed_by_owner(self, before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
+        """Return the names of the parameters that differ, but for those that differ by what a block has set."""
+        changed = changed_parameters(before, after)
+        return [name for name in changed if self.overridden.keys().isdisjoint(_settings_of([name]))]
 
     def is_of_hold(self) -> bool:
         """Return whether there are pins, and all of them were added under ``hold_connection``."""
@@ -216,7 +221,7 @@ class State:
         names = frozenset(self.follows) | declared
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
-        differs = () if reported == self.fresh else _settings_of(changed_parameters(self.fresh, reported))
+        differs = () if reported == self.fresh else _settings_of(self._changed_by_owner(self.fresh, reported))
         if (
             soiled
             or self._soiled

@@ -1,37 +1,214 @@
-"""Settings of the code that runs: a limit on how long its statements may run."""
+"""Settings of the code that runs: what its sessions are set to, and how long its statements may run."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import time
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from string import ascii_lowercase, ascii_uppercase
+from typing import TYPE_CHECKING, Any
 
-import psycopg
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import Error, NotSupportedError, OperationalError, connections
-from psycopg.pq import TransactionStatus
-from psycopg.rows import scalar_row
+from django.db import NotSupportedError, OperationalError, connections
 
 from conn_hygiene import conf, internals
-from conn_hygiene.leases.wrapper import lease_of
-from conn_hygiene.pools import base as pools
-from conn_hygiene.reaper import reaper
 from conn_hygiene.scopes import _Scope
-from conn_hygiene.sessions.sql import Effect
 from conn_hygiene.transactions.errors import QUERY_CANCELED, sqlstate_of
+from conn_hygiene.transactions.overrides import Block, Overrides, entered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.db.backends.base.base import BaseDatabaseWrapper
     from typing_extensions import Self
 
     from conn_hygiene.using import Using
 
-logger = logging.getLogger("conn_hygiene.transactions")
+
+# ##### What both have in common #####
+
+
+class _Settings(_Scope):
+    """A scope whose statements run under settings of its own."""
+
+    lasts = True
+    _entered = entered
+    _wanted: Mapping[str, str | None]
+
+    def __enter__(self) -> Self:
+        self._refuse_event_loop()
+        return super().__enter__()
+
+    def _refuse_event_loop(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise SynchronousOnlyOperation(f"Use `async with {self.name}(...)`: queries run in another thread than this.")
+
+    def _entry(self) -> Block:
+        return Block(self, self._wanted, self._using, self._explain)
+
+    def _explain(self, alias: str, exc: OperationalError, seconds: float) -> OperationalError | None:
+        """Return the error to raise in the place of *exc*, if any, of a statement that ran for so many *seconds*."""
+        return None
+
+    def _wrappers(self) -> list[BaseDatabaseWrapper]:
+        if self._using is None:
+            return [wrapper for wrapper in connections.all() if wrapper.vendor == "postgresql"]
+        return [connections[alias] for alias in self._using]
+
+    def _begin(self, entry: Any) -> None:
+        if not internals.TIMEOUTS.available:
+            missing = ", ".join(internals.TIMEOUTS.missing)
+            raise NotSupportedError(f"{self.name}() needs {missing}, which is missing.")
+        wrappers = self._wrappers()
+        for wrapper in wrappers:
+            if wrapper.vendor != "postgresql":
+                raise NotSupportedError(f"{self.name}() is for PostgreSQL, and {wrapper.alias!r} is another database.")
+        for wrapper in wrappers:
+            Overrides.of(wrapper).entered += 1
+
+    def _end(self, entry: Any) -> None:
+        # All of them, also if one raises.
+        with ExitStack() as stack:
+            for wrapper in self._wrappers():
+                stack.callback(Overrides.of(wrapper).left, wrapper)
+
+
+# ##### session_settings #####
+
+
+def session_settings(settings: Mapping[str, str | float | bool | None], *, using: Using = None) -> _SessionSettings:
+    """Run statements under settings of their own: a decorator, and a context manager for ``with`` and ``async with``.
+
+    Any parameter that a session may set can be given: PostgreSQL's own, such as ``search_path`` or ``role``, and custom
+    ones, such as ``app.tenant_id``. Values mean what they mean to ``set_config()`` (PostgreSQL documentation,
+    "Configuration Settings Functions"), so that ``"tenant_7, public"`` is a list of two schemas. Of nested blocks
+    the innermost counts, for each name. At the end of a block the values come back that were there before it. A custom
+    parameter that was never set in the session comes back as the empty string, since PostgreSQL does not forget the
+    name. If the code inside sets one of the names itself, that counts, until the block ends or gets another session.
+
+    They are set with the first statement on each connection (outside of transactions) or in each transaction, all in
+    one round trip, and taken back at the end in another. A block without statements costs none. A connection that is
+    given back in between takes none of them along, and the next one is set before its first statement. If they cannot
+    be set, the statement raises what the server says, and does not run.
+
+    In async code they hold for the queries of the ORM, which run in the thread that ``sync_to_async`` takes for them.
+
+    :param settings: names and values. A bool is sent as ``true`` or ``false``. None is the parameter's default, as in
+        ``SET ... TO DEFAULT``.
+    :param using: an alias of DATABASES, or several; by default all that are PostgreSQL's.
+    :raises TypeError: *settings* is no mapping, a name is no string, a value is of another type, *using* is no alias,
+        or what is decorated is not a function.
+    :raises ValueError: PostgreSQL has no parameters of such a name, or cannot take such a value; or the name is that of
+        a transaction's characteristic.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    :raises django.core.exceptions.SynchronousOnlyOperation: at ``with``, in a thread that runs an event loop.
+    :raises django.db.NotSupportedError: at ``with``, if an alias of *using* is not PostgreSQL's; at the first statement
+        outside of a transaction, if the backend is one that the toolkit leaves alone, or it is not installed: nobody
+        would take the settings back from a connection that goes to somebody else.
+    :raises django.db.Error: at the end of the block, if it was entered in a transaction that goes on, and the server
+        refuses a value that was there before.
+    """
+    return _SessionSettings(settings, using)
+
+
+class _SessionSettings(_Settings):
+    name = "session_settings"
+
+    def __init__(self, settings: Mapping[str, str | float | bool | None], using: Using) -> None:
+        self._wanted = _checked(settings)
+        super().__init__(using)
+
+    def around_generator(self) -> Any:
+        """Return what is entered for the whole life of a generator, whose consumer is under no settings of ours."""
+        return _Lifetime(self)
+
+
+class _Lifetime:
+    """Has the connections ready for a scope that is entered step by step, and what it has set taken back at the end."""
+
+    def __init__(self, scope: _Settings) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._scope._refuse_event_loop()
+        self._scope._begin(None)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._scope._end(None)
+
+    async def __aenter__(self) -> None:
+        await sync_to_async(self._scope._begin)(None)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        # For the same reason as the scope's own.
+        await asyncio.shield(sync_to_async(self._scope._end)(None))
+
+
+# PostgreSQL's rule for custom parameters (valid_custom_variable_name() in its guc.c), which its own names follow.
+_PART = r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])*"
+_NAME = re.compile(rf"{_PART}(?:\.{_PART})*")
+
+# Other letters have a case to PostgreSQL.
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+# What begins with a transaction and ends with it. They could not be taken back.
+_OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"})
+
+
+def _checked(settings: Any) -> dict[str, str | None]:
+    """Return *settings* by names as PostgreSQL compares them, with values as it takes them."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"session_settings() takes a mapping of names to values, not {settings!r}.")
+    checked: dict[str, str | None] = {}
+    for given, value in settings.items():
+        name = _checked_name(given)
+        if name in checked:
+            raise ValueError(f"session_settings() got {given!r} twice: PostgreSQL's names have no case.")
+        checked[name] = _checked_value(name, value)
+    if "session_authorization" in checked:
+        # The server sets it, and would not take it back.
+        checked.setdefault("role", "none")
+    return checked
+
+
+def _checked_name(given: Any) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"session_settings() takes names that are strings, not {given!r}.")
+    if not _NAME.fullmatch(given):
+        raise ValueError(
+            f"session_settings() takes names such as 'search_path' or 'app.tenant_id', and {given!r} is none: letters, "
+            "digits, _ and $, with dots in between."
+        )
+    name: str = given.translate(_LOWER)
+    if name in _OF_TRANSACTIONS:
+        raise ValueError(f"session_settings() cannot set {name!r}, which cannot be taken back.")
+    return name
+
+
+def _checked_value(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # Of an enum's member, say, the plain value.
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"session_settings() cannot set {name!r} to {value!r}.")
+        return float.__repr__(value)
+    if not isinstance(value, str):
+        raise TypeError(f"session_settings() takes strings, numbers, True, False and None; {name!r} is {value!r}.")
+    if "\0" in value:
+        raise ValueError(f"session_settings() cannot set {name!r} to a string with a NUL character.")
+    return str.__str__(value)
+
+
+# ##### query_timeout #####
 
 
 class QueryTimeout(OperationalError):
@@ -51,9 +228,9 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
     be that longer or shorter; of nested limits the innermost counts, and the outer one comes back after it. A statement
     that runs longer is ended by the server, and raises :exc:`~conn_hygiene.QueryTimeout`.
 
-    The limit is set with the first statement on each connection (outside of transactions) or in each transaction, which
-    costs a round trip, and taken back at the end, which costs another one. A block without statements costs none.
-    A connection that is given back in between is cleaned, so that nobody else meets the limit.
+    The limit is set and taken back as :func:`~conn_hygiene.session_settings` does with any setting: with the first
+    statement on each connection (outside of transactions) or in each transaction, which costs a round trip, and at the
+    end, which costs another one. A block without statements costs none. Nobody else meets the limit.
 
     In async code it holds for the queries of the ORM, which run in the thread that ``sync_to_async`` takes for them.
 
@@ -74,18 +251,8 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
 _MOST = 2**31 - 1
 
 
-class _Limit(NamedTuple):
-    """One entering of a ``query_timeout``."""
-
-    scope: _QueryTimeout
-    milliseconds: int
-    using: frozenset[str] | None
-
-
-class _QueryTimeout(_Scope):
+class _QueryTimeout(_Settings):
     name = "query_timeout"
-    lasts = True
-    _entered: ContextVar[tuple[_Limit, ...]] = ContextVar("conn_hygiene_query_timeouts", default=())
 
     def __init__(self, seconds: float, using: Using) -> None:
         if not conf.is_number(seconds):
@@ -95,176 +262,15 @@ class _QueryTimeout(_Scope):
             raise ValueError(f"query_timeout() takes seconds above 0 and up to {_MOST // 1000}, not {seconds!r}.")
         super().__init__(using)
         self._milliseconds = math.ceil(seconds * 1000)
+        self._wanted = {"statement_timeout": str(self._milliseconds)}
 
-    @classmethod
-    def limit(cls, alias: str) -> int | None:
-        """Return the limit in milliseconds of the code that runs now, None if there is none."""
-        for entry in reversed(cls._entered.get()):
-            if entry.using is None or alias in entry.using:
-                return entry.milliseconds
-        return None
-
-    def __enter__(self) -> Self:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return super().__enter__()
-        raise SynchronousOnlyOperation("Use `async with query_timeout(...)`: queries run in another thread than this.")
-
-    def _entry(self) -> _Limit:
-        return _Limit(self, self._milliseconds, self._using)
-
-    def _wrappers(self) -> list[BaseDatabaseWrapper]:
-        if self._using is None:
-            return [wrapper for wrapper in connections.all() if wrapper.vendor == "postgresql"]
-        return [connections[alias] for alias in self._using]
-
-    def _begin(self, entry: Any) -> None:
-        if not internals.TIMEOUTS.available:
-            raise NotSupportedError(f"query_timeout() needs {', '.join(internals.TIMEOUTS.missing)}, which is missing.")
-        wrappers = self._wrappers()
-        for wrapper in wrappers:
-            if wrapper.vendor != "postgresql":
-                raise NotSupportedError(
-                    f"query_timeout() is for PostgreSQL, and {wrapper.alias!r} is another database."
-                )
-        for wrapper in wrappers:
-            _Limiter.of(wrapper).entered += 1
-
-    def _end(self, entry: Any) -> None:
-        for wrapper in self._wrappers():
-            _Limiter.of(wrapper).left(wrapper)
-
-
-class _Setting(NamedTuple):
-    """What was set in a session, or in a transaction."""
-
-    milliseconds: int | None
-    # As SHOW gave it, what it was before.
-    before: str
-    # Of the lease. A session that was given back and checked out again is another one.
-    checkout: int
-    # Whether nothing can have undone it since.
-    certain: bool = True
-
-
-class _Limiter:
-    """Keeps one wrapper's ``statement_timeout`` at what the code around each of its statements wants.
-
-    It is one of the wrapper's ``execute_wrappers`` (Django documentation, "Database instrumentation"), the outermost.
-    Outside of transactions it sets the session's value, and has the lease
-    clean the session before anybody else gets it. In a transaction it uses ``SET LOCAL``, which ends with it.
-    """
-
-    def __init__(self) -> None:
-        self.entered = 0
-        self._session: _Setting | None = None
-        self._transaction: _Setting | None = None
-
-    @classmethod
-    def of(cls, wrapper: BaseDatabaseWrapper) -> _Limiter:
-        """Return the limiter of *wrapper*, put there if it has none."""
-        for found in wrapper.execute_wrappers:
-            if isinstance(found, cls):
-                return found
-        limiter = cls()
-        # At the front: whoever leaves an execute_wrapper() pops the last one.
-        wrapper.execute_wrappers.insert(0, limiter)
-        return limiter
-
-    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        wrapper: BaseDatabaseWrapper = context["connection"]
-        limit = _QueryTimeout.limit(wrapper.alias)
-        with wrapper.wrap_database_errors:
-            self._adjust(wrapper, context["cursor"].cursor.connection, limit)
-        began = time.monotonic()
-        try:
-            return execute(sql, params, many, context)
-        except OperationalError as exc:
-            if limit is None or not _is_timeout(exc, time.monotonic() - began, limit):
-                raise
-            raise _timeout(wrapper.alias, limit) from exc.__cause__
-        finally:
-            if self._transaction and isinstance(sql, str) and sql.startswith("ROLLBACK TO"):
-                self._transaction = self._transaction._replace(certain=False)
-
-    def left(self, wrapper: BaseDatabaseWrapper) -> None:
-        """Take the limit back, or go to the one around, when a block ends."""
-        self.entered -= 1
-        try:
-            if self._is_set(wrapper):
-                with wrapper.cursor() as cursor:
-                    self._adjust(wrapper, cursor.cursor.connection, _QueryTimeout.limit(wrapper.alias))
-        except (Error, psycopg.Error):
-            # Broken, as its next statement will say; and the error that it broke with may be on its way.
-            logger.info("The limit of query_timeout() on %r could not be taken back.", wrapper.alias, exc_info=True)
-        finally:
-            if self.entered <= 0 and self in wrapper.execute_wrappers:
-                wrapper.execute_wrappers.remove(self)
-
-    def _is_set(self, wrapper: BaseDatabaseWrapper) -> bool:
-        """Return whether there may be something to take back, without a checkout for the answer."""
-        lease = lease_of(wrapper)
-        if wrapper.closed_in_transaction:
-            return False
-        if lease is None:
-            return self._transaction is not None and not wrapper.autocommit
-        if self._transaction is not None and lease.in_transaction():
-            return True
-        return self._session is not None and self._session.checkout == lease.checkouts and lease.holds_connection()
-
-    def _adjust(self, wrapper: BaseDatabaseWrapper, connection: psycopg.Connection[Any], limit: int | None) -> None:
-        """Set the limit that is wanted, if it is not the one that is set."""
-        status = connection.pgconn.transaction_status
-        if status == TransactionStatus.INERROR:
-            # Nothing can be set, and the rollback that must come next ends at once.
-            return
-        lease = lease_of(wrapper)
-        checkout = 0 if lease is None else lease.checkouts
-        if self._session is not None and self._session.checkout != checkout:
-            self._session = None
-        if status == TransactionStatus.IDLE:
-            self._transaction = None
-        now = self._transaction or self._session
-        if (now is None and limit is None) or (now is not None and now.certain and now.milliseconds == limit):
-            return
-        if status == TransactionStatus.IDLE and connection.autocommit:
-            if self._session is None:
-                if lease is None:
-                    _refuse_unless_connecting(wrapper)
-                    return
-                # Unlike an application's own SET, it is no reason to keep the session.
-                lease._pin(_SOILED)
-            before = _set(connection, "SET", limit, self._session)
-            self._session = None if limit is None else _Setting(limit, before, checkout)
-        else:
-            before = _set(connection, "SET LOCAL", limit, now)
-            self._transaction = _Setting(limit, before, checkout)
-
-
-_SOILED = Effect(frozenset(), frozenset())
-
-
-def _set(connection: psycopg.Connection[Any], command: str, limit: int | None, known: _Setting | None) -> str:
-    """Set ``statement_timeout`` to *limit*, or to what it was before for None; return what it was before."""
-    # Not of the connection's own class, which would pin the lease. And not SELECT set_config(): no query may come
-    # before a SET TRANSACTION.
-    with psycopg.Cursor(connection, row_factory=scalar_row) as cursor:
-        if known is not None:
-            value = known.before if limit is None else limit
-            cursor.execute(f"{command} statement_timeout = '{value}'".encode(), prepare=False)
-            return known.before
-        cursor.execute(f"SHOW statement_timeout; {command} statement_timeout = '{limit}'".encode(), prepare=False)
-        return str(cursor.fetchone())
-
-
-def _refuse_unless_connecting(wrapper: BaseDatabaseWrapper) -> None:
-    """Let receivers of ``connection_created`` query before there is a lease; raise for who will never get one."""
-    if reaper.running is None or not pools.understands(wrapper):
-        raise NotSupportedError(
-            f"Outside of a transaction, query_timeout() needs conn_hygiene to look after {wrapper.alias!r}, and it "
-            "does not. Use it inside atomic(), or have conn_hygiene in INSTALLED_APPS and use Django's own backend."
-        )
+    def _explain(self, alias: str, exc: OperationalError, seconds: float) -> QueryTimeout | None:
+        if not _is_timeout(exc, seconds, self._milliseconds):
+            return None
+        limit = self._milliseconds / 1000
+        told = QueryTimeout(f"A statement on {alias!r} ran longer than the {limit:g} s that query_timeout() allows.")
+        told.seconds = limit
+        return told
 
 
 def _is_timeout(exc: OperationalError, elapsed: float, limit: int) -> bool:
@@ -280,10 +286,3 @@ def _is_timeout(exc: OperationalError, elapsed: float, limit: int) -> bool:
 
 # The server's clock and ours may differ by this.
 _CLOCKS = 0.99
-
-
-def _timeout(alias: str, limit: int) -> QueryTimeout:
-    seconds = limit / 1000
-    exc = QueryTimeout(f"A statement on {alias!r} ran longer than the {seconds:g} s that query_timeout() allows.")
-    exc.seconds = seconds
-    return exc

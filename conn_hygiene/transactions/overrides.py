@@ -1,0 +1,416 @@
+"""Which settings the blocks around the running code want, and a session that is kept at them, statement by statement.
+
+What is wanted is known where the code runs, what is in force belongs to one session. Between two statements of a block
+its connection may have gone to somebody else, and its tasks may share one with others; so the two are compared ahead of
+each statement, and what differs is set then, in one round trip. Nothing is sent for a block that sends no statement.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from django.db import Error, NotSupportedError, OperationalError
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from conn_hygiene import conf
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.pools import base as pools
+from conn_hygiene.reaper import reaper
+from conn_hygiene.sessions.sql import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from conn_hygiene.leases.lease import Lease
+
+logger = logging.getLogger("conn_hygiene.transactions")
+
+
+class Block(NamedTuple):
+    """One entering of a scope that wants settings."""
+
+    scope: Any
+    #: By names in lower case. None is the default, as in ``SET ... TO DEFAULT``.
+    settings: Mapping[str, str | None]
+    using: frozenset[str] | None
+    #: Returns the error to raise in the place of one of a statement's; given its alias, and how long it ran.
+    explain: Callable[[str, OperationalError, float], OperationalError | None]
+
+
+#: Innermost last.
+entered: ContextVar[tuple[Block, ...]] = ContextVar("conn_hygiene_session_settings", default=())
+
+
+def wanted(alias: str) -> dict[str, str | None]:
+    """Return what the code that runs now wants to be set on *alias*."""
+    settings: dict[str, str | None] = {}
+    for block in entered.get():
+        if block.using is None or alias in block.using:
+            settings.update(block.settings)
+    return settings
+
+
+def _explained(alias: str, exc: OperationalError, seconds: float) -> OperationalError | None:
+    """Return what the block whose ``statement_timeout`` is in force makes of *exc*."""
+    for block in reversed(entered.get()):
+        if "statement_timeout" in block.settings and (block.using is None or alias in block.using):
+            explained: OperationalError | None = block.explain(alias, exc, seconds)
+            return explained
+    return None
+
+
+class _Level:
+    """What blocks have set in a session, or in its transaction."""
+
+    __slots__ = ("before", "values")
+
+    def __init__(self, values: Mapping[str, str | None] = {}, before: Mapping[str, str | None] = {}) -> None:
+        #: What is in force.
+        self.values = dict(values)
+        #: What was in force before any block, also for a name whose former value is in force again here, and not in the
+        #: session around. None: it was not set at all.
+        self.before = dict(before)
+
+    def copy(self) -> _Level:
+        return _Level(self.values, self.before)
+
+
+class Overrides:
+    """Keeps one wrapper's session at what the code around each of its statements wants.
+
+    It is one of the wrapper's ``execute_wrappers`` (Django documentation, "Database instrumentation"), the outermost.
+    Outside of transactions it sets the session's values, and tells the lease, which lets nobody else have them. In a
+    transaction it sets them for the transaction, which ends with them, and which a backend that nobody looks after, or
+    PgBouncer, keeps in one session. It stays on the wrapper until what it has set is taken back.
+    """
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self._session = _Level()
+        self._transaction = _Level()
+        # What the transaction's was at each savepoint; a rollback to one that is not here is to before all of it.
+        self._savepoints: dict[str, _Level] = {}
+        # Of the lease, which session and which transaction these are of.
+        self._checkout = self._boundaries = 0
+        # For which blocks what was found to be wanted.
+        self._blocks: tuple[Block, ...] | None = ()
+        self._wanted: dict[str, str | None] = {}
+
+    @classmethod
+    def of(cls, wrapper: BaseDatabaseWrapper) -> Overrides:
+        """Return the overrides of *wrapper*, put there if it has none."""
+        for found in wrapper.execute_wrappers:
+            if isinstance(found, cls):
+                return found
+        overrides = cls()
+        # At the front: whoever leaves an execute_wrapper() pops the last one.
+        wrapper.execute_wrappers.insert(0, overrides)
+        return overrides
+
+    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        """Set what is wanted ahead of the statement, and have it executed."""
+        wrapper: BaseDatabaseWrapper = context["connection"]
+        connection: psycopg.Connection[Any] = context["cursor"].cursor.connection
+        with wrapper.wrap_database_errors:
+            self._adjust(wrapper, connection, sql)
+        began = time.monotonic()
+        try:
+            result = execute(sql, params, many, context)
+        except OperationalError as exc:
+            explained = _explained(wrapper.alias, exc, time.monotonic() - began)
+            if explained is None:
+                raise
+            raise explained from exc.__cause__
+        if type(sql) is str and (command := _COMMAND.match(sql)):
+            self._follow(command, connection)
+        self._leave_if_done(wrapper)
+        return result
+
+    def left(self, wrapper: BaseDatabaseWrapper) -> None:
+        """Take back what a block has set, or go to what is wanted around it, when the block ends.
+
+        :raises django.db.Error: the server refuses a value in a transaction, which has failed by that.
+        """
+        self.entered -= 1
+        connection: psycopg.Connection[Any] | None = None
+        try:
+            if self._is_set(wrapper):
+                with wrapper.cursor() as cursor, wrapper.wrap_database_errors:
+                    connection = cursor.cursor.connection
+                    self._take_back(wrapper, connection)
+            else:
+                self._session = _Level()
+                if not _in_transaction(wrapper):
+                    self._end_transaction()
+        except (Error, psycopg.Error):
+            if connection is not None and connection.pgconn.transaction_status == TransactionStatus.INERROR:
+                # It would be rolled back at its commit, and nobody would be told.
+                raise
+            # Mostly broken, as its next statement will say; and the error that it broke with may be on its way.
+            logger.info("The settings of a block on %r could not be taken back.", wrapper.alias, exc_info=True)
+            if connection is not None and pools.is_idle(connection):
+                wrapper.close()
+        finally:
+            self._leave_if_done(wrapper)
+
+    def _take_back(self, wrapper: BaseDatabaseWrapper, connection: psycopg.Connection[Any]) -> None:
+        try:
+            self._adjust(wrapper, connection)
+        except psycopg.Error:
+            if not (self._wanted and pools.is_idle(connection)):
+                raise
+            # What the block around wants cannot be had, which is for its next statement to say.
+            self._adjust(wrapper, connection, back=True)
+
+    def _leave_if_done(self, wrapper: BaseDatabaseWrapper) -> None:
+        """Be on the wrapper no longer if no block is, and if nothing that one has set is in force or can come back."""
+        if self.entered > 0 or self._session.before or self._transaction.before:
+            return
+        if not any(level.before for level in self._savepoints.values()) and self in wrapper.execute_wrappers:
+            wrapper.execute_wrappers.remove(self)
+
+    def _is_set(self, wrapper: BaseDatabaseWrapper) -> bool:
+        """Return whether there may be something to take back, without a checkout for the answer."""
+        lease = lease_of(wrapper)
+        if wrapper.closed_in_transaction:
+            return False
+        if self._transaction.before and _in_transaction(wrapper):
+            return True
+        return (
+            lease is not None
+            and bool(self._session.before)
+            and self._checkout == lease.checkouts
+            and lease.holds_connection()
+        )
+
+    # ##### What is in force #####
+
+    def _adjust(
+        self,
+        wrapper: BaseDatabaseWrapper,
+        connection: psycopg.Connection[Any],
+        statement: Any = None,
+        *,
+        back: bool = False,
+    ) -> None:
+        """Set what is wanted ahead of *statement*, as far as it is not in force; *back*: what was before any block.
+
+        :raises psycopg.Error: the server has refused it, and all is as it was, or its transaction has failed.
+        """
+        status = connection.pgconn.transaction_status
+        if status == TransactionStatus.INERROR:
+            # Nothing can be set, and the rollback that must come next ends at once.
+            return
+        blocks = None if back else entered.get()
+        if blocks is not self._blocks:
+            self._blocks, self._wanted = blocks, {} if back else wanted(wrapper.alias)
+        lease = lease_of(wrapper)
+        self._forget_what_is_over(lease, status)
+        if self._in_force() == self._wanted:
+            return
+        if status == TransactionStatus.IDLE and connection.autocommit:
+            if lease is None:
+                _refuse_unless_connecting(wrapper)
+                return
+            self._set_for_session(connection, lease)
+        elif not _must_come_first(statement, connection):
+            self._set_for_transaction(connection)
+
+    def _forget_what_is_over(self, lease: Lease | None, status: int) -> None:
+        """Forget what was set in a session that was given back, and in a transaction that has ended."""
+        checkout, boundaries = (0, 0) if lease is None else (lease.checkouts, lease.boundaries)
+        if self._checkout != checkout:
+            self._session = _Level()
+        if status == TransactionStatus.IDLE or (self._checkout, self._boundaries) != (checkout, boundaries):
+            self._end_transaction()
+        self._checkout, self._boundaries = checkout, boundaries
+
+    def _end_transaction(self) -> None:
+        self._transaction = _Level()
+        self._savepoints.clear()
+
+    def _in_force(self) -> dict[str, str | None]:
+        session, transaction = self._session, self._transaction
+        if not transaction.before:
+            return session.values
+        outer = {name: value for name, value in session.values.items() if name not in transaction.before}
+        return {**outer, **transaction.values}
+
+    def _follow(self, command: re.Match[str], connection: psycopg.Connection[Any]) -> None:
+        """Take note of what a statement has done to all that was set so far, or will be able to undo."""
+        if command["discarded"]:
+            # In a transaction it is the last to have set it, and may be rolled back.
+            if pools.is_idle(connection):
+                self._session = _Level()
+        elif command["made"]:
+            self._savepoints[_folded(command["made"])] = self._transaction.copy()
+        elif command["released"]:
+            self._savepoints.pop(_folded(command["released"]), None)
+        elif command["back"]:
+            self._transaction = self._savepoints.get(_folded(command["back"]), _Level()).copy()
+        else:
+            self._end_transaction()
+
+    # ##### Setting #####
+
+    def _set_for_session(self, connection: psycopg.Connection[Any], lease: Lease) -> None:
+        before = self._session.before
+        steps = self._steps(before)
+        new = [name for name, _ in steps if name not in before]
+        # First of all: an exception of a signal handler, at any of these lines, must not leave it for somebody else.
+        for name in new:
+            lease.overriding(name, None)
+        try:
+            found = _set(connection, steps, new, is_local=False)
+        except psycopg.Error:
+            for name in new:
+                lease.no_longer_overriding(name)
+            raise
+        for name, value in found.items():
+            lease.overriding(name, value)
+        before = {**before, **found}
+        self._session = _Level(self._wanted, {name: before[name] for name in self._wanted})
+        for name in before.keys() - self._wanted.keys():
+            lease.no_longer_overriding(name)
+
+    def _set_for_transaction(self, connection: psycopg.Connection[Any]) -> None:
+        before = {**self._session.before, **self._transaction.before}
+        steps = self._steps(before)
+        before |= _set(connection, steps, [name for name, _ in steps if name not in before], is_local=True)
+        level = self._transaction.copy()
+        for name, _ in steps:
+            level.values.pop(name, None)
+            level.before.pop(name, None)
+            if name in self._wanted:
+                level.values[name] = self._wanted[name]
+            if name in self._wanted or name in self._session.values:
+                level.before[name] = before[name]
+        self._transaction = level
+
+    def _steps(self, before: Mapping[str, str | None]) -> list[tuple[str, str | None]]:
+        """Return what is to be set, in this order, to come from what is in force to what is wanted."""
+        there, wanted = self._in_force(), self._wanted
+        changed = [name for name in {**there, **wanted} if _differs(name, there, wanted)]
+        others = [name for name in changed if name not in _WHO]
+        # What only the role of before may set is set by it, and so is what it had set.
+        first = [name for name in _WHO if name in there] if others else []
+        steps = [(name, before[name]) for name in first]
+        steps += [(name, wanted[name] if name in wanted else before[name]) for name in others]
+        if first or len(others) < len(changed):
+            steps += [(name, wanted[name]) for name in _WHO if name in wanted]
+            steps += [(name, before[name]) for name in _WHO if name in there and name not in {*wanted, *first}]
+        return steps
+
+
+# Setting the first of them sets the second to "none".
+_WHO = ("session_authorization", "role")
+
+
+def _differs(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return name not in one or name not in other or bool(one[name] != other[name])
+
+
+def _set(
+    connection: psycopg.Connection[Any], steps: list[tuple[str, str | None]], new: list[str], *, is_local: bool
+) -> dict[str, str | None]:
+    """Set *steps*, all or none, in one round trip; return what the names in *new* were before."""
+    # Not of the connection's own class, which would tell the lease.
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        if all(name in _TIMEOUTS for name, _ in steps):
+            return _set_timeouts(cursor, steps, new, is_local=is_local)
+        asked = ", ".join(["pg_catalog.current_setting(%s, true)"] * len(new))
+        given = ", ".join([f"pg_catalog.set_config(%s, %s, {is_local})"] * len(steps))
+        # The inner row is there before anything of the outer one is computed. SET would take a list for one name.
+        query = f"SELECT before.*, {given} FROM (SELECT {asked} OFFSET 0) AS before" if new else f"SELECT {given}"
+        # In the order of the text.
+        parameters = [part for step in steps for part in step] + new
+        row = cursor.execute(query.encode(), parameters, prepare=False).fetchone()
+        assert row is not None
+        return dict(zip(new, row, strict=False))
+
+
+# SHOW and SET do the same to these, and take no snapshot: a LOCK TABLE ahead of the first query of a transaction in
+# REPEATABLE READ is there to have it taken late.
+_TIMEOUTS = frozenset(conf.TIMEOUTS)
+
+
+def _set_timeouts(
+    cursor: psycopg.Cursor[Any], steps: list[tuple[str, str | None]], new: list[str], *, is_local: bool
+) -> dict[str, str | None]:
+    command = sql.SQL("SET LOCAL" if is_local else "SET")
+    asked = [sql.SQL(f"SHOW {name}") for name in new]
+    given = [
+        sql.SQL("{} {} = {}").format(
+            command, sql.SQL(name), sql.SQL("DEFAULT") if value is None else sql.Literal(value)
+        )
+        for name, value in steps
+    ]
+    cursor.execute(sql.SQL("; ").join([*asked, *given]).as_bytes(cursor), prepare=False)
+    found: dict[str, str | None] = {}
+    for name in new:
+        found[name] = cursor.fetchall()[0][0]
+        cursor.nextset()
+    return found
+
+
+def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:
+    lease = lease_of(wrapper)
+    return not wrapper.autocommit if lease is None else lease.in_transaction()
+
+
+def _refuse_unless_connecting(wrapper: BaseDatabaseWrapper) -> None:
+    """Let receivers of ``connection_created`` query before there is a lease; raise for who will never get one."""
+    if reaper.running is None or not pools.understands(wrapper):
+        scopes = " and ".join(sorted({f"{block.scope.name}()" for block in entered.get()}))
+        raise NotSupportedError(
+            f"Outside of a transaction, {scopes} needs conn_hygiene to look after {wrapper.alias!r}, and it "
+            "does not. Use it inside atomic(), or have conn_hygiene in INSTALLED_APPS and use Django's own backend."
+        )
+
+
+# ##### Statements that matter here #####
+
+# Between two statements, and ahead of one.
+_FILLER = r"(?:[\s;]|--[^\n]*\n|/\*.*?\*/)*"
+
+_SAVEPOINT_NAME = r'("(?:[^"]|"")+"|[^\s;"]+)'
+
+# All of them rare, and told from the rest by their first word.
+_COMMAND = re.compile(
+    rf"""{_FILLER}(?:
+        savepoint\s+(?P<made>{_SAVEPOINT_NAME})
+      | release\s+(?:savepoint\s+)?(?P<released>{_SAVEPOINT_NAME})
+      | rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(?P<back>{_SAVEPOINT_NAME})
+      | (?P<discarded>(?:discard|reset)\s+all\b)
+      | (?P<ended>commit|end|rollback|abort|prepare\s+transaction)\b
+    )""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+
+
+def _folded(name: str) -> str:
+    """Return a savepoint's name as PostgreSQL understands it: unquoted ones are in lower case."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+# What has to be the first statement of its transaction, and reads no setting; nothing may come after it in one string.
+_FIRST = re.compile(
+    rf"{_FILLER}set\s+(?:(?:local|session)\s+)?"
+    r"(?:transaction\s|transaction_(?:isolation|read_only|deferrable)\b)[^;]*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _must_come_first(statement: Any, connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a query ahead of *statement* would have the server refuse it."""
+    text = None if statement is None else text_of(statement, connection)
+    return text is not None and _FIRST.fullmatch(text) is not None
