@@ -459,6 +459,49 @@ def test_a_transaction_that_begins_where_nobody_sees_it() -> None:
                 assert value() == "2"
 
 
+def copied() -> bytes:
+    with connection.cursor() as cursor, cursor.copy("COPY (SELECT current_setting('app.tenant')) TO STDOUT") as copy:
+        return b"".join(copy)
+
+
+def streamed() -> Any:
+    with connection.cursor() as cursor:
+        return [*cursor.cursor.stream("SELECT current_setting('app.tenant')")]
+
+
+def called() -> Any:
+    with connection.cursor() as cursor:
+        cursor.callproc("current_setting", ["app.tenant"])
+        return cursor.fetchall()
+
+
+def on_a_raw_handle() -> Any:
+    return connection.connection.execute("SELECT current_setting('app.tenant')").fetchone()
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [(copied, b"2\n"), (streamed, [("2",)]), (called, [("2",)]), (on_a_raw_handle, ("2",))],
+    ids=["copy", "stream", "callproc", "raw handle"],
+)
+def test_statements_that_django_is_not_told_of(ask: Callable[[], Any], answer: Any, atomic: bool) -> None:
+    connection.ensure_connection()
+    with tenant(2):
+        assert (transaction.atomic(ask) if atomic else ask)() == answer
+    assert value() is None
+
+
+def test_what_cannot_be_set_fails_these_too() -> None:
+    connection.ensure_connection()
+    with session_settings({"role": "nobody_there"}):
+        for ask in (copied, streamed, on_a_raw_handle):
+            with pytest.raises(psycopg.errors.InvalidParameterValue):
+                ask()
+        with pytest.raises(DataError):
+            called()
+
+
 def test_the_error_of_a_transaction_goes_through() -> None:
     @transaction.atomic
     @tenant(2)

@@ -39,7 +39,7 @@ from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, locks
 from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Reclaimed, publish
-from conn_hygiene.leases import backoff, cursors, invariants, looks, news, policy, returns, usage
+from conn_hygiene.leases import ahead, backoff, cursors, invariants, looks, news, policy, returns, usage
 from conn_hygiene.leases.connecting import Connect, Connecting
 from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.ended import QUIET
@@ -752,6 +752,9 @@ class Lease:
         """
         if self.ended_because is not None:
             self.check()
+        wrapper = self.wrapper()
+        if wrapper is not None and wrapper.execute_wrappers:
+            ahead.ahead_of(query, wrapper, connection)
         self.last_statement = (query,)
         self.idle_since = _now()
         text = query if type(query) is str else sql.text_of(query, connection)
@@ -776,7 +779,8 @@ class Lease:
     def overriding(self, name: str, before: str | None) -> None:
         """Take note that a block has set *name*, which was *before*, None for not at all, for as long as it lasts.
 
-        A release resets it, and what follows the owner is what was before. Of several calls the last counts. Owner only.
+        A release resets it, and what follows the owner is what was before. Of several calls the last counts.
+        Owner only.
         """
         with self._lock:
             self.session_state.overridden[name] = before

@@ -20,6 +20,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from conn_hygiene import conf
+from conn_hygiene.leases.ahead import Ahead
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
@@ -84,7 +85,7 @@ class _Level:
         return _Level(self.values, self.before)
 
 
-class Overrides:
+class Overrides(Ahead):
     """Keeps one wrapper's session at what the code around each of its statements wants.
 
     It is one of the wrapper's ``execute_wrappers`` (Django documentation, "Database instrumentation"), the outermost.
@@ -134,6 +135,10 @@ class Overrides:
             self._follow(command, connection)
         self._leave_if_done(wrapper)
         return result
+
+    def ahead_of(self, statement: Any, wrapper: BaseDatabaseWrapper, connection: psycopg.Connection[Any]) -> None:
+        """Set what is wanted ahead of a statement that Django may not know of."""
+        self._adjust(wrapper, connection, statement)
 
     def left(self, wrapper: BaseDatabaseWrapper) -> None:
         """Take back what a block has set, or go to what is wanted around it, when the block ends.
