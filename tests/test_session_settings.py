@@ -12,6 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DataError, NotSupportedError, ProgrammingError, connection, connections, transaction
+from django.db.backends.signals import connection_created
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, TestCase
 from django.urls import path
@@ -627,6 +628,33 @@ def test_a_connection_is_not_pinned() -> None:
         value()
         assert [info.pinned_by for info in conn_hygiene.snapshot() if info.pinned_by] == []
     assert conn_hygiene.stats().pinned == pinned
+
+
+@each_alias
+def test_what_receivers_set_up_is_what_comes_back(alias: str, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
+    seen: set[str | None] = set()
+
+    def set_up(connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT nullif(current_setting('app.tenant', true), '')")
+            seen.add(cursor.fetchone()[0])
+            cursor.execute("SET app.tenant = 'set up'")
+
+    connections[alias].close()
+    connection_created.connect(set_up)
+    try:
+        with release_between_queries():
+            with tenant(7, using=alias):
+                for _ in range(2):
+                    assert value(alias=alias) == "7"
+                    wait_until_released(alias)
+                with transaction.atomic(using=alias):
+                    assert value(alias=alias) == "7"
+            assert value(alias=alias) == "set up"
+    finally:
+        connection_created.disconnect(set_up)
+    assert seen == {None}
 
 
 def test_closing_inside_the_block_leaves_nothing() -> None:

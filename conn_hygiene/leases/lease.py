@@ -423,6 +423,12 @@ class Lease:
     def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
         return self._connects is not None and self._connects.is_setting_up(wrapper)
 
+    def is_setting_up(self) -> bool:
+        """Return whether a new session is being set up, receivers of ``connection_created`` included. Owner only."""
+        with self._lock:
+            wrapper = self.wrapper()
+            return wrapper is not None and self._setting_up(wrapper)
+
     # ##### Use: cursors and transactions #####
 
     def begin_use(self) -> None:

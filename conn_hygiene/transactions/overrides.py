@@ -220,7 +220,8 @@ class Overrides(Ahead):
             self._blocks, self._wanted = blocks, {} if back else wanted(wrapper.alias)
         lease = lease_of(wrapper)
         self._forget_what_is_over(lease, status)
-        if self._in_force() == self._wanted:
+        if self._in_force() == self._wanted or (lease is not None and lease.is_setting_up()):
+            # What is set up comes first, and is what comes back.
             return
         if status == TransactionStatus.IDLE and connection.autocommit:
             if lease is None:
