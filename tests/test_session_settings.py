@@ -460,6 +460,41 @@ def test_a_transaction_that_begins_where_nobody_sees_it() -> None:
                 assert value() == "2"
 
 
+def test_transactions_of_psycopg_s_own() -> None:
+    with tenant(2):
+        with transaction.atomic():
+            assert value() == "2"
+        for _ in range(2):
+            with connection.connection.transaction():
+                assert value() == "2"
+                with tenant(3):
+                    assert value() == "3"
+                assert value() == "2"
+    with connection.connection.transaction():
+        with tenant(2):
+            assert value() == "2"
+        assert value() is None
+
+
+def test_a_transaction_of_django_s_that_psycopg_begins() -> None:
+    with tenant(2):
+        for _ in range(2):
+            with transaction.atomic(), connection.connection.transaction():
+                assert value() == "2"
+
+
+def test_a_literal_end_under_manual_transaction_management() -> None:
+    transaction.set_autocommit(False)
+    try:
+        with tenant(2):
+            assert value() == "2"
+            query("COMMIT AND CHAIN")
+            assert value() == "2"
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+
+
 def copied() -> bytes:
     with connection.cursor() as cursor, cursor.copy("COPY (SELECT current_setting('app.tenant')) TO STDOUT") as copy:
         return b"".join(copy)
@@ -628,6 +663,25 @@ def test_a_connection_is_not_pinned() -> None:
         value()
         assert [info.pinned_by for info in conn_hygiene.snapshot() if info.pinned_by] == []
     assert conn_hygiene.stats().pinned == pinned
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+def test_what_was_set_before_follows_past_the_block(alias: str, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
+    with release_between_queries():
+        query("SET app.tenant = 'before'", alias)
+        with tenant(7, using=alias):
+            for _ in range(2):
+                assert value(alias=alias) == "7"
+                wait_until_released(alias)
+        assert value(alias=alias) == "before"
+        with connections[alias].cursor() as cursor:
+            with tenant(8, using=alias):
+                assert value(alias=alias) == "8"
+            cursor.execute("SET app.tenant = 'after'")
+        wait_until_released(alias)
+        assert value(alias=alias) == "after"
+    connections[alias].close()
 
 
 @each_alias

@@ -84,6 +84,13 @@ class _Level:
     def copy(self) -> _Level:
         return _Level(self.values, self.before)
 
+    def doubted(self) -> _Level:
+        """Return one in which nothing is what anybody wants, so that all is set again."""
+        return _Level(dict.fromkeys(self.values, _IN_DOUBT), self.before)
+
+
+_IN_DOUBT: Any = object()
+
 
 class Overrides(Ahead):
     """Keeps one wrapper's session at what the code around each of its statements wants.
@@ -220,6 +227,9 @@ class Overrides(Ahead):
             self._blocks, self._wanted = blocks, {} if back else wanted(wrapper.alias)
         lease = lease_of(wrapper)
         self._forget_what_is_over(lease, status)
+        if connection.autocommit and status != TransactionStatus.IDLE:
+            # By psycopg's transaction(), say, which tells nobody where it begins and ends.
+            self._transaction = self._transaction.doubted()
         if self._in_force() == self._wanted or (lease is not None and lease.is_setting_up()):
             # What is set up comes first, and is what comes back.
             return
