@@ -170,7 +170,7 @@ class _Transaction(Event):
     #: None for a thread that has ended, or that Python's threading module does not know.
     thread_name: str | None
     request: str | None
-    #: The last one, without its parameters.
+    #: The last one, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
     #: Seconds since the transaction began; 0 where that was not seen.
     open_for: float
@@ -232,6 +232,7 @@ class HeldTooLong(Event):
     thread_id: int
     thread_name: str | None
     request: str | None
+    #: The last one, as above.
     statement: str | None
     #: Seconds.
     held_for: float

@@ -13,14 +13,15 @@ from django.dispatch import Signal
 #:
 #: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request`` (a label such as
 #: ``"GET /orders/7/"``, or ``None``), ``open_for`` and ``idle_for`` (seconds), ``statement`` (the last one, without its
-#: parameters), ``where_began`` and ``where_now`` (places in the code such as ``"/app/shop/views.py:12 in pay"``, or
-#: ``None``), ``by_atomic_requests``, ``action`` (``"log"``, ``"terminate"`` or ``"rollback"``).
+#: parameters, and as ``LOG_STATEMENTS`` says), ``where_began`` and ``where_now`` (places in the code such as
+#: ``"/app/shop/views.py:12 in pay"``, or ``None``), ``by_atomic_requests``, ``action`` (``"log"``, ``"terminate"`` or
+#: ``"rollback"``).
 idle_in_transaction_detected = Signal()
 
 #: A connection was checked out for ``HELD_TOO_LONG_AFTER`` seconds without a transaction and without a statement.
 #:
 #: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request``, ``held_for`` and ``idle_for``
-#: (seconds), ``statement``, ``where_checked_out`` and ``where_now`` (places, as above), ``pinned_by`` (a tuple of
+#: (seconds), ``statement``, ``where_checked_out`` and ``where_now`` (all as above), ``pinned_by`` (a tuple of
 #: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``).
 connection_held_too_long = Signal()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conn_hygiene import conf, masking
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql
 
@@ -47,8 +48,24 @@ class Description:
 
     @property
     def statement(self) -> str | None:
-        """The text of the last statement, without its parameters. To be asked for under no lock: adapters may run."""
-        return None if self.last_statement is None else sql.text_of(self.last_statement[0], None)
+        """The last statement as :func:`reportable` has it. To be asked for under no lock: adapters may run."""
+        return None if self.last_statement is None else reportable(self.last_statement[0])
+
+
+# Masking takes about a microsecond a character, and so many say which statement it is. PostgreSQL shows 1,024 of one.
+_LONGEST = 10_000
+
+
+def reportable(query: Any) -> str | None:
+    """Return *query*, which is anything that psycopg executes, as ``LOG_STATEMENTS`` has it told; None without text.
+
+    It is without its parameters in any case. Masked, it is what :func:`conn_hygiene.masking.mask` makes of its
+    beginning. Called when a report is made, and never on the way of a query.
+    """
+    text = sql.text_of(query, None)
+    if text is None or conf.current.LOG_STATEMENTS == "raw":
+        return text
+    return masking.mask(text[:_LONGEST])
 
 
 class Reported(NamedTuple):

@@ -50,7 +50,7 @@ class LeaseInfo:
     pinned_by: dict[str, str]
     #: For how long the transaction has been open; 0 outside of one.
     transaction_for: float
-    #: The last statement, without its parameters.
+    #: The last statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
     #: Places in the code, such as ``"/app/shop/views.py:12 in pay"``: where the connection was checked out, where the
     #: transaction began, and where its thread is now. ``None`` where it is not known, or ``CAPTURE_STACKS`` is off.
