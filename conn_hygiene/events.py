@@ -277,6 +277,47 @@ class UnclosedCursor(Event):
     where_opened: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnseenState(Event):
+    """A statement has left something in its session without saying so, where ``AUDIT_SESSIONS`` has that looked for.
+
+    Published by the owner's thread after the statement, or when its transaction is over; or by one of the toolkit's.
+    """
+
+    alias: str
+    server_pid: int
+    #: The owner's.
+    thread_id: int
+    request: str | None
+    #: What it has left: ``"SET"``, ``"temporary table"``, ``"advisory lock"``, ``"LISTEN"``, ``"PREPARE"``,
+    #: ``"cursor WITH HOLD"`` or ``"replication origin"``.
+    reason: str
+    #: The names of that: settings, relations, locks, channels, statements or cursors.
+    names: tuple[str, ...]
+    #: The statement, as above. Where several are possible, since they were of one transaction, it is the likeliest.
+    statement: str | None
+    #: Where it was executed, a place as above, or a text that says that it is not known.
+    where: str
+    #: How many other statements it may have been.
+    others: int
+    #: What to write, in sentences.
+    advice: str
+
+    @property
+    def left(self) -> str:
+        """What it has left, with its names."""
+        return f"{self.reason} ({', '.join(self.names)})"
+
+    @property
+    def message(self) -> str:
+        """What is the matter and what to do, in sentences."""
+        likeliest = f" It is the likeliest of {self.others + 1} of one transaction." if self.others else ""
+        return (
+            f"A statement on {self.alias!r} (server pid {self.server_pid}) has left in its session what it does not "
+            f"say: {self.left}. It was executed at {self.where}: {self.statement}.{likeliest} {self.advice}"
+        )
+
+
 # ##### What else is done #####
 
 
@@ -328,6 +369,7 @@ ALL: tuple[type[Event], ...] = (
     HeldTooLong,
     CameBack,
     UnclosedCursor,
+    UnseenState,
     TransactionRetried,
     ConnectionsDiscarded,
 )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import InterfaceError, ServerCursor
 
 from conn_hygiene import callsite, conf
+from conn_hygiene.leases import audits
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
@@ -260,6 +261,12 @@ def leased_cursor_class(cls: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
+def audited_cursor_class(cls: Any) -> Any:
+    """Return the subclass of leased cursor class *cls* that tells its connection's audit; it goes by the same name."""
+    return _mixed_in(audits.AuditedCursor, cls)
+
+
+@lru_cache(maxsize=64)
 def retired_cursor_class(cls: Any) -> Any:
     """Return the subclass of leased cursor class *cls* that reaches no server; it goes by the same name."""
     return _mixed_in(RetiredCursor, cls)
@@ -277,6 +284,16 @@ def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     setattr(connection, _CHECKOUT, (lease, lease.open_cursors))
     for name in _FACTORIES:
         setattr(connection, name, _leased(getattr(connection, name)))
+    if conf.current.AUDIT_SESSIONS:
+        _audit(connection, lease)
+
+
+def _audit(connection: psycopg.Connection[Any], lease: Lease) -> None:
+    audits.begin(connection, lease.alias)
+    for name in _FACTORIES:
+        factory = getattr(connection, name)
+        if isinstance(factory, type) and not issubclass(factory, audits.AuditedCursor):
+            setattr(connection, name, audited_cursor_class(factory))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)
@@ -319,7 +336,8 @@ def register(cursor: Any, lease: Lease) -> None:
     if not isinstance(cursor, LeasedCursor):
         # Made past the factories, as Django does for server-side cursors.
         try:
-            cursor.__class__ = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
+            leased = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
+            cursor.__class__ = audited_cursor_class(leased) if audits.is_audited(cursor.connection) else leased
         except TypeError:
             # A class of a layout of its own: its end cannot be seen, so it holds the connection for good.
             lease.open_cursors[object()] = None

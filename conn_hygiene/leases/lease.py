@@ -827,6 +827,8 @@ class Lease:
             if connection.closed:
                 return
             plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
+        for event in returns.audit(connection, self.keeper):
+            publish(event)
         if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
                 pools.scrub(connection, plan, fresh)

@@ -18,6 +18,7 @@ import psycopg
 
 from conn_hygiene import locks
 from conn_hygiene.events import publish
+from conn_hygiene.leases import audits
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import known
@@ -101,6 +102,14 @@ class TimeLimit:
                     self._copy.shutdown(socket.SHUT_RDWR)
 
 
+def audit(connection: psycopg.Connection[Any], clock: Clock) -> tuple[Event, ...]:
+    """Return what an audit of the session of *connection* has to tell in the end; nothing without one."""
+    if not audits.is_audited(connection):
+        return ()
+    with TimeLimit(connection, clock, TIME_LIMIT):
+        return tuple(audits.end(connection))
+
+
 class Return:
     """One connection on its way back, which nobody can reach any more but through this."""
 
@@ -153,7 +162,7 @@ class Return:
     @property
     def may_block(self) -> bool:
         """Whether giving it back asks the server for something, or calls code that is not ours."""
-        return self._asks_server or pools.may_block(self.pool)
+        return self._asks_server or pools.may_block(self.pool) or audits.is_audited(self.connection)
 
     @property
     def _asks_server(self) -> bool:
@@ -184,6 +193,7 @@ class Return:
             return
         records: list[logging.LogRecord] = []
         if not self._is_put:
+            self.news += audit(self.connection, registry)
             if self._asks_server:
                 with TimeLimit(self.connection, registry, TIME_LIMIT):
                     self._clean(registry)

@@ -19,6 +19,7 @@ _held = logging.getLogger("conn_hygiene.held")
 _threads = logging.getLogger("conn_hygiene.threads")
 _cursors = logging.getLogger("conn_hygiene.cursors")
 _broken = logging.getLogger("conn_hygiene.broken")
+_sessions = logging.getLogger("conn_hygiene.sessions")
 _forks = logging.getLogger("conn_hygiene.forks")
 
 
@@ -132,6 +133,10 @@ def begin_anew() -> None:
     unclosed_cursors.begin_anew()
 
 
+def _unseen_state(event: events.UnseenState) -> None:
+    _sessions.warning("%s", event.message, extra=event.facts())
+
+
 def _transaction_retried(event: events.TransactionRetried) -> None:
     _transactions.info(
         "The transaction of %s on %r failed in attempt %d with SQLSTATE %s; the next attempt is in %.3f s.",
@@ -179,6 +184,7 @@ _LISTENERS: dict[type[events.Event], Callable[[Any], None]] = {
     events.Reclaimed: _reclaimed,
     events.Replaced: _replaced,
     events.UnclosedCursor: _unclosed_cursor,
+    events.UnseenState: _unseen_state,
     events.TransactionRetried: _transaction_retried,
     events.ConnectionsDiscarded: _connections_discarded,
 }

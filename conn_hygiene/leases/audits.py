@@ -1,0 +1,253 @@
+"""``AUDIT_SESSIONS``: whether what is in a session is what its owner's statements have said.
+
+The session is looked at before the first statement of a checkout, after each one outside of transactions, and where the
+connection goes back. What is there and was not seen is published, with the statement after which it was there. If there
+is more than one statement between two looks, these are of one transaction, and the likeliest is named. Nobody looks
+inside of a transaction: a query there may be one too many, and what is local to it looks like what is not.
+
+An audit belongs to one checkout, and is kept on the psycopg connection. Who has the connection has the audit: the owner
+while it is checked out, and then who carries it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from conn_hygiene import callsite, conf
+from conn_hygiene.events import UnseenState, publish
+from conn_hygiene.leases.description import reportable
+from conn_hygiene.sessions import audit, sql, state
+from conn_hygiene.work import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+    from psycopg import Cursor as _Cursor
+
+    from conn_hygiene.sessions.audit import Finding, Observed
+else:
+    _Cursor = object
+
+# Where a connection keeps its audit.
+_AUDIT = "_conn_hygiene_audit"
+
+# How many statements of a transaction are remembered.
+_MOST = 50
+
+
+class _Executed(NamedTuple):
+    query: Any
+    text: str
+    place: callsite.Place | None
+    request: str | None
+
+
+class Audit:
+    """What is known of the session of one checkout."""
+
+    def __init__(self, connection: psycopg.Connection[Any], alias: str) -> None:
+        self._connection = connection
+        self._alias = alias
+        self._thread_id = threading.get_ident()
+        self._seen = audit.Seen()
+        self._executed: deque[_Executed] = deque(maxlen=_MOST)
+        self._count = 0
+        self._names: set[str] = set()
+        self._with_origin = False
+        # At the beginning, and at the last look. None until somebody has looked.
+        self._first: Observed | None = None
+        self._last: Observed | None = None
+        self._reported: tuple[bytes | None, ...] = ()
+
+    def about_to(self, query: Any, parameters: Any) -> None:
+        """Take note of a statement that is about to be executed, and see what those before it have left."""
+        self.look()
+        text = sql.text_of(query, self._connection) or ""
+        names = audit.names_in(text, parameters) - self._names
+        if self._first is None or names:
+            self._begin(names)
+        effect = sql.effect_of(text) if text else sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
+        if effect is not None:
+            self._seen.add(effect.with_parameters(parameters))
+        self._executed.append(_Executed(query, text, callsite.here(1), serving.label))
+        self._count += 1
+
+    def look(self) -> None:
+        """Publish what has been left since the last look. Does nothing inside of a transaction."""
+        for event in self.left():
+            publish(event)
+
+    def left(self) -> list[UnseenState]:
+        """Return what is to be told of what has been left since the last look."""
+        if not self._executed or self._first is None or self._last is None:
+            return []
+        now = self._observe()
+        if now is None:
+            return []
+        reported = state.reported_parameters(self._connection)
+        # What the server has told is known without an audit.
+        self._seen.add_names(state.changed_parameters(self._reported, reported))
+        findings = audit.unseen(self._first, self._last, now, self._seen, declared=_declared(self._alias))
+        events = [self._event(finding) for finding in findings]
+        self._last, self._reported = now, reported
+        self._seen.forget_reasons()
+        self._executed.clear()
+        self._count = 0
+        return events
+
+    def _begin(self, names: frozenset[str]) -> None:
+        """Look at what there is before a statement that may be about settings of these *names*."""
+        with self._free() as is_free:
+            if not is_free:
+                return
+            if self._first is None:
+                self._names |= audit.own_names(self._connection)
+                self._with_origin = audit.may_ask_for_origin(self._connection)
+            self._names |= names
+        now = self._observe()
+        if now is None:
+            return
+        if self._first is None:
+            self._first = now
+            self._reported = state.reported_parameters(self._connection)
+        else:
+            new = {name: now.settings.get(name) for name in names}
+            self._first = audit.Observed({**new, **self._first.settings}, self._first.others)
+        self._last = now
+
+    def _observe(self) -> Observed | None:
+        with self._free() as is_free:
+            if not is_free:
+                return None
+            found = audit.real_state(self._connection, self._names, with_origin=self._with_origin)
+        if found is None:
+            return None
+        # psycopg's own server-side cursors, outside of a transaction: whoever has one open has the connection.
+        held = found.others.get(sql.HELD_CURSOR, frozenset())
+        others = {**found.others, sql.HELD_CURSOR: frozenset(name for name in held if not _is_djangos(name))}
+        return audit.Observed(found.settings, others)
+
+    @contextlib.contextmanager
+    def _free(self) -> Iterator[bool]:
+        """Have psycopg's lock of the connection, if nobody has it and the session can be asked; yield whether."""
+        lock = self._connection.lock
+        if not lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield audit.is_idle(self._connection)
+        finally:
+            lock.release()
+
+    def _event(self, finding: Finding) -> UnseenState:
+        # Of several that are as likely, the last.
+        executed = max(reversed(self._executed), key=lambda each: audit.suspicion(each.text))
+        return UnseenState(
+            alias=self._alias,
+            server_pid=self._connection.pgconn.backend_pid,
+            thread_id=self._thread_id,
+            request=executed.request,
+            reason=finding.reason,
+            names=finding.names,
+            statement=reportable(executed.query),
+            where=str(executed.place or callsite.UNKNOWN),
+            others=self._count - 1,
+            advice=_advice(finding, self._alias),
+        )
+
+
+# Of Django's chunked cursors.
+def _is_djangos(name: str) -> bool:
+    return name.startswith("_django_curs_")
+
+
+def _declared(alias: str) -> frozenset[str]:
+    """Return the settings, in lower case, that follow whatever has set them."""
+    names = conf.current.FOLLOWED_SETTINGS
+    return frozenset() if isinstance(names, str) else frozenset(name.lower() for name in names)
+
+
+_ELSE = (
+    'Or set CONN_HYGIENE["CLEAN_SESSIONS"] to "always", and keep the connection with hold_connection() for as long as '
+    "it is needed."
+)
+_ADVICE = {
+    sql.TEMPORARY: "Create it by a statement of the request's own, which can be seen.",
+    sql.ADVISORY_LOCK: "Lock until the end of the transaction, with pg_advisory_xact_lock().",
+    sql.LISTEN: "Listen by a statement of the request's own, which can be seen.",
+    sql.PREPARED: "Prepare it by a statement of the request's own, which can be seen.",
+    sql.HELD_CURSOR: "Declare it without WITH HOLD, in a transaction.",
+    audit.ORIGIN: "Reset it by pg_replication_origin_session_reset() in the function that has set it up.",
+}
+
+
+def _advice(finding: Finding, alias: str) -> str:
+    if finding.reason != sql.SETTING:
+        return f"{_ADVICE[finding.reason]} {_ELSE}"
+    names = ", ".join(f'"{name}"' for name in sorted({*finding.names, *_declared(alias)}))
+    return f'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to [{names}].'
+
+
+class AuditedCursor(_Cursor):
+    """Mixed into the class of a leased cursor: tells its connection's audit what it executes."""
+
+    __slots__ = ()
+
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Tell the audit of the statement, execute it, and have the session looked at."""
+        with _audited(self._conn, query, params):
+            return super().execute(query, params, **kwargs)
+
+    def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> Any:
+        """Tell the audit of the statement, execute it for each of the parameters, and have the session looked at."""
+        params_seq = list(params_seq)
+        with _audited(self._conn, query, params_seq[0] if params_seq else None):
+            return super().executemany(query, params_seq, **kwargs)
+
+    def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
+        """Tell the audit of the statement, execute it row by row, and have the session looked at."""
+        with _audited(self._conn, query, params):
+            yield from super().stream(query, params, **kwargs)
+
+    @contextlib.contextmanager
+    def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
+        """Tell the audit of the ``COPY``, begin it, and have the session looked at when it is done."""
+        with _audited(self._conn, statement, params), super().copy(statement, params, **kwargs) as copy:
+            yield copy
+
+
+@contextlib.contextmanager
+def _audited(connection: psycopg.Connection[Any], query: Any, parameters: Any) -> Iterator[None]:
+    found: Audit | None = connection.__dict__.get(_AUDIT)
+    if found is None:
+        yield
+        return
+    found.about_to(query, parameters)
+    try:
+        yield
+    finally:
+        # What fails may have left something all the same: a session's lock outlives its transaction.
+        found.look()
+
+
+def begin(connection: psycopg.Connection[Any], alias: str) -> None:
+    """Audit the session of *connection* from here on, for the checkout that begins."""
+    connection.__dict__[_AUDIT] = Audit(connection, alias)
+
+
+def is_audited(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the session of *connection* is audited."""
+    return _AUDIT in connection.__dict__
+
+
+def end(connection: psycopg.Connection[Any]) -> list[UnseenState]:
+    """End the audit of *connection*, which goes back and is not cleaned yet; return what is to be told, under no lock.
+
+    Does nothing without an audit.
+    """
+    found: Audit | None = connection.__dict__.pop(_AUDIT, None)
+    return [] if found is None or connection.closed else found.left()
