@@ -158,6 +158,10 @@ PROCESSES = Feature(
     "processes",
     "conn_hygiene.futures cannot be imported.",
 )
+AUDITS = Feature(
+    "audits",
+    "AUDIT_SESSIONS finds nothing.",
+)
 COMMAND = Feature(
     "command",
     "manage.py connections refuses to run.",
@@ -192,6 +196,7 @@ FEATURES = (
     UWSGI,
     UNINSTALLING,
     PROCESSES,
+    AUDITS,
     COMMAND,
     TABLES,
 )
@@ -471,7 +476,13 @@ NAMES: tuple[Name, ...] = (
             "finish": "Closes without the pool, or the connection's lock, having a say.",
         },
     ),
+    *_names(
+        _PGCONN,
+        AUDITS,
+        {"exec_params": "Asks a session what it carries, past psycopg, which would begin a transaction."},
+    ),
     *_names(_CONNECTION, ROLLBACKS, {"lock": "A COPY or a pipeline that was left behind holds it for ever."}),
+    *_names(_CONNECTION, AUDITS, {"lock": "An audit asks nothing while another thread uses the connection."}),
     *_names(
         _PQ, CONNECT_OPTIONS, {"Conninfo": "What libpq takes for options and application_name where nothing is said."}
     ),

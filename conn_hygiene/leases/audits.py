@@ -16,6 +16,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from psycopg import ServerCursor
+
 from conn_hygiene import callsite, conf
 from conn_hygiene.events import UnseenState, publish
 from conn_hygiene.leases.description import reportable
@@ -57,15 +59,18 @@ class Audit:
         self._executed: deque[_Executed] = deque(maxlen=_MOST)
         self._count = 0
         self._names: set[str] = set()
+        self._own_cursors: set[str] = set()
         self._with_origin = False
         # At the beginning, and at the last look. None until somebody has looked.
         self._first: Observed | None = None
         self._last: Observed | None = None
         self._reported: tuple[bytes | None, ...] = ()
 
-    def about_to(self, query: Any, parameters: Any) -> None:
-        """Take note of a statement that is about to be executed, and see what those before it have left."""
+    def about_to(self, cursor: object, query: Any, parameters: Any) -> None:
+        """Take note of a statement that *cursor* is about to execute, and see what those before it have left."""
         self.look()
+        if isinstance(cursor, ServerCursor):
+            self._own_cursors.add(cursor.name)
         text = sql.text_of(query, self._connection) or ""
         names = audit.names_in(text, parameters) - self._names
         if self._first is None or names:
@@ -126,10 +131,9 @@ class Audit:
             found = audit.real_state(self._connection, self._names, with_origin=self._with_origin)
         if found is None:
             return None
-        # psycopg's own server-side cursors, outside of a transaction: whoever has one open has the connection.
-        held = found.others.get(sql.HELD_CURSOR, frozenset())
-        others = {**found.others, sql.HELD_CURSOR: frozenset(name for name in held if not _is_djangos(name))}
-        return audit.Observed(found.settings, others)
+        # Whoever has a cursor of psycopg's open has the connection.
+        held = found.others.get(sql.HELD_CURSOR, frozenset()) - self._own_cursors
+        return audit.Observed(found.settings, {**found.others, sql.HELD_CURSOR: held})
 
     @contextlib.contextmanager
     def _free(self) -> Iterator[bool]:
@@ -158,11 +162,6 @@ class Audit:
             others=self._count - 1,
             advice=_advice(finding, self._alias),
         )
-
-
-# Of Django's chunked cursors.
-def _is_djangos(name: str) -> bool:
-    return name.startswith("_django_curs_")
 
 
 def _declared(alias: str) -> frozenset[str]:
@@ -199,34 +198,34 @@ class AuditedCursor(_Cursor):
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Tell the audit of the statement, execute it, and have the session looked at."""
-        with _audited(self._conn, query, params):
+        with _audited(self, query, params):
             return super().execute(query, params, **kwargs)
 
     def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> Any:
         """Tell the audit of the statement, execute it for each of the parameters, and have the session looked at."""
         params_seq = list(params_seq)
-        with _audited(self._conn, query, params_seq[0] if params_seq else None):
+        with _audited(self, query, params_seq[0] if params_seq else None):
             return super().executemany(query, params_seq, **kwargs)
 
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Tell the audit of the statement, execute it row by row, and have the session looked at."""
-        with _audited(self._conn, query, params):
+        with _audited(self, query, params):
             yield from super().stream(query, params, **kwargs)
 
     @contextlib.contextmanager
     def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Tell the audit of the ``COPY``, begin it, and have the session looked at when it is done."""
-        with _audited(self._conn, statement, params), super().copy(statement, params, **kwargs) as copy:
+        with _audited(self, statement, params), super().copy(statement, params, **kwargs) as copy:
             yield copy
 
 
 @contextlib.contextmanager
-def _audited(connection: psycopg.Connection[Any], query: Any, parameters: Any) -> Iterator[None]:
-    found: Audit | None = connection.__dict__.get(_AUDIT)
+def _audited(cursor: AuditedCursor, query: Any, parameters: Any) -> Iterator[None]:
+    found: Audit | None = cursor._conn.__dict__.get(_AUDIT)
     if found is None:
         yield
         return
-    found.about_to(query, parameters)
+    found.about_to(cursor, query, parameters)
     try:
         yield
     finally:

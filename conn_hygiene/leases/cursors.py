@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import InterfaceError, ServerCursor
 
-from conn_hygiene import callsite, conf
+from conn_hygiene import callsite, conf, internals
 from conn_hygiene.leases import audits
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
@@ -284,7 +284,7 @@ def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     setattr(connection, _CHECKOUT, (lease, lease.open_cursors))
     for name in _FACTORIES:
         setattr(connection, name, _leased(getattr(connection, name)))
-    if conf.current.AUDIT_SESSIONS:
+    if conf.current.AUDIT_SESSIONS and internals.AUDITS.available:
         _audit(connection, lease)
 
 

@@ -15,6 +15,7 @@ from conn_hygiene.server import sessions as server
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from conn_hygiene.events import UnseenState
     from conn_hygiene.reports.snapshot import LeaseInfo
     from conn_hygiene.server.doctor import Finding
 
@@ -197,6 +198,24 @@ def finding_blocks(findings: Sequence[Finding]) -> list[Block]:
             Line(""),
         ]
     return blocks
+
+
+def unseen_blocks(found: Sequence[UnseenState]) -> list[Block]:
+    """Return what an audit has found, each place in the code and each kind of state once, and what to do."""
+    # Of the same in many requests the first says it all.
+    once = {(event.where, event.reason, event.names, event.alias): event for event in reversed(found)}
+    kept = [*reversed(once.values())]
+    rows = [
+        (event.alias, printable(event.left), _shortened(printable(event.statement or "")), printable(event.where))
+        for event in kept
+    ]
+    blocks: list[Block] = [Table(("Database", "Left", "Statement", "Place"), rows, [BAD] * len(rows))] if rows else []
+    return [*blocks, *(Line(printable(advice)) for advice in dict.fromkeys(event.advice for event in kept))]
+
+
+def unseen_json(found: Sequence[UnseenState]) -> dict[str, Any]:
+    """Return what an audit has found for JSON."""
+    return {"version": JSON_VERSION, "found": [event.facts() for event in found]}
 
 
 def _duration(seconds: float | None) -> str:

@@ -14,8 +14,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from conn_hygiene import conf, internals
-from conn_hygiene.management import rendering
+from conn_hygiene.management import auditing, rendering
 from conn_hygiene.management.rendering import Line, Status, View
+from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import notices
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pooler
@@ -79,6 +80,7 @@ class Command(BaseCommand):
         self._add_watch(add("watch", "Shows the same again and again, until Ctrl-C."))
         self._add_terminate(add("terminate", "Ends sessions that match, after showing them and asking."))
         self._add_doctor(add("doctor", "Looks at settings and servers, and says what will hurt, worst first."))
+        self._add_audit(add("audit", "Runs the project's URLs or tests, and says what they leave in sessions unseen."))
 
     def _add_status(self, parser: CommandParser) -> None:
         _add_databases(parser)
@@ -129,6 +131,19 @@ class Command(BaseCommand):
             default=str(doctor.Level.ERROR),
             choices=[str(level) for level in reversed(doctor.Level)],
             help=f"Exits with {FOUND} from this level on. Default: %(default)s.",
+        )
+
+    def _add_audit(self, parser: CommandParser) -> None:
+        _add_format(parser)
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--urls",
+            nargs="+",
+            metavar="PATH",
+            help="Gets these. Default: all URLs of the project that have no parameters.",
+        )
+        what.add_argument(
+            "--test", nargs="*", metavar="LABEL", help="Runs the project's tests, or those of the labels, in its place."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -269,6 +284,40 @@ class Command(BaseCommand):
         if bad:
             what = "1 finding is" if len(bad) == 1 else f"{len(bad)} findings are"
             raise CommandError(f"{what} of level {options['fail_level']} or above.", returncode=FOUND)
+
+    # ##### audit #####
+
+    def audit(self, options: dict[str, Any]) -> None:
+        """Run URLs or tests with all sessions audited, show what they left unseen, and fail if they did."""
+        _databases({"databases": None})
+        if reaper.running is None:
+            raise CommandError("The toolkit is not installed in this process.", returncode=NOT_ASKED)
+        with auditing.audited() as found:
+            failed = self._run_tests(options) if options["test"] is not None else self._get(options)
+        if options["format"] == "json":
+            self.stdout.write(rendering.dumped(rendering.unseen_json(found)))
+        else:
+            nothing = [Line("Nothing was left in a session unseen.", rendering.GOOD)]
+            self._show(rendering.unseen_blocks(found) or nothing, options)
+        if found:
+            raise CommandError("Statements have left in their sessions what they do not say.", returncode=FOUND)
+        if failed:
+            raise CommandError(failed, returncode=NOT_ASKED)
+
+    def _run_tests(self, options: dict[str, Any]) -> str | None:
+        return None if auditing.run_tests(options["test"], verbosity=options["verbosity"]) else "The tests failed."
+
+    def _get(self, options: dict[str, Any]) -> str | None:
+        """Get each of the URLs; return what is to be said of those that did not answer."""
+        paths = options["urls"] or auditing.paths()
+        if not paths:
+            raise CommandError("This project has no URL without parameters; name some with --urls.", returncode=MISUSED)
+        statuses = {path: auditing.request(path) for path in paths}
+        if options["verbosity"] >= 2 and options["format"] == "text":
+            for path, status in statuses.items():
+                self._write(f"{status} {path}")
+        broken = [path for path, status in statuses.items() if status >= 500]
+        return f"Not audited to the end, since they failed: {', '.join(broken)}." if broken else None
 
     # ##### Output #####
 

@@ -1,0 +1,196 @@
+"""`manage.py connections audit`: a project's URLs, or its tests, and what they leave in sessions unseen."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection, connections
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.test import SimpleTestCase, TransactionTestCase
+from django.urls import include, path, re_path
+
+from conn_hygiene import conf, events
+from conn_hygiene.management import auditing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
+
+
+def execute(query: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+
+
+def clean(request: HttpRequest) -> HttpResponse:
+    execute("SET t_app.tenant = '7'")
+    return HttpResponse()
+
+
+def become(request: HttpRequest) -> HttpResponse:
+    execute("SELECT t_become('secret')")
+    return HttpResponse()
+
+
+def lock(request: HttpRequest, number: int = 7) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        execute("SELECT t_lock(7)")
+        yield ""
+
+    return StreamingHttpResponse(body())
+
+
+def fail(request: HttpRequest) -> HttpResponse:
+    raise ZeroDivisionError
+
+
+urlpatterns = [
+    path("clean/", clean),
+    path("shop/", include([path("become/", become), path("lock/<int:number>/", lock)])),
+    re_path(r"^lock/$", lock),
+    re_path(r"^lock/(\d+)/$", lock),
+    path("fail/", fail),
+]
+
+
+@pytest.fixture(autouse=True)
+def functions(transactional_db: None, settings: Any) -> Iterator[None]:
+    settings.CONN_HYGIENE = {"FOLLOWED_SETTINGS": []}
+    parameters = connection.get_connection_params() | {"cursor_factory": psycopg.Cursor}
+    with psycopg.connect(**parameters, autocommit=True) as own:
+        own.execute(
+            """
+            CREATE FUNCTION t_become(tenant text) RETURNS text LANGUAGE plpgsql AS
+                $$BEGIN RETURN set_config('t_app.tenant', tenant, false); END$$;
+            CREATE FUNCTION t_lock(key bigint) RETURNS void LANGUAGE sql AS $$SELECT pg_advisory_lock(key)$$
+            """
+        )
+        yield
+        own.execute("DROP FUNCTION t_become; DROP FUNCTION t_lock")
+    connections.close_all()
+    connection.close_pool()
+
+
+def audit(*arguments: str, **options: Any) -> tuple[str, int, str]:
+    """Return what it prints, its exit status, and what it says at the end."""
+    out = io.StringIO()
+    try:
+        call_command("connections", "audit", *arguments, stdout=out, **options)
+    except CommandError as error:
+        return out.getvalue(), error.returncode, str(error)
+    return out.getvalue(), 0, ""
+
+
+FOUND = "Statements have left in their sessions what they do not say."
+
+
+def test_urls_without_parameters_are_found() -> None:
+    assert auditing.paths() == ["/clean/", "/shop/become/", "/lock/", "/fail/"]
+
+
+def test_all_urls_are_requested_and_what_they_leave_is_shown() -> None:
+    out, status, end = audit()
+    lines = out.splitlines()
+    assert (status, end) == (1, FOUND)
+    assert [line.split("  ")[0] for line in lines[:3]] == ["Database", "default", "default"]
+    assert lines[0].split() == ["Database", "Left", "Statement", "Place"]
+    assert "SET (t_app.tenant)" in lines[1]
+    assert "SELECT t_become(?)" in lines[1]
+    assert f"{__file__}:" in lines[1]
+    assert "advisory lock (7)" in lines[2]
+    assert lines[3:] == [
+        'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to ["t_app.tenant"].',
+        "Lock until the end of the transaction, with pg_advisory_xact_lock(). Or set "
+        'CONN_HYGIENE["CLEAN_SESSIONS"] to "always", and keep the connection with hold_connection() for as long as it '
+        "is needed.",
+    ]
+    assert "secret" not in out
+
+
+def test_nothing_is_found_of_what_is_seen() -> None:
+    assert audit("--urls", "/clean/", "/nowhere/") == ("Nothing was left in a session unseen.\n", 0, "")
+
+
+def test_a_url_that_fails_is_said() -> None:
+    assert audit("--urls", "/clean/", "/fail/") == (
+        "Nothing was left in a session unseen.\n",
+        3,
+        "Not audited to the end, since they failed: /fail/.",
+    )
+
+
+def test_the_same_place_is_shown_once() -> None:
+    out, status, _ = audit("--urls", "/shop/become/", "/shop/become/?again")
+    assert (len(out.splitlines()), status) == (3, 1)
+
+
+def test_json_has_all_of_it() -> None:
+    out, status, _ = audit("--urls", "/shop/become/", "/shop/become/?again", "--format", "json")
+    [first, second] = json.loads(out)["found"]
+    assert (first["request"], second["request"]) == ("GET /shop/become/", "GET /shop/become/")
+    assert (first["statement"], first["names"], first["reason"]) == ("SELECT t_become(?)", ["t_app.tenant"], "SET")
+    assert status == 1
+
+
+def test_settings_and_listeners_are_as_before() -> None:
+    before = conf.current, events.UnseenState.listeners
+    audit("--urls", "/shop/become/")
+    assert (conf.current, events.UnseenState.listeners) == before
+
+
+class Audited(TransactionTestCase):
+    """What a project's own tests may be; run by the command, and not by pytest."""
+
+    __test__ = False
+    # The functions are in it, and it is there.
+    databases = {"default"}  # noqa: RUF012 - as Django has it
+
+    def test_become(self) -> None:
+        execute("SELECT t_become('secret')")
+
+    def test_clean(self) -> None:
+        execute("SET t_app.tenant = '7'")
+
+
+class Failing(SimpleTestCase):
+    __test__ = False
+
+    def test_it(self) -> None:
+        self.fail()
+
+
+class Runner:
+    """Runs tests on the database that is there, in the place of one that Django would make."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def add_arguments(cls, parser: Any) -> None:
+        pass
+
+    def run_tests(self, labels: list[str]) -> int:
+        from unittest import TestLoader, TestResult
+
+        result = TestResult()
+        TestLoader().loadTestsFromNames([f"{__name__}.{label}" for label in labels]).run(result)
+        return len(result.failures) + len(result.errors)
+
+
+@pytest.mark.parametrize(
+    ("label", "status", "end"),
+    [
+        ("Audited.test_become", 1, FOUND),
+        ("Audited.test_clean", 0, ""),
+        ("Failing", 3, "The tests failed."),
+    ],
+)
+def test_tests_are_run(label: str, status: int, end: str, settings: Any) -> None:
+    settings.TEST_RUNNER = f"{__name__}.Runner"
+    assert audit("--test", label)[1:] == (status, end)
