@@ -94,7 +94,6 @@ UNSEEN = {
     "SELECT t_parsed('7')": ("SET", ("t_app.parsed",)),
     "SELECT t_timeout()": ("SET", ("statement_timeout",)),
     "CALL t_proceed()": ("SET", ("t_app.tenant",)),
-    "SELECT t_role()": ("SET", ("role",)),
     "SELECT t_temp()": ("temporary table", ("t_left",)),
     "SELECT t_lock(9876543210)": ("advisory lock", ("9876543210",)),
     "SELECT t_locks()": ("advisory lock", ("1, 2 (shared)",)),
@@ -107,6 +106,8 @@ SEEN = [
     "SELECT 1",
     "SELECT t_within('7')",
     "SELECT t_zone()",
+    # The server tells that somebody is a superuser no longer.
+    "SELECT t_role()",
     "SET t_app.tenant = '7'",
     "SET statement_timeout = '77s'",
     "SELECT set_config('t_app.tenant', '7', false)",

@@ -25,7 +25,7 @@ from conn_hygiene.sessions import audit, sql, state
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import psycopg
     from psycopg import Cursor as _Cursor
@@ -51,8 +51,9 @@ class _Executed(NamedTuple):
 class Audit:
     """What is known of the session of one checkout."""
 
-    def __init__(self, connection: psycopg.Connection[Any], alias: str) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], alias: str, known: state.State) -> None:
         self._connection = connection
+        self._known = known
         self._alias = alias
         self._thread_id = threading.get_ident()
         self._seen = audit.Seen()
@@ -66,18 +67,21 @@ class Audit:
         self._last: Observed | None = None
         self._reported: tuple[bytes | None, ...] = ()
 
-    def about_to(self, cursor: object, query: Any, parameters: Any) -> None:
-        """Take note of a statement that *cursor* is about to execute, and see what those before it have left."""
+    def about_to(self, cursor: object, query: Any, parameters: Any, more: Iterable[Any] = ()) -> None:
+        """Take note of a statement that *cursor* is about to execute, and see what those before it have left.
+
+        *more* are further parameters, for a statement that is executed several times.
+        """
         self.look()
         if isinstance(cursor, ServerCursor):
             self._own_cursors.add(cursor.name)
         text = sql.text_of(query, self._connection) or ""
-        names = audit.names_in(text, parameters) - self._names
+        names = audit.names_in(text, parameters, *more) - self._names
         if self._first is None or names:
             self._begin(names)
         effect = sql.effect_of(text) if text else sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
         if effect is not None:
-            self._seen.add(effect.with_parameters(parameters))
+            self._seen.add(effect.with_parameters(parameters) if effect.settings else effect)
         self._executed.append(_Executed(query, text, callsite.here(1), serving.label))
         self._count += 1
 
@@ -95,7 +99,9 @@ class Audit:
             return []
         reported = state.reported_parameters(self._connection)
         # What the server has told is known without an audit.
-        self._seen.add_names(state.changed_parameters(self._reported, reported))
+        self._seen.add_names(state.settings_of(state.changed_parameters(self._reported, reported)))
+        # And so is what the toolkit itself sets, in a session that its owner has got in the place of another.
+        self._seen.add_names({*self._known.follows, *self._known.overridden})
         findings = audit.unseen(self._first, self._last, now, self._seen, declared=_declared(self._alias))
         events = [self._event(finding) for finding in findings]
         self._last, self._reported = now, reported
@@ -204,7 +210,7 @@ class AuditedCursor(_Cursor):
     def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> Any:
         """Tell the audit of the statement, execute it for each of the parameters, and have the session looked at."""
         params_seq = list(params_seq)
-        with _audited(self, query, params_seq[0] if params_seq else None):
+        with _audited(self, query, None, params_seq):
             return super().executemany(query, params_seq, **kwargs)
 
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
@@ -220,12 +226,12 @@ class AuditedCursor(_Cursor):
 
 
 @contextlib.contextmanager
-def _audited(cursor: AuditedCursor, query: Any, parameters: Any) -> Iterator[None]:
+def _audited(cursor: AuditedCursor, query: Any, parameters: Any, more: Iterable[Any] = ()) -> Iterator[None]:
     found: Audit | None = cursor._conn.__dict__.get(_AUDIT)
     if found is None:
         yield
         return
-    found.about_to(cursor, query, parameters)
+    found.about_to(cursor, query, parameters, more)
     try:
         yield
     finally:
@@ -233,9 +239,9 @@ def _audited(cursor: AuditedCursor, query: Any, parameters: Any) -> Iterator[Non
         found.look()
 
 
-def begin(connection: psycopg.Connection[Any], alias: str) -> None:
-    """Audit the session of *connection* from here on, for the checkout that begins."""
-    connection.__dict__[_AUDIT] = Audit(connection, alias)
+def begin(connection: psycopg.Connection[Any], alias: str, known: state.State) -> None:
+    """Audit the session of *connection* from here on, for the checkout that begins, and of which so much is *known*."""
+    connection.__dict__[_AUDIT] = Audit(connection, alias, known)
 
 
 def is_audited(connection: psycopg.Connection[Any]) -> bool:

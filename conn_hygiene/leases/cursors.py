@@ -289,7 +289,7 @@ def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
 
 
 def _audit(connection: psycopg.Connection[Any], lease: Lease) -> None:
-    audits.begin(connection, lease.alias)
+    audits.begin(connection, lease.alias, lease.session_state)
     for name in _FACTORIES:
         factory = getattr(connection, name)
         if isinstance(factory, type) and not issubclass(factory, audits.AuditedCursor):

@@ -142,15 +142,12 @@ def own_names(connection: psycopg.Connection[Any]) -> frozenset[str]:
     return frozenset(name for name in found if _WHOLE_NAME.fullmatch(name))
 
 
-def names_in(text: str, parameters: Any) -> frozenset[str]:
-    """Return what may be names of an application's own settings, in lower case, in a statement and its parameters."""
+def names_in(text: str, *parameters: Any) -> frozenset[str]:
+    """Return what may be names of an application's own settings, in lower case, in a statement and its *parameters*."""
     found = {quoted or bare for quoted, bare in _NAME.findall(text)}
-    values: Iterable[Any] = ()
-    if isinstance(parameters, dict):
-        values = parameters.values()
-    elif isinstance(parameters, (list, tuple)):
-        values = parameters
-    found.update(value for value in values if isinstance(value, str) and _WHOLE_NAME.fullmatch(value))
+    for each in parameters:
+        values = each.values() if isinstance(each, dict) else each if isinstance(each, (list, tuple)) else ()
+        found.update(value for value in values if isinstance(value, str))
     return frozenset(name.lower() for name in found if _WHOLE_NAME.fullmatch(name))
 
 

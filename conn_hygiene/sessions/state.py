@@ -185,7 +185,7 @@ class State:
             reported = reported_parameters(connection)
         changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
         if changed and conf.current.ON_SET == "follow":
-            self.follows |= _settings_of(changed)
+            self.follows |= settings_of(changed)
             changed = []
         if _attributes(connection) != self._attributes:
             changed.append("transaction characteristics of the psycopg connection")
@@ -194,7 +194,7 @@ class State:
     def _changed_by_owner(self, before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
         """Return the names of the parameters that differ, but for those that differ by what a block has set."""
         changed = changed_parameters(before, after)
-        return [name for name in changed if self.overridden.keys().isdisjoint(_settings_of([name]))]
+        return [name for name in changed if self.overridden.keys().isdisjoint(settings_of([name]))]
 
     def is_of_hold(self) -> bool:
         """Return whether there are pins, and all of them were added under ``hold_connection``."""
@@ -221,7 +221,7 @@ class State:
         names = frozenset(self.follows) | declared
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
-        differs = () if reported == self.fresh else _settings_of(self._changed_by_owner(self.fresh, reported))
+        differs = () if reported == self.fresh else settings_of(self._changed_by_owner(self.fresh, reported))
         if (
             soiled
             or self._soiled
@@ -252,7 +252,7 @@ class State:
 _SET_UP = frozenset({"timezone", "role"})
 
 
-def _settings_of(parameters: list[str]) -> set[str]:
+def settings_of(parameters: list[str]) -> set[str]:
     """Return the settings that may have changed where reported *parameters* have."""
     return {name for parameter in parameters for name in _TOLD_BY.get(parameter, (parameter.lower(),))}
 
