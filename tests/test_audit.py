@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, connections, transaction
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene import events, release_between_queries
+from conn_hygiene import events, query_timeout, release_between_queries
 from conn_hygiene.leases import audits
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
@@ -346,3 +346,22 @@ def test_a_session_that_goes_back_is_audited_no_longer(settings: Any) -> None:
     connection.close()
     assert not audits.is_audited(raw)
     assert not issubclass(raw.cursor_factory, audits.AuditedCursor)
+
+
+def test_what_follows_its_owner_is_not_taken_for_unseen(published: Published) -> None:
+    with release_between_queries():
+        execute("SET t_app.tenant = '7'")
+        execute("SET ROLE pg_monitor")
+        wait_until_released("default")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('t_app.tenant'), current_user")
+            assert cursor.fetchone() == ("7", "pg_monitor")
+        execute("SELECT t_become('8')")
+    assert published == []
+
+
+def test_what_a_block_sets_is_not_taken_for_unseen(published: Published) -> None:
+    with query_timeout(7):
+        execute("SELECT 1")
+    execute("SELECT 1")
+    assert published == []

@@ -73,6 +73,8 @@ class Audit:
         *more* are further parameters, for a statement that is executed several times.
         """
         self.look()
+        # A block that has ended by the next look is to have been one.
+        self._note_known()
         if isinstance(cursor, ServerCursor):
             self._own_cursors.add(cursor.name)
         text = sql.text_of(query, self._connection) or ""
@@ -100,8 +102,7 @@ class Audit:
         reported = state.reported_parameters(self._connection)
         # What the server has told is known without an audit.
         self._seen.add_names(state.settings_of(state.changed_parameters(self._reported, reported)))
-        # And so is what the toolkit itself sets, in a session that its owner has got in the place of another.
-        self._seen.add_names({*self._known.follows, *self._known.overridden})
+        self._note_known()
         findings = audit.unseen(self._first, self._last, now, self._seen, declared=_declared(self._alias))
         events = [self._event(finding) for finding in findings]
         self._last, self._reported = now, reported
@@ -109,6 +110,10 @@ class Audit:
         self._executed.clear()
         self._count = 0
         return events
+
+    def _note_known(self) -> None:
+        """Take note of what the toolkit sets itself: for a block, or in a session that its owner has got for another."""
+        self._seen.add_names({*self._known.follows, *self._known.overridden})
 
     def _begin(self, names: frozenset[str]) -> None:
         """Look at what there is before a statement that may be about settings of these *names*."""
