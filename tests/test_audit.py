@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from conn_hygiene import events, query_timeout, release_between_queries
 from conn_hygiene.leases import audits
+from conn_hygiene.sessions import known
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
@@ -192,6 +193,17 @@ def test_the_remedy_for_a_setting_keeps_those_that_follow_already(published: Pub
     assert [event.advice for event in published] == [
         'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to ["search_path", "t_app.tenant"].'
     ]
+
+
+def test_what_the_catalogue_has_follow_is_not_published(published: Published, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"AUDIT_SESSIONS": True, "FOLLOWED_SETTINGS": "auto"}
+    execute("SELECT t_become('7')")
+    execute("SELECT t_anything('t_app.any', '7')")
+    assert published.left == [("SET", ("t_app.any",))]
+    # A list takes the place of what the catalogue says, so that it has to have these as well.
+    names = ", ".join(f'"{name}"' for name in sorted({*known.followed("default"), "t_app.any"}))
+    assert published[0].advice == f'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to [{names}].'
+    assert '"t_app.tenant"' in names
 
 
 @pytest.mark.parametrize(

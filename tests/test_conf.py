@@ -43,6 +43,8 @@ RIGHT: dict[str, list[Any]] = {
     "TAG_SESSIONS": [True, False],
     "SERVER_TIMING": [True, False],
     "NOTICE_DIRECTORY": [None, "/run/shop/connections", Path("/run/shop/connections")],
+    "AUDIT_SESSIONS": [True, False],
+    "LOG_STATEMENTS": ["masked", "raw"],
 }
 
 _NOT_SECONDS: list[Any] = [
@@ -60,6 +62,8 @@ WRONG: dict[str, list[Any]] = {
     "RECLAIM_DEAD_THREADS": [1, 0, None, "yes"],
     "DISCARD_AFTER_FORK": [1, 0, None, "yes"],
     "CAPTURE_STACKS": [1, 0, None, "yes"],
+    "AUDIT_SESSIONS": [1, 0, None, "yes"],
+    "LOG_STATEMENTS": ["Masked", "", None, True],
     "REPORT_UNCLOSED_CURSORS": [1, 0, "yes"],
     "SESSION_TIMEOUTS": [
         None,

@@ -1,9 +1,9 @@
 """``AUDIT_SESSIONS``: whether what is in a session is what its owner's statements have said.
 
-The session is looked at before the first statement of a checkout, after each one outside of transactions, and where the
-connection goes back. What is there and was not seen is published, with the statement after which it was there. If there
-is more than one statement between two looks, these are of one transaction, and the likeliest is named. Nobody looks
-inside of a transaction: a query there may be one too many, and what is local to it looks like what is not.
+The session is looked at before and after each statement outside of transactions, and where the connection goes back.
+What is there and was not seen is published, with the statement after which it was there. If there is more than one
+statement between two looks, these are of one transaction, and the likeliest is named. Nobody looks inside of a
+transaction: a query there may be one too many, and what is local to it looks like what is not.
 
 An audit belongs to one checkout, and is kept on the psycopg connection. Who has the connection has the audit: the owner
 while it is checked out, and then who carries it back.
@@ -21,7 +21,7 @@ from psycopg import ServerCursor
 from conn_hygiene import callsite, conf
 from conn_hygiene.events import UnseenState, publish
 from conn_hygiene.leases.description import reportable
-from conn_hygiene.sessions import audit, sql, state
+from conn_hygiene.sessions import audit, known, sql, state
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class _Executed(NamedTuple):
 class Audit:
     """What is known of the session of one checkout."""
 
-    def __init__(self, connection: psycopg.Connection[Any], alias: str, known: state.State) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], alias: str, seen: state.State) -> None:
         self._connection = connection
-        self._known = known
+        self._known = seen
         self._alias = alias
         self._thread_id = threading.get_ident()
         self._seen = audit.Seen()
@@ -79,8 +79,7 @@ class Audit:
             self._own_cursors.add(cursor.name)
         text = sql.text_of(query, self._connection) or ""
         names = audit.names_in(text, parameters, *more) - self._names
-        if self._first is None or names:
-            self._begin(names)
+        self._look_before(names)
         effect = sql.effect_of(text) if text else sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
         if effect is not None:
             self._seen.add(effect.with_parameters(parameters) if effect.settings else effect)
@@ -103,7 +102,7 @@ class Audit:
         # What the server has told is known without an audit.
         self._seen.add_names(state.settings_of(state.changed_parameters(self._reported, reported)))
         self._note_known()
-        findings = audit.unseen(self._first, self._last, now, self._seen, declared=_declared(self._alias))
+        findings = audit.unseen(self._first, self._last, now, self._seen, declared=known.followed(self._alias))
         events = [self._event(finding) for finding in findings]
         self._last, self._reported = now, reported
         self._seen.forget_reasons()
@@ -112,28 +111,37 @@ class Audit:
         return events
 
     def _note_known(self) -> None:
-        """Take note of what the toolkit sets itself: for a block, or in a session that its owner has got for another."""
+        """Take note of what the toolkit sets itself, for a block, or in the session that its owner has got."""
         self._seen.add_names({*self._known.follows, *self._known.overridden})
 
-    def _begin(self, names: frozenset[str]) -> None:
-        """Look at what there is before a statement that may be about settings of these *names*."""
-        with self._free() as is_free:
-            if not is_free:
-                return
-            if self._first is None:
-                self._names |= audit.own_names(self._connection)
-                self._with_origin = audit.may_ask_for_origin(self._connection)
-            self._names |= names
-        now = self._observe()
+    def _look_before(self, names: frozenset[str]) -> None:
+        """Look at what there is before a statement that may be about settings of these *names*.
+
+        What has come since the last statement has come past all cursors, and is no statement's.
+        """
+        if self._first is None:
+            self._begin()
+        self._names |= names
+        now = None if self._executed else self._observe()
         if now is None:
             return
-        if self._first is None:
-            self._first = now
-            self._reported = state.reported_parameters(self._connection)
-        else:
-            new = {name: now.settings.get(name) for name in names}
-            self._first = audit.Observed({**new, **self._first.settings}, self._first.others)
-        self._last = now
+        new = now.settings if self._first is None else {name: now.settings.get(name) for name in names}
+        before = now if self._first is None else self._first
+        self._first = audit.Observed({**new, **before.settings}, before.others)
+        self._last, self._reported = now, state.reported_parameters(self._connection)
+
+    def _begin(self) -> None:
+        """Find what is to be asked for."""
+        connection = self._connection
+        # The first to be audited may come before anybody has asked what follows by itself. Without autocommit, psycopg
+        # would begin a transaction for it.
+        ask = conf.current.FOLLOWED_SETTINGS == "auto" and known.known_of(self._alias) is None
+        if ask and connection.autocommit and audit.is_idle(connection):
+            known.ask(self._alias, connection)
+        with self._free() as is_free:
+            if is_free:
+                self._names |= audit.own_names(connection)
+                self._with_origin = audit.may_ask_for_origin(connection)
 
     def _observe(self) -> Observed | None:
         with self._free() as is_free:
@@ -175,12 +183,6 @@ class Audit:
         )
 
 
-def _declared(alias: str) -> frozenset[str]:
-    """Return the settings, in lower case, that follow whatever has set them."""
-    names = conf.current.FOLLOWED_SETTINGS
-    return frozenset() if isinstance(names, str) else frozenset(name.lower() for name in names)
-
-
 _ELSE = (
     'Or set CONN_HYGIENE["CLEAN_SESSIONS"] to "always", and keep the connection with hold_connection() for as long as '
     "it is needed."
@@ -198,7 +200,7 @@ _ADVICE = {
 def _advice(finding: Finding, alias: str) -> str:
     if finding.reason != sql.SETTING:
         return f"{_ADVICE[finding.reason]} {_ELSE}"
-    names = ", ".join(f'"{name}"' for name in sorted({*finding.names, *_declared(alias)}))
+    names = ", ".join(f'"{name}"' for name in sorted({*finding.names, *known.followed(alias)}))
     return f'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to [{names}].'
 
 
@@ -244,9 +246,9 @@ def _audited(cursor: AuditedCursor, query: Any, parameters: Any, more: Iterable[
         found.look()
 
 
-def begin(connection: psycopg.Connection[Any], alias: str, known: state.State) -> None:
-    """Audit the session of *connection* from here on, for the checkout that begins, and of which so much is *known*."""
-    connection.__dict__[_AUDIT] = Audit(connection, alias, known)
+def begin(connection: psycopg.Connection[Any], alias: str, seen: state.State) -> None:
+    """Audit the session of *connection* from here on, for the checkout that begins, of which *seen* is seen."""
+    connection.__dict__[_AUDIT] = Audit(connection, alias, seen)
 
 
 def is_audited(connection: psycopg.Connection[Any]) -> bool:
