@@ -83,6 +83,15 @@ ROLLBACKS = Feature(
     "rollbacks",
     "A transaction that a thread left behind ends with its connection, which is closed instead of rolled back.",
 )
+CLIENT = Feature(
+    "client-state",
+    "Of what psycopg keeps of a pooled connection, only the documented attributes are looked at when it goes back; it "
+    "is closed if one has changed. Handlers and adapters that were registered there reach the next owner.",
+)
+NOTIFICATIONS = Feature(
+    "notifications",
+    "Notifications that nobody has read are psycopg's, which drops them before 3.2.4, and else gives them to the next.",
+)
 FORKED_POOLS = Feature(
     "forked-pools",
     "A forked process cannot replace a native pool: what is idle in it is discarded, and checkouts from it fail. "
@@ -178,6 +187,8 @@ FEATURES = (
     TURNS,
     CLEANING,
     ROLLBACKS,
+    CLIENT,
+    NOTIFICATIONS,
     FORKED_POOLS,
     POOL_STATS,
     CLOSED_POOLS,
@@ -248,6 +259,24 @@ def _pool() -> Any:
     return ConnectionPool(open=False)
 
 
+def _adapters() -> Any:
+    from psycopg.adapt import AdaptersMap
+
+    return AdaptersMap()
+
+
+def _types() -> Any:
+    from psycopg.types import TypesRegistry
+
+    return TypesRegistry()
+
+
+def _prepared() -> Any:
+    from psycopg._preparing import PrepareManager
+
+    return PrepareManager()
+
+
 def _streaming_response() -> Any:
     from django.http import StreamingHttpResponse
 
@@ -313,6 +342,9 @@ _STREAM = Owner("django.core.management.base.OutputWrapper", _stream, only_if_lo
 _PGCONN = Owner("psycopg.pq.PGconn")
 _PQ = Owner("psycopg.pq")
 _CONNECTION = Owner("psycopg.Connection", only_when_connected=True)
+_ADAPTERS = Owner("psycopg.adapt.AdaptersMap", _adapters)
+_TYPES = Owner("psycopg.types.TypesRegistry", _types)
+_PREPARED = Owner("psycopg._preparing.PrepareManager", _prepared)
 _CURSOR = Owner("psycopg.Cursor")
 _POOL = Owner("psycopg_pool.ConnectionPool", _pool)
 _SYNC_TO_ASYNC = Owner("asgiref.sync.SyncToAsync")
@@ -481,6 +513,41 @@ NAMES: tuple[Name, ...] = (
         AUDITS,
         {"exec_params": "Asks a session what it carries, past psycopg, which would begin a transaction."},
     ),
+    *_names(
+        _CONNECTION,
+        CLIENT,
+        {
+            "_adapters": "Put back at each return. The public one makes a map where there is none.",
+            "_notice_handlers": "As above. They can be added and removed, and not be told.",
+            "_notify_handlers": "As above.",
+            "_autocommit": "As above, where the public one takes a lock and refuses in a transaction.",
+            "_isolation_level": "As above.",
+            "_read_only": "As above.",
+            "_deferrable": "As above.",
+            "_begin_statement": "Made from the three above, and kept.",
+            "_prepared": "Has prepare_threshold and prepared_max, read without a call.",
+            "_tpc": "A two-phase transaction that was left behind: its connection is closed.",
+            "_pipeline": "As above, of pipeline().",
+            "_num_transactions": "As above, of transaction().",
+        },
+    ),
+    *_names(_CONNECTION, NOTIFICATIONS, {"_notifies_backlog": "What has come for one request must not reach another."}),
+    *_names(
+        _ADAPTERS,
+        CLIENT,
+        {
+            "_loaders": "Compared, to see what was registered since they were copied.",
+            "_dumpers": "As above.",
+            "_dumpers_by_oid": "As above.",
+        },
+    ),
+    *_names(_TYPES, CLIENT, {"_registry": "As above."}),
+    *_names(_CONNECTION, CLEANING, {"_prepared": "psycopg's prepared statements, which a reset drops on the server."}),
+    *_names(
+        _PREPARED,
+        CLEANING,
+        {"clear": "Forgets them.", "_to_flush": "What clear() would have sent: the server has none any more."},
+    ),
     *_names(_CONNECTION, ROLLBACKS, {"lock": "A COPY or a pipeline that was left behind holds it for ever."}),
     *_names(_CONNECTION, AUDITS, {"lock": "An audit asks nothing while another thread uses the connection."}),
     *_names(
@@ -504,6 +571,7 @@ NAMES: tuple[Name, ...] = (
             "_pool": "The connections that nobody has: whoever comes when there are none ends what is due.",
         },
     ),
+    *_names(_POOL, CLIENT, {"_configure": "Extended: what a new connection is like is known before anybody has it."}),
     *_names(_POOL, CLEANING, {"_configure": "What the pool does to a new session is due after a reset."}),
     *_names(_POOL, IDLE_IN_POOLS, {"_pool": "A forked process discards the connections in it."}),
     # ##### asgiref #####

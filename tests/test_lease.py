@@ -508,7 +508,7 @@ def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool() -> None:
     assert "conn_hygiene" not in repr([cls.__module__ for cls in handle.cursor_factory.__mro__])
     left = {name for name in vars(handle) if "conn_hygiene" in name}
     # When it was last used, it has only if it was; the query may have had another.
-    assert left - {"_conn_hygiene_last_used"} == {"_conn_hygiene_fresh"}
+    assert left - {"_conn_hygiene_last_used"} == {"_conn_hygiene_fresh", "_conn_hygiene_given"}
 
 
 @pytest.mark.usefixtures("releasing")

@@ -46,7 +46,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import following, known, sql, state
+from conn_hygiene.sessions import client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.work import serving
@@ -313,6 +313,8 @@ class Lease:
                     request.waited(waited)
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
+            if pool is not None:
+                client.remember(connection)
             self.session_state = state.State(connection)
             # It was in use a moment ago, by somebody else.
             self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
@@ -836,6 +838,7 @@ class Lease:
                 self.session_state.cleaned()
         if self.last_statement is not None and known.is_due(self.alias, _now()):
             self._ask_catalogue(connection)
+        pools.restore(connection)
 
     def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
         if not connection.closed and pools.is_idle(connection):

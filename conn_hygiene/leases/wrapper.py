@@ -33,6 +33,7 @@ from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import configuring
 from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
 
@@ -261,6 +262,7 @@ class LeasedWrapper(_Wrapper):
         lease.asked_at = monotonic()
         if lease.carried is not None:
             lease.await_carried()
+        configuring.watch(getattr(self, "pool", None))
         try:
             if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
@@ -489,6 +491,8 @@ class _FirstConnect:
     def __call__(self, conn_params: dict[str, Any]) -> Any:
         """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
         wrapper: Any = self._wrapper()
+        # Before it opens.
+        configuring.watch(getattr(wrapper, "pool", None))
         began = monotonic()
         try:
             connection = type(wrapper).get_new_connection(wrapper, conn_params)

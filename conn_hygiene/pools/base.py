@@ -13,7 +13,8 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
-from conn_hygiene.sessions import cleaning, sql
+from conn_hygiene.pools import configuring
+from conn_hygiene.sessions import cleaning, client, sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,6 +184,7 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     pool = pool_of(connection)
     records: list[logging.LogRecord] = []
     try:
+        restore(connection)
         if pool is None:
             connection.close()
         elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
@@ -194,6 +196,12 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return records
+
+
+def restore(connection: psycopg.Connection[Any]) -> None:
+    """Put back what psycopg keeps of *connection* to what its pool has given out, or close it. Never raises."""
+    if not client.restore(connection):
+        connection.pgconn.finish()
 
 
 def tell(records: list[logging.LogRecord]) -> None:
@@ -230,7 +238,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
             raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
         # What the pool has done to the session cannot be done again without knowing what that is.
         if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
-            configure = pool._configure
+            configure = configuring.configure_of(pool)
             more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
             return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
         values = cleaning.read(connection, plan) if plan.follow else {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene.sessions import following, state
+from conn_hygiene.sessions import client, following, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +48,16 @@ def clean(
 
     :raises psycopg.Error: it could not be done. The session is fit for nobody then.
     """
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        connection.rollback()
+    # First: what the pool configures is sent by a cursor, and read by adapters, that its user has chosen.
+    if not client.restore(connection):
+        raise psycopg.OperationalError("what was set on the psycopg connection cannot be undone")
     begin(connection)
     asked = sorted(plan.follow)
     rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+    if plan.left:
+        client.forget_prepared(connection)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:

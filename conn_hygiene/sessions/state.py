@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.pq import ConnStatus
 
 from conn_hygiene import callsite, conf
-from conn_hygiene.sessions import following, sql
+from conn_hygiene.sessions import client, following, sql
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
 
@@ -74,7 +74,7 @@ class State:
     """
 
     __slots__ = (
-        "_attributes",
+        "_client",
         "_of_hold",
         "_set_at_connect",
         "_soiled",
@@ -91,7 +91,7 @@ class State:
         self.fresh: tuple[bytes | None, ...] = () if connection is None else _fresh_parameters(connection)
         #: The same as the owner found them; None until it begins, and after a ``DISCARD ALL``.
         self.parameters: tuple[bytes | None, ...] | None = None
-        self._attributes: tuple[Any, ...] = ()
+        self._client: client.Look | None = None
         #: What ties the session to its owner: reason to place in the code.
         self.pins: dict[str, str] = {}
         #: The settings whose values the owner is to find again in another session.
@@ -110,7 +110,7 @@ class State:
     def begin(self, connection: psycopg.Connection[Any]) -> None:
         """Remember the session as it is now; what differs later is the owner's doing."""
         self.parameters = reported_parameters(connection)
-        self._attributes = _attributes(connection)
+        self._client = client.look(connection)
 
     def add(self, effect: Effect, *, setting_up: bool, of_hold: bool) -> list[str]:
         """Take note of the *effect* of a statement that is about to run, and return the pins that it has added.
@@ -187,9 +187,7 @@ class State:
         if changed and conf.current.ON_SET == "follow":
             self.follows |= settings_of(changed)
             changed = []
-        if _attributes(connection) != self._attributes:
-            changed.append("transaction characteristics of the psycopg connection")
-        return changed
+        return changed + client.changed(connection, self._client)
 
     def _changed_by_owner(self, before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
         """Return the names of the parameters that differ, but for those that differ by what a block has set."""
@@ -222,12 +220,7 @@ class State:
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
         differs = () if reported == self.fresh else settings_of(self._changed_by_owner(self.fresh, reported))
-        if (
-            soiled
-            or self._soiled
-            or not resets.issuperset(differs)
-            or (self.parameters is not None and _attributes(connection) != self._attributes)
-        ):
+        if soiled or self._soiled or not resets.issuperset(differs):
             left.add(sql.SETTING)
         if not follows:
             names = frozenset()
@@ -264,8 +257,3 @@ def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None
         fresh = reported_parameters(connection)
         connection._conn_hygiene_fresh = fresh  # type: ignore[attr-defined]
     return fresh
-
-
-def _attributes(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return the transaction characteristics that psycopg keeps on its own side of *connection*."""
-    return connection.isolation_level, connection.read_only, connection.deferrable

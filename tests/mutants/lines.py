@@ -723,10 +723,115 @@ MUTANTS = [
         "what the server reports is not compared",
         "sessions/state.py",
         """
-        or reported != self.fresh
+        if soiled or self._soiled or reported != self.fresh:
+        """,
+        """
+        if soiled or self._soiled:
+        """,
+        "test_session_state.py::test_state_that_a_function_leaves_does_not_reach_the_next_owner_either",
+    ),
+    _mutant(
+        "what psycopg keeps is not put back by an owner that closes",
+        "leases/lease.py",
+        """
+        pools.restore(connection)
         """,
         "",
-        "test_session_state.py::test_state_that_a_function_leaves_does_not_reach_the_next_owner_either",
+        "test_client_state.py::test_the_next_request_sees_what_the_pool_has",
+    ),
+    _mutant(
+        "what psycopg keeps is not put back at a release",
+        "pools/base.py",
+        """
+        restore(connection)
+        if pool is None:
+            connection.close()
+        """,
+        """
+        if pool is None:
+            connection.close()
+        """,
+        "test_client_state.py::test_so_it_is_when_the_owner_ends_without_a_close",
+        "test_client_state.py::test_what_a_receiver_sets_at_each_checkout_neither_pins_nor_stays",
+    ),
+    _mutant(
+        "what cannot be put back is handed on",
+        "pools/base.py",
+        """
+        if not client.restore(connection):
+            connection.pgconn.finish()
+        """,
+        """
+        client.restore(connection)
+        """,
+        "test_client_state.py::test_what_refuses_to_be_put_back_is_closed",
+        "test_client_state.py::test_a_generator_of_notifications_that_is_left_behind_ends_with_its_session",
+    ),
+    _mutant(
+        "psycopg believes in prepared statements that a cleaning has dropped",
+        "sessions/cleaning.py",
+        """
+        client.forget_prepared(connection)
+        """,
+        """
+        pass
+        """,
+        "test_client_state.py::test_no_request_fails_of_statements_that_a_cleaning_has_dropped",
+    ),
+    _mutant(
+        "a cleaning sends its statement by a cursor of the owner's",
+        "sessions/cleaning.py",
+        """
+        if not client.restore(connection):
+            raise psycopg.OperationalError("what was set on the psycopg connection cannot be undone")
+        """,
+        "",
+        "test_client_state.py::test_a_statement_of_the_cleaning_is_not_sent_by_a_cursor_of_the_owners",
+    ),
+    _mutant(
+        "a change of what psycopg keeps pins nothing",
+        "sessions/state.py",
+        """
+        return changed + client.changed(connection, self._client)
+        """,
+        """
+        return changed
+        """,
+        "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
+    ),
+    _mutant(
+        "new connections are remembered when a backend has changed them already",
+        "pools/configuring.py",
+        """
+        client.remember(connection)
+        """,
+        "",
+        "test_client_state.py::test_a_backend_that_wraps_what_it_finds_at_each_checkout_wraps_once",
+    ),
+    _mutant(
+        "adapters are written to in the map that was remembered",
+        "sessions/client.py",
+        """
+            self.adapters = adapters = AdaptersMap(connection._adapters)
+        """,
+        """
+            self.adapters = adapters = connection._adapters
+        """,
+        "test_client_state.py::test_the_next_request_sees_what_the_pool_has",
+        "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
+    ),
+    _mutant(
+        "what somebody has noted on a connection outlives what it says",
+        "sessions/client.py",
+        """
+            if name not in own:
+                del connection.__dict__[name]
+        """,
+        """
+            if name not in own:
+                pass
+        """,
+        "test_client_state.py::test_a_receiver_that_notes_on_the_connection_what_it_has_done_does_it_at_each_checkout",
     ),
     _mutant(
         "an open cursor on the server is left to the next owner",

@@ -1,0 +1,56 @@
+"""A pool's new connections, looked at before anybody has them.
+
+A backend may change a connection while it checks it out, and only the pool has it before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from conn_hygiene import internals
+from conn_hygiene.sessions import client
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+class _Configure:
+    """Stands for the ``configure`` of a pool, which psycopg_pool calls for each new connection."""
+
+    __slots__ = ("configure",)
+
+    def __init__(self, configure: Any) -> None:
+        self.configure = configure
+
+    def __call__(self, connection: psycopg.Connection[Any]) -> None:
+        """Configure *connection*, then have it remembered. In a thread of the pool's, mostly."""
+        if self.configure is not None:
+            self.configure(connection)
+        client.remember(connection)
+
+
+def watch(pool: Any) -> None:
+    """Have what *pool* gives out be known for all connections that it makes from here on. Does nothing for None."""
+    if pool is None or not internals.CLIENT.available:
+        return
+    configure = getattr(pool, "_configure", _UNKNOWN)
+    # Two threads may both be here: what they put there is the same.
+    if configure is not _UNKNOWN and type(configure) is not _Configure:
+        pool._configure = _Configure(configure)
+
+
+def configure_of(pool: Any) -> Any:
+    """Return the ``configure`` that *pool* was made with, or None."""
+    configure = pool._configure
+    return configure.configure if type(configure) is _Configure else configure
+
+
+def unwatch(pool: Any) -> None:
+    """Give *pool* its own ``configure`` back."""
+    configure = getattr(pool, "_configure", None)
+    if type(configure) is _Configure:
+        pool._configure = configure.configure
+
+
+# Stands for what a pool of another class does not have.
+_UNKNOWN = object()

@@ -1,0 +1,233 @@
+"""What psycopg keeps on its own side of a connection, of which the server knows nothing.
+
+Whoever has a pooled connection may set a row factory, register a loader, add a handler. psycopg_pool hands all of it to
+the next. So what the pool has given out is remembered once for each connection, on it, and put back at each return.
+
+Backends and receivers of ``connection_created`` set much of it anew at each checkout, some on top of what they find
+there (django-prometheus wraps ``cursor_factory``): they find what the pool has given out.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from copy import copy
+from functools import lru_cache
+from inspect import unwrap
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from psycopg.adapt import AdaptersMap
+
+from conn_hygiene import internals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+
+logger = logging.getLogger("conn_hygiene.pools")
+
+# What look() compares, by what it is called in a reason. The first are for anybody to set. The next have public
+# counterparts, which take psycopg's lock and refuse inside of a transaction; what is set here is for the next one. The
+# last are contexts, which nobody but who has entered them can leave.
+_SETTINGS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+_CHARACTERISTICS = ("_isolation_level", "_read_only", "_deferrable")
+_CONTEXTS = {"_tpc": "two-phase transaction", "_pipeline": "pipeline", "_num_transactions": "transaction()"}
+_CALLED = (*_SETTINGS, *["transaction characteristics"] * len(_CHARACTERISTICS), *_CONTEXTS.values())
+
+_public = attrgetter(*_SETTINGS, "isolation_level", "read_only", "deferrable")
+_contexts = attrgetter(*_CONTEXTS)
+# Without a call of a property: it is asked for at each checkout, and twice at each return.
+_attributes = attrgetter(
+    *[f"_prepared.{name}" if name.startswith("prepare") else name for name in _SETTINGS], *_CHARACTERISTICS, *_CONTEXTS
+)
+
+# Not there before psycopg 3.2.4. None while a generator reads it.
+_BACKLOG = "_notifies_backlog"
+# Where a connection keeps what its pool has given out, and how all begins that the toolkit keeps there.
+_GIVEN = "_conn_hygiene_given"
+_OURS = "_conn_hygiene"
+
+
+class Look:
+    """What psycopg keeps of a connection at one time."""
+
+    __slots__ = ("adapters", "attributes", "backlog", "dumpers_by_oid", "loaders", "notice", "notify", "others")
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.attributes = _attributes(connection)
+        self.notice = connection._notice_handlers.copy()
+        self.notify = connection._notify_handlers.copy()
+        self.backlog = copy(connection.__dict__.get(_BACKLOG))
+        self.adapters: AdaptersMap | None = None
+        if connection._adapters is not None:
+            # Copies are copy-on-write: whatever is registered from here on leaves this one, and what it is made of, as
+            # it is.
+            self.adapters = adapters = AdaptersMap(connection._adapters)
+            self.loaders, self.dumpers_by_oid = adapters._loaders, adapters._dumpers_by_oid
+            self.others = [*adapters._dumpers.values(), adapters.types._registry]
+
+    def is_still_true(self, connection: psycopg.Connection[Any]) -> bool:
+        """Return whether nothing of *connection* has changed. Mostly by identity, which takes a microsecond."""
+        return (
+            _attributes(connection) == self.attributes
+            and connection._notice_handlers == self.notice
+            and connection._notify_handlers == self.notify
+            and connection.__dict__.get(_BACKLOG) == self.backlog
+            and self.has_adapters_of(connection)
+        )
+
+    def has_adapters_of(self, connection: psycopg.Connection[Any]) -> bool:
+        """Return whether the loaders, dumpers and types of *connection* are what they were."""
+        adapters = connection._adapters
+        if adapters is None or self.adapters is None:
+            return adapters is self.adapters
+        return (
+            adapters._loaders == self.loaders
+            and adapters._dumpers_by_oid == self.dumpers_by_oid
+            # Dictionaries in a list are compared by identity first.
+            and [*adapters._dumpers.values(), adapters.types._registry] == self.others
+        )
+
+    def changed(self, connection: psycopg.Connection[Any]) -> Iterator[str]:
+        """Yield what has changed, as reasons are called."""
+        for name, old, new in zip(_CALLED, self.attributes, _attributes(connection), strict=True):
+            if old != new:
+                yield name
+        if connection._notice_handlers != self.notice:
+            yield "notice handlers"
+        if connection._notify_handlers != self.notify:
+            yield "notify handlers"
+        if connection.__dict__.get(_BACKLOG) != self.backlog:
+            yield "notifications"
+        if not self.has_adapters_of(connection):
+            yield "adapters"
+
+
+class Given:
+    """What a pool gives out."""
+
+    __slots__ = ("autocommit", "look", "names", "public", "size")
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.public = _public(connection)
+        self.look: Look | None = None
+        if internals.CLIENT.available:
+            self.look = Look(connection)
+            self.autocommit = connection._autocommit
+        #: The names of its attributes.
+        self.names = frozenset(connection.__dict__)
+        #: How many it had when nobody else's was left; not known yet.
+        self.size = -1
+
+
+def remember(connection: psycopg.Connection[Any]) -> None:
+    """Remember what *connection* is like, unless that was done before. Before anybody has set anything, that is."""
+    if _GIVEN not in connection.__dict__:
+        # The first connection of all may come before anybody has looked for the names that it has.
+        with suppress(AttributeError):
+            connection.__dict__[_GIVEN] = Given(connection)
+
+
+def look(connection: psycopg.Connection[Any]) -> Look | None:
+    """Return what psycopg keeps of *connection* now, for :func:`changed`; None where that cannot be known."""
+    if not internals.CLIENT.available:
+        return None
+    given: Given | None = connection.__dict__.get(_GIVEN)
+    if given is not None and given.look is not None and given.look.is_still_true(connection):
+        return given.look
+    return Look(connection)
+
+
+def changed(connection: psycopg.Connection[Any], before: Look | None) -> list[str]:
+    """Return what of *connection* differs from what :func:`look` has returned *before*, as reasons are called."""
+    if before is None or not internals.CLIENT.available or before.is_still_true(connection):
+        return []
+    return [f"{name} of the psycopg connection" for name in dict.fromkeys(before.changed(connection))]
+
+
+def restore(connection: psycopg.Connection[Any]) -> bool:
+    """Put *connection* back to what its pool has given out; return False if that cannot be, and it is to be closed.
+
+    Asks nothing of the server, waits for nobody, and never raises. Nothing that anybody else has set stays, in any
+    attribute: who has noted there that a loader is registered would not register it again.
+    """
+    given: Given | None = connection.__dict__.get(_GIVEN)
+    if given is None or connection.closed:
+        return True
+    try:
+        if given.look is None or not internals.CLIENT.available:
+            return bool(_public(connection) == given.public)
+        if (
+            given.look.is_still_true(connection)
+            and connection._autocommit == given.autocommit
+            and len(connection.__dict__) == given.size
+        ):
+            return True
+        return _restore(connection, given, given.look)
+    except Exception:
+        logger.info("What was set on a psycopg connection could not be undone; it is closed.", exc_info=True)
+        return False
+
+
+def _restore(connection: psycopg.Connection[Any], given: Given, look: Look) -> bool:
+    backlog = connection.__dict__.get(_BACKLOG)
+    # A generator that somebody has left has the notifications, and will put them back when it is collected.
+    if (backlog is None and look.backlog is not None) or _contexts(connection) != look.attributes[-len(_CONTEXTS) :]:
+        return False
+    if backlog:
+        backlog.clear()
+    for name, value in zip((*_SETTINGS, *_CHARACTERISTICS), given.public, strict=True):
+        setattr(connection, name, value)
+    # Made from the characteristics when it is first needed.
+    connection._begin_statement = b""
+    connection._autocommit = given.autocommit
+    connection._notice_handlers[:] = look.notice
+    connection._notify_handlers[:] = look.notify
+    if not look.has_adapters_of(connection):
+        # Another one each time: who has kept it may register something yet.
+        connection._adapters = None if look.adapters is None else AdaptersMap(look.adapters)
+    _delete_attributes_of_others(connection, given)
+    given.size = len(connection.__dict__)
+    return True
+
+
+def _delete_attributes_of_others(connection: psycopg.Connection[Any], given: Given) -> None:
+    added = [name for name in connection.__dict__ if name not in given.names and not name.startswith(_OURS)]
+    if added:
+        classes: tuple[Any, ...] = (type(connection), type(getattr(connection, "_pool", None)))
+        own = frozenset().union(*map(_mentioned, classes))
+        for name in added:
+            if name not in own:
+                del connection.__dict__[name]
+
+
+@lru_cache(maxsize=64)
+def _mentioned(cls: Any) -> frozenset[str]:
+    """Return the names of all attributes that the methods of *cls* may set on anything, and of its own."""
+    names: set[str] = set()
+    for each in cls.__mro__:
+        names.update(vars(each))
+        for value in vars(each).values():
+            for function in _functions(value):
+                names.update(function.__code__.co_names)
+    return frozenset(names)
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    for each in (value, getattr(value, "__func__", None), getattr(value, "fget", None), getattr(value, "fset", None)):
+        function = unwrap(each) if callable(each) else None
+        if hasattr(function, "__code__"):
+            yield function
+
+
+def forget_prepared(connection: psycopg.Connection[Any]) -> None:
+    """Have psycopg believe no more in the statements that it has prepared, since the server has just dropped them all.
+
+    Called after ``DISCARD ALL`` or ``DEALLOCATE ALL``, which psycopg notices in some cases only; sends nothing. Where
+    :data:`conn_hygiene.internals.CLEANING` is off, it cannot be.
+    """
+    connection._prepared.clear()
+    # What is due to be deallocated, of which nothing is there any more.
+    connection._prepared._to_flush.clear()
