@@ -280,6 +280,13 @@ class TestSessionState:
             ("SELECT 1; DISCARD ALL", session.PREPARED),
             ("PREPARE a AS SELECT 1; DISCARD ALL", session.PREPARED),
             ("SELECT 'a\\'; UNLISTEN *; --'", session.LISTEN),
+            ("BEGIN; UNLISTEN *; ROLLBACK", session.LISTEN),
+            (
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC ; SELECT pg_advisory_unlock_all(); END",
+                session.ADVISORY_LOCK,
+            ),
+            ("SELECT CASE WHEN false THEN pg_advisory_unlock_all() END", session.ADVISORY_LOCK),
+            ("SELECT 1\0; UNLISTEN *", session.LISTEN),
         ],
     )
     def test_what_only_looks_as_if_it_undid_something(self, statement: str, reason: str) -> None:

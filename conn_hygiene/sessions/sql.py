@@ -33,6 +33,9 @@ HELD_CURSOR = "cursor WITH HOLD"
 LIBRARY = "LOAD"
 REMOTE = "dblink connection"
 SEED = "setseed()"
+SLOT = "temporary replication slot"
+ORIGIN = "replication origin"
+BACKUP = "backup"
 CODE = "DO block"
 SHARED = "copy of the database wrapper"
 PAST = "use before install()"
@@ -41,7 +44,7 @@ UNREADABLE = "statement that cannot be read"
 
 
 # What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.
-INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, CODE, UNREADABLE})
+INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, CODE, UNREADABLE})
 
 # Where a path may have all that is created be temporary, which its name does not tell.
 _SEARCH_PATH = "search_path"
@@ -130,6 +133,12 @@ _HINTS = (
     "discard",
     "advisory",
     "dblink",
+    "replication_slot",
+    "backup",
+    "query_to_xml",
+    "ts_stat",
+    "ts_rewrite",
+    "crosstab",
     'u&"',
 )
 
@@ -215,14 +224,16 @@ _WITH_HOLD = re.compile(rf"(?<!{IN_NAME})with\s+hold(?!{IN_NAME})")
 _ATOMIC = re.compile(rf"(?<!{IN_NAME})begin\s+atomic(?!{IN_NAME})")
 # The schema of temporary things: by its alias or, for those who looked it up, by its name.
 _PG_TEMP = re.compile(rf"(?<!{IN_NAME})pg_temp(?:_[0-9]+)?(?!{IN_NAME})")
-# Up to PostgreSQL 14, a number may stand right before a keyword.
+# Up to PostgreSQL 14, a number may stand right before a keyword. That these begin with a letter, and look back only
+# then, is what makes the search for them fast.
 _INTO_TEMP = re.compile(
-    rf"(?P<row>(?<!{IN_NAME})(?:insert|merge)\s+)?(?:(?<!{IN_NAME})|(?<=[0-9]))into(?!{IN_NAME})\s*"
+    rf"into(?:(?<!{IN_NAME}into)|(?<=[0-9]into))(?!{IN_NAME})\s*"
     rf"(?:(?:(?:local|global)\s+)?temp(?:orary)?(?!{IN_NAME})"
     rf'|(?:unlogged\s+)?(?:table(?!{IN_NAME})\s*)?"?pg_temp(?:_[0-9]+)?(?!{IN_NAME}))'
 )
-_UPDATE = re.compile(rf"(?<!{IN_NAME})update(?!{IN_NAME})")
-_PG_SETTINGS = re.compile(rf"(?<!{IN_NAME})pg_settings(?!{IN_NAME})")
+_ROW_INTO = ("insert", "merge")
+_UPDATE = re.compile(rf"update(?<!{IN_NAME}update)(?!{IN_NAME})")
+_PG_SETTINGS = re.compile(rf"pg_settings(?<!{IN_NAME}pg_settings)(?!{IN_NAME})")
 
 # What a call of these leaves behind.
 _FUNCTIONS = {
@@ -233,9 +244,37 @@ _FUNCTIONS = {
     "setseed": SEED,
     "dblink_connect": REMOTE,
     "dblink_connect_u": REMOTE,
+    "pg_replication_origin_session_setup": ORIGIN,
+    # Under its older name up to PostgreSQL 14.
+    "pg_backup_start": BACKUP,
+    "pg_start_backup": BACKUP,
+}
+# Those of extensions that set something, and what.
+_SETTERS = {"set_limit": "pg_trgm.similarity_threshold"}
+# Those that may make what lasts as long as the session, and the place of the argument that says so; None: it need not.
+_SLOTS = {
+    "pg_create_physical_replication_slot": 2,
+    "pg_create_logical_replication_slot": 2,
+    "pg_copy_physical_replication_slot": None,
+    "pg_copy_logical_replication_slot": None,
+}
+# Those that execute an argument, and its place.
+_EXECUTING = {
+    "query_to_xml": 0,
+    "query_to_xmlschema": 0,
+    "query_to_xml_and_xmlschema": 0,
+    "ts_stat": 0,
+    "ts_rewrite": 1,
+    "crosstab": 0,
+    "crosstab2": 0,
+    "crosstab3": 0,
+    "crosstab4": 0,
 }
 _SET_CONFIG = "set_config"
-_CALL = re.compile(rf'(?<!{IN_NAME})({"|".join([*_FUNCTIONS, _SET_CONFIG])})(?!{IN_NAME})"?\s*\(')
+_CALLS = {
+    name: re.compile(rf'{name}(?<!{IN_NAME}{name})"?\s*\(')
+    for name in [*_FUNCTIONS, *_SETTERS, *_SLOTS, *_EXECUTING, _SET_CONFIG]
+}
 # Tokens of a call that are read.
 _LONGEST_CALL = 200
 
@@ -275,10 +314,12 @@ class _Reader:
         plain = self._plain
         known = len(self._adds) + len(self._settings)
         self._calls(start, end)
-        if _UPDATE.search(plain, start, end) and _PG_SETTINGS.search(plain, start, end):
+        if _PG_SETTINGS.search(plain, start, end) and _UPDATE.search(plain, start, end):
             self._adds.add(SETTING)
-        if any(not found["row"] for found in _INTO_TEMP.finditer(plain, start, end)):
-            self._adds.add(TEMPORARY)
+        for into in _INTO_TEMP.finditer(plain, start, end):
+            # A row goes into a table of that name.
+            if not plain[max(into.start() - 20, start) : into.start()].rstrip(SPACE).endswith(_ROW_INTO):
+                self._adds.add(TEMPORARY)
         undone = _UNDOINGS.get(tuple(itertools.islice(self._text.tokens(start, end), _LONGEST_UNDOING + 1)))
         if undone and self._certain:
             self._removes.add(undone)
@@ -323,8 +364,8 @@ class _Reader:
             if self._is_temporary(start, end):
                 self._adds.add(TEMPORARY)
         elif word == "prepare":
-            name, *after = itertools.islice(self._text.tokens(start, end), 2)
-            if name != "transaction" or not after or not after[0].startswith("'"):
+            two = list(itertools.islice(self._text.tokens(start, end), 2))
+            if two[:1] != ["transaction"] or not two[-1].startswith("'"):
                 self._keeps(PREPARED, calls=calls)
         elif word == "declare":
             self._keeps(HELD_CURSOR if _WITH_HOLD.search(self._plain, start, end) else None, calls=calls)
@@ -399,12 +440,42 @@ class _Reader:
 
     # ##### Functions #####
 
+    @cached_property
+    def _called(self) -> list[str]:
+        return [name for name in _CALLS if name in self._plain]
+
     def _calls(self, start: int, end: int) -> None:
-        for found in _CALL.finditer(self._plain, start, end):
-            if found[1] == _SET_CONFIG:
-                self._set_config(self._arguments(found.end(), end))
-            else:
-                self._adds.add(_FUNCTIONS[found[1]])
+        for name in self._called:
+            for found in _CALLS[name].finditer(self._plain, start, end):
+                self._call(name, self._arguments(found.end(), end))
+
+    def _call(self, name: str, arguments: list[list[str]] | None) -> None:
+        if name in _FUNCTIONS:
+            self._adds.add(_FUNCTIONS[name])
+        elif name in _SETTERS:
+            self._settings.add(Setting(_SETTERS[name]))
+        elif name in _SLOTS:
+            if _may_be_true(arguments, _SLOTS[name]):
+                self._adds.add(SLOT)
+        elif name in _EXECUTING:
+            self._execute(arguments, _EXECUTING[name])
+        else:
+            self._set_config(arguments)
+
+    def _execute(self, arguments: list[list[str]] | None, place: int) -> None:
+        """Read the statement that is the argument at *place*, if there is one."""
+        # Of ts_rewrite(), another form has three, none of which is executed.
+        if arguments is not None and place == 1 and len(arguments) != 2:
+            return
+        text = self._constant(arguments[place]) if arguments is not None and place < len(arguments) else None
+        if not isinstance(text, str) or 'u&"' in text.lower() or any(name in text.lower() for name in _EXECUTING):
+            # In what they execute, somebody may go on like this for ever.
+            effect: Effect | None = _UNKNOWN
+        else:
+            effect = effect_of(text)
+        if effect is not None:
+            self._adds |= effect.adds
+            self._settings |= effect.settings
 
     def _arguments(self, start: int, end: int) -> list[list[str]] | None:
         """Return the arguments of a call that begin at *start*, as tokens; None if they are too long to be read."""
@@ -452,6 +523,16 @@ class _Reader:
 
 # Commands that are what they leave behind.
 _COMMANDS = {"listen": LISTEN, "load": LIBRARY, "do": CODE}
+
+
+_UNKNOWN = Effect(frozenset({UNREADABLE}), frozenset())
+
+
+def _may_be_true(arguments: list[list[str]] | None, place: int | None) -> bool:
+    """Return whether the argument at *place* may be true, or one that is named."""
+    if arguments is None or place is None or any(tokens[1:3] in ([":", "="], ["=", ">"]) for tokens in arguments):
+        return True
+    return len(arguments) > place and arguments[place] != ["false"]
 
 
 def _scope(tokens: list[str]) -> tuple[str | None, list[str]]:
