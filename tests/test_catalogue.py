@@ -219,7 +219,7 @@ class TestFunctions:
     def test_but_what_is_known_to_stay_is_not(self, shop: Session) -> None:
         shop.execute("SET check_function_bodies = off")
         function(shop, "SELECT set_limit(0.4)", "sql")
-        assert found(shop).leaves_state == ("function public.f (set_limit())",)
+        assert found(shop).leaves_state == ("function public.f (SET pg_trgm.similarity_threshold, set_limit())",)
 
 
 class TestAsking:
