@@ -318,6 +318,20 @@ class UnseenState(Event):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftAlone(Event):
+    """A backend on PostgreSQL is left alone: none of its connections is given back, cleaned, reported or reclaimed.
+
+    Published once for each alias and process, when it connects for the first time.
+    """
+
+    alias: str
+    #: As in ``DATABASES``.
+    engine: str
+    #: Why: a sentence without its beginning and its end.
+    reason: str
+
+
 # ##### What else is done #####
 
 
@@ -370,6 +384,7 @@ ALL: tuple[type[Event], ...] = (
     CameBack,
     UnclosedCursor,
     UnseenState,
+    LeftAlone,
     TransactionRetried,
     ConnectionsDiscarded,
 )

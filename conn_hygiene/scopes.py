@@ -363,17 +363,22 @@ class _Closing(_Scope):
     _entered = ContextVar("conn_hygiene_closing", default=())
 
     class Entry:
-        """One entering, and the aliases that were open then."""
+        """One entering, and the aliases that were open then, or were so but for a release."""
 
         def __init__(self, scope: _Closing) -> None:
             self.scope = scope
             self.before: set[str] = set()
+            self.given_back: set[str] = set()
 
     def _entry(self) -> Entry:
         return self.Entry(self)
 
     def _begin(self, entry: Entry) -> None:
-        entry.before.update(wrapper.alias for wrapper in _wrappers(self._using) if _is_to_close(wrapper))
+        for wrapper in _wrappers(self._using):
+            if _is_open(wrapper) or _has_other_autocommit(wrapper):
+                entry.before.add(wrapper.alias)
+            elif _is_given_back(wrapper):
+                entry.given_back.add(wrapper.alias)
 
     def _end(self, entry: Entry | None) -> None:
         # None: left in another context, where it is not known what was open before.
@@ -381,10 +386,15 @@ class _Closing(_Scope):
             return
         told = []
         for wrapper in _wrappers(self._using):
-            if wrapper.alias not in entry.before and _is_to_close(wrapper):
-                lease = lease_of(wrapper)
-                if lease is not None and lease.in_transaction():
-                    told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
+            if wrapper.alias in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
+                continue
+            lease = lease_of(wrapper)
+            if lease is not None and lease.in_transaction():
+                told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
+            if lease is not None and wrapper.alias in entry.given_back:
+                # To whoever is around it was open all the time, with what its session and its backend know.
+                lease.release_now()
+            else:
                 wrapper.close()
         for tell in told:
             tell()
@@ -393,12 +403,14 @@ class _Closing(_Scope):
 _OPEN = (HELD, PARKED)
 
 
-def _is_to_close(wrapper: BaseDatabaseWrapper) -> bool:
-    """Return whether *wrapper* has anything that ``close()`` ends: a connection, or autocommit that was changed."""
+def _is_given_back(wrapper: BaseDatabaseWrapper) -> bool:
     lease = lease_of(wrapper)
-    if lease is not None and lease.state == GIVEN_BACK:
-        return bool(wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"])
-    return _is_open(wrapper)
+    return lease is not None and lease.state == GIVEN_BACK
+
+
+def _has_other_autocommit(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether *wrapper* was given back with an autocommit that was changed, which ``close()`` would end."""
+    return _is_given_back(wrapper) and bool(wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"])
 
 
 def _is_open(wrapper: BaseDatabaseWrapper) -> bool:

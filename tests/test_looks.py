@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries
 from conn_hygiene.leases import wrapper as leased
-from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease, State
+from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, HELD, PARKED, Lease, State
 from conn_hygiene.leases.wrapper import lease_of
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
@@ -211,7 +211,6 @@ def test_what_tells_the_server_nothing_needs_no_connection() -> None:
     wrapper.commit()
     wrapper.rollback()
     wrapper.set_autocommit(True)
-    wrapper.close_if_unusable_or_obsolete()
     wrapper.close_if_health_check_failed()
     wrapper.validate_thread_sharing()
     wrapper.clean_savepoints()
@@ -220,6 +219,17 @@ def test_what_tells_the_server_nothing_needs_no_connection() -> None:
     assert (wrapper.savepoint(), wrapper.get_autocommit()) == (None, True)
     assert wrapper.features.is_postgresql_16 == (wrapper.pg_version >= 160000)
     assert lease().state == GIVEN_BACK
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_request_that_ends_needs_none_and_closes_what_django_would_close() -> None:
+    wrapper: Any = connections["small"]
+    wrapper.close_at += 60
+    wrapper.close_if_unusable_or_obsolete()
+    assert lease().state == GIVEN_BACK
+    wrapper.close_at -= 60
+    wrapper.close_if_unusable_or_obsolete()
+    assert (lease().state, wrapper.connection) == (CLOSED, None)
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -173,13 +173,16 @@ def _take_from_leases() -> Iterator[tuple[str, Any]]:
 
 def _take_from_wrappers() -> Iterator[tuple[str, Any]]:
     """Take what wrappers hold without a lease, and make all of them as good as new."""
-    for each in {*wrapper.known(), *connections.all(initialized_only=True)}:
+    mine = set(connections.all(initialized_only=True))
+    for each in {*wrapper.known(), *mine}:
         if discarding.is_private(each):
             continue
         lease = wrapper.lease_of(each)
         connection = each.connection if lease is None else lease.disown()
         each.connection = None
         wrapper.reset_transaction_state(each)
+        if each in mine:
+            wrapper.close_books(each)
         if connection is not None:
             yield each.alias, discarding.driver_connection(connection)
     _kept_at_fork.clear()

@@ -45,6 +45,7 @@ from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
+from conn_hygiene.pools import backends
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
@@ -1119,7 +1120,8 @@ class Lease:
             return None
         of_hold = self.session_state.is_of_hold()
         self.session_state.hold_ended()
-        if not of_hold or not policy.releases(self.alias):
+        # Nor of a backend that believes to have set something: it would not set it again in the next session.
+        if not of_hold or not policy.releases(self.alias) or backends.has_own_close(wrapper.__class__):
             return None
         if self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit:
             return None

@@ -9,6 +9,7 @@ test client) goes on working on top.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -26,12 +27,13 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
-from conn_hygiene.events import PoolExhausted, publish
+from conn_hygiene.events import LeftAlone, PoolExhausted, publish
 from conn_hygiene.leases import cursors, news, usage
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
+from conn_hygiene.pools import backends
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import configuring
 from conn_hygiene.sessions.following import SessionGone
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     _Wrapper = DatabaseWrapper
 else:
     _Wrapper = object
+
+logger = logging.getLogger("conn_hygiene.lease")
 
 # What connect() consists of when it is for a pooled connection.
 _PARTS = (
@@ -293,22 +297,23 @@ class LeasedWrapper(_Wrapper):
             connect()
             self._set_autocommit(autocommit)
         except BaseException:
-            # What is written on this one would not be committed when the application says so, or before it does.
-            super().close()
+            # What is written on this one would not be committed when the application says so, or before it does. To a
+            # backend with a close() of its own nothing was closed: the next use checks out again, as if not for this.
+            BaseDatabaseWrapper.close(self)
             raise
         finally:
             self.autocommit = autocommit
         self._conn_hygiene_lease.manual_transactions(not autocommit)
 
     def close(self) -> None:
-        """Close the connection; one that was given back is closed by forgetting it."""
+        """Close the connection; one that was given back is closed by forgetting it, before it would be checked out.
+
+        The backend's own method runs in any case, and finds no connection then. It may keep books to be closed.
+        """
         lease = self._conn_hygiene_lease
-        if lease.state == GIVEN_BACK:
-            self.validate_thread_sharing()
-            if lease.forget():
-                self.run_on_commit = []
-                lease.keeper.wait_for_returns(lease=lease)
-                return
+        # Django's refuses other threads.
+        if lease.serves_thread():
+            lease.forget()
         super().close()
         lease.keeper.wait_for_returns(lease=lease)
 
@@ -452,17 +457,28 @@ class LeasedWrapper(_Wrapper):
         return lease.looked_at(super().is_usable)
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Do as Django does, which closes where autocommit is not as in the settings, given back or not."""
+        """Do as Django does, given back or not: close what is too old, or has not the autocommit of the settings."""
         lease = self._conn_hygiene_lease
         if lease.state == GIVEN_BACK:
-            if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
-                self.close()
+            too_old = self.close_at is not None and monotonic() >= self.close_at
+            if too_old or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+                self._close_given_back(lease)
             return
         parked = lease.state == PARKED
         super().close_if_unusable_or_obsolete()
         if parked:
             # It has only been looked at.
             lease.settle(handle_is_out=False)
+
+    def _close_given_back(self, lease: Lease) -> None:
+        """Close without waiting, as :meth:`close` does, for what is on its way back: a request ends, and no more."""
+        if lease.serves_thread():
+            lease.forget()
+        if "close" in self.__dict__:
+            # Somebody has put his own on the instance.
+            self.close()
+        else:
+            super().close()
 
 
 def _opened_by_handler(frame: FrameType | None) -> bool:
@@ -604,12 +620,14 @@ def forget_known() -> list[BaseDatabaseWrapper]:
     with _known_lock:
         wrappers = list(_known)
         _known.clear()
-        return wrappers
+    backends.begin_anew()
+    return wrappers
 
 
 def begin_anew() -> None:
     """Replace in a forked child the locks that another thread may have held."""
     global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
+    backends.begin_anew()
     _known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
     for wrapper in list(_known):
         lease = lease_of(wrapper)
@@ -627,7 +645,10 @@ def attach(
     """
     _note(wrapper)
     first = _forget_first_connect(wrapper)
-    if isinstance(wrapper, LeasedWrapper) or not pools.understands(wrapper):
+    if isinstance(wrapper, LeasedWrapper):
+        return None
+    if not pools.understands(wrapper):
+        _tell_of_one_left_alone(wrapper)
         return None
     lease = Lease(wrapper, keeper, thread_end)
     if connecting:
@@ -646,6 +667,33 @@ def attach(
     return lease
 
 
+def _tell_of_one_left_alone(wrapper: BaseDatabaseWrapper) -> None:
+    """Say why *wrapper* gets no lease, once for its alias; nothing of another vendor, of which nobody expects any."""
+    if internals.LEASES.available and wrapper.vendor == "postgresql":
+        reason = backends.refusal(wrapper)
+        if reason is not None and backends.leave_alone(wrapper.alias, reason):
+            publish(LeftAlone(alias=wrapper.alias, engine=str(wrapper.settings_dict["ENGINE"]), reason=reason))
+
+
+def close_books(wrapper: BaseDatabaseWrapper) -> None:
+    """Run the ``close()`` that the backend of *wrapper* has of its own, if it has one; its connection is gone already.
+
+    For when a session has ended and nobody will call it: whatever the backend believes to have set is not in the next
+    one. For the running thread's wrapper, or with no other thread about. What fails is the backend's, and only logged.
+    """
+    # Of a leased one, too, the backend's own.
+    cls = wrapper.__class__
+    if not backends.has_own_close(cls):
+        return
+    wrapper.inc_thread_sharing()
+    try:
+        cls.close(wrapper)
+    except Exception:
+        logger.exception("The close() of %r failed.", wrapper.alias)
+    finally:
+        wrapper.dec_thread_sharing()
+
+
 def _is_ours(name: str, method: Any) -> bool:
     function = getattr(method, "__func__", None)
     return function is not None and function is LeasedWrapper.__dict__.get(name)
@@ -656,6 +704,7 @@ def detach(wrapper: BaseDatabaseWrapper) -> None:
     _forget_first_connect(wrapper)
     lease = lease_of(wrapper)
     if lease is not None:
+        was_given_back = lease.state == GIVEN_BACK
         wrapper.__dict__["connection"] = lease.detach()
         # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
         plain = plain_class(type(wrapper))
@@ -667,3 +716,5 @@ def detach(wrapper: BaseDatabaseWrapper) -> None:
                 value.wrapped = getattr(plain, name).__get__(wrapper)
         _class_of.__set__(wrapper, plain)
         del wrapper.__dict__[_LEASE]
+        if was_given_back:
+            close_books(wrapper)

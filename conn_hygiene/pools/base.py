@@ -8,17 +8,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
-from conn_hygiene.pools import configuring
+from conn_hygiene.pools import backends, configuring
 from conn_hygiene.sessions import cleaning, client, sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg_pool import ConnectionPool
 
     from conn_hygiene.sessions.plan import Plan
@@ -34,14 +34,7 @@ def understands(wrapper: BaseDatabaseWrapper) -> bool:
 
     A backend that closes connections in a way of its own (a pool from before Django had one) is left alone.
     """
-    cls = type(wrapper)
-    if not (
-        internals.LEASES.available
-        and isinstance(wrapper, PostgreSQLWrapper)
-        and cls._close is PostgreSQLWrapper._close  # type: ignore[attr-defined]
-        and cls.close is BaseDatabaseWrapper.close
-        and hasattr(wrapper.connection, "pgconn")
-    ):
+    if not internals.LEASES.available or backends.refusal(wrapper) is not None:
         return False
     internals.look_at(wrapper.connection, pooled=getattr(wrapper, "pool", None) is not None)
     return internals.LEASES.available

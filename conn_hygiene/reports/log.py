@@ -39,6 +39,16 @@ def _pinned(event: events.Pinned) -> None:
     )
 
 
+def _left_alone(event: events.LeftAlone) -> None:
+    _lease.warning(
+        "Connections of %r (%s) are left alone, and none is given back: %s.",
+        event.alias,
+        event.engine,
+        event.reason,
+        extra=event.facts(),
+    )
+
+
 def _idle_in_transaction(event: events.IdleInTransaction) -> None:
     ended = " Its session is ended." if event.action == "terminate" else ""
     _transactions.warning("%s%s%s", event.message, ended, _last(event), extra=event.facts())
@@ -177,6 +187,7 @@ def _short(statement: str, limit: int = 200) -> str:
 
 _LISTENERS: dict[type[events.Event], Callable[[Any], None]] = {
     events.Pinned: _pinned,
+    events.LeftAlone: _left_alone,
     events.IdleInTransaction: _idle_in_transaction,
     events.LeftOpen: _left_open,
     events.HeldTooLong: _held_too_long,

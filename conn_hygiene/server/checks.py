@@ -4,7 +4,7 @@ Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with pe
 without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
 SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
 connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
-W010 something is off, since Django, psycopg or another has not what it needs.
+W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from django.core import checks
 from django.db import connections
 
 from conn_hygiene import conf, internals
+from conn_hygiene.pools import backends
 from conn_hygiene.sessions import connect_options
 
 _RELEASING = (
@@ -48,7 +49,7 @@ def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.
 
 
 def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001)."""
+    """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001, W011)."""
     messages: list[checks.CheckMessage] = []
     if not internals.CONNECT_OPTIONS.available:
         return messages
@@ -57,7 +58,10 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
             continue
         if options.get("OPTIONS", {}).get("pool"):
             messages += _check_pool(alias, options)
-        if _releasing() and options.get("ATOMIC_REQUESTS"):
+        reason = backends.why_left_alone(alias)
+        if reason is not None:
+            messages.append(_left_alone(alias, options["ENGINE"], reason))
+        elif _releasing() and options.get("ATOMIC_REQUESTS"):
             messages.append(_atomic_requests(alias))
     return messages
 
@@ -89,6 +93,15 @@ def _atomic_requests(alias: str) -> checks.CheckMessage:
         hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has "
         "to be one, or exempt slow views with @transaction.non_atomic_requests.",
         id="conn_hygiene.W001",
+    )
+
+
+def _left_alone(alias: str, engine: str, reason: str) -> checks.CheckMessage:
+    return checks.Warning(
+        f"DATABASES[{alias!r}] is left alone: {reason}.",
+        hint="None of its connections is given back, cleaned, reported or reclaimed. In the place of "
+        f"{engine}, use a backend that leaves closing to Django, with OPTIONS['pool']; or silence this.",
+        id="conn_hygiene.W011",
     )
 
 

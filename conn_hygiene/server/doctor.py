@@ -114,6 +114,8 @@ class Facts:
     timeouts: dict[str, int] | None = None
     #: What its functions and policies do to sessions.
     catalogue: Findings | None = None
+    #: Why the toolkit leaves its backend alone; None also if it does not.
+    left_alone: str | None = None
     #: What failed, each with the error's text.
     failures: tuple[str, ...] = ()
 
@@ -362,6 +364,19 @@ def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> It
     )
 
 
+def _left_alone(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    if fact.left_alone is not None:
+        yield _finding(
+            Level.WARNING,
+            "left-alone",
+            fact.alias,
+            what=f"The backend {options['ENGINE']} is left alone.",
+            why=f"Giving back is not known to be safe there: {fact.left_alone}. None of its connections is given back, "
+            "cleaned, reported or reclaimed.",
+            remedy='Use a backend that leaves closing to Django, with its pool: OPTIONS = {"pool": {...}}.',
+        )
+
+
 def _pool_size(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     pool = options["OPTIONS"].get("pool")
     if pool and not (isinstance(pool, dict) and {"min_size", "max_size"} & pool.keys()):
@@ -535,6 +550,7 @@ _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ..
     _atomic_requests,
     _health_checks,
     _pool_size,
+    _left_alone,
 )
 
 

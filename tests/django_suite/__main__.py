@@ -9,25 +9,19 @@ in `EXPECTED`.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import secrets
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import django
 
 from conn_hygiene.conf import Settings
 from example_project.embedded import ROOT, database_url
-from tests.django_suite import RUN_VARIABLE
-from tests.django_suite.runner import INSTALL_VARIABLE, REPORT_VARIABLE
+from tests.django_suite.comparing import Call, Found, compare, fetch, print_outcomes, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CACHE = ROOT / ".cache" / "django-suite"
 
@@ -52,32 +46,18 @@ EXPECTED = {
 
 def main() -> int:
     options = _parse_arguments()
-    source = _fetch(options.django)
+    source = fetch("django", options.django, CACHE)
     # All runs, and every process that a test starts, share one server.
     database_url()
 
-    calls = [_Call(RELEASE="always", RELEASE_AFTER=seconds) for seconds in options.release_after]
+    calls = [Call(RELEASE="always", RELEASE_AFTER=seconds) for seconds in options.release_after]
     with ThreadPoolExecutor() as executor:
         plain, *with_toolkit = executor.map(partial(_run, source, options.labels), [None, *calls])
 
     print(f"\nDjango {options.django}: {' '.join(options.labels)}")
-    _print_outcomes("plain", plain)
+    print_outcomes("plain", plain)
     # Each is compared, whatever the one before has come to.
-    return max([_compare(str(call), plain, found) for call, found in zip(calls, with_toolkit, strict=True)])
-
-
-class _Call(dict[str, Any]):
-    """The arguments of a call of ``install()``."""
-
-    def __str__(self) -> str:
-        return f"install({', '.join(f'{name}={value!r}' for name, value in self.items())})"
-
-
-class _Found(NamedTuple):
-    """What one run has come to: each test's outcome by its id, and how often a connection was given back."""
-
-    outcomes: dict[str, str]
-    releases: int
+    return max([compare(str(call), plain, found, EXPECTED) for call, found in zip(calls, with_toolkit, strict=True)])
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -95,77 +75,10 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _fetch(version: str) -> Path:
-    """Return the unpacked source of a release: the tests are only in there, and not in the wheel."""
-    source = CACHE / f"django-{version}"
-    if not source.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        # Unpacked beside its place and then moved: an interrupted run leaves no half of a suite behind.
-        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-            subprocess.run([*pip, f"--dest={directory}", f"django=={version}"], check=True)
-            (archive,) = Path(directory).glob("*.tar.gz")
-            shutil.unpack_archive(archive, directory)
-            (Path(directory) / source.name).rename(source)
-    return source
-
-
-def _run(source: Path, labels: list[str], call: _Call | None) -> _Found:
-    """Run the suite in a process of its own, plain or after *call*, and print what it has said when it is over."""
-    with tempfile.TemporaryDirectory() as directory:
-        report = Path(directory) / "report.json"
-        environment = os.environ | {
-            # The release's own code comes before the Django that is installed here.
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(source)]),
-            REPORT_VARIABLE: str(report),
-            # A name for its databases, beside those of the other runs.
-            RUN_VARIABLE: secrets.token_hex(4),
-        }
-        if call is not None:
-            environment[INSTALL_VARIABLE] = json.dumps(call)
-        # One process: the order of the tests is then the same in all runs.
-        command = [sys.executable, "runtests.py", "--settings=tests.django_suite.settings", "--parallel=1", "--noinput"]
-        finished = subprocess.run(
-            [*command, *labels],
-            cwd=source / "tests",
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        print(f"{call or 'plain'}:\n{finished.stdout}", flush=True)
-        if not report.exists():
-            sys.exit("The run broke off before its end: see above.")
-        return _Found(**json.loads(report.read_text()))
-
-
-def _print_outcomes(name: str, found: _Found) -> None:
-    counts = Counter(found.outcomes.values())
-    print(f"  {name}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "skipped", "failed")))
-
-
-def _compare(name: str, plain: _Found, with_toolkit: _Found) -> int:
-    """Print what differs between two runs; return 1 if a test fails in the second alone, and 0 otherwise."""
-    _print_outcomes(name, with_toolkit)
-    print(f"  connections were given back {with_toolkit.releases} times")
-    if not with_toolkit.releases:
-        print("  The toolkit was not at work, so this comparison proves nothing.")
-        return 1
-    failed = {test for test, outcome in with_toolkit.outcomes.items() if outcome == "failed"}
-    # A test that did not run at all counts as a failure too.
-    failed |= plain.outcomes.keys() - with_toolkit.outcomes.keys()
-    surprises = 0
-    for test in sorted(failed):
-        if plain.outcomes.get(test) == "failed":
-            print(f"  fails without the toolkit too: {test}")
-        elif test in EXPECTED:
-            print(f"  expected failure: {test} ({EXPECTED[test]})")
-        else:
-            surprises += 1
-            print(f"  NEW FAILURE: {test}")
-    print(f"  {surprises} new failures")
-    return 1 if surprises else 0
+def _run(source: Path, labels: list[str], call: Call | None) -> Found:
+    # One process: the order of the tests is then the same in all runs.
+    command = [sys.executable, "runtests.py", "--settings=tests.django_suite.settings", "--parallel=1", "--noinput"]
+    return run([*command, *labels], [source], source / "tests", call)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from conn_hygiene import conf, internals
 from conn_hygiene.management import auditing, rendering
 from conn_hygiene.management.rendering import Line, Status, View
+from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import notices
 from conn_hygiene.reports import snapshot as own
@@ -469,7 +470,8 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         facts["timeouts"] = server.timeouts(alias, doctor.TIMEOUTS)
     except (psycopg.Error, Error) as error:
         failures.append(_text(error))
-    return doctor.Facts(alias, failures=tuple(failures), **facts)
+    # Now that Django has connected, if it can: some show only then what they are.
+    return doctor.Facts(alias, left_alone=backends.why_left_alone(alias), failures=tuple(failures), **facts)
 
 
 def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:

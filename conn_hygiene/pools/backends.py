@@ -1,0 +1,103 @@
+"""Which database backends are understood, and what is said of those that are not.
+
+Giving back goes past a backend's own ``close()``, which runs when Django or the application calls it, and then only.
+That is right for one that keeps books beside the connection, as those for tenants do, and wrong for one that has a pool
+of its own behind it: its connections would be closed one by one.
+"""
+
+from __future__ import annotations
+
+from inspect import unwrap
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+
+from conn_hygiene import internals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+load_backend: Any = internals.imported("django.db.utils", "load_backend")
+
+# Backends whose connections are no psycopg connections, by package. Only one that has connected shows that by itself.
+_WRAPPED = {"dj_db_conn_pool": "its connections are SQLAlchemy's, out of a pool of its own"}
+
+# What was said of which alias in this process.
+_left_alone: dict[str, str] = {}
+
+
+def has_own_close(cls: type[BaseDatabaseWrapper]) -> bool:
+    """Return whether *cls*, which is a backend's own, has a ``close()`` that is not Django's."""
+    return next(_own_closes(cls), None) is not None
+
+
+def refusal_of(cls: type[BaseDatabaseWrapper]) -> str | None:
+    """Return why wrappers of *cls* are left alone; None if they are not, as far as their class tells."""
+    if not issubclass(cls, PostgreSQLWrapper):
+        return "its class is not made from Django's PostgreSQL backend"
+    if cls._close is not PostgreSQLWrapper._close:  # type: ignore[attr-defined]
+        return f"{_owner_of('_close', cls)} replaces _close(), and with it the way back to the pool"
+    for base in cls.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in _WRAPPED:
+            return _WRAPPED[package]
+    for base in _own_closes(cls):
+        if not _goes_on_to_super(base):
+            return f"close() of {_named(base)} does not call super().close(), as far as can be seen"
+    return None
+
+
+def refusal(wrapper: BaseDatabaseWrapper) -> str | None:
+    """Return why *wrapper*, which is connected, is left alone; None if giving back is known to be safe for it."""
+    reason = refusal_of(type(wrapper))
+    if reason is None and not isinstance(wrapper.connection, psycopg.Connection):
+        return f"its connections are no psycopg connections, but {_named(type(wrapper.connection))}"
+    return reason
+
+
+def why_left_alone(alias: str) -> str | None:
+    """Return why *alias*, which is on PostgreSQL, is left alone, by its backend and by what this process has seen."""
+    if not internals.LEASES.available:
+        return None
+    try:
+        cls = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+    except ImproperlyConfigured:
+        return None
+    return refusal_of(cls) or _left_alone.get(alias)
+
+
+def leave_alone(alias: str, reason: str) -> bool:
+    """Take note that *alias* is left alone; return whether that is the first time in this process."""
+    # In one step: another thread may connect at the same time.
+    return _left_alone.setdefault(alias, reason) is reason
+
+
+def begin_anew() -> None:
+    """Forget what was said: nobody has told a forked child, nor whoever installs the toolkit again."""
+    _left_alone.clear()
+
+
+def _own_closes(cls: type[BaseDatabaseWrapper]) -> Iterator[type[Any]]:
+    """Yield the classes of which *cls* is made that have a ``close()`` of their own, first those that run first."""
+    djangos = unwrap(BaseDatabaseWrapper.close)
+    for base in cls.__mro__:
+        # Instrumentation may have put something around Django's, which is none of the backend's.
+        if "close" in base.__dict__ and unwrap(base.__dict__["close"]) is not djangos:
+            yield base
+
+
+def _goes_on_to_super(cls: type[Any]) -> bool:
+    code = getattr(unwrap(cls.__dict__["close"]), "__code__", None)
+    return code is not None and {"super", "close"} <= set(code.co_names)
+
+
+def _owner_of(name: str, cls: type[Any]) -> str:
+    return next(_named(base) for base in cls.__mro__ if name in base.__dict__)
+
+
+def _named(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
