@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SEED ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick pgbouncer lint types docs django-suite matrix clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick pgbouncer lint types docs django-suite tenant-suites matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 
 django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
+
+tenant-suites: $(VENV)/.tenants ## run those of django-tenants and django-pgschemas, in 4 minutes
+	$(BIN)/python -m tests.tenant_suites
 
 matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found
 	$(BIN)/tox run -- --randomly-seed=$(SEED)

@@ -876,7 +876,8 @@ class Lease:
         """
         connection = self._connection
         if connection is None:
-            return False
+            # Given back, it leaves what is to be set again in the next.
+            return self.carried is not None
         if self.may_have_unseen_state():
             self._ask_catalogue(connection)
         with self._lock:
@@ -1120,8 +1121,10 @@ class Lease:
             return None
         of_hold = self.session_state.is_of_hold()
         self.session_state.hold_ended()
-        # Nor of a backend that believes to have set something: it would not set it again in the next session.
-        if not of_hold or not policy.releases(self.alias) or backends.has_own_close(wrapper.__class__):
+        if not of_hold or not policy.releases(self.alias):
+            return None
+        # What does not follow, such a backend would not set again in the next session: it believes to have set it.
+        if sql.SETTING in self.session_state.pins and backends.has_own_close(wrapper.__class__):
             return None
         if self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit:
             return None

@@ -33,9 +33,8 @@ from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends
+from conn_hygiene.pools import backends, configuring
 from conn_hygiene.pools import base as pools
-from conn_hygiene.pools import configuring
 from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
 
@@ -297,9 +296,9 @@ class LeasedWrapper(_Wrapper):
             connect()
             self._set_autocommit(autocommit)
         except BaseException:
-            # What is written on this one would not be committed when the application says so, or before it does. To a
-            # backend with a close() of its own nothing was closed: the next use checks out again, as if not for this.
-            BaseDatabaseWrapper.close(self)
+            # What is written on this one would not be committed when the application says so, or before it does. To
+            # the application, and a close() of its backend's own, nothing is closed: the next use tries another.
+            self._conn_hygiene_lease.checkout_failed()
             raise
         finally:
             self.autocommit = autocommit

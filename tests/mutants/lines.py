@@ -870,11 +870,10 @@ MUTANTS = [
         "a wrapper is leased whose names are missing",
         "pools/base.py",
         """
-        internals.LEASES.available
-        and isinstance(wrapper, PostgreSQLWrapper)
+        if not internals.LEASES.available or backends.refusal(wrapper) is not None:
         """,
         """
-        isinstance(wrapper, PostgreSQLWrapper)
+        if backends.refusal(wrapper) is not None:
         """,
         "test_internals.py::test_without_leases_wrappers_are_left_as_django_made_them",
     ),
@@ -949,10 +948,10 @@ MUTANTS = [
         "a job's connections stay open at its end",
         "scopes.py",
         """
-        if wrapper.alias not in entry.before and _is_to_close(wrapper):
+        if wrapper.alias in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
         """,
         """
-        if wrapper.alias in entry.before and _is_to_close(wrapper):
+        if wrapper.alias not in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
         """,
         "test_scopes.py::test_closing_of_one_alias",
     ),
@@ -1283,17 +1282,41 @@ MUTANTS = [
         "who closes does not wait for what is on its way back",
         "leases/wrapper.py",
         """
-        if lease.forget():
-            self.run_on_commit = []
-            lease.keeper.wait_for_returns(lease=lease)
-            return
+        super().close()
+        lease.keeper.wait_for_returns(lease=lease)
         """,
         """
-        if lease.forget():
-            self.run_on_commit = []
-            return
+        super().close()
         """,
         "test_outside_the_lock.py::test_who_closes_waits_until_the_connection_is_where_it_belongs",
+    ),
+    _mutant(
+        "the backend's own close() is passed by where there is no connection",
+        "leases/wrapper.py",
+        """
+        if lease.serves_thread():
+            lease.forget()
+        super().close()
+        lease.keeper.wait_for_returns(lease=lease)
+        """,
+        """
+        if lease.serves_thread() and lease.forget():
+            lease.keeper.wait_for_returns(lease=lease)
+            return
+        super().close()
+        lease.keeper.wait_for_returns(lease=lease)
+        """,
+        "test_own_close.py::test_what_was_given_back_is_closed_by_it",
+    ),
+    _mutant(
+        "a child believes in what was set in its parent's session",
+        "forks/hooks.py",
+        """
+        if each in mine:
+            wrapper.close_books(each)
+        """,
+        "",
+        "test_own_close.py::test_a_child_sets_its_own_sessions_up",
     ),
     _mutant(
         "a child uses what was on its way back in its parent",

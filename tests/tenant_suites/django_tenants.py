@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dts_test_project.settings import *  # noqa: F403
+from dts_test_project.settings import *  # type: ignore[import-not-found] # noqa: F403
 
 from tests.tenant_suites.databases import pooled
 
