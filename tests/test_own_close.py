@@ -392,7 +392,7 @@ class NotPsycopg:
         setattr(self.__dict__["_connection"], name, value) if name == "autocommit" else super().__setattr__(name, value)
 
 
-class Handing(base.base.DatabaseWrapper):
+class Handing(base.base.DatabaseWrapper):  # type: ignore[name-defined, misc]
     def get_new_connection(self, conn_params: Any) -> Any:
         return NotPsycopg(super().get_new_connection(conn_params))
 
