@@ -510,6 +510,12 @@ NAMES: tuple[Name, ...] = (
             "finish": "Closes without the pool, or the connection's lock, having a say.",
         },
     ),
+    *_names(_CONNECTION, CLEANING, {"_prepared": "psycopg's prepared statements, which a reset drops on the server."}),
+    *_names(
+        _PREPARED,
+        CLEANING,
+        {"clear": "Forgets them.", "_to_flush": "What clear() would have sent: the server has none any more."},
+    ),
     *_names(
         _PGCONN,
         AUDITS,
@@ -544,12 +550,6 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_TYPES, CLIENT, {"_registry": "As above."}),
-    *_names(_CONNECTION, CLEANING, {"_prepared": "psycopg's prepared statements, which a reset drops on the server."}),
-    *_names(
-        _PREPARED,
-        CLEANING,
-        {"clear": "Forgets them.", "_to_flush": "What clear() would have sent: the server has none any more."},
-    ),
     *_names(_CONNECTION, ROLLBACKS, {"lock": "A COPY or a pipeline that was left behind holds it for ever."}),
     *_names(_CONNECTION, AUDITS, {"lock": "An audit asks nothing while another thread uses the connection."}),
     *_names(

@@ -312,7 +312,10 @@ def test_autocommit_is_put_back_in_a_transaction_too() -> None:
 
 @pytest.mark.usefixtures("releasing")
 def test_a_statement_of_the_cleaning_is_not_sent_by_a_cursor_of_the_owners(remake: Callable[..., None]) -> None:
-    remake(assume_role="pg_monitor")
+    remake()
+    # Opened by the first use.
+    pool: Any = connections[ALIAS].pool
+    pool._configure = lambda connection: connection.execute("SET app.of_the_pool = 'set'")
     sent: list[Any] = []
 
     class Spy(psycopg.Cursor[Any]):
@@ -326,7 +329,7 @@ def test_a_statement_of_the_cleaning_is_not_sent_by_a_cursor_of_the_owners(remak
     before = len(sent)
     close()
     assert sent[before:] == []
-    assert query("SELECT current_user::text || (to_regclass('t_hygiene') IS NULL)") == "pg_monitortrue"
+    assert query("SELECT current_setting('app.of_the_pool') || (to_regclass('t_hygiene') IS NULL)") == "settrue"
 
 
 @pytest.mark.usefixtures("pool")
