@@ -410,3 +410,63 @@ def test_always_cleaned_is_clean_of_what_nobody_has_seen(settings: Any) -> None:
     run("SELECT become('acme')")
     connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing")
+@pytest.mark.parametrize(
+    "statement",
+    ["SET no_such_parameter = 1", "SET pg_catalog.x = 1", "SET server_version = '1'", "SET lock_timeout = 'long'"],
+)
+def test_what_could_not_be_set_fails_nothing_that_comes_later(statement: str) -> None:
+    run("SET app.tenant = 'acme'")
+    with contextlib.suppress(Error):
+        run(statement)
+    for _ in range(2):
+        with in_another_session():
+            assert run(TENANT) == [("acme",)]
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_cleaned_session_has_no_statement_that_only_one_side_knows(settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "CLEAN_SESSIONS": "always"}
+    run(
+        "CREATE OR REPLACE FUNCTION prepare_it() RETURNS void LANGUAGE plpgsql AS"
+        " $$ BEGIN EXECUTE 'PREPARE it AS SELECT 1'; END $$"
+    )
+    connection.close()
+    pool = connections["default"].pool
+    with hold_connection():
+        connection.ensure_connection()
+        handle: Any = connection.connection
+        handle.prepare_threshold = 1
+        psycopg.Cursor(handle).execute("SELECT 7", prepare=True)
+        run("SELECT prepare_it()")
+        pid = handle.info.backend_pid
+    connection.close()
+    for each in (handles := [pool.getconn() for _ in range(pool.get_stats()["pool_available"])]):
+        if each.info.backend_pid == pid:
+            each.prepare_threshold = 1
+            assert psycopg.Cursor(each).execute("SELECT 7", prepare=True).fetchone() == (7,)
+            each.prepare_threshold = None
+            each.rollback()
+    for each in handles:
+        pool.putconn(each)
+    run("DROP FUNCTION prepare_it()")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_psycopg_has_prepared_stays_in_a_session_that_is_always_cleaned(settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "CLEAN_SESSIONS": "always"}
+    # The first asks the catalogue, in a transaction whose rollback psycopg heeds.
+    run("SELECT 1")
+    connection.close()
+    with hold_connection():
+        connection.ensure_connection()
+        handle: Any = connection.connection
+        handle.prepare_threshold = 1
+        psycopg.Cursor(handle).execute("SELECT 7", prepare=True)
+    connection.close()
+    assert handle.execute("SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql").fetchone() == (1,)
+    handle.rollback()

@@ -73,12 +73,9 @@ class LeasedCursor(_Cursor):
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it for each of the parameters."""
-        # Its names may be others each time.
-        undoes = self._announce(query, None)
-        result = super().executemany(query, *args, **kwargs)
-        if undoes is not None:
-            self._succeeded(undoes)
-        return result
+        # Its names may be others each time. Nor is an undoing believed, since there may be nothing to execute it for.
+        self._announce(query, None)
+        return super().executemany(query, *args, **kwargs)
 
     # The next two announce it when they begin, which is when they send it, and not when they are called.
 
@@ -141,6 +138,9 @@ class LeasedServerCursor(LeasedCursor):
     """Mixed into the class of a server-side cursor, for which a fetch is a statement: ``FETCH``, or ``MOVE``."""
 
     __slots__ = ()
+
+    def _succeeded(self, undoes: Effect) -> None:
+        """Believe in no undoing: it has only been declared."""
 
     def fetchone(self) -> Any:
         """Tell the lease of the fetch, then return the next row."""

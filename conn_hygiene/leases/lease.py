@@ -513,7 +513,8 @@ class Lease:
                 raise following.SessionGone(*error.args) from error
             raise
         with self._lock:
-            self.session_state.follows |= carried.names
+            # What is as it is in a new session need not follow; who sets it once more is seen again.
+            self.session_state.follows |= carried.names & carried.values(0).keys()
 
     def has_set_again(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.

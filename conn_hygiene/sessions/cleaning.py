@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene.sessions import client, following, state
+from conn_hygiene.sessions import client, following, sql, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conn_hygiene.sessions.plan import Plan
 
 
-# As DISCARD ALL does. The role is in the transaction's own hands: it may differ from the session's user.
+# As DISCARD ALL does, but for prepared statements, of which some may stay.
 _EVERYTHING = (
     "CLOSE ALL",
     "SET SESSION AUTHORIZATION DEFAULT",
@@ -29,6 +29,7 @@ _EVERYTHING = (
     "SELECT pg_advisory_unlock_all()",
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
+    "SELECT count(*) FROM pg_prepared_statements WHERE from_sql",
 )
 _TIMEZONE = "timezone"
 
@@ -55,9 +56,7 @@ def clean(
         raise psycopg.OperationalError("what was set on the psycopg connection cannot be undone")
     begin(connection)
     asked = sorted(plan.follow)
-    rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
-    if plan.left:
-        client.forget_prepared(connection)
+    rows = _asked_and_reset(connection, plan, asked, fresh)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -65,6 +64,31 @@ def clean(
     if state.reported_parameters(connection) != fresh:
         raise psycopg.OperationalError("the session differs from what it was when it was new")
     return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
+
+
+def _asked_and_reset(
+    connection: psycopg.Connection[Any], plan: Plan, asked: list[str], fresh: tuple[bytes | None, ...]
+) -> list[list[str | None]]:
+    """Return the values of *asked* before and after the reset, as the first and the last of several rows."""
+    try:
+        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+    except psycopg.Error:
+        # A name that somebody has tried to set need not exist, nor be one that may be set. RESET ALL knows.
+        if plan.left or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise
+        plan = plan._replace(left=frozenset({sql.SETTING}))
+        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+    if plan.left:
+        # The row of the locks comes before it.
+        _deallocate(connection, plan, prepared_by_sql=rows[len(asked[:1]) + 1][0])
+    return rows
+
+
+def _deallocate(connection: psycopg.Connection[Any], plan: Plan, *, prepared_by_sql: str | None) -> None:
+    """Drop what was prepared by SQL. What psycopg has prepared is as good for the next, and stays if it can."""
+    if prepared_by_sql != "0" or sql.PREPARED in plan.left:
+        following.run(connection, "DEALLOCATE ALL")
+        client.forget_prepared(connection)
 
 
 def begin(connection: psycopg.Connection[Any]) -> None:
@@ -95,7 +119,6 @@ def _statements(
     statements = [_asking(connection, asked)] if asked else []
     if plan.left:
         statements += _EVERYTHING
-        statements.append("DEALLOCATE ALL")
     else:
         statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
     if plan.left or _TIMEZONE in plan.resets:
