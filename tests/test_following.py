@@ -470,3 +470,46 @@ def test_what_psycopg_has_prepared_stays_in_a_session_that_is_always_cleaned(set
     connection.close()
     assert handle.execute("SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql").fetchone() == (1,)
     handle.rollback()
+
+
+UNDOINGS = {
+    "LISTEN": ("LISTEN hygiene", "UNLISTEN *"),
+    "temporary table": ("CREATE TEMP TABLE t_hygiene (n int)", "DISCARD TEMP"),
+    "advisory lock": ("SELECT pg_advisory_lock(815)", "SELECT pg_advisory_unlock_all()"),
+    "PREPARE": ("PREPARE hygiene AS SELECT 1", "DEALLOCATE ALL"),
+}
+undoings = pytest.mark.parametrize(("leave", "undo"), UNDOINGS.values(), ids=UNDOINGS)
+
+
+@undoings
+@pytest.mark.usefixtures("releasing")
+def test_an_undoing_is_believed_when_it_is_committed(leave: str, undo: str) -> None:
+    run(leave)
+    with transaction.atomic():
+        run(undo)
+    wait_until_released()
+
+
+@pytest.mark.parametrize("reason", ["LISTEN", "temporary table"])
+@pytest.mark.parametrize("way", ["rollback", "savepoint", "literal savepoint", "failed"])
+@pytest.mark.usefixtures("releasing")
+def test_an_undoing_that_did_not_happen_is_not_believed(reason: str, way: str) -> None:
+    leave, undo = UNDOINGS[reason]
+    run(leave)
+    if way == "failed":
+        with pytest.raises(Error):
+            run(f"{undo}; SELECT 1/0")
+    elif way == "literal savepoint":
+        with transaction.atomic():
+            run("SAVEPOINT hygiene")
+            run(undo)
+            run("ROLLBACK TO SAVEPOINT hygiene")
+    else:
+        with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+            with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+                run(undo)
+                raise ZeroDivisionError
+            if way == "rollback":
+                raise ZeroDivisionError
+    let_the_reaper_look()
+    assert holds("default")

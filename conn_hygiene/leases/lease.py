@@ -47,7 +47,7 @@ from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import client, following, known, sql, state
+from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.work import serving
@@ -785,6 +785,14 @@ class Lease:
         """Take note that what undoes something has been executed without an error. Owner only."""
         with self._lock:
             self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
+
+    def confirm_undone(self) -> None:
+        """Ask the server what a transaction that has ended has undone. Owner only, outside of transactions."""
+        connection = self._connection
+        if connection is not None and self.session_state.undone and pools.is_idle(connection):
+            left = cleaning.left_of(connection, self.session_state.undone)
+            with self._lock:
+                self.session_state.confirm_undone(left)
 
     def overriding(self, name: str, before: str | None) -> None:
         """Take note that a block has set *name*, which was *before*, None for not at all, for as long as it lasts.

@@ -358,6 +358,9 @@ class LeasedWrapper(_Wrapper):
         by_atomic = force_begin_transaction_with_broken_autocommit
         lease.manual_transactions(not autocommit and not by_atomic)
         if autocommit:
+            if lease.session_state.undone:
+                with self.wrap_database_errors:
+                    lease.confirm_undone()
             lease.settle(handle_is_out=False)
         else:
             self._transaction_began(sys._getframe(1))

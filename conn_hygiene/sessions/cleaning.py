@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from conn_hygiene.sessions import client, following, sql, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from conn_hygiene.sessions.plan import Plan
 
@@ -111,6 +111,21 @@ def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str]:
     asked = sorted(plan.follow)
     [row] = following.run(connection, _asking(connection, asked))
     return _to_carry(plan, asked, row, [None] * len(asked))
+
+
+# What an undoing statement undoes only if its transaction is committed.
+_TRANSACTIONAL = {
+    sql.LISTEN: "EXISTS (SELECT FROM pg_listening_channels())",
+    sql.TEMPORARY: "EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())",
+}
+
+
+def left_of(connection: psycopg.Connection[Any], reasons: Iterable[str]) -> frozenset[str]:
+    """Return which of *reasons* the session of *connection* still has, asking the server where that is known."""
+    asked = [reason for reason in reasons if reason in _TRANSACTIONAL]
+    [row] = following.run(connection, "SELECT " + ", ".join(_TRANSACTIONAL[reason] for reason in asked))
+    there = {reason for reason, exists in zip(asked, row, strict=True) if exists != "f"}
+    return frozenset(there.union(reasons) - (set(asked) - there))
 
 
 def _statements(

@@ -78,12 +78,12 @@ class State:
         "_of_hold",
         "_set_at_connect",
         "_soiled",
-        "_undone",
         "follows",
         "fresh",
         "overridden",
         "parameters",
         "pins",
+        "undone",
     )
 
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
@@ -102,8 +102,8 @@ class State:
         self._set_at_connect: set[str] = set()
         # Of the pins, those of what was executed under hold_connection.
         self._of_hold: set[str] = set()
-        # Of the pins, what will be undone if the transaction is committed.
-        self._undone: set[str] = set()
+        #: Of the pins, what is undone if the transaction was committed, which the server knows.
+        self.undone: set[str] = set()
         # Whether a statement has left anything but settings, undone since or not.
         self._soiled = False
 
@@ -129,7 +129,7 @@ class State:
         if names and not adds and not effect.removes:
             return []
         self._soiled = True
-        self._undone -= adds
+        self.undone -= adds
         if setting_up and not adds & INDELIBLE:
             return []
         return self._pin(adds - HARMLESS, of_hold=of_hold)
@@ -161,16 +161,15 @@ class State:
                 self.follows |= _SET_UP
         for reason in effect.removes:
             if in_transaction and reason not in _NOT_TRANSACTIONAL:
-                self._undone.add(reason)
+                self.undone.add(reason)
             else:
                 self.pins.pop(reason, None)
 
-    def transaction_ended(self, *, committed: bool) -> None:
-        """Take note that a transaction, or a part of it, has ended."""
-        if committed:
-            for reason in self._undone:
-                self.pins.pop(reason, None)
-        self._undone.clear()
+    def confirm_undone(self, left: frozenset[str]) -> None:
+        """Take note of what the server has *left* of all that was to be undone by a commit."""
+        for reason in self.undone - left:
+            self.pins.pop(reason, None)
+        self.undone.clear()
 
     def changed(
         self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
@@ -237,7 +236,7 @@ class State:
         self.follows.clear()
         self.overridden.clear()
         self._set_at_connect.clear()
-        self._undone.clear()
+        self.undone.clear()
         self._soiled = False
 
 
