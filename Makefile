@@ -67,7 +67,7 @@ docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
 
-tenant-suites: $(VENV)/.tenants ## run those of django-tenants and django-pgschemas, in 4 minutes
+tenant-suites: $(VENV)/.tenants ## run the suites of django-tenants and django-pgschemas likewise; slow
 	$(BIN)/python -m tests.tenant_suites
 
 matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found

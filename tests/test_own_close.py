@@ -263,7 +263,7 @@ def test_what_was_given_back_is_closed_when_the_toolkit_goes(tenants: Any) -> No
     query_and_release()
     conn_hygiene.uninstall()
     try:
-        assert (counted["closed"], tenants.believed) == (1, None)
+        assert (tenants.closed, tenants.believed) == (1, None)
         assert query("SHOW search_path") == "acme, public"
     finally:
         tenants.close()
@@ -392,7 +392,7 @@ class NotPsycopg:
         setattr(self.__dict__["_connection"], name, value) if name == "autocommit" else super().__setattr__(name, value)
 
 
-class Handing(base.base.DatabaseWrapper):  # type: ignore[name-defined, misc]
+class Handing(PostgreSQLWrapper):
     def get_new_connection(self, conn_params: Any) -> Any:
         return NotPsycopg(super().get_new_connection(conn_params))
 

@@ -673,8 +673,9 @@ def _tell_of_one_left_alone(wrapper: BaseDatabaseWrapper) -> None:
     """Say why *wrapper* gets no lease, once for its alias; nothing of another vendor, of which nobody expects any."""
     if internals.LEASES.available and wrapper.vendor == "postgresql":
         reason = backends.refusal(wrapper)
-        if reason is not None and backends.leave_alone(wrapper.alias, reason):
-            publish(LeftAlone(alias=wrapper.alias, engine=str(wrapper.settings_dict["ENGINE"]), reason=reason))
+        engine = str(wrapper.settings_dict["ENGINE"])
+        if reason is not None and backends.leave_alone(wrapper.alias, engine, reason):
+            publish(LeftAlone(alias=wrapper.alias, engine=engine, reason=reason))
 
 
 def close_books(wrapper: BaseDatabaseWrapper) -> None:

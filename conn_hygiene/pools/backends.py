@@ -7,6 +7,7 @@ of its own behind it: its connections would be closed one by one.
 
 from __future__ import annotations
 
+import threading
 from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ load_backend: Any = internals.imported("django.db.utils", "load_backend")
 # Backends whose connections are no psycopg connections, by package. Only one that has connected shows that by itself.
 _WRAPPED = {"dj_db_conn_pool": "its connections are SQLAlchemy's, out of a pool of its own"}
 
-# What was said of which alias in this process.
-_left_alone: dict[str, str] = {}
+# What was said in this process, by alias and ENGINE: an alias may get another one in tests.
+_left_alone: dict[tuple[str, str], str] = {}
+_lock = threading.Lock()
 
 
 def has_own_close(cls: type[BaseDatabaseWrapper]) -> bool:
@@ -63,21 +65,29 @@ def why_left_alone(alias: str) -> str | None:
     """Return why *alias*, which is on PostgreSQL, is left alone, by its backend and by what this process has seen."""
     if not internals.LEASES.available:
         return None
+    engine = connections.settings[alias]["ENGINE"]
     try:
-        cls = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+        cls = load_backend(engine).DatabaseWrapper
     except ImproperlyConfigured:
         return None
-    return refusal_of(cls) or _left_alone.get(alias)
+    return refusal_of(cls) or _left_alone.get((alias, engine))
 
 
-def leave_alone(alias: str, reason: str) -> bool:
+def leave_alone(alias: str, engine: str, reason: str) -> bool:
     """Take note that *alias* is left alone; return whether that is the first time in this process."""
-    # In one step: another thread may connect at the same time.
-    return _left_alone.setdefault(alias, reason) is reason
+    here = (alias, engine)
+    # Of two threads that come at the same time, one counts.
+    with _lock:
+        if here in _left_alone:
+            return False
+        _left_alone[here] = reason
+        return True
 
 
 def begin_anew() -> None:
     """Forget what was said: nobody has told a forked child, nor whoever installs the toolkit again."""
+    global _lock  # noqa: PLW0603 - another thread may have held it at a fork
+    _lock = threading.Lock()
     _left_alone.clear()
 
 

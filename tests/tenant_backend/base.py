@@ -17,10 +17,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
     #: What every session is to have, and what this one is believed to have.
     schema = "acme"
     believed: str | None = None
+    #: How often this one was closed; `counted` is of all, those with which the toolkit asks included.
+    closed = 0
     fails_to_turn_autocommit_off = False
 
     def close(self) -> None:
         counted["closed"] += 1
+        self.closed += 1
         self.believed = None
         super().close()
 
