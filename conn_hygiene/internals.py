@@ -514,7 +514,11 @@ NAMES: tuple[Name, ...] = (
     *_names(
         _PREPARED,
         CLEANING,
-        {"clear": "Forgets them.", "_to_flush": "What clear() would have sent: the server has none any more."},
+        {
+            "clear": "Forgets them.",
+            "_to_flush": "What clear() would have sent: the server has none any more.",
+            "_names": "Those that there are, to be compared with what the server has.",
+        },
     ),
     *_names(
         _PGCONN,

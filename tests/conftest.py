@@ -16,6 +16,7 @@ from django.test import SimpleTestCase
 
 import conn_hygiene
 from conn_hygiene.leases import wrapper
+from conn_hygiene.sessions import known
 from conn_hygiene.work import serving
 from example_project import embedded
 from tests.leftovers import Leftovers
@@ -77,6 +78,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """
     result = yield
     _check_pools()
+    # Of functions and policies that are gone with their test.
+    if any(each.findings is None or each.findings.leaves_state for each in known._known.values()):
+        known.reset()
     # AsyncClient ends its requests in another thread than they began in, so that they seem to be served for ever.
     serving.label = serving.before = None
     if nextitem is None or nextitem.path != item.path:

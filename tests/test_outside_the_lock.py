@@ -25,6 +25,7 @@ from conn_hygiene.leases import returns, wrapper
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.reports import counters, notices
+from conn_hygiene.sessions import following
 from example_project import embedded
 from tests.test_forks import in_child
 from tests.test_lease import query
@@ -258,7 +259,7 @@ CALLS: dict[str, Callable[[Callable[[], None]], Any]] = {
     "putconn": lambda called: before_each(ConnectionPool, "putconn", called),
     "the pool's log": lambda called: logged("psycopg.pool", called),
     "configure": configured,
-    "the cleaning": lambda called: before_each(psycopg.Connection, "execute", called),
+    "the cleaning": lambda called: before_each(following, "run", called),
     "a rollback": lambda called: before_each(psycopg.Connection, "rollback", called),
     "finish": lambda called: before_each(psycopg.Connection, "close", called),
     "our log": lambda called: logged("conn_hygiene", called),

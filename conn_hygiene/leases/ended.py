@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf
 from conn_hygiene.leases import policy
@@ -13,6 +13,8 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import known
 
 if TYPE_CHECKING:
+    import psycopg
+
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.lease import Lease
 
@@ -38,7 +40,7 @@ def is_broken(lease: Lease) -> bool:
             return False
         if not connection.closed:
             # State that libpq sees, or a transaction.
-            if lease.last_statement is not None and lease.session_state.changed(connection):
+            if lease.last_statement is not None and _has_changed(lease, connection):
                 return False
             if not pools.is_idle(connection):
                 return False
@@ -46,6 +48,11 @@ def is_broken(lease: Lease) -> bool:
             if lease.trusted:
                 return False
         return _may_be_replaced(lease)
+
+
+def _has_changed(lease: Lease, connection: psycopg.Connection[Any]) -> bool:
+    # What could follow, if it could be read.
+    return bool(lease.session_state.changed(connection) or lease.session_state.carries())
 
 
 def _may_be_replaced(lease: Lease) -> bool:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene import callsite, conf, locks
+from conn_hygiene import callsite, conf, internals, locks
 from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Reclaimed, publish
 from conn_hygiene.leases import ahead, backoff, cursors, invariants, looks, news, policy, returns, usage
 from conn_hygiene.leases.connecting import Connect, Connecting
@@ -785,6 +785,9 @@ class Lease:
         """Take note that what undoes something has been executed without an error. Owner only."""
         with self._lock:
             self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
+        if sql.PREPARED in effect.removes and internals.CLEANING.available:
+            # psycopg does not always notice.
+            client.forget_prepared(connection)
 
     def confirm_undone(self) -> None:
         """Ask the server what a transaction that has ended has undone. Owner only, outside of transactions."""

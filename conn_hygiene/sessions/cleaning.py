@@ -29,7 +29,7 @@ _EVERYTHING = (
     "SELECT pg_advisory_unlock_all()",
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
-    "SELECT count(*) FROM pg_prepared_statements WHERE from_sql",
+    "SELECT count(*) FILTER (WHERE from_sql), count(*) FILTER (WHERE NOT from_sql) FROM pg_prepared_statements",
 )
 _TIMEZONE = "timezone"
 
@@ -80,13 +80,16 @@ def _asked_and_reset(
         rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
     if plan.left:
         # The row of the locks comes before it.
-        _deallocate(connection, plan, prepared_by_sql=rows[len(asked[:1]) + 1][0])
+        _deallocate(connection, *rows[len(asked[:1]) + 1])
     return rows
 
 
-def _deallocate(connection: psycopg.Connection[Any], plan: Plan, *, prepared_by_sql: str | None) -> None:
-    """Drop what was prepared by SQL. What psycopg has prepared is as good for the next, and stays if it can."""
-    if prepared_by_sql != "0" or sql.PREPARED in plan.left:
+def _deallocate(connection: psycopg.Connection[Any], by_sql: str | None, by_protocol: str | None) -> None:
+    """Drop what was prepared by SQL. What psycopg has prepared is as good for the next: it stays, if both sides agree.
+
+    The two are how many statements the server has of each kind.
+    """
+    if by_sql != "0" or by_protocol != str(client.prepared(connection)):
         following.run(connection, "DEALLOCATE ALL")
         client.forget_prepared(connection)
 

@@ -222,6 +222,11 @@ def _functions(value: Any) -> Iterator[Any]:
             yield function
 
 
+def prepared(connection: psycopg.Connection[Any]) -> int:
+    """Return how many statements psycopg believes to be prepared on the server; -1 if it is about to drop some."""
+    return -1 if connection._prepared._to_flush else len(connection._prepared._names)
+
+
 def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     """Have psycopg believe no more in the statements that it has prepared, since the server has just dropped them all.
 

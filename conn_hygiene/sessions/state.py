@@ -227,8 +227,8 @@ class State:
         return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if names else {})
 
     def carries(self) -> bool:
-        """Return whether the owner has left anything, as far as was seen."""
-        return bool(self.pins or self.follows or self._set_at_connect or self.overridden)
+        """Return whether the owner has left anything, as far as was seen; what is set at each connect is not its own."""
+        return bool(self.pins or self.follows or self.overridden)
 
     def cleaned(self) -> None:
         """Take note that nothing is left."""
