@@ -13,6 +13,7 @@ from django.db.backends.signals import connection_created
 from psycopg import sql
 
 from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene.sessions import known
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
@@ -380,6 +381,7 @@ def become(admin: psycopg.Connection) -> Iterator[None]:
         "CREATE OR REPLACE FUNCTION become(t text) RETURNS void LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM set_config('app.tenant', t, false); END $$"
     )
+    known.reset()
     yield
     admin.execute("DROP FUNCTION become(text)")
 
@@ -513,3 +515,30 @@ def test_an_undoing_that_did_not_happen_is_not_believed(reason: str, way: str) -
                 raise ZeroDivisionError
     let_the_reaper_look()
     assert holds("default")
+
+
+@pytest.mark.usefixtures("releasing", "become")
+def test_what_a_function_sets_follows_without_any_setting() -> None:
+    """From the first release of a process on: the catalogue is asked ahead of it."""
+    assert known.known_of("default") is None
+    run("SELECT become('acme')")
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+    for _ in range(2):
+        with in_another_session():
+            assert run(TENANT) == [("acme",)]
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_no_cleaning_undoes_is_closed_where_the_catalogue_has_it(admin: psycopg.Connection) -> None:
+    admin.execute("CREATE OR REPLACE FUNCTION sow() RETURNS void LANGUAGE sql AS 'SELECT setseed(0.5)'")
+    known.reset()
+    try:
+        run("SELECT sow()")
+        [(pid,)] = run("SELECT pg_backend_pid()")
+        connection.close()
+        assert pid not in seen_by_others("SELECT pg_backend_pid()")
+    finally:
+        admin.execute("DROP FUNCTION sow()")
+        known.reset()

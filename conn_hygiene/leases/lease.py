@@ -841,21 +841,23 @@ class Lease:
             cursors.retire(connection)
             if connection.closed:
                 return
-            plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
         for event in returns.audit(connection, self.keeper):
             publish(event)
+        if self.last_statement is not None and known.is_due(self.alias, _now()):
+            self._ask_catalogue(connection)
+        with self._lock:
+            plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
         if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
                 pools.scrub(connection, plan, fresh)
             with self._lock:
                 self.session_state.cleaned()
-        if self.last_statement is not None and known.is_due(self.alias, _now()):
-            self._ask_catalogue(connection)
         pools.restore(connection)
 
     def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
-        if not connection.closed and pools.is_idle(connection):
-            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+        """Ask what functions and policies do, of a connection whose transaction is over, or is to end in any case."""
+        with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+            if pools.is_ready(connection):
                 known.ask(self.alias, connection, self.keeper.tell)
 
     def _plan(
@@ -879,7 +881,10 @@ class Lease:
         # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
         soiled = bool(self.open_cursors) or known.cleans_always(self.alias)
         plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
-        return plan if self.pooled else plan._replace(left=frozenset(), resets=frozenset())
+        if not self.pooled:
+            # Giving back is closing.
+            return plan._replace(left=frozenset(), resets=frozenset())
+        return plan._replace(left=plan.left | known.indelible(self.alias)) if self.last_statement is not None else plan
 
     def carries_state(self) -> bool:
         """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.
@@ -890,7 +895,7 @@ class Lease:
         if connection is None:
             # Given back, it leaves what is to be set again in the next.
             return self.carried is not None
-        if self.may_have_unseen_state():
+        if self.may_have_unseen_state() and pools.is_idle(connection):
             self._ask_catalogue(connection)
         with self._lock:
             return bool(

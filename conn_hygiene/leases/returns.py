@@ -244,6 +244,7 @@ class Return:
             known.ask(self.alias, self.connection, registry.tell)
             if self.carried is not None:
                 plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
+            plan = plan._replace(left=plan.left | known.indelible(self.alias))
         if plan.left or plan.resets or plan.follow:
             return pools.scrub(self.connection, plan, self.fresh)
         return {}

@@ -49,6 +49,8 @@ class Findings:
     reasons: Mapping[str, str] = MappingProxyType({})
     #: Why sessions have to be cleaned before somebody else gets them, whatever was seen. Empty: they need not.
     leaves_state: tuple[str, ...] = ()
+    #: What of that no cleaning undoes, as the reasons of :mod:`conn_hygiene.sessions.sql`: such sessions are closed.
+    indelible: frozenset[str] = frozenset()
     #: What the catalogue was like; whatever changes in it that matters here changes this.
     fingerprint: str = dataclasses.field(default="", compare=False)
 
@@ -277,11 +279,17 @@ class _Reading:
         self._settable = settable
         self._reasons: dict[str, list[str]] = defaultdict(list)
         self._leaves_state: list[str] = []
+        self._indelible: set[str] = set()
 
     def findings(self) -> Findings:
         """Return what has come of it."""
         reasons = {name: shortened(self._reasons[name]) for name in sorted(self._reasons)}
-        return Findings(frozenset(reasons), MappingProxyType(reasons), tuple(self._leaves_state))
+        return Findings(
+            followed=frozenset(reasons),
+            reasons=MappingProxyType(reasons),
+            leaves_state=tuple(self._leaves_state),
+            indelible=frozenset(self._indelible),
+        )
 
     def policies(self, policies: list[_Policy], named: Callable[[Collection[str]], list[_Function]]) -> None:
         """Take note of *policies*, and of the functions that they call; *named* returns those that have some names."""
@@ -310,6 +318,7 @@ class _Reading:
             names, others = _left_by(function)
             for name in names:
                 self._follow(name, f"{function} sets it")
+            self._indelible |= others & _CLOSED_FOR
             left = [*(f"SET {name}" for name in sorted(names)), *sorted(others)]
             if left:
                 self._leaves_state.append(f"{function} ({', '.join(left)})")
@@ -320,6 +329,9 @@ class _Reading:
         if self._settable.may_follow(name) and reason not in self._reasons[name]:
             self._reasons[name].append(reason)
 
+
+# Of what cannot be read it is not said that a session would have to be closed for it.
+_CLOSED_FOR = sql.INDELIBLE - {sql.CODE, sql.UNREADABLE}
 
 # As many of each are named where a line is to be read.
 _FEW = 3

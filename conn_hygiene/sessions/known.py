@@ -203,6 +203,12 @@ def cleans_always(alias: str) -> bool:
     return known is None or not known.is_current or known.findings is None or bool(known.findings.leaves_state)
 
 
+def indelible(alias: str) -> frozenset[str]:
+    """Return what functions may leave in sessions of *alias* that no cleaning undoes, where all are cleaned."""
+    findings = known_of(alias)
+    return findings.indelible if findings is not None and cleans_always(alias) else _NOTHING
+
+
 def state_matters(alias: str) -> bool:
     """Return whether what functions leave in sessions of *alias* is known, or said, to matter to their owners."""
     findings = known_of(alias)

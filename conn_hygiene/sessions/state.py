@@ -227,7 +227,7 @@ class State:
         return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if names else {})
 
     def carries(self) -> bool:
-        """Return whether the owner has left anything, as far as was seen; what is set at each connect is not its own."""
+        """Return whether the owner has left anything, as far as was seen; not what is set at each connect."""
         return bool(self.pins or self.follows or self.overridden)
 
     def cleaned(self) -> None:
