@@ -427,7 +427,8 @@ def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> 
 
     Inside, a connection that has been idle for ``RELEASE_AFTER`` seconds (``UNPOOLED_RELEASE_AFTER`` without a pool)
     returns to its pool, or is closed; the next query checks one out again. A connection is not idle while a cursor is
-    open or a transaction runs, nor if it carries session state, such as a ``SET`` or a temporary table.
+    open or a transaction runs, nor if its session has state that cannot follow, such as a temporary table. Settings do:
+    what was set is set again in the next session, ahead of the query, and ends with the request or with ``close()``.
 
     Works on functions and methods, coroutine functions, generators and asynchronous generators, on view functions with
     streaming responses (whose bodies are covered), and on class-based views by ``method_decorator``. Scopes nest; a
@@ -449,8 +450,9 @@ def hold_connection(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     """Keep one connection for as long as the block or function runs, in a scope that would give it back.
 
     For what needs one session without the toolkit being able to see it: handles taken from ``connection.connection``,
-    functions that change settings, ``currval()``. State that the toolkit does see (``SET``, temporary tables, session
-    locks) ends with the block when a release scope is around it: the connection then goes back, cleaned.
+    functions that lock, ``currval()``, ``pg_backend_pid()``. State that the toolkit does see (temporary tables, session
+    locks) ends with the block when a release scope is around it: the connection then goes back, cleaned. Settings do
+    not: they follow to the end of the request, unless ``ON_SET`` is ``"pin"``.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
