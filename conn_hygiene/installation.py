@@ -66,9 +66,13 @@ def _end_of_running_thread() -> weakref.ref[Any]:
 
 
 def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    lease = wrapper.lease_of(connection)
     # It has one from its first connection on.
-    if wrapper.lease_of(connection) is None:
+    if lease is None:
         _attach(connection, connecting=True)
+    elif lease.carried is not None:
+        # The session is set up. Ahead of all other receivers, which find what its owner has set.
+        lease.set_again()
 
 
 def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:

@@ -79,6 +79,11 @@ CLEANING = Feature(
     "cleaning",
     "A pooled session that carries state is closed instead of cleaned, and its pool connects anew.",
 )
+FOLLOWING = Feature(
+    "following",
+    "Settings do not follow their owner: a SET keeps its connection to the end of the request, whatever ON_SET says, "
+    "and so does each query where FOLLOWED_SETTINGS, or the catalogue, has something that should follow.",
+)
 ROLLBACKS = Feature(
     "rollbacks",
     "A transaction that a thread left behind ends with its connection, which is closed instead of rolled back.",
@@ -186,6 +191,7 @@ FEATURES = (
     CHECKOUTS,
     TURNS,
     CLEANING,
+    FOLLOWING,
     ROLLBACKS,
     CLIENT,
     NOTIFICATIONS,
@@ -440,6 +446,11 @@ NAMES: tuple[Name, ...] = (
     *_names(_DATABASES, WAITS, {"create_connection": "Extended: a stopwatch waits for the first connection."}),
     *_names(_WRAPPER, WAITS, {"get_new_connection": "Where it waits, on the instance: there is no lease yet."}),
     *_names(_POSTGRESQL, CHECKOUTS, {"pool": "Whether the alias has a native pool."}),
+    *_names(
+        _POSTGRESQL,
+        CLEANING,
+        {"_configure_connection": "What Django's pools do to a new session, known by this, is done again if reset."},
+    ),
     *_names(_ASYNCIO, CHECKOUTS, {"async_unsafe": "Refuses a checkout in a thread that runs an event loop."}),
     *_names(
         _POSTGRESQL,
@@ -554,6 +565,8 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_TYPES, CLIENT, {"_registry": "As above."}),
+    *_names(_CONNECTION, CLEANING, {"lock": "Tells whether the session can be asked anything, or waits for ever."}),
+    *_names(_CONNECTION, FOLLOWING, {"lock": "As above."}),
     *_names(_CONNECTION, ROLLBACKS, {"lock": "A COPY or a pipeline that was left behind holds it for ever."}),
     *_names(_CONNECTION, AUDITS, {"lock": "An audit asks nothing while another thread uses the connection."}),
     *_names(
@@ -625,7 +638,7 @@ NAMES: tuple[Name, ...] = (
 #: The same, by feature.
 NAMES_OF = {feature: [name for name in NAMES if name.feature is feature] for feature in FEATURES}
 
-_OF_CONNECTIONS = [name for name in NAMES if name.owner.only_when_connected]
+_OF_CONNECTIONS = [name for names in NAMES_OF.values() for name in names if name.owner.only_when_connected]
 _OF_POOLS = [name.name for name in NAMES_OF[TURNS] if name.owner is _POOL]
 
 #: Underscored, and documented all the same: by Python, as specific to CPython or for use in special cases.

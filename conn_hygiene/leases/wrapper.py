@@ -284,12 +284,6 @@ class LeasedWrapper(_Wrapper):
             lease.connected(attempt, again=again)
             lease.asked_at = None
 
-    def init_connection_state(self) -> None:
-        """Set up the session, then set in it what its owner has set in the one before: ahead of any receiver."""
-        super().init_connection_state()
-        if self._conn_hygiene_lease.carried is not None:
-            self._conn_hygiene_lease.set_again()
-
     def _connect_as_before(self, connect: Callable[[], None], autocommit: bool) -> None:
         """Call *connect*, which sets autocommit as the settings say, and set it as the application had done."""
         try:

@@ -133,6 +133,16 @@ def is_idle_in_transaction(connection: psycopg.Connection[Any]) -> bool:
     return connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
+def is_locked(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether psycopg's lock of *connection* is held, or whether that cannot be told; asks no server.
+
+    A COPY, a pipeline or a generator holds it until its owner ends that. Whoever asks the server something then may
+    wait for ever.
+    """
+    lock = getattr(connection, "lock", None)
+    return lock is None or lock.locked()
+
+
 def is_hung_up(connection: psycopg.Connection[Any]) -> bool:
     """Return whether the server has ended the session of an idle *connection*; asks nothing of the server.
 
@@ -159,7 +169,7 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
     Never raises: its pool replaces a connection that is closed.
     """
     try:
-        if is_idle_in_transaction(connection) and internals.ROLLBACKS.available and not connection.lock.locked():
+        if is_idle_in_transaction(connection) and internals.ROLLBACKS.available and not is_locked(connection):
             connection.rollback()
         else:
             connection.pgconn.finish()
@@ -205,7 +215,7 @@ def tell(records: list[logging.LogRecord]) -> None:
 
 def is_ready(connection: psycopg.Connection[Any]) -> bool:
     """Return whether the session of *connection* can be asked something, whoever's it was; ends what is open there."""
-    if connection.closed or connection.lock.locked():
+    if connection.closed or is_locked(connection):
         return False
     try:
         cleaning.begin(connection)
@@ -227,7 +237,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
     try:
         # A COPY or a stream that is under way holds psycopg's lock of the connection, mostly for the thread that is
         # here.
-        if connection.closed or connection.lock.locked():
+        if connection.closed or is_locked(connection):
             raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
         # What the pool has done to the session cannot be done again without knowing what that is.
         if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ExecStatus
 
+from conn_hygiene import conf, internals
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
 #: Who somebody is decides what it may set: the first is reset first, and set again when all else is.
 IDENTITIES = ("session_authorization", "role")
+
+
+def is_wanted() -> bool:
+    """Return whether what a statement sets follows its owner; else it keeps the connection."""
+    return conf.current.ON_SET == "follow" and internals.FOLLOWING.available
 
 
 class SessionGone(psycopg.OperationalError):
@@ -31,13 +38,15 @@ class Carried:
     Told once, by whoever takes the connection back, and waited for by the owner before it takes another one.
     """
 
-    __slots__ = ("_error", "_known", "_values", "names")
+    __slots__ = ("_error", "_known", "_values", "names", "set_in")
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         self._values: Mapping[str, str] = {}
         self._error: BaseException | None = None
         self._known = threading.Event()
+        #: In which checkout of their owner's they were set again last; none so far.
+        self.set_in = 0
 
     def tell(self, values: Mapping[str, str]) -> None:
         """Say what is to be set again; what is not among *values* was not set. Of several calls the first counts."""

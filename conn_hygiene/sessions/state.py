@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import ConnStatus
 
-from conn_hygiene import callsite, conf
+from conn_hygiene import callsite
 from conn_hygiene.sessions import client, following, sql
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
@@ -122,7 +122,7 @@ class State:
         adds = effect.adds
         if setting_up:
             self._set_at_connect |= names
-        elif conf.current.ON_SET == "follow":
+        elif following.is_wanted():
             self.follows |= names
         elif names:
             adds |= {sql.SETTING}
@@ -157,7 +157,7 @@ class State:
         if DISCARDED in effect.adds:
             # The session differs from what it was, and that is no reason to keep it. What was set up with it is gone.
             self.parameters = None
-            if conf.current.ON_SET == "follow":
+            if following.is_wanted():
                 self.follows |= _SET_UP
         for reason in effect.removes:
             if in_transaction and reason not in _NOT_TRANSACTIONAL:
@@ -183,7 +183,7 @@ class State:
         if reported is None:
             reported = reported_parameters(connection)
         changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
-        if changed and conf.current.ON_SET == "follow":
+        if changed and following.is_wanted():
             self.follows |= settings_of(changed)
             changed = []
         return changed + client.changed(connection, self._client)
