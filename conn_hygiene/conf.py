@@ -177,7 +177,8 @@ def problems(values: Any) -> list[Problem]:
 
 
 def _known_keys(key: Any) -> str:
-    close = get_close_matches(str(key).upper(), _VALIDATORS, n=1)
+    # What is no string was not mistyped: it is something else.
+    close = get_close_matches(key.upper(), _VALIDATORS, n=1) if isinstance(key, str) else []
     if close:
         return f"Did you mean {close[0]!r}?"
     return "The keys are " + ", ".join(_VALIDATORS) + "."

@@ -45,6 +45,14 @@ RIGHT: dict[str, list[Any]] = {
     "NOTICE_DIRECTORY": [None, "/run/shop/connections", Path("/run/shop/connections")],
     "AUDIT_SESSIONS": [True, False],
     "LOG_STATEMENTS": ["masked", "raw"],
+    "ON_SET": ["follow", "pin"],
+    "FOLLOWED_SETTINGS": [
+        *("auto", [], (), ["app.tenant_id"], ("search_path", "Role"), {"app.a"}, frozenset({"_a.b$1.c"})),
+        # Of any length: whether there are such settings, the server knows.
+        ["work_mem"] * 100,
+    ],
+    "CLEAN_SESSIONS": ["auto", "seen", "always"],
+    "REPLACE_BROKEN": [True, False],
 }
 
 _NOT_SECONDS: list[Any] = [
@@ -64,6 +72,14 @@ WRONG: dict[str, list[Any]] = {
     "CAPTURE_STACKS": [1, 0, None, "yes"],
     "AUDIT_SESSIONS": [1, 0, None, "yes"],
     "LOG_STATEMENTS": ["Masked", "", None, True],
+    "ON_SET": ["Follow", "PIN", "", None, True, False, ["pin"]],
+    "FOLLOWED_SETTINGS": [
+        *("app.tenant_id", "AUTO", "", None, True, 1, {}, {"app.tenant_id": "acme"}),
+        *([""], [1], [None], [b"app.tenant_id"], [["app.tenant_id"]], ["app."], [".tenant"], ["app tenant"]),
+        *(["app.tenant_id", "app..b"], ["1app.a"], ["app.tenant-id"], ['"app".tenant'], ["a; DROP TABLE b"]),
+    ],
+    "CLEAN_SESSIONS": ["Always", "never", "", None, True, False],
+    "REPLACE_BROKEN": [1, 0, None, "yes"],
     "REPORT_UNCLOSED_CURSORS": [1, 0, "yes"],
     "SESSION_TIMEOUTS": [
         None,
@@ -161,6 +177,8 @@ def test_the_longest_can_be_waited_for(key: str, alias: str, settings: Any, capl
         ("UNPOOLED_RELEASE", "UNPOOLED_RELEASE_AFTER"),
         ("IDLE_IN_TRANSACTION", "IDLE_IN_TRANSACTION_AFTER"),
         ("DISCARD_AFTER_FORKS", "DISCARD_AFTER_FORK"),
+        ("none", "ON_SET"),
+        ("FOLLOW_SETTINGS", "FOLLOWED_SETTINGS"),
     ],
 )
 def test_an_unknown_key_comes_with_the_one_that_was_meant(key: str, suggested: str) -> None:
