@@ -6,6 +6,7 @@ The environment chooses what is compared; each variable has a default that works
 ``DATABASE_URL``    the database; without it, a throwaway PostgreSQL is started.
 ``DATABASE_POOL``   size of Django's native connection pool; 0 means no pool.
 ``CONN_MAX_AGE``    seconds, or "None"; Django takes it only without a pool.
+``TENANT_ROLE``     which role the tenants' pages assume; "" for the user's own, if that is no superuser.
 ``CARRIER_URL``     where the carrier's API answers.
 ``REPORTS``         settings of the toolkit, as JSON.
 ``DEBUG``           "1" for Django's debug pages.
@@ -19,6 +20,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from django.core.management.utils import get_random_secret_key
 
@@ -42,6 +44,8 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "example_project.shop.middleware.BusyDatabaseMiddleware",
+    "example_project.shop.tenants.SchemaTenantMiddleware",
+    "example_project.shop.tenants.PolicyTenantMiddleware",
 ]
 
 # These two lines are all that a project needs. The middleware comes first, so
@@ -54,6 +58,8 @@ if TOOLKIT:
 # Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'.
 CONN_HYGIENE = {
     "REPORT_UNCLOSED_CURSORS": True,
+    # A function sets it, and a policy reads it: become_stall() in the migrations.
+    "FOLLOWED_SETTINGS": ["shop.stall"],
     # Where "manage.py connections status" in another terminal finds what was reported.
     "NOTICE_DIRECTORY": str(Path(tempfile.gettempdir(), f"shop-notices-{getpass.getuser()}")),
     **json.loads(os.environ.get("REPORTS", "{}")),
@@ -75,11 +81,27 @@ TEMPLATES = [
 POOL_SIZE = int(os.environ.get("DATABASE_POOL", "4"))
 CONN_MAX_AGE = os.environ.get("CONN_MAX_AGE", "0")
 
-DATABASES = {
-    "default": database(
+
+def shop_database(**more: Any) -> dict[str, Any]:
+    return database(
         database_url(),
         pool={"min_size": POOL_SIZE, "max_size": POOL_SIZE, "timeout": 5} if POOL_SIZE else None,
         conn_max_age=None if CONN_MAX_AGE == "None" else int(CONN_MAX_AGE),
+        **more,
+    )
+
+
+# The tenants' pages have a role of their own, since policies do not bind
+# superusers. PostgreSQL brings this one along: it reads all tables, and is
+# bound by their policies. Not by "assume_role": with that and a pool, Django
+# waits for its own first connection.
+TENANT_ROLE = os.environ.get("TENANT_ROLE", "pg_read_all_data")
+
+DATABASES = {
+    "default": shop_database(),
+    "tenants": shop_database(
+        OPTIONS={"options": f"-c role={TENANT_ROLE}"} if TENANT_ROLE else {},
+        TEST={"MIRROR": "default"},
     ),
 }
 

@@ -18,8 +18,13 @@ class BusyDatabaseMiddleware(MiddlewareMixin):
     """
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if isinstance(exception, OperationalError) and isinstance(exception.__cause__, PoolTimeout):
-            response = render(request, "shop/busy.html", status=503)
-            response["Retry-After"] = "5"
-            return response
-        return None
+        return busy(request, exception)
+
+
+def busy(request: HttpRequest, exception: Exception) -> HttpResponse | None:
+    """Return the answer to a request for which the pool had no connection; None if *exception* is another one."""
+    if isinstance(exception, OperationalError) and isinstance(exception.__cause__, PoolTimeout):
+        response = render(request, "shop/busy.html", status=503)
+        response["Retry-After"] = "5"
+        return response
+    return None

@@ -81,3 +81,27 @@ class OrderLine(models.Model):
     @property
     def amount(self) -> Decimal:
         return self.quantity * self.unit_price
+
+
+class Offer(models.Model):
+    """What a stall has to offer. Its tables are made by hand: each stall's own, and one with a policy."""
+
+    stall = models.TextField()
+    name = models.TextField()
+
+    class Meta:
+        abstract = True
+        managed = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SchemaOffer(Offer):
+    class Meta(Offer.Meta):
+        # Whose it is, "search_path" says.
+        db_table = "offer"
+
+
+class SharedOffer(Offer):
+    pass

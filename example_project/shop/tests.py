@@ -14,18 +14,20 @@ from pathlib import Path
 from unittest import mock
 
 from django.core.management import call_command
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.http import StreamingHttpResponse
 from django.test import TransactionTestCase, override_settings
 from django.urls import reverse
 from psycopg_pool import PoolTimeout
 
 from example_project.processes import partner
-from example_project.shop import carrier, views
+from example_project.shop import carrier, tenants, views
 from example_project.shop.models import Order, Product
 
 
 class ShopTests(TransactionTestCase):
+    databases = {"default", tenants.ALIAS}
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -34,6 +36,8 @@ class ShopTests(TransactionTestCase):
             settings = stack.enter_context(partner(0, directory=directory))
             stack.enter_context(override_settings(**settings))
             cls.addClassCleanup(stack.pop_all().close)
+        # Django closes the pool of the database's own alias, and none of its mirrors'.
+        cls.addClassCleanup(connections[tenants.ALIAS].close_pool)
 
     def setUp(self) -> None:
         call_command("seed", orders=20, verbosity=0)
@@ -41,6 +45,8 @@ class ShopTests(TransactionTestCase):
         patcher = mock.patch.object(views, "POLL_EVERY", 0)
         patcher.start()
         self.addCleanup(patcher.stop)
+        # The test client's requests leave open what a server's would close, and set what they have set.
+        self.addCleanup(connections[tenants.ALIAS].close)
 
     def test_pages(self) -> None:
         for name in ("index", "report", "checkout", "connections", "session"):
@@ -54,6 +60,33 @@ class ShopTests(TransactionTestCase):
     def test_seeding_twice(self) -> None:
         call_command("seed", verbosity=0)
         self.assertEqual(Order.objects.count(), 20)
+
+    def test_tenants(self) -> None:
+        for stall in tenants.STALLS:
+            for name in ("schema-offers", "shared-offers"):
+                with self.subTest(name, stall=stall):
+                    response = self.client.get(reverse(name, args=[stall]))
+                    self.assertEqual(response.json(), {"asked": stall, "before": [stall], "after": [stall]})
+
+    def test_nobody_of_the_tenants(self) -> None:
+        response = self.client.get(reverse("nobodys-offers"))
+        self.assertEqual(response.json(), {"asked": None, "before": [], "after": []})
+        for name in ("schema-offers", "shared-offers"):
+            self.assertEqual(self.client.get(reverse(name, args=["nobody"])).status_code, 404)
+
+    def test_no_connection_in_time_for_a_tenant(self) -> None:
+        busy = OperationalError("couldn't get a connection after 5.00 sec")
+        busy.__cause__ = PoolTimeout()
+        for middleware, name in (
+            (tenants.SchemaTenantMiddleware, "schema-offers"),
+            (tenants.PolicyTenantMiddleware, "shared-offers"),
+        ):
+            with (
+                mock.patch.object(middleware, "choose", side_effect=busy),
+                self.assertLogs("django.request", "ERROR"),
+            ):
+                response = self.client.get(reverse(name, args=["anvil"]))
+            self.assertContains(response, "too busy", status_code=503)
 
     def test_order(self) -> None:
         response = self.client.get(reverse("order", args=[self.order.pk]))

@@ -23,14 +23,15 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from example_project.shop import carrier, services
-from example_project.shop.models import Order, OrderLine, Product
+from example_project.shop import carrier, services, tenants
+from example_project.shop.models import Order, OrderLine, Product, SchemaOffer, SharedOffer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 OTHER_ORDERS = 3
 POLL_EVERY = 1.0  # seconds
+A_PARCEL = "PX0000000001"
 
 
 @require_GET
@@ -204,3 +205,23 @@ def session(request: HttpRequest) -> JsonResponse:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
     return JsonResponse({"thread": threading.current_thread().name, "pid": pid})
+
+
+@require_GET
+def schema_offers(request: HttpRequest, schema: str) -> JsonResponse:
+    """``order()`` for the tenant whose schema the middleware has chosen."""
+    return offers(schema, SchemaOffer.objects.using(tenants.ALIAS))
+
+
+@require_GET
+def shared_offers(request: HttpRequest, stall: str | None = None) -> JsonResponse:
+    """``order()`` for the tenant whose rows a policy shows; without one there is nothing to see."""
+    return offers(stall, SharedOffer.objects.using(tenants.ALIAS))
+
+
+def offers(stall: str | None, visible: QuerySet[Any]) -> JsonResponse:
+    """Query, wait for somebody else, query again; say whose data was asked for, and whose was read."""
+    owners = visible.order_by("stall").values_list("stall", flat=True).distinct()
+    before = list(owners)
+    carrier.track(A_PARCEL)
+    return JsonResponse({"asked": stall, "before": before, "after": list(owners.all())})
