@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import Error, OperationalError, connection, connections, transaction
+from django.core.signals import request_finished, request_started
+from django.db import Error, OperationalError, close_old_connections, connection, connections, transaction
 from django.db.backends.signals import connection_created
 from psycopg import sql
 
@@ -229,6 +230,24 @@ def test_what_follows_is_set_before_anything_else_runs_and_after_what_receivers_
     assert seen[0] == "acme"
     connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+@pytest.mark.usefixtures("releasing")
+def test_what_is_set_ends_with_its_request_also_if_all_is_given_back_by_then(alias: str) -> None:
+    request_started.send(sender=None, environ={"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
+    run("SET app.tenant = 'acme'", alias=alias)
+    wait_until_released(alias)
+    request_finished.send(sender=None)
+    assert run(TENANT, alias=alias)[0][0] in (None, "")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_is_set_ends_where_django_closes_what_is_old() -> None:
+    run("SET app.tenant = 'acme'")
+    wait_until_released()
+    close_old_connections()
+    assert run(TENANT)[0][0] in (None, "")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             told.append(end_transaction(wrapper, lease, serving.label or "A request"))
-        elif not lease.pooled and lease.carries_state():
+        elif not lease.pooled and (lease.carried is not None or lease.carries_state()):
             wrapper.close()
         lease.request = None
     serving.label = None
