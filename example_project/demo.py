@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,14 @@ from example_project.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 POOL_SIZE = 4
 CARRIER_DELAY = 0.3  # seconds
 RAMP_UP = 2  # seconds until all customers are there; not measured
+
+TENANTS_SECONDS = 6  # at most: what is counted there shows at once
+STALLS = ("anvil", "bobbin", "candle", "dynamo")
 
 RUSH = 60  # requests
 POOL_TIMEOUT = 5  # seconds, as in the shop's settings
@@ -117,6 +121,7 @@ class Result:
     median_ms: float
     p99_ms: float
     pool_timeouts: int
+    foreign: int  # answers with another tenant's data
     other_errors: int
     most_connections: int
 
@@ -152,8 +157,18 @@ class Sampler:
                 self.most = max(self.most, row[0] if row else 0)
 
 
-def measure_order_page(stage: Stage, *, toolkit: bool) -> Result:
-    """Let customers crowd the shop's order page, and report what became of them."""
+@dataclass(frozen=True)
+class Visit:
+    """Who comes to the shop, and for what."""
+
+    name: str  # by which locust reports their requests
+    user: str  # their class in the locustfile
+    seconds: int
+    pages: Sequence[str]  # to be asked for once before anything is measured, each by several threads
+
+
+def measure(stage: Stage, visit: Visit, *, toolkit: bool) -> Result:
+    """Let customers crowd a page of the shop, and report what became of them."""
     options = stage.options
     title = f"{'With' if toolkit else 'Without'} conn_hygiene"
     port = free_port()
@@ -170,22 +185,22 @@ def measure_order_page(stage: Stage, *, toolkit: bool) -> Result:
         "CONN_HYGIENE": "on" if toolkit else "off",
         "DATABASE_POOL": str(POOL_SIZE),
     }
-    log = stage.directory / f"gunicorn-{env['CONN_HYGIENE']}.log"
+    log = stage.directory / f"gunicorn-{visit.name}-{env['CONN_HYGIENE']}.log"
     with running("gunicorn", gunicorn, log=log, env=env) as server:
         with stage.narrator.step(f"{title}: starting gunicorn and warming up"):
-            server.wait_until_ready(port)
+            server.wait_until_ready(port, visit.pages[0])
             # Once on each thread: what is done only once is not measured.
             with ThreadPoolExecutor(options.threads) as pool:
-                list(pool.map(lambda pk: get(port, f"/orders/{pk}/"), range(1, options.threads + 1)))
+                list(pool.map(lambda path: get(port, path), islice(cycle(visit.pages), options.threads)))
         database = psycopg.conninfo.conninfo_to_dict(stage.env["DATABASE_URL"])["dbname"]
         with Sampler(stage.url, str(database)) as sampler:
-            report = stage.directory / f"locust-{env['CONN_HYGIENE']}"
-            run_locust(stage, port, report, f"{title}: {options.users} customers")
+            report = stage.directory / f"locust-{visit.name}-{env['CONN_HYGIENE']}"
+            run_locust(stage, visit, port, report, f"{title}: {options.users} customers")
         server.check()
-    return read_result(report, sampler)
+    return read_result(visit, report, sampler)
 
 
-def run_locust(stage: Stage, port: int, report: Path, text: str) -> None:
+def run_locust(stage: Stage, visit: Visit, port: int, report: Path, text: str) -> None:
     options = stage.options
     locust = [
         sys.executable,
@@ -199,16 +214,17 @@ def run_locust(stage: Stage, port: int, report: Path, text: str) -> None:
         # would all want the processor at once, and then all wait at once.
         f"--spawn-rate={options.users / RAMP_UP}",
         "--reset-stats",
-        f"--run-time={RAMP_UP + options.seconds}s",
+        f"--run-time={RAMP_UP + visit.seconds}s",
         f"--csv={report}",
         "--only-summary",
         # Failed requests are a result here, not a failure of the demo.
         "--exit-code-on-error=0",
+        visit.user,
     ]
-    deadline = time.monotonic() + RAMP_UP + options.seconds + 30
+    deadline = time.monotonic() + RAMP_UP + visit.seconds + 30
     with (
         running("locust", locust, log=report.with_suffix(".log")) as child,
-        stage.narrator.step(text, seconds=RAMP_UP + options.seconds) as move,
+        stage.narrator.step(text, seconds=RAMP_UP + visit.seconds) as move,
     ):
         while child.process.poll() is None:
             if time.monotonic() > deadline:
@@ -219,21 +235,25 @@ def run_locust(stage: Stage, port: int, report: Path, text: str) -> None:
             child.check()
 
 
-def read_result(report: Path, sampler: Sampler) -> Result:
+def read_result(visit: Visit, report: Path, sampler: Sampler) -> Result:
     """Read locust's report of one run."""
     with Path(f"{report}_stats.csv").open(newline="") as file:
-        stats = next((row for row in csv.DictReader(file) if row["Name"] == "order"), None)
+        stats = next((row for row in csv.DictReader(file) if row["Name"] == visit.name), None)
     if stats is None:
         raise Trouble("The shop answered no request at all. Try more --seconds.")
     with Path(f"{report}_failures.csv").open(newline="") as file:
-        timeouts = sum(int(row["Occurrences"]) for row in csv.DictReader(file) if "pool timeout" in row["Error"])
+        errors = [(row["Error"], int(row["Occurrences"])) for row in csv.DictReader(file)]
+    timeouts, foreign = (
+        sum(times for error, times in errors if text in error) for text in ("pool timeout", "another tenant's data")
+    )
     requests, failures = int(stats["Request Count"]), int(stats["Failure Count"])
     return Result(
         requests_per_second=float(stats["Requests/s"]) * (requests - failures) / requests,
         median_ms=float(stats["50%"]),
         p99_ms=float(stats["99%"]),
         pool_timeouts=timeouts,
-        other_errors=failures - timeouts,
+        foreign=foreign,
+        other_errors=failures - timeouts - foreign,
         most_connections=sampler.most,
     )
 
@@ -247,30 +267,39 @@ class Outcome:
     verdict: str
 
 
-def slow_partner(stage: Stage) -> Outcome:
-    """Act 1: a page that waits for somebody else between its queries."""
-    without = measure_order_page(stage, toolkit=False)
-    with_toolkit = measure_order_page(stage, toolkit=True)
-
-    options = stage.options
+def table_of(title: str, caption: str, first: str, *numbers: str) -> Table:
     table = Table(
-        title=f"A page that queries, waits {CARRIER_DELAY * 1000:.0f} ms for a partner's API, and queries again",
-        caption=f"{options.threads} threads of gunicorn, {options.users} customers, a pool of {POOL_SIZE} connections",
+        title=title,
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        min_width=60,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("Middleware", vertical="bottom", no_wrap=True)
-    for heading in (
+    table.add_column(first, vertical="bottom", no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    return table
+
+
+def slow_partner(stage: Stage) -> Outcome:
+    """Act 1: a page that waits for somebody else between its queries."""
+    options = stage.options
+    orders = [f"/orders/{pk}/" for pk in range(1, options.threads + 1)]
+    visit = Visit("order", "Customer", options.seconds, orders)
+    without, with_toolkit = (measure(stage, visit, toolkit=toolkit) for toolkit in (False, True))
+    table = table_of(
+        f"A page that queries, waits {CARRIER_DELAY * 1000:.0f} ms for a partner's API, and queries again",
+        f"{options.threads} threads of gunicorn, {options.users} customers, a pool of {POOL_SIZE} connections",
+        "Middleware",
         "Requests\nper second",
         "Median",
         "99th\npercentile",
         "Pool\ntimeouts",
         "Other\nerrors",
         "Most server\nconnections",
-    ):
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    )
     for name, result in ("without", without), ("with", with_toolkit):
         table.add_row(
             name,
@@ -290,6 +319,41 @@ def slow_partner(stage: Stage) -> Outcome:
     )
     report = {"without": asdict(without), "with": asdict(with_toolkit), "ratio": ratio}
     return Outcome(report, table, verdict)
+
+
+def tenants(stage: Stage) -> Outcome:
+    """Act 2: the same page for tenants, each of whom must see its own data and nobody else's."""
+    options = stage.options
+    pages = [f"/{way}/{stall}/" for stall in STALLS for way in ("schemas", "stalls")]
+    visit = Visit("offers", "StallKeeper", min(options.seconds, TENANTS_SECONDS), pages)
+    without, with_toolkit = (measure(stage, visit, toolkit=toolkit) for toolkit in (False, True))
+    table = table_of(
+        f"A page like it for {len(STALLS)} tenants, by search_path and by a policy, and for none",
+        f"{options.threads} threads of gunicorn, {options.users} customers, a pool of {POOL_SIZE} connections",
+        "Toolkit",
+        "Requests\nper second",
+        "Median",
+        "Another\ntenant's data",
+        "Pool\ntimeouts",
+        "Other\nerrors",
+        "Most server\nconnections",
+    )
+    for name, result in ("without", without), ("with", with_toolkit):
+        table.add_row(
+            name,
+            f"{result.requests_per_second:.1f}",
+            f"{result.median_ms:.0f} ms",
+            str(result.foreign),
+            str(result.pool_timeouts),
+            str(result.other_errors),
+            str(result.most_connections),
+        )
+    ratio = with_toolkit.requests_per_second / without.requests_per_second if without.requests_per_second else None
+    verdict = (
+        f"[bold]With conn_hygiene {with_toolkit.foreign} answers have another tenant's data, without it "
+        f"{without.foreign}: on pages that set no tenant, what the last one has left in the session.[/bold]"
+    )
+    return Outcome({"without": asdict(without), "with": asdict(with_toolkit), "ratio": ratio}, table, verdict)
 
 
 @dataclass(frozen=True)
@@ -352,21 +416,18 @@ def rush(port: int, clients: ThreadPoolExecutor, move: Callable[[], None]) -> Ru
 
 
 def preloaded_master(stage: Stage) -> Outcome:
-    """Act 2: workers that inherit the connections of their master."""
+    """Act 3: workers that inherit the connections of their master."""
     without = rush_preloaded_shop(stage, toolkit=False)
     with_toolkit = rush_preloaded_shop(stage, toolkit=True)
-    table = Table(
-        title=f"{RUSH} requests to gunicorn --preload, whose master has queried",
-        caption="4 workers of 32 threads, each with a pool of 1 connection",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        min_width=60,
-        padding=(0, 1, 0, 0),
+    table = table_of(
+        f"{RUSH} requests to gunicorn --preload, whose master has queried",
+        "4 workers of 32 threads, each with a pool of 1 connection",
+        "Toolkit",
+        "Requests\nanswered",
+        "Pool\ntimeouts",
+        "Other\nerrors",
+        "Seconds\nuntil the last",
     )
-    table.add_column("Toolkit", vertical="bottom", no_wrap=True)
-    for heading in ("Requests\nanswered", "Pool\ntimeouts", "Other\nerrors", "Seconds\nuntil the last"):
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     for name, result in ("without", without), ("with", with_toolkit):
         table.add_row(
             name,
@@ -384,6 +445,7 @@ def preloaded_master(stage: Stage) -> Outcome:
 
 ACTS: dict[str, Callable[[Stage], Outcome]] = {
     "slow_partner": slow_partner,
+    "tenants": tenants,
     "preloaded_master": preloaded_master,
 }
 

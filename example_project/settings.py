@@ -58,8 +58,6 @@ if TOOLKIT:
 # Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'.
 CONN_HYGIENE = {
     "REPORT_UNCLOSED_CURSORS": True,
-    # A function sets it, and a policy reads it: become_stall() in the migrations.
-    "FOLLOWED_SETTINGS": ["shop.stall"],
     # Where "manage.py connections status" in another terminal finds what was reported.
     "NOTICE_DIRECTORY": str(Path(tempfile.gettempdir(), f"shop-notices-{getpass.getuser()}")),
     **json.loads(os.environ.get("REPORTS", "{}")),

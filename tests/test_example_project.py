@@ -118,6 +118,9 @@ def test_demo(own_server: dict[str, str], tmp_path: Path) -> None:
     assert acts["preloaded_master"]["with"]["answered"] == 60
     act = acts["slow_partner"]
     assert act["with"]["pool_timeouts"] == act["with"]["other_errors"] == 0
+    tenants = acts["tenants"]
+    assert [tenants["with"][name] for name in ("foreign", "pool_timeouts", "other_errors")] == [0, 0, 0]
+    assert tenants["with"]["most_connections"] <= 4
     # How much faster is for a quiet machine to say; this one has tests to run.
     assert act["with"]["requests_per_second"] > act["without"]["requests_per_second"]
     assert act["with"]["most_connections"] <= 4

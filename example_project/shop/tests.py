@@ -37,7 +37,7 @@ class ShopTests(TransactionTestCase):
             stack.enter_context(override_settings(**settings))
             cls.addClassCleanup(stack.pop_all().close)
         # Django closes the pool of the database's own alias, and none of its mirrors'.
-        cls.addClassCleanup(connections[tenants.ALIAS].close_pool)
+        cls.addClassCleanup(connections[tenants.ALIAS].close_pool)  # type: ignore[attr-defined]
 
     def setUp(self) -> None:
         call_command("seed", orders=20, verbosity=0)

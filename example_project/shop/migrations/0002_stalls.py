@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 from django.db import migrations, models
 
 from example_project.shop.tenants import STALLS, schema_of
@@ -34,7 +38,7 @@ POLICY = [
 ]
 NO_POLICY = ["DROP TABLE shop_sharedoffer", "DROP FUNCTION become_stall(text)"]
 
-FIELDS = [
+FIELDS: list[tuple[str, models.Field[Any, Any]]] = [
     ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
     ("stall", models.TextField()),
     ("name", models.TextField()),
@@ -45,8 +49,8 @@ class Migration(migrations.Migration):
     dependencies = [("shop", "0001_initial")]
 
     operations = [
-        migrations.RunSQL(SCHEMAS, NO_SCHEMAS),
-        migrations.RunSQL(POLICY, NO_POLICY),
+        migrations.RunSQL(tuple(SCHEMAS), tuple(NO_SCHEMAS)),
+        migrations.RunSQL(tuple(POLICY), tuple(NO_POLICY)),
         migrations.CreateModel("SchemaOffer", FIELDS, options={"managed": False, "db_table": "offer"}),
         migrations.CreateModel("SharedOffer", FIELDS, options={"managed": False}),
     ]
