@@ -224,7 +224,8 @@ class State:
         if not follows:
             names = frozenset()
         unseen = declared - self.follows
-        return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if names else {})
+        # Which names follow may not be known yet.
+        return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {})
 
     def carries(self) -> bool:
         """Return whether the owner has left anything, as far as was seen; not what is set at each connect."""
