@@ -114,6 +114,14 @@ def test_the_task_of_the_guide(guide: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("releasing", "database")
+def test_what_a_block_sets_ends_with_it_though_the_catalogue_is_asked_meanwhile() -> None:
+    with session_settings({"app.tenant_id": 7}):
+        run("SELECT 1")
+        wait_until_released()
+    assert run("SELECT nullif(current_setting('app.tenant_id', true), '')") == [(None,)]
+
+
+@pytest.mark.usefixtures("releasing", "database")
 def test_the_function_of_the_guide_is_followed_without_being_named() -> None:
     run("SELECT become_tenant(7)")
     assert read_twice() == [[(7,)], [(7,)]]
