@@ -237,11 +237,11 @@ def postgresql() -> str:
 
 
 @contextlib.contextmanager
-def shop_database(url: str) -> Iterator[dict[str, str]]:
-    """Yield the environment of a shop that has its tables, and some orders."""
+def shop_database(url: str, *, tenants: bool = True) -> Iterator[dict[str, str]]:
+    """Yield the environment of a shop that has its tables, and some orders; *tenants*, with policies, if wanted."""
     with temporary_database(url) as database_url:
         env = {"DATABASE_URL": database_url}
-        manage("migrate", "--verbosity=0", env=env)
+        manage("migrate", "--verbosity=0", *([] if tenants else ["shop", "0001"]), env=env)
         manage("seed", "--verbosity=0", env=env)
         yield env
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from example_project.benchmarks.contenders import HOLDING, LARGE_TOOLKIT, NEVER, PEER, PGBOUNCER, TOOLKIT
+from example_project.benchmarks.contenders import (
+    FEW,
+    HOLDING,
+    LARGE_TOOLKIT,
+    NETWORK_TOOLKIT,
+    NEVER,
+    PEER,
+    PGBOUNCER,
+    TENANT_TOOLKIT,
+    TOOLKIT,
+)
 from example_project.benchmarks.rounds import Summary, ratios, summarise
 
 if TYPE_CHECKING:
@@ -39,7 +49,13 @@ class Bar:
 
 def bars(results: Results, ideals: dict[str, float]) -> list[Bar]:
     """Return all bars; those without a measurement are neither met nor missed."""
-    return [*of_one_thread(results), *of_crowds(results, ideals), *of_growth(results), *of_the_rest(results)]
+    return [
+        *of_one_thread(results),
+        *of_crowds(results, ideals),
+        *of_growth(results),
+        *of_the_rest(results),
+        *of_tenants(results, ideals),
+    ]
 
 
 def of_one_thread(results: Results) -> Iterator[Bar]:
@@ -89,6 +105,25 @@ def of_the_rest(results: Results) -> Iterator[Bar]:
         yield Bar(8, f'RELEASE = "never", {query}: time, of plain Django', 1.01, False, ratio)
     ratio = compared(results, "beside", "beside_p99", HOLDING)
     yield Bar(9, "99th percentile of short pages, of Django's pool", 0.25, False, ratio)
+
+
+def of_tenants(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
+    rates = {way: values(results, f"tenants-{way}", TENANT_TOOLKIT, "rate") for way in ("none", "set", "function")}
+    for way, name in ("set", "SET"), ("function", "a function"):
+        measured = summarise(ratios(rates[way], rates["none"])) if rates[way] and rates["none"] else None
+        yield Bar(10, f"requests/s with {name} in front, of those without", 0.95, True, measured)
+    ways = [key for key in results if key.startswith("few-")]
+    shares = [summarise(rate / ideals[key] for rate in values(results, key, FEW, "rate")) for key in ways]
+    slowest = min((share for share in shares if share), key=median, default=None)
+    yield Bar(10, "requests/s with 12 threads and 2 connections, of the ideal", 1 / 1.5, True, slowest)
+    wrong = [
+        share
+        for key in results
+        for contender in (TENANT_TOOLKIT, NETWORK_TOOLKIT, FEW)
+        for share in values(results, key, contender, "wrong")
+    ]
+    worst = summarise([max(wrong)]) if wrong else None
+    yield Bar(10, "answers for another tenant", 0, False, worst, decimals=5)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

@@ -26,6 +26,10 @@ class Contender:
     closes_before_fork: bool = False
     # Seconds that an owner has a connection at a stretch if somebody waits, in place of the toolkit's own.
     turn: float | None = None
+    # In a database with tenants, whose catalogue tells the toolkit to be careful.
+    tenants: bool = False
+    # With a network in between that takes its time.
+    network: bool = False
 
     def environment(self, *, asgi: bool = False) -> dict[str, str]:
         """Return what makes :mod:`.settings` this contender's."""
@@ -73,6 +77,30 @@ CONTENDERS = [HOLDING, UNPOOLED, PEER, PGBOUNCER, AT_ONCE, TOOLKIT, PATIENT]
 
 # What follows is measured only where the question is another one than who serves most.
 NEVER = Contender("never", 'conn_hygiene, RELEASE = "never"', toolkit={"RELEASE": "never"})
+
+# For single queries: what each return costs.
+ALWAYS = Contender(
+    "always", 'conn_hygiene, 0, CLEAN_SESSIONS = "always"', toolkit={"RELEASE_AFTER": 0, "CLEAN_SESSIONS": "always"}
+)
+# On a site with tenants the toolkit cleans all sessions by itself. This one follows, and trusts what it has seen.
+SEEN = Contender(
+    "seen",
+    'conn_hygiene, 0.001, CLEAN_SESSIONS = "seen"',
+    toolkit={"RELEASE_AFTER": 0.001, "CLEAN_SESSIONS": "seen"},
+)
+
+
+def of_tenants(contender: Contender, *, network: bool = False) -> Contender:
+    """Return the same on a site with tenants, beside the network or behind it."""
+    place, where = ("network", ", 1 ms away") if network else ("tenants", "")
+    name = f"{contender.name}{where}"
+    return replace(contender, key=f"{place}-{contender.key}", name=name, tenants=True, network=network)
+
+
+TENANTS = tuple(of_tenants(each) for each in (HOLDING, PEER, PGBOUNCER, SEEN, TOOLKIT))
+NETWORK = tuple(of_tenants(each, network=True) for each in (HOLDING, PEER, PGBOUNCER, SEEN, TOOLKIT))
+TENANT_TOOLKIT, NETWORK_TOOLKIT = TENANTS[-1], NETWORK[-1]
+FEW = replace(TENANT_TOOLKIT, key="few-toolkit", name="conn_hygiene, a pool of 2", pool=2)
 
 # For forks, which inherit up to 64 connections, and for the memory of so many.
 LARGE_POOL = 65

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 REAPER = "conn-hygiene-reaper"
 
+# The status of an answer that was made from another tenant's session.
+WRONG = 409
+
 # A site's threads outlive their requests, and so do these from one round to the next.
 threads_of_site = ThreadPoolExecutor(1024, "request")
 
@@ -115,7 +118,8 @@ def summary(visits: list[Visitor]) -> dict[str, float]:
         "rate": sum(rates),
         "requests": statuses.total(),
         "timeouts": statuses[503],
-        "errors": statuses.total() - statuses[200] - statuses[503],
+        "errors": statuses.total() - statuses[200] - statuses[503] - statuses[WRONG],
+        "wrong": statuses[WRONG] / statuses.total() if statuses else 0,
         "p50": percentile(latencies, 50) * 1000,
         "p99": percentile(latencies, 99) * 1000,
         "slowest_share": rates[0] / middle if middle else 0,

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from example_project.benchmarks import pgbouncer, processors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from example_project.benchmarks import network, pgbouncer, processors
 from example_project.benchmarks.protocol import Worker, working
-from example_project.processes import HOST, Child, free_port, running
+from example_project.processes import HOST, Child, free_port, postgresql, running, shop_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 # The rounds of each contender in each workload: what the worker has answered.
 Results = dict[str, dict[str, list[dict[str, float]]]]
+
+# Seconds, each way.
+NETWORK_DELAY = 0.001
 
 if TYPE_CHECKING:
     # Has a contender do the work of a round, and returns its answer.
@@ -37,6 +42,8 @@ class Stage:
     workers: dict[str, Worker] = field(default_factory=dict)
     _pgbouncer: Child | None = None
     _through: str = ""
+    _tenants: str = ""
+    _networks: dict[str, str] = field(default_factory=dict)
 
     def environment(self, contender: Contender, *, asgi: bool = False) -> dict[str, str]:
         env = {
@@ -49,7 +56,23 @@ class Stage:
                 running_pgbouncer = pgbouncer.in_front_of(self.env["DATABASE_URL"], directory=self.directory)
                 self._pgbouncer, self._through = self.stack.enter_context(running_pgbouncer)
             env["DATABASE_URL"] = self._through
+        if contender.tenants:
+            env["DATABASE_URL"] = make_conninfo(env["DATABASE_URL"], dbname=self._database_with_tenants())
+        if contender.network:
+            env["DATABASE_URL"] = self._behind_network(env["DATABASE_URL"])
         return env
+
+    def _database_with_tenants(self) -> str:
+        if not self._tenants:
+            found = self.stack.enter_context(shop_database(postgresql()))
+            self._tenants = str(conninfo_to_dict(found["DATABASE_URL"])["dbname"])
+        return self._tenants
+
+    def _behind_network(self, conninfo: str) -> str:
+        if conninfo not in self._networks:
+            delayed = network.in_front_of(conninfo, seconds=NETWORK_DELAY, directory=self.directory)
+            self._networks[conninfo] = self.stack.enter_context(delayed)
+        return self._networks[conninfo]
 
     def processes(self) -> list[int]:
         """Return all that a query of any contender passes through."""

@@ -17,6 +17,7 @@ from rich.table import Table
 from example_project.benchmarks import pgbouncer
 from example_project.benchmarks.bars import Bar, values
 from example_project.benchmarks.rounds import Summary, summarise
+from example_project.benchmarks.workloads import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -130,6 +131,27 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
             Column("short, median ms", "beside", "beside_p50", 1),
             Column("short, p99 ms", "beside", "beside_p99", 1),
         ],
+    )
+    yield from tenants_tables()
+
+
+def tenants_tables() -> Iterator[tuple[str, list[Column]]]:
+    for key, where in ("tenants", "beside the server"), ("network", "1 ms each way"):
+        ways = ("none", "no tenant"), ("set", "SET"), ("function", "a function")
+        yield (
+            f"Tenants (10), {where}: requests/s (ideal: 160), and answers for another tenant in %",
+            [
+                *(Column(f"{name}, requests/s", f"{key}-{way}", "rate") for way, name in ways),
+                *(Column(f"{name}, wrong %", f"{key}-{way}", "wrong", 1, 100) for way, name in ways[1:]),
+            ],
+        )
+    yield (
+        "Tenants (10): requests/s of 12 threads over 2 connections (ideal: 40)",
+        [Column(name, f"few-{way}", "rate", 1) for way, name in WAYS.items()],
+    )
+    yield (
+        "Cleaning (10): µs of a query whose connection goes back after it",
+        [Column("SELECT 1", "clean", "microseconds", 1)],
     )
 
 

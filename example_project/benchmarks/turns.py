@@ -42,7 +42,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-bench-")))
         url = postgresql()
-        env = stack.enter_context(shop_database(url))
+        env = stack.enter_context(shop_database(url, tenants=False))
         results = measure(Stage(env, directory, stack), chosen, lambda workload, done: None)
         found = report.Run(chosen, results, [], report.describe(url), report.machine(), [], quick=False)
     console = Console(highlight=False, width=report.WIDTH)

@@ -6,19 +6,24 @@ Times are milliseconds in the URLs, and microseconds where they are the processo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from django.db import OperationalError, connection, transaction
-from django.http import HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
 from django.urls import path
 from psycopg_pool import PoolTimeout
 
+from conn_hygiene import session_settings
+from example_project.benchmarks.load import WRONG
 from example_project.shop.models import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.http import HttpRequest
 
 ORDERS = 500  # as many as "manage.py seed" makes
@@ -71,6 +76,42 @@ def atomic_page(request: HttpRequest, queries: int) -> HttpResponse:
     return HttpResponse()
 
 
+def tenant_page(request: HttpRequest, way: str, elsewhere: int) -> HttpResponse:
+    """Say whose request it is, query, wait for somebody else, and query again; the status tells if it was still so."""
+    if way not in WAYS:
+        raise Http404
+    tenant = str(random.randrange(1_000_000))
+    with contextlib.ExitStack() as stack:
+        WAYS[way](tenant, stack)
+        query(1)
+        time.sleep(elsewhere / 1000)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('shop.stall', true), current_user::text")
+            found, role = cursor.fetchone()
+        query(1)
+    expected = way == "none" or (role == ROLE if way == "role" else found == tenant)
+    return HttpResponse(status=200 if expected else WRONG)
+
+
+def execute(statement: str, *params: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params or None)
+
+
+# It may read all tables, and is there on every server.
+ROLE = "pg_read_all_data"
+
+# How a site tells the database whose request it is.
+WAYS: dict[str, Callable[[str, contextlib.ExitStack], object]] = {
+    "none": lambda tenant, stack: None,
+    "set": lambda tenant, stack: execute(f"SET shop.stall = '{tenant}'"),
+    "config": lambda tenant, stack: execute("SELECT set_config('shop.stall', %s, false)", tenant),
+    "role": lambda tenant, stack: execute(f"SET ROLE {ROLE}"),
+    "block": lambda tenant, stack: stack.enter_context(session_settings({"shop.stall": tenant})),
+    "function": lambda tenant, stack: execute("SELECT become_stall(%s)", tenant),
+}
+
+
 def many_gets(request: HttpRequest, times: int) -> JsonResponse:
     """Answer how many microseconds one ``.get()`` takes in a request that does nothing else."""
     query(WARM_UP)
@@ -108,6 +149,7 @@ urlpatterns = [
     path("long/<int:queries>/<int:between>", long_page),
     path("async/<int:before>/<int:elsewhere>/<int:after>", async_page),
     path("atomic/<int:queries>", atomic_page),
+    path("tenant/<str:way>/<int:elsewhere>", tenant_page),
     path("gets/<int:times>", many_gets),
     path("selects/<int:times>", many_selects),
 ]

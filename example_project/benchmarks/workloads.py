@@ -56,6 +56,7 @@ def workloads(scale: Scale) -> list[Workload]:
         *forks(scale),
         *overhead(scale),
         beside_each_other(scale),
+        *tenants(scale),
     ]
 
 
@@ -148,6 +149,31 @@ def overhead(scale: Scale) -> list[Workload]:
         Workload(8, "never-get", "RELEASE never, .get()", "loop", {"path": "/gets/60"}, scale.pairs, pair),
         Workload(8, "never-select", "RELEASE never, SELECT 1", "loop", {"path": "/selects/120"}, scale.pairs, pair),
     ]
+
+
+WAYS = {
+    "set": "SET",
+    "config": "set_config() with a parameter",
+    "role": "SET ROLE",
+    "block": "session_settings",
+    "function": "a function",
+}
+
+
+def tenants(scale: Scale) -> list[Workload]:
+    """Return the slow view with a tenant, set in the ways that there are; and what it costs to clean every session."""
+    found = []
+    for key, where, contenders in ("tenants", "", who.TENANTS), ("network", ", 1 ms each way", who.NETWORK):
+        for way, name in ("none", "no tenant"), ("set", "SET"), ("function", "a function"):
+            title, path = f"{name}, 1 query, 200 ms elsewhere, 2 queries{where}", f"/tenant/{way}/200"
+            found.append(
+                crowd(scale, 10, f"{key}-{way}", title, path, threads=32, elsewhere=0.2, contenders=contenders)
+            )
+    for way, name in WAYS.items():
+        title, path = f"{name}, 1 query, 300 ms elsewhere, 2 queries", f"/tenant/{way}/300"
+        found.append(crowd(scale, 10, f"few-{way}", title, path, threads=12, elsewhere=0.3, contenders=(who.FEW,)))
+    title, pair = "a release after each SELECT 1", (who.AT_ONCE, who.ALWAYS)
+    return [*found, Workload(10, "clean", title, "loop", {"path": "/selects/120"}, scale.loops, pair)]
 
 
 def beside_each_other(scale: Scale) -> Workload:
