@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def selected(options: argparse.Namespace) -> tuple[list[Workload], list[str]]:
     """Return what is to be measured, and what keeps contenders from taking part."""
     everybody = workloads(SCALES[options.scale])
-    missing = {each.missing for workload in everybody for each in workload.contenders if each.key in options.contenders}
+    missing = {each.missing for workload in everybody for each in workload.contenders if takes_part(each.key, options)}
     chosen = []
     for workload in everybody:
         if options.only and workload.number not in options.only:
@@ -102,7 +102,8 @@ def selected(options: argparse.Namespace) -> tuple[list[Workload], list[str]]:
 
 
 def takes_part(key: str, options: argparse.Namespace) -> bool:
-    # Those that are in one workload only come along with it.
+    # Those that are in one workload only come along with it, but for the same ones on a site with tenants.
+    key = key.removeprefix("tenants-").removeprefix("network-")
     return key in options.contenders or key not in {contender.key for contender in CONTENDERS}
 
 
