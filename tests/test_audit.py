@@ -40,7 +40,6 @@ CREATE FUNCTION t_prepare() RETURNS void LANGUAGE plpgsql AS $$BEGIN EXECUTE 'PR
 CREATE FUNCTION t_hold() RETURNS void LANGUAGE plpgsql AS
     $$BEGIN EXECUTE 'DECLARE t_held CURSOR WITH HOLD FOR SELECT 1'; END$$;
 CREATE FUNCTION t_role() RETURNS void LANGUAGE plpgsql AS $$BEGIN SET ROLE pg_monitor; END$$;
-CREATE FUNCTION t_origin() RETURNS void LANGUAGE sql AS $$SELECT pg_replication_origin_session_setup('t_origin')$$;
 CREATE PROCEDURE t_proceed() LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('t_app.tenant', '7', false); COMMIT; END$$;
 CREATE FUNCTION t_fired() RETURNS trigger LANGUAGE plpgsql AS
     $$BEGIN PERFORM set_config('t_app.tenant', NEW.name, false); RETURN NEW; END$$;
@@ -139,7 +138,7 @@ def test_what_is_left_unseen_is_published_once(statement: str, left: Any, alias:
 
 def test_a_replication_origin_is_published(published: Published) -> None:
     execute("SELECT pg_replication_origin_create('t_origin')")
-    execute("SELECT t_origin()")
+    execute("DO $$ BEGIN PERFORM pg_replication_origin_session_setup('t_origin'); END $$")
     execute("SELECT pg_replication_origin_session_reset()")
     execute("SELECT pg_replication_origin_drop('t_origin')")
     assert published.left == [("replication origin", ("an origin",))]

@@ -45,7 +45,7 @@ def set_before(execute: Any, sql: str, params: Any, many: bool, context: Any) ->
     if "SELECT 1" not in sql:
         return execute(sql, params, many, context)
     with context["connection"].cursor() as cursor:
-        cursor.execute("SET app.by_wrapper = '1'")
+        cursor.execute("LISTEN by_wrapper")
     return execute(sql, params, many, context)
 
 
@@ -64,12 +64,12 @@ def line_of(function: Callable[..., Any], text: str) -> str:
 
 def execute() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SET app.by_caller = '1'")
+        cursor.execute("LISTEN by_caller")
 
 
 def executemany() -> None:
     with connection.cursor() as cursor:
-        cursor.executemany("SET app.by_caller = '1'", [()])
+        cursor.executemany("LISTEN by_caller", [()])
 
 
 @pytest.mark.parametrize("wrappers", [[], [tag], [tag, tag_again]])
@@ -82,14 +82,14 @@ def test_a_statement_is_its_callers_and_not_the_wrappers(
     monkeypatch.setattr(connections["default"], "force_debug_cursor", debug)
     monkeypatch.setattr(connections["default"], "execute_wrappers", wrappers)
     run()
-    assert pinned_at() == line_of(run, "app.by_caller")
+    assert pinned_at() == line_of(run, "LISTEN by_caller")
 
 
 def test_what_a_wrapper_sends_of_its_own_accord_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections["default"], "execute_wrappers", [tag, set_before, tag_again])
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
-    assert pinned_at() == line_of(set_before, "app.by_wrapper")
+    assert pinned_at() == line_of(set_before, "LISTEN by_wrapper")
 
 
 def test_a_thread_that_waits_for_the_server_is_where_it_called(admin: psycopg.Connection) -> None:
@@ -119,11 +119,11 @@ def test_nor_is_the_wrapper_of_a_library_where_a_library_calls() -> None:
     caller = _in_library(
         "def run(wrapper, connection, place):\n"
         " with connection.execute_wrapper(wrapper), connection.cursor() as cursor:\n"
-        "  cursor.execute(\"SET app.by_caller = '1'\")\n"
+        '  cursor.execute("LISTEN by_caller")\n'
         " place.append(str(pins()))\n"
         " connection.close()\n",
         pytest_django.__file__,
-        pins=lambda: conn_hygiene.snapshot()[0].pinned_by["SET"],
+        pins=lambda: conn_hygiene.snapshot()[0].pinned_by["LISTEN"],
     )
     wrapper = _in_library("def run(execute, *args):\n return execute(*args)\n", pytest.__file__)
     places: list[str] = []

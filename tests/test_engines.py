@@ -285,6 +285,7 @@ def soil(alias: Alias) -> None:
         cursor.execute("SET app.tenant = 'acme'")
         cursor.execute("SET TIME ZONE 'Europe/Oslo'")
         cursor.execute("SET ROLE postgres")
+        cursor.execute("CREATE TEMP TABLE t_hygiene (n int)")
     assert pinned(alias)
     connections[alias].close()
 

@@ -184,16 +184,16 @@ def test_what_a_dead_thread_held_is_reclaimed(alias: str, in_transaction: bool, 
 def test_each_reason_to_pin_is_published_and_the_first_one_says_so(published: Published) -> None:
     pid = pid_of("default")
     before = conn_hygiene.stats().pinned
-    query("default", "SET statement_timeout = '7s'")
+    query("default", "LISTEN events")
     query("default", "CREATE TEMP TABLE t_events (n int)")
-    query("default", "SET statement_timeout = '8s'")
+    query("default", "LISTEN others")
     first, second = published.of(events.Pinned)
     assert facts(first, "where") == {
         "alias": "default",
         "server_pid": pid,
         "thread_id": threading.get_ident(),
         "request": None,
-        "pinned_by": "SET",
+        "pinned_by": "LISTEN",
         "first": True,
     }
     assert (second.pinned_by, second.first) == ("temporary table", False)
@@ -280,12 +280,12 @@ def test_a_connection_that_is_held_too_long_is_published(published: Published, s
     settings.CONN_HYGIENE = {"HELD_TOO_LONG_AFTER": 0.05}
     before = conn_hygiene.stats().held_too_long
     pid = pid_of("default")
-    query("default", "SET statement_timeout = '7s'")
+    query("default", "LISTEN events")
     wait_until(lambda: published.of(events.HeldTooLong), "it is reported")
     connection.close()
     let_the_reaper_look()
     event = published.of(events.HeldTooLong)[0]
-    assert (event.server_pid, event.action, list(event.pins)) == (pid, "log", ["SET"])
+    assert (event.server_pid, event.action, list(event.pins)) == (pid, "log", ["LISTEN"])
     assert event.held_for >= event.idle_for >= 0.05
     assert conn_hygiene.stats().held_too_long - before == len(published.of(events.HeldTooLong))
 

@@ -684,7 +684,7 @@ def test_what_was_said_of_a_connection_does_not_silence_what_is_to_be_said_of_it
     watching: Any, held_too_long: Events, idle_in_transaction: Events
 ) -> None:
     watching(HELD_TOO_LONG_AFTER=0.05, IDLE_IN_TRANSACTION_AFTER=0.05)
-    query("default", "SET work_mem = '8MB'")
+    query("default", "LISTEN left_open")
     # The next one of its kind is twice as far away each time.
     wait_until(lambda: held_too_long and held_too_long[-1]["idle_for"] > 0.7, "it is reported again and again")
     with atomic("default"):
@@ -732,7 +732,7 @@ def test_what_was_reported_and_comes_back_after_all_is_told(
     listen(CameBack, note)
     try:
         with caplog.at_level("INFO", "conn_hygiene.held"):
-            query("default", "SET work_mem = '8MB'")
+            query("default", "LISTEN left_open")
             wait_until(lambda: held_too_long, "it is reported")
             connections["default"].close()
             # Nothing was said of this one.

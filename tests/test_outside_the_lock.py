@@ -252,7 +252,7 @@ def be_ended_in_transaction() -> None:
 
 def be_pinned() -> None:
     with release_between_queries():
-        query("default", "SET work_mem = '8MB'")
+        query("default", "LISTEN outside")
 
 
 CALLS: dict[str, Callable[[Callable[[], None]], Any]] = {

@@ -527,7 +527,7 @@ def test_a_wrapper_that_a_django_test_class_has_patched_is_released_all_the_same
 @pytest.mark.parametrize(
     ("statement", "look", "clean"),
     [
-        ("SET application_name = 'held'", "SHOW application_name", ""),
+        ("LISTEN held", "SELECT count(*) FROM pg_listening_channels()", 0),
         ("CREATE TEMP TABLE held ()", "SELECT to_regclass('held')", None),
     ],
 )
@@ -550,18 +550,28 @@ def test_session_state_of_a_hold_ends_with_it(
 
 def test_session_state_from_before_a_hold_outlives_it() -> None:
     with release_between_queries():
-        query(sql="SET application_name = 'before'")
+        query(sql="LISTEN before")
         with hold_connection():
             query(sql="CREATE TEMP TABLE held ()")
         assert_stays()
-        assert query(sql="SHOW application_name") == ("before",)
+        assert query(sql="SELECT pg_listening_channels()") == ("before",)
+
+
+def test_settings_of_a_hold_follow_to_the_end_of_the_request() -> None:
+    with release_between_queries():
+        with hold_connection():
+            query(sql="SET application_name = 'held'")
+        release_connections()
+        assert query(sql="SHOW application_name") == ("held",)
+        connection.close()
+        assert query(sql="SHOW application_name") == ("",)
 
 
 def test_session_state_of_an_inner_hold_ends_with_the_outer_one() -> None:
     with release_between_queries(), hold_connection():
         with hold_connection():
-            query(sql="SET application_name = 'inner'")
-        assert query(sql="SHOW application_name") == ("inner",)
+            query(sql="LISTEN inner_one")
+        assert query(sql="SELECT pg_listening_channels()") == ("inner_one",)
     assert not holds("default")
 
 
@@ -950,9 +960,9 @@ def test_release_connections_leaves_alone_what_is_in_use_pinned_or_held() -> Non
         assert cursor.fetchone() == (1,)
     with hold_connection():
         assert release_connections() == 0
-    query(sql="SET application_name = 'mine'")
+    query(sql="LISTEN mine")
     assert release_connections() == 0
-    query(sql="DISCARD ALL")
+    query(sql="UNLISTEN *")
     assert release_connections() == 1
 
 

@@ -129,18 +129,18 @@ def test_a_broken_transaction_is_one() -> None:
 
 
 def test_a_pinned_connection_says_why_and_where() -> None:
-    query(sql="SET statement_timeout = '7s'")
+    query(sql="LISTEN activity")
     query(sql="CREATE TEMP TABLE t_activity (n int)")
     info = only()
     assert info.state == "pinned"
-    assert list(info.pinned_by) == ["SET", "temporary table"]
+    assert list(info.pinned_by) == ["LISTEN", "temporary table"]
     assert all(f"{__file__}:" in where and where.endswith(" in query") for where in info.pinned_by.values())
     with connection.cursor():
         assert only().state == "in use"
 
 
 def test_a_snapshot_is_a_copy() -> None:
-    query(sql="SET statement_timeout = '7s'")
+    query(sql="LISTEN activity")
     only().pinned_by.clear()
     assert only().pinned_by
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -254,8 +254,8 @@ def test_releases_by_hand_count() -> None:
 def test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons() -> None:
     before = conn_hygiene.stats()
     for _ in range(2):
-        query(sql="SET statement_timeout = '7s'")
-        query(sql="SET statement_timeout = '8s'")
+        query(sql="LISTEN activity")
+        query(sql="LISTEN another")
         query(sql="CREATE TEMP TABLE t_activity (n int)")
         connection.close()
     assert counts(before) == (2, 0, 0, 2)

@@ -239,7 +239,7 @@ def test_what_its_owner_needs_goes_when_that_is_over(
 
 @pytest.mark.usefixtures("short")
 def test_what_is_pinned_stays(pool: ConnectionPool) -> None:
-    query(sql="SET statement_timeout = '1h'")
+    query(sql="LISTEN turns")
     with somebody_waits(pool):
         query()
         assert state() == HELD

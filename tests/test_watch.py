@@ -300,7 +300,7 @@ def test_what_somebody_relies_on_is_not_given_back_even_in_a_scope(why: str, hel
     def rely() -> None:
         before = pid_of(alias)
         if why == "pin":
-            query(alias, "SET lock_timeout = '7s'")
+            query(alias, "LISTEN watched")
         if why == "handle":
             handle: Any = connections[alias].connection
             # It may have gone back since the query, where the machine is slow.
@@ -418,7 +418,7 @@ def assert_that_the_end_is_noticed(admin: psycopg.Connection) -> None:
 
 
 def test_session_state_is_not_lost_in_silence(admin: psycopg.Connection, replaced: Events) -> None:
-    query("default", "SET lock_timeout = '7s'")
+    query("default", "LISTEN watched")
     assert_that_the_end_is_noticed(admin)
     assert replaced == []
 
