@@ -45,8 +45,9 @@ def only_connection() -> Iterator[ConnectionPool]:
 
 
 @pytest.fixture
-def rows() -> Generator[Item, None, None]:
+def rows(settings: Any) -> Generator[Item, None, None]:
     """Return an iterator whose connection was closed under it, with its server-side cursor open."""
+    settings.CONN_HYGIENE = {"CLEAN_SESSIONS": "seen"}
     Item.objects.bulk_create(Item(name="row") for _ in range(10))
     rows: Generator[Item, None, None] = Item.objects.iterator(chunk_size=2)
     next(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ from psycopg import sql
 from conn_hygiene import hold_connection, release_between_queries
 from conn_hygiene.sessions import known
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
+from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import cleaning, known, state
+from conn_hygiene.sessions.following import Carried
+from conn_hygiene.sessions.plan import Plan
+from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,6 +256,62 @@ def test_what_is_set_ends_where_django_closes_what_is_old() -> None:
     assert run(TENANT)[0][0] in (None, "")
 
 
+@pytest.mark.usefixtures("releasing")
+def test_what_follows_is_set_where_nobody_is_told_of_a_new_session() -> None:
+    run("SET app.tenant = 'acme'")
+    connection_created.connect(ignores)
+    receivers, connection_created.receivers = connection_created.receivers, []
+    connection_created.sender_receivers_cache.clear()
+    try:
+        for _ in range(2):
+            with in_another_session():
+                assert run(TENANT) == [("acme",)]
+    finally:
+        connection_created.receivers = receivers
+        connection_created.disconnect(ignores)
+
+
+def ignores(**kwargs: Any) -> None:
+    """Have every checkout be a connect()."""
+
+
+def test_what_is_on_its_way_back_is_waited_for(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
+    on_its_way, goes_on = threading.Event(), threading.Event()
+    scrub, found = pools.scrub, []
+
+    def scrub_later(*args: Any) -> Any:
+        on_its_way.set()
+        assert goes_on.wait(10)
+        return scrub(*args)
+
+    monkeypatch.setattr(pools, "scrub", scrub_later)
+
+    def work() -> None:
+        with contextlib.closing(connection), release_between_queries():
+            run("SET app.tenant = 'acme'")
+            on_its_way.wait(10)
+            with contextlib.suppress(OperationalError):
+                found.extend(run(TENANT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert on_its_way.wait(10)
+    wait_until(lambda: not thread.is_alive() or waits_for_what_is_carried(thread), "its owner waits")
+    goes_on.set()
+    thread.join()
+    assert found == [("acme",)]
+
+
+def waits_for_what_is_carried(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code is Carried.values.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 @pytest.fixture
 def role(admin: psycopg.Connection) -> Iterator[str]:
     name = "role_that_goes"
@@ -421,6 +483,27 @@ def test_declared_settings_follow_whatever_has_set_them(settings: Any, clean: st
         run("DO $$ BEGIN SET lock_timeout = '7s'; END $$")
         connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.usefixtures("releasing", "become")
+def test_what_the_catalogue_names_follows_from_the_first_release_on() -> None:
+    for _ in range(2):
+        connection.close()
+        known.reset()
+        run("SELECT become('acme')")
+        with in_another_session():
+            assert run(TENANT) == [("acme",)]
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+def test_a_session_that_is_not_what_it_was_is_fit_for_nobody(admin: psycopg.Connection) -> None:
+    fresh = state.reported_parameters(admin)
+    plan = Plan(resets=frozenset({"app.tenant"}))
+    assert cleaning.clean(admin, plan, fresh, None, configures_more=False) == {}
+    admin.execute("SET application_name = 'seen by nobody'")
+    with pytest.raises(psycopg.OperationalError, match="differs from what it was"):
+        cleaning.clean(admin, plan, fresh, None, configures_more=False)
 
 
 @pytest.mark.usefixtures("releasing", "become")

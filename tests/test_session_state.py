@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.backends.signals import connection_created
 from psycopg import sql
 
 import conn_hygiene
@@ -17,6 +18,8 @@ from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import psycopg
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
 
@@ -177,8 +180,9 @@ def test_state_that_a_function_leaves_is_found_by_what_the_server_reports() -> N
     run("DROP FUNCTION wander()")
 
 
-def test_state_that_a_function_leaves_does_not_reach_the_next_owner_either() -> None:
+def test_state_that_a_function_leaves_does_not_reach_the_next_owner_either(settings: Any) -> None:
     """Nobody has looked at the session in between."""
+    settings.CONN_HYGIENE = {"CLEAN_SESSIONS": "seen"}
     body = "BEGIN SET timezone = 'Asia/Tokyo'; END"
     run(f"CREATE OR REPLACE FUNCTION wander() RETURNS void LANGUAGE plpgsql AS $$ {body} $$")
     connection.close()
@@ -477,8 +481,6 @@ def receiver_that_sets(sender: Any, connection: Any, **kwargs: Any) -> None:
 
 @pytest.fixture
 def setting_at_connect() -> Iterator[None]:
-    from django.db.backends.signals import connection_created
-
     connections.close_all()
     connection_created.connect(receiver_that_sets)
     yield
@@ -503,3 +505,24 @@ def test_a_set_at_connect_does_not_pin_and_does_not_leak(thread: bool, pool_of: 
         work()
     with pool_of("default").connection() as handle:
         assert handle.execute("SHOW statement_timeout").fetchall() == [("0",)]
+
+
+def receiver_that_locks(sender: Any, connection: Any, **kwargs: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(816)")
+
+
+def test_other_state_at_connect_does_not_pin_and_does_not_leak(
+    pool_of: Callable[[str], Any], settings: Any, admin: psycopg.Connection
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "CLEAN_SESSIONS": "seen"}
+    connections.close_all()
+    connection_created.connect(receiver_that_locks)
+    try:
+        with release_between_queries():
+            for _ in range(3):
+                run("SELECT 1")
+                wait_until_released()
+                assert admin.execute("SELECT count(*) FROM pg_locks WHERE objid = 816").fetchone() == (0,)
+    finally:
+        connection_created.disconnect(receiver_that_locks)

@@ -651,12 +651,15 @@ MUTANTS = [
         "the end of a transaction does not settle",
         "leases/wrapper.py",
         """
-        if autocommit:
-            lease.settle(handle_is_out=False)
-        else:
+        if lease.session_state.undone:
+            with self.wrap_database_errors:
+                lease.confirm_undone()
+        lease.settle(handle_is_out=False)
         """,
         """
-        if not autocommit:
+        if lease.session_state.undone:
+            with self.wrap_database_errors:
+                lease.confirm_undone()
         """,
         "test_snapshot.py::test_each_query_is_a_checkout_and_a_release_without_a_grace[default]",
     ),
@@ -701,12 +704,14 @@ MUTANTS = [
         "a session with state of its own is not cleaned",
         "leases/lease.py",
         """
-        if to_scrub:
+        if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                pools.scrub(connection, plan, fresh)
         """,
         """
         if False:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                pools.scrub(connection, plan, fresh)
         """,
         "test_session_state.py::test_state_never_reaches_another_thread",
     ),
@@ -715,15 +720,18 @@ MUTANTS = [
         "sessions/state.py",
         """
         self._soiled = True
+        self.undone -= adds
         """,
-        "",
-        "test_session_state.py::test_a_set_at_connect_does_not_pin_and_does_not_leak",
+        """
+        self.undone -= adds
+        """,
+        "test_session_state.py::test_other_state_at_connect_does_not_pin_and_does_not_leak",
     ),
     _mutant(
         "what the server reports is not compared",
         "sessions/state.py",
         """
-        if soiled or self._soiled or reported != self.fresh:
+        if soiled or self._soiled or not resets.issuperset(differs):
         """,
         """
         if soiled or self._soiled:
@@ -837,10 +845,10 @@ MUTANTS = [
         "an open cursor on the server is left to the next owner",
         "leases/lease.py",
         """
-        return self.session_state.to_scrub(connection, reported, soiled=bool(self.open_cursors))
+        soiled = bool(self.open_cursors) or known.cleans_always(self.alias)
         """,
         """
-        return self.session_state.to_scrub(connection, reported, soiled=False)
+        soiled = known.cleans_always(self.alias)
         """,
         "test_cursors.py::test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_next_owner",
     ),
@@ -848,10 +856,10 @@ MUTANTS = [
         "what DISCARD ALL does not undo is handed on",
         "pools/base.py",
         """
-        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
+        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
         """,
         """
-        return not connection.lock.locked() and internals.CLEANING.available
+        if pool is not None and internals.CLEANING.available:
         """,
         "test_session_state.py::test_state_never_reaches_another_thread",
     ),
@@ -859,10 +867,10 @@ MUTANTS = [
         "a session is cleaned though its set-up is not known",
         "pools/base.py",
         """
-        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
+        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
         """,
         """
-        return not (carried & sql.INDELIBLE or connection.lock.locked())
+        if pool is not None and not plan.left & sql.INDELIBLE:
         """,
         "test_internals.py::test_without_configure_a_session_with_state_is_closed",
     ),
@@ -879,31 +887,307 @@ MUTANTS = [
     ),
     _mutant(
         "a cleaned session is not set up anew",
-        "pools/base.py",
+        "sessions/cleaning.py",
         """
-        if pool._configure is not None:
-            pool._configure(connection)
-        return is_idle(connection) and state.reported_parameters(connection) == fresh
+        configure(connection)
         """,
         """
-        return is_idle(connection)
+        pass
         """,
         "test_engines.py::test_assumed_role_is_back_after_cleaning",
-        "test_engines.py::test_time_zone_of_the_alias_is_back_after_cleaning",
     ),
     _mutant(
         "the cursors of a connection that goes back still tell the lease",
         "leases/lease.py",
         """
+        self.state, self.handle = HELD, connection
         cursors.retire(connection)
-        if not self.pooled or connection.closed:
-            return
         """,
         """
-        if not self.pooled or connection.closed:
-            return
+        self.state, self.handle = HELD, connection
         """,
         "test_lease.py::test_the_handle_is_what_it_was_when_it_is_back_in_its_pool",
+    ),
+    # ##### What follows its owner #####
+    _mutant(
+        "what is set is not read where its connection goes back",
+        "sessions/cleaning.py",
+        """
+        asked = sorted(plan.follow)
+        rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        """
+        asked: list[str] = []
+        rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        "test_following.py::test_what_is_set_follows_its_owner",
+    ),
+    _mutant(
+        "what is set is not read where its session ends",
+        "pools/base.py",
+        """
+        values = cleaning.read(connection, plan) if plan.follow else {}
+        """,
+        """
+        values = {}
+        """,
+        "test_following.py::test_what_is_set_follows_its_owner",
+    ),
+    _mutant(
+        "what is set is not set again at a checkout of the pool",
+        "leases/lease.py",
+        """
+        if self.carried is not None:
+            self.set_again()
+        with self._lock:
+            self.carried = None
+            self.session_state.begin(connection)
+        """,
+        """
+        with self._lock:
+            self.carried = None
+            self.session_state.begin(connection)
+        """,
+        "test_following.py::test_what_is_set_follows_its_owner",
+    ),
+    _mutant(
+        "what is set is set again after others have had the session",
+        "installation.py",
+        """
+        elif lease.carried is not None:
+            # The session is set up. Ahead of all other receivers, which find what its owner has set.
+            lease.set_again()
+        """,
+        "",
+        "test_following.py::test_what_follows_is_set_before_anything_else_runs_and_after_what_receivers_set",
+    ),
+    _mutant(
+        "what receivers set goes over what the owner has set",
+        "leases/lease.py",
+        """
+        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+            self.set_again()
+        """,
+        """
+        if carried.set_in != self.checkouts:
+            self.set_again()
+        """,
+        "test_following.py::test_what_follows_is_set_before_anything_else_runs_and_after_what_receivers_set",
+    ),
+    _mutant(
+        "what is set is not set again where signals are muted",
+        "leases/lease.py",
+        """
+        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+            self.set_again()
+        """,
+        """
+        if self.session_state.was_set_at_connect(carried.values(0).keys()):
+            self.set_again()
+        """,
+        "test_following.py::test_what_follows_is_set_where_nobody_is_told_of_a_new_session",
+    ),
+    _mutant(
+        "what is set is carried past the end of its request",
+        "leases/lease.py",
+        """
+        self.state, self.carried = CLOSED, None
+        return True
+        """,
+        """
+        self.state = CLOSED
+        return True
+        """,
+        "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
+        "test_following.py::test_what_is_set_is_seen_by_nobody_else",
+    ),
+    _mutant(
+        "a query runs without what cannot be set again",
+        "leases/lease.py",
+        """
+        if self.carried is not None:
+            self.set_again()
+        with self._lock:
+            self.carried = None
+            self.session_state.begin(connection)
+        """,
+        """
+        if self.carried is not None:
+            try:
+                self.set_again()
+            except psycopg.Error:
+                pass
+        with self._lock:
+            self.carried = None
+            self.session_state.begin(connection)
+        """,
+        "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
+    ),
+    _mutant(
+        "a query runs without what could not be read",
+        "sessions/following.py",
+        """
+        if self._error is not None:
+            raise self._lost(str(self._error)) from self._error
+        """,
+        "",
+        "test_following.py::test_no_query_runs_without_what_could_not_be_read",
+    ),
+    _mutant(
+        "what was not set again is not carried to the next try",
+        "leases/lease.py",
+        """
+        returning = self._leave()
+        self.carried = carried
+        """,
+        """
+        returning = self._leave()
+        """,
+        "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
+    ),
+    _mutant(
+        "nobody waits for what is on its way back",
+        "leases/wrapper.py",
+        """
+        if lease.carried is not None:
+            # First of all: it may be on its way back with the only connection there is.
+            lease.await_carried()
+        """,
+        "",
+        "test_following.py::test_what_is_on_its_way_back_is_waited_for",
+    ),
+    _mutant(
+        "a role is set again before what it may not set",
+        "sessions/following.py",
+        """
+        _set(connection, others + identities, values)
+        """,
+        """
+        _set(connection, identities + others, values)
+        """,
+        "test_following.py::test_all_that_is_set_follows_together",
+    ),
+    _mutant(
+        "what has followed once does not follow on",
+        "leases/lease.py",
+        """
+        self.session_state.follows |= carried.names & carried.values(0).keys()
+        """,
+        """
+        pass
+        """,
+        "test_following.py::test_what_is_set_follows_its_owner",
+    ),
+    _mutant(
+        "what is declared follows only if it was seen",
+        "leases/lease.py",
+        """
+        declared = known.followed(self.alias) if self.last_statement is not None else frozenset()
+        """,
+        """
+        declared = frozenset()
+        """,
+        "test_following.py::test_declared_settings_follow_whatever_has_set_them",
+    ),
+    # ##### What is cleaned, and when #####
+    _mutant(
+        "what is set is not reset",
+        "sessions/cleaning.py",
+        """
+        statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
+        """,
+        """
+        pass
+        """,
+        "test_following.py::test_what_is_set_is_seen_by_nobody_else",
+    ),
+    _mutant(
+        "a cleaned session is not compared with what it was",
+        "sessions/cleaning.py",
+        """
+        if state.reported_parameters(connection) != fresh:
+            raise psycopg.OperationalError("the session differs from what it was when it was new")
+        """,
+        "",
+        "test_following.py::test_a_session_that_is_not_what_it_was_is_fit_for_nobody",
+    ),
+    _mutant(
+        "a database that nobody has looked at is taken for clean",
+        "sessions/known.py",
+        """
+        return known is None or not known.is_current or known.findings is None or bool(known.findings.leaves_state)
+        """,
+        """
+        return known is not None and known.findings is not None and bool(known.findings.leaves_state)
+        """,
+        "test_catalogue.py::TestKnown::test_what_follows_and_whether_is_cleaned",
+    ),
+    _mutant(
+        "what the catalogue names follows from the second release on",
+        "leases/returns.py",
+        """
+        if self.carried is not None:
+            plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
+        """,
+        "",
+        "test_following.py::test_what_the_catalogue_names_follows_from_the_first_release_on",
+    ),
+    # ##### What is undone #####
+    _mutant(
+        "an undoing is believed before its commit",
+        "sessions/state.py",
+        """
+        if in_transaction and reason not in _NOT_TRANSACTIONAL:
+        """,
+        """
+        if False:
+        """,
+        "test_following.py::test_an_undoing_that_did_not_happen_is_not_believed",
+    ),
+    _mutant(
+        "an undoing is believed of the client",
+        "sessions/state.py",
+        """
+        for reason in self.undone - left:
+        """,
+        """
+        for reason in self.undone:
+        """,
+        "test_following.py::test_an_undoing_that_did_not_happen_is_not_believed",
+    ),
+    _mutant(
+        "an undoing is never confirmed",
+        "leases/wrapper.py",
+        """
+        if lease.session_state.undone:
+            with self.wrap_database_errors:
+                lease.confirm_undone()
+        """,
+        "",
+        "test_following.py::test_an_undoing_is_believed_when_it_is_committed",
+    ),
+    _mutant(
+        "what a hold has left is the next hold's",
+        "sessions/state.py",
+        """
+        self._of_hold.clear()
+        """,
+        """
+        pass
+        """,
+        "test_following.py::test_a_pin_of_after_a_hold_is_not_of_the_next_hold",
+    ),
+    _mutant(
+        "values in statements are told",
+        "leases/description.py",
+        """
+        return masking.mask(text[:_LONGEST])
+        """,
+        """
+        return text[:_LONGEST]
+        """,
+        "test_log_statements.py::test_an_idle_transaction",
+        "test_log_statements.py::test_a_snapshot",
     ),
     # ##### Connections that are not given back #####
     _mutant(
@@ -1029,10 +1313,12 @@ MUTANTS = [
         "a session is cleaned in the middle of a COPY",
         "pools/base.py",
         """
-        return not (carried & sql.INDELIBLE or connection.lock.locked()) and internals.CLEANING.available
+        if connection.closed or is_locked(connection):
+            raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
         """,
         """
-        return not carried & sql.INDELIBLE and internals.CLEANING.available
+        if connection.closed:
+            raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
         """,
         "test_cursors.py::test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock",
     ),
@@ -1184,10 +1470,10 @@ MUTANTS = [
         "session state is lost with a broken connection, in silence",
         "leases/ended.py",
         """
-        if connection is None or lease.session_state.pins:
+        if connection is None or lease.session_state.carries() or not conf.current.REPLACE_BROKEN:
         """,
         """
-        if connection is None:
+        if connection is None or not conf.current.REPLACE_BROKEN:
         """,
         "test_watch.py::test_session_state_is_not_lost_in_silence",
     ),
@@ -1488,10 +1774,12 @@ MUTANTS = [
         "leases/wrapper.py",
         """
         lease.asked_at = monotonic()
-        if not lease.spare:
+        if lease.carried is not None:
+            # First of all: it may be on its way back with the only connection there is.
         """,
         """
-        if not lease.spare:
+        if lease.carried is not None:
+            # First of all: it may be on its way back with the only connection there is.
         """,
         "test_events.py::test_a_wait_for_the_pool_is_measured[False]",
     ),
