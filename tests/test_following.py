@@ -15,8 +15,6 @@ from django.db.backends.signals import connection_created
 from psycopg import sql
 
 from conn_hygiene import hold_connection, release_between_queries
-from conn_hygiene.sessions import known
-from tests.waiting import holds, let_the_reaper_look, wait_until_released
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import cleaning, known, state
 from conn_hygiene.sessions.following import Carried
