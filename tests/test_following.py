@@ -19,6 +19,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import cleaning, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
+from conn_hygiene.sessions.sql import SETTING
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
@@ -502,6 +503,24 @@ def test_a_session_that_is_not_what_it_was_is_fit_for_nobody(admin: psycopg.Conn
     admin.execute("SET application_name = 'seen by nobody'")
     with pytest.raises(psycopg.OperationalError, match="differs from what it was"):
         cleaning.clean(admin, plan, fresh, None, configures_more=False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "more", "expected"),
+    [
+        (Plan(left=frozenset({SETTING})), False, 1),
+        (Plan(resets=frozenset({"role"})), False, 1),
+        (Plan(resets=frozenset({"timezone", "app.tenant"})), False, 1),
+        (Plan(resets=frozenset({"app.tenant"})), True, 1),
+        (Plan(resets=frozenset({"app.tenant"})), False, 0),
+    ],
+)
+def test_a_cleaned_session_is_set_up_as_its_pool_does(
+    admin: psycopg.Connection, plan: Plan, more: bool, expected: int
+) -> None:
+    configured: list[Any] = []
+    cleaning.clean(admin, plan, state.reported_parameters(admin), configured.append, configures_more=more)
+    assert configured == [admin] * expected
 
 
 @pytest.mark.usefixtures("releasing", "become")

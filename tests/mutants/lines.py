@@ -894,7 +894,7 @@ MUTANTS = [
         """
         pass
         """,
-        "test_engines.py::test_assumed_role_is_back_after_cleaning",
+        "test_following.py::test_a_cleaned_session_is_set_up_as_its_pool_does",
     ),
     _mutant(
         "the cursors of a connection that goes back still tell the lease",
