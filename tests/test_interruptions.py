@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -10,17 +11,19 @@ from linecache import getline
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.db.backends.postgresql.base import Cursor
 from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
 
 from conn_hygiene import release_between_queries
 from conn_hygiene.leases import cursors
-from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.lease import CLOSED, Lease
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
 from conn_hygiene.reaper.reaper import Reaper
+from conn_hygiene.sessions import following
+from conn_hygiene.sessions.following import Carried
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 
@@ -44,7 +47,7 @@ FUNCTIONS: list[Any] = [
     Lease._carry_back,
     Lease._end_parked,
     Lease._leave,
-    Lease._to_scrub,
+    Lease._plan,
     Lease._park,
     Lease._assign,
     Lease.begin_session,
@@ -82,6 +85,26 @@ PARKING: list[Any] = [
     Lease.end_if_due,
     Lease.take,
     LeasedWrapper.create_cursor,
+]
+
+# What is done besides for what the owner has set: it is read, taken along, and set again.
+FOLLOWING: list[Any] = [
+    Carried.__init__,
+    Carried.tell,
+    Carried.fail,
+    Carried.values,
+    Lease._assign,
+    Lease._end,
+    Lease._leave,
+    Lease._plan,
+    Lease.await_carried,
+    Lease.begin_session,
+    Lease.set_again,
+    LeasedWrapper.connect,
+    Return._clean,
+    Return._scrub,
+    Return.carry_out,
+    following._set,
 ]
 
 # What a thread does that is about to wait for a connection.
@@ -211,6 +234,64 @@ def test_after_an_exception_at_any_line_all_goes_on(
         wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
         assert all(is_plain(handle) for handle in list(pool_of("default")._pool))
         use(grace)
+        if interruption.left > 0:
+            break
+    assert interrupts == nth - 1
+    assert interrupts
+
+
+TENANT = "SELECT current_setting('app.tenant', true)"
+
+
+def tenant() -> Any:
+    with connections["default"].cursor() as cursor:
+        cursor.execute(TENANT)
+        return cursor.fetchone()[0]
+
+
+def use_as_tenant(found: list[Any]) -> None:
+    """Set something, find it again in other sessions, and close."""
+    with release_between_queries():
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SET app.tenant = 'acme'")
+        for _ in range(2):
+            found.append(tenant())
+    connections["default"].close()
+
+
+@pytest.mark.parametrize("receives", [False])
+@pytest.mark.parametrize("function", FOLLOWING, ids=lambda function: function.__qualname__)
+@pytest.mark.usefixtures("with_receiver")
+def test_after_an_exception_at_any_line_nothing_runs_without_what_was_set(
+    function: Any, settings: Any, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    use_as_tenant([])
+    interrupts = 0
+    for nth in range(1, 200):
+        interruption = Interrupting(function.__code__, nth)
+        found: list[Any] = []
+        with release_between_queries():
+            with connections["default"].cursor() as cursor:
+                cursor.execute("SET app.tenant = 'acme'")
+            try:
+                with interruption:
+                    use_as_tenant(found)
+            except Interrupt:
+                interrupts += 1
+                # The one that has handled the signal goes on. It finds what it has set, or is told that it is lost.
+                if lease_of(connections["default"]).state != CLOSED:  # type: ignore[union-attr]
+                    with contextlib.suppress(DatabaseError):
+                        found.append(tenant())
+        assert {*found} <= {"acme"}, f"after {interruption.at}"
+        connections["default"].close()
+        wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
+        for handle in list(pool_of("default")._pool):
+            assert handle.execute(TENANT).fetchone()[0] in (None, ""), f"after {interruption.at}"
+            handle.rollback()
+        # It ends with the request.
+        assert tenant() in (None, ""), f"after {interruption.at}"
+        connections["default"].close()
         if interruption.left > 0:
             break
     assert interrupts == nth - 1

@@ -485,8 +485,9 @@ class Lease:
             if self.carried is not None:
                 self.set_again()
             with self._lock:
-                self.carried = None
                 self.session_state.begin(connection)
+                # Last of all: after an exception of a signal handler, it is to be set again in another session.
+                self.carried = None
 
     def await_carried(self) -> None:
         """Wait until it is known what the owner is to find again in the next session. Owner only, and under no lock.

@@ -232,6 +232,11 @@ class LeasedWrapper(_Wrapper):
             _not_served(self, lease.asked_at, error)
             lease.asked_at = None
             raise
+        except BaseException:
+            # Of a signal handler: it may have come when the lease had the connection already, and not yet what was set.
+            if lease.carried is not None:
+                lease.checkout_failed()
+            raise
         try:
             lease.begin_session()
         except BaseException:

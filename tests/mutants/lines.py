@@ -940,13 +940,15 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.carried = None
             self.session_state.begin(connection)
+            # Last of all: after an exception of a signal handler, it is to be set again in another session.
+            self.carried = None
         """,
         """
         with self._lock:
-            self.carried = None
             self.session_state.begin(connection)
+            # Last of all: after an exception of a signal handler, it is to be set again in another session.
+            self.carried = None
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
     ),
@@ -1008,8 +1010,9 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.carried = None
             self.session_state.begin(connection)
+            # Last of all: after an exception of a signal handler, it is to be set again in another session.
+            self.carried = None
         """,
         """
         if self.carried is not None:
@@ -1018,8 +1021,9 @@ MUTANTS = [
             except psycopg.Error:
                 pass
         with self._lock:
-            self.carried = None
             self.session_state.begin(connection)
+            # Last of all: after an exception of a signal handler, it is to be set again in another session.
+            self.carried = None
         """,
         "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
     ),
