@@ -1061,17 +1061,6 @@ MUTANTS = [
         "test_following.py::test_what_is_on_its_way_back_is_waited_for",
     ),
     _mutant(
-        "a role is set again before what it may not set",
-        "sessions/following.py",
-        """
-        _set(connection, others + identities, values)
-        """,
-        """
-        _set(connection, identities + others, values)
-        """,
-        "test_following.py::test_all_that_is_set_follows_together",
-    ),
-    _mutant(
         "what has followed once does not follow on",
         "leases/lease.py",
         """
@@ -1169,17 +1158,6 @@ MUTANTS = [
         """,
         "",
         "test_following.py::test_an_undoing_is_believed_when_it_is_committed",
-    ),
-    _mutant(
-        "what a hold has left is the next hold's",
-        "sessions/state.py",
-        """
-        self._of_hold.clear()
-        """,
-        """
-        pass
-        """,
-        "test_following.py::test_a_pin_of_after_a_hold_is_not_of_the_next_hold",
     ),
     _mutant(
         "values in statements are told",
