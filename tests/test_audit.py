@@ -138,9 +138,14 @@ def test_what_is_left_unseen_is_published_once(statement: str, left: Any, alias:
 
 def test_a_replication_origin_is_published(published: Published) -> None:
     execute("SELECT pg_replication_origin_create('t_origin')")
-    execute("DO $$ BEGIN PERFORM pg_replication_origin_session_setup('t_origin'); END $$")
+    execute(
+        "CREATE FUNCTION t_origin() RETURNS void LANGUAGE sql AS"
+        " $$SELECT pg_replication_origin_session_setup('t_origin')$$"
+    )
+    execute("SELECT t_origin()")
     execute("SELECT pg_replication_origin_session_reset()")
     execute("SELECT pg_replication_origin_drop('t_origin')")
+    execute("DROP FUNCTION t_origin()")
     assert published.left == [("replication origin", ("an origin",))]
 
 

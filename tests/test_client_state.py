@@ -365,10 +365,11 @@ def test_a_backend_that_wraps_what_it_finds_at_each_checkout_wraps_once(remake: 
     after = conn_hygiene.stats()
     assert after.pinned == before.pinned
     assert after.checkouts - before.checkouts == (300 if by == "one thread" else 20)
-    raw = handle()
-    counted.clear()
-    assert query() == 1
-    raw.execute("DROP TABLE IF EXISTS t_that_is_not_there")
+    with hold_connection():
+        raw = handle()
+        counted.clear()
+        assert query() == 1
+        raw.execute("DROP TABLE IF EXISTS t_that_is_not_there")
     assert counted == {"executed": 2, "loaded": 1, "noticed": 1}
     close()
     assert of_the_pool(lambda c: (c.cursor_factory.__qualname__, c._notice_handlers)) == ("Cursor", [])

@@ -117,8 +117,13 @@ def test_state_pins_and_is_still_there_for_its_owner(alias: str, statement: str,
 
 
 @stateful
+@pytest.mark.parametrize("clean_sessions", ["seen", "always"])
+@pytest.mark.parametrize("on_set", ["follow", "pin"])
 @pytest.mark.usefixtures("releasing")
-def test_state_never_reaches_another_thread(statement: str, look: str, clean: Any) -> None:
+def test_state_never_reaches_another_thread(
+    statement: str, look: str, clean: Any, clean_sessions: str, on_set: str, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "CLEAN_SESSIONS": clean_sessions, "ON_SET": on_set}
     run(statement)
     connection.close()
     seen: list[Any] = []

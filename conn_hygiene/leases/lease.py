@@ -883,12 +883,15 @@ class Lease:
         if reported is None:
             reported = state.reported_parameters(connection)
         # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
-        soiled = bool(self.open_cursors) or known.cleans_always(self.alias)
+        always = known.cleans_always(self.alias)
+        soiled = always or bool(self.open_cursors)
         plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
         if not self.pooled:
             # Giving back is closing.
             return plan._replace(left=frozenset(), resets=frozenset())
-        return plan._replace(left=plan.left | known.indelible(self.alias)) if self.last_statement is not None else plan
+        if always and self.last_statement is not None:
+            return plan._replace(left=plan.left | known.indelible(self.alias))
+        return plan
 
     def carries_state(self) -> bool:
         """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.

@@ -845,10 +845,10 @@ MUTANTS = [
         "an open cursor on the server is left to the next owner",
         "leases/lease.py",
         """
-        soiled = bool(self.open_cursors) or known.cleans_always(self.alias)
+        soiled = always or bool(self.open_cursors)
         """,
         """
-        soiled = known.cleans_always(self.alias)
+        soiled = always
         """,
         "test_cursors.py::test_a_cursor_that_is_open_when_its_connection_is_closed_does_not_reach_the_next_owner",
     ),
