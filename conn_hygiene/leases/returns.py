@@ -237,7 +237,7 @@ class Return:
             if self.carried is not None:
                 self.carried.fail()
 
-    def _scrub(self, registry: Registry) -> dict[str, str]:
+    def _scrub(self, registry: Registry) -> dict[str, str | None]:
         plan = self.plan
         # What follows has to be known first.
         if self._asks_catalogue and pools.is_ready(self.connection):

@@ -224,7 +224,7 @@ def is_ready(connection: psycopg.Connection[Any]) -> bool:
     return is_idle(connection)
 
 
-def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str]:
+def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str | None]:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 
     Returns the values that its owner is to find again, as *plan* says. Has the pool configure the connection anew where

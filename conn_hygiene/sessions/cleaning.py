@@ -26,10 +26,11 @@ _EVERYTHING = (
     "RESET ROLE",
     "RESET ALL",
     "UNLISTEN *",
-    "SELECT pg_advisory_unlock_all()",
+    "SELECT pg_catalog.pg_advisory_unlock_all()",
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
-    "SELECT count(*) FILTER (WHERE from_sql), count(*) FILTER (WHERE NOT from_sql) FROM pg_prepared_statements",
+    "SELECT count(*) FILTER (WHERE from_sql), count(*) FILTER (WHERE NOT from_sql)"
+    " FROM pg_catalog.pg_prepared_statements",
 )
 _TIMEZONE = "timezone"
 
@@ -41,7 +42,7 @@ def clean(
     configure: Callable[[psycopg.Connection[Any]], object] | None,
     *,
     configures_more: bool,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Make the session of *connection* what it was when it was new, and return what is to be set again elsewhere.
 
     *fresh* are the session's reported parameters when it was new. *configure* is what its pool calls with a new
@@ -105,7 +106,7 @@ def begin(connection: psycopg.Connection[Any]) -> None:
     connection.isolation_level = connection.read_only = connection.deferrable = None
 
 
-def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str]:
+def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str | None]:
     """Return what is to be set again elsewhere, of a session that ends.
 
     :raises psycopg.Error: it could not be read.
@@ -118,8 +119,8 @@ def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str]:
 
 # What an undoing statement undoes only if its transaction is committed.
 _TRANSACTIONAL = {
-    sql.LISTEN: "EXISTS (SELECT FROM pg_listening_channels())",
-    sql.TEMPORARY: "EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())",
+    sql.LISTEN: "EXISTS (SELECT FROM pg_catalog.pg_listening_channels())",
+    sql.TEMPORARY: "EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema())",
 }
 
 
@@ -147,19 +148,25 @@ def _statements(
 
 
 def _asking(connection: psycopg.Connection[Any], names: list[str]) -> str:
-    return "SELECT " + ", ".join(f"current_setting({following.literal(connection, name)}, true)" for name in names)
+    # By its full name: the owner's search_path may have another in front of it.
+    return "SELECT " + ", ".join(
+        f"pg_catalog.current_setting({following.literal(connection, name)}, true)" for name in names
+    )
 
 
 def _identifier(name: str) -> str:
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
-def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: list[str | None]) -> dict[str, str]:
-    carried = {}
+def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: list[str | None]) -> dict[str, str | None]:
+    carried: dict[str, str | None] = {}
     for name, value, reset in zip(names, before, after, strict=True):
         own = plan.instead.get(name, value)
-        if own is not None and (own != reset or _tells_from_none(name, plan)):
+        if own is not None and own != reset:
             carried[name] = own
+        elif own is not None and _tells_from_none(name, plan):
+            # Not as empty: where the library that the name belongs to is loaded, that need not be among its values.
+            carried[name] = None
     return carried
 
 

@@ -42,14 +42,17 @@ class Carried:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        self._values: Mapping[str, str] = {}
+        self._values: Mapping[str, str | None] = {}
         self._error: BaseException | None = None
         self._known = threading.Event()
         #: In which checkout of their owner's they were set again last; none so far.
         self.set_in = 0
 
-    def tell(self, values: Mapping[str, str]) -> None:
-        """Say what is to be set again; what is not among *values* was not set. Of several calls the first counts."""
+    def tell(self, values: Mapping[str, str | None]) -> None:
+        """Say what is to be set again, None to its default; what is not among *values* was not set.
+
+        Of several calls the first counts.
+        """
         if not self._known.is_set():
             self._values = values
             self._known.set()
@@ -60,8 +63,8 @@ class Carried:
             self._error = error or psycopg.OperationalError("its session ended before it could be asked")
             self._known.set()
 
-    def values(self, seconds: float) -> Mapping[str, str]:
-        """Return what is to be set again, waiting for it *seconds* at most.
+    def values(self, seconds: float) -> Mapping[str, str | None]:
+        """Return what is to be set again, None to its default; waiting for it *seconds* at most.
 
         :raises psycopg.OperationalError: it could not be read. Nothing may run in another session then.
         """
@@ -84,8 +87,8 @@ def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
     return [*(name for name in IDENTITIES if name in names), *sorted(names - set(IDENTITIES))]
 
 
-def set_again(connection: psycopg.Connection[object], values: Mapping[str, str]) -> None:
-    """Set *values* in the session of *connection*, all of them or none, in one round trip.
+def set_again(connection: psycopg.Connection[object], values: Mapping[str, str | None]) -> None:
+    """Set *values*, None for the default, in the session of *connection*: all of them or none, in one round trip.
 
     What the session's own role may not set is set by the one that is carried, if that may.
 
@@ -106,12 +109,20 @@ def set_again(connection: psycopg.Connection[object], values: Mapping[str, str])
         _set(connection, identities + others, values)
 
 
-def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str]) -> None:
-    calls = [f"set_config({literal(connection, name)}, {literal(connection, values[name])}, false)" for name in names]
+def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str | None]) -> None:
+    calls = [
+        # By its full name: the owner's search_path may have another in front of it, and may be set by the same query.
+        f"pg_catalog.set_config({literal(connection, name)}, {_value(connection, values[name])}, false)"
+        for name in names
+    ]
     run(connection, "SELECT " + ", ".join(calls))
     if not connection.autocommit:
         # A rollback would take it back.
         connection.commit()
+
+
+def _value(connection: psycopg.Connection[object], value: str | None) -> str:
+    return "NULL" if value is None else literal(connection, value)
 
 
 def literal(connection: psycopg.Connection[object], text: str) -> str:
