@@ -14,7 +14,7 @@ from django.db import Error, OperationalError, close_old_connections, connection
 from django.db.backends.signals import connection_created
 from psycopg import sql
 
-from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene import hold_connection, release_between_queries, release_connections
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import cleaning, known, state
 from conn_hygiene.sessions.following import Carried
@@ -661,3 +661,60 @@ def test_what_no_cleaning_undoes_is_closed_where_the_catalogue_has_it(admin: psy
     finally:
         admin.execute("DROP FUNCTION sow()")
         known.reset()
+
+
+FUNCTION = """
+CREATE OR REPLACE FUNCTION become(text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.tenant', $1, false) $$
+"""
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_follows_unseen_goes_on_where_nothing_is_executed_in_between(settings: Any) -> None:
+    settings.CONN_HYGIENE = {
+        **settings.CONN_HYGIENE,
+        "FOLLOWED_SETTINGS": ["app.tenant"],
+        "CLEAN_SESSIONS": "seen",
+    }
+    run(FUNCTION)
+    connection.close()
+    try:
+        run("SELECT become('acme')")
+        for _ in range(2):
+            with in_another_session():
+                connection.ensure_connection()
+                release_connections()
+        assert {value or None for value in seen_by_others(TENANT)} == {None}
+        assert run(TENANT) == [("acme",)]
+    finally:
+        run("DROP FUNCTION become(text)")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_was_reset_follows_to_where_the_library_of_its_name_is_loaded() -> None:
+    # Unknown to the first session, it is empty there; to the second it must be one of three.
+    run("RESET plpgsql.variable_conflict")
+    pool = connection.pool
+    wait_until_released()
+    handles = [pool.getconn() for _ in range(4)]
+    for handle in handles:
+        handle.execute("DO 'BEGIN END'")
+        pool.putconn(handle)
+    assert run("SHOW plpgsql.variable_conflict") == [("error",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_functions_of_the_owner_s_path_are_not_taken_for_the_server_s() -> None:
+    run("CREATE SCHEMA evil")
+    try:
+        run("CREATE FUNCTION evil.current_setting(text, boolean) RETURNS text LANGUAGE sql RETURN 'evil'")
+        run("CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql RETURN 'evil'")
+        run("CREATE FUNCTION evil.pg_advisory_unlock_all() RETURNS void LANGUAGE sql RETURN NULL")
+        connection.close()
+        run("SET search_path = evil, pg_catalog")
+        run("SET app.tenant = 'acme'")
+        with in_another_session():
+            assert run("SHOW app.tenant") == [("acme",)]
+            assert run("SHOW search_path") == [("evil, pg_catalog",)]
+    finally:
+        connection.close()
+        run("DROP SCHEMA evil CASCADE")

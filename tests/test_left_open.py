@@ -789,8 +789,8 @@ def raw_handle(alias: str) -> Iterator[tuple[str, ...]]:
 
 @contextmanager
 def pinned(alias: str) -> Iterator[tuple[str, ...]]:
-    query(alias, "SET application_name = 'mine'")
-    yield ("SET",)
+    query(alias, "LISTEN mine")
+    yield ("LISTEN",)
 
 
 @contextmanager

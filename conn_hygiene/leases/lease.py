@@ -515,8 +515,9 @@ class Lease:
             raise
         carried.set_in = self.checkouts
         with self._lock:
-            # What is as it is in a new session need not follow; who sets it once more is seen again.
-            self.session_state.follows |= carried.names & carried.values(0).keys()
+            # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
+            # unseen goes on, also if nothing is executed before the next release.
+            self.session_state.follows |= carried.values(0).keys()
 
     def has_set_again(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.

@@ -1064,7 +1064,7 @@ MUTANTS = [
         "what has followed once does not follow on",
         "leases/lease.py",
         """
-        self.session_state.follows |= carried.names & carried.values(0).keys()
+        self.session_state.follows |= carried.values(0).keys()
         """,
         """
         pass
