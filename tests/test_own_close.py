@@ -13,6 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.core.signals import request_finished, request_started
 from django.db import DatabaseError, connections, transaction
+from django.db.backends.base import base as django_base
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
@@ -312,6 +313,40 @@ def test_what_the_backend_has_set_follows_from_session_to_session(tenants: Any) 
         assert query("SHOW search_path") == "acme, public"
         wait_until_released(ALIAS)
     assert (counted["set"], counted["closed"]) == (1, 0)
+
+
+def test_what_the_first_connection_of_the_process_is_set_to_is_seen(
+    tenants: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Django asks for the server's version then, and not again.
+    monkeypatch.setattr(django_base, "RAN_DB_VERSION_CHECK", set())
+    for _ in range(3):
+        assert query("SHOW search_path") == "acme, public"
+        wait_until_released(ALIAS)
+    assert (counted["set"], counted["closed"]) == (1, 0)
+
+
+@pytest.mark.parametrize("clean", ["seen", "always"])
+@pytest.mark.parametrize("tenants", [{"pool": POOL}], ids=["pooled"], indirect=True)
+def test_what_a_backend_sets_at_each_checkout_is_not_taken_for_the_pools(
+    tenants: Any, clean: str, settings: Any, monkeypatch: pytest.MonkeyPatch, admin: psycopg.Connection
+) -> None:
+    settings.CONN_HYGIENE = SETTINGS | {"CLEAN_SESSIONS": clean}
+
+    def get_new_connection(self: Any, conn_params: Any) -> Any:
+        connection = super(base.DatabaseWrapper, self).get_new_connection(conn_params)
+        with connection.cursor() as cursor:
+            cursor.execute("SET application_name = 'acme'")
+        return connection
+
+    monkeypatch.setattr(base.DatabaseWrapper, "get_new_connection", get_new_connection, raising=False)
+    pid = query("SELECT pg_backend_pid()")
+    for _ in range(3):
+        wait_until_released(ALIAS)
+        [[name]] = admin.execute("SELECT application_name FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall()
+        assert name != "acme"
+        assert query("SHOW application_name") == "acme"
+        assert query("SELECT pg_backend_pid()") == pid
 
 
 def test_with_persistent_connections_it_ends_with_its_request(tenants: Any) -> None:

@@ -518,6 +518,9 @@ class _FirstConnect:
             raise
         try:
             self.waited = monotonic() - began
+            if isinstance(connection, psycopg.Connection):
+                # Django asks before there is a lease, and with a cursor: what its backend sets then would not be seen.
+                wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
         except BaseException:
             # Of a signal handler: nobody else has the connection yet.
             pools.give_back(connection)

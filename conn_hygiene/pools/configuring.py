@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
-from conn_hygiene.sessions import client
+from conn_hygiene.sessions import client, state
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,6 +27,7 @@ class _Configure:
         if self.configure is not None:
             self.configure(connection)
         client.remember(connection)
+        state.fresh_parameters(connection)
 
 
 def watch(pool: Any) -> None:

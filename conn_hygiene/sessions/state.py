@@ -88,7 +88,7 @@ class State:
 
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         #: The reported parameters when the session was new.
-        self.fresh: tuple[bytes | None, ...] = () if connection is None else _fresh_parameters(connection)
+        self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
         #: The same as the owner found them; None until it begins, and after a ``DISCARD ALL``.
         self.parameters: tuple[bytes | None, ...] | None = None
         self._client: client.Look | None = None
@@ -250,8 +250,11 @@ def settings_of(parameters: list[str]) -> set[str]:
     return {name for parameter in parameters for name in _TOLD_BY.get(parameter, (parameter.lower(),))}
 
 
-def _fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
-    """Return the reported parameters of *connection* when first checked out; kept on it, as psycopg_pool's own data."""
+def fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
+    """Return the reported parameters of *connection* when first asked for; kept on it, as psycopg_pool's own data.
+
+    Asked for before anybody has set anything, where that can be had.
+    """
     fresh: tuple[bytes | None, ...] | None = getattr(connection, "_conn_hygiene_fresh", None)
     if fresh is None:
         fresh = reported_parameters(connection)

@@ -817,6 +817,26 @@ MUTANTS = [
         "test_client_state.py::test_a_backend_that_wraps_what_it_finds_at_each_checkout_wraps_once",
     ),
     _mutant(
+        "a new session is taken for what a backend has set at the first checkout",
+        "pools/configuring.py",
+        """
+        state.fresh_parameters(connection)
+        """,
+        "",
+        "test_own_close.py::test_what_a_backend_sets_at_each_checkout_is_not_taken_for_the_pools",
+    ),
+    _mutant(
+        "the server's version is asked with a cursor before there is a lease",
+        "leases/wrapper.py",
+        """
+            if isinstance(connection, psycopg.Connection):
+        """,
+        """
+            if False:
+        """,
+        "test_own_close.py::test_what_the_first_connection_of_the_process_is_set_to_is_seen",
+    ),
+    _mutant(
         "adapters are written to in the map that was remembered",
         "sessions/client.py",
         """
