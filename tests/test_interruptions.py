@@ -280,14 +280,15 @@ def test_after_an_exception_at_any_line_nothing_runs_without_what_was_set(
             except Interrupt:
                 interrupts += 1
                 # The one that has handled the signal goes on. It finds what it has set, or is told that it is lost.
-                if lease_of(connections["default"]).state != CLOSED:  # type: ignore[union-attr]
+                if lease_of(connections["default"]).state != CLOSED:
                     with contextlib.suppress(DatabaseError):
                         found.append(tenant())
         assert {*found} <= {"acme"}, f"after {interruption.at}"
         connections["default"].close()
         wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
         for handle in list(pool_of("default")._pool):
-            assert handle.execute(TENANT).fetchone()[0] in (None, ""), f"after {interruption.at}"
+            row: Any = handle.execute(TENANT).fetchone()
+            assert row[0] in (None, ""), f"after {interruption.at}"
             handle.rollback()
         # It ends with the request.
         assert tenant() in (None, ""), f"after {interruption.at}"

@@ -439,6 +439,7 @@ def test_nor_is_state_that_only_the_server_knows(
         query("default", f"SELECT prepare_session('{name}', '{value}')")
         assert_that_the_end_is_noticed(admin)
     assert replaced == []
+    admin.execute("DROP FUNCTION prepare_session(text, text)")
 
 
 def test_what_was_not_used_yet_is_replaced_in_a_hold_too(admin: psycopg.Connection, replaced: Events) -> None:
