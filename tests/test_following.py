@@ -718,3 +718,15 @@ def test_functions_of_the_owner_s_path_are_not_taken_for_the_server_s() -> None:
     finally:
         connection.close()
         run("DROP SCHEMA evil CASCADE")
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_nothing_waits_for_a_snapshot_that_the_owner_would_wait_for(alias: str, admin: psycopg.Connection) -> None:
+    """A serializable, read-only and deferrable transaction begins when no writer is left that could disturb it."""
+    admin.execute("BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE t_written (n int)")
+    for name, value in {"isolation": "serializable", "read_only": "on", "deferrable": "on"}.items():
+        run(f"SET default_transaction_{name} = '{value}'", alias=alias)
+    wait_until_released(alias)
+    admin.execute("ROLLBACK")
+    assert run("SHOW default_transaction_deferrable", alias=alias) == [("on",)]

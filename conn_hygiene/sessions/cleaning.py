@@ -113,7 +113,7 @@ def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str | Non
     """
     begin(connection)
     asked = sorted(plan.follow)
-    [row] = following.run(connection, _asking(connection, asked))
+    [row] = following.run(connection, "; ".join(_at_once([_asking(connection, asked)], asked)))
     return _to_carry(plan, asked, row, [None] * len(asked))
 
 
@@ -144,7 +144,14 @@ def _statements(
         # Every pool sets it, to the same, which is found to be so.
         statements.append(f"SET TimeZone = {following.literal(connection, state.timezone_of(fresh))}")
     # Asked again: what a new session has by itself need not be carried.
-    return [*statements, _asking(connection, asked)] if asked else statements
+    return _at_once([*statements, _asking(connection, asked)], asked) if asked else statements
+
+
+def _at_once(statements: list[str], asked: list[str]) -> list[str]:
+    """Return *statements* in a transaction that waits for no snapshot, where those of the owner may."""
+    if "default_transaction_deferrable" not in asked:
+        return statements
+    return ["BEGIN ISOLATION LEVEL READ COMMITTED", *statements, "COMMIT"]
 
 
 def _asking(connection: psycopg.Connection[Any], names: list[str]) -> str:
@@ -162,7 +169,8 @@ def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: lis
     carried: dict[str, str | None] = {}
     for name, value, reset in zip(names, before, after, strict=True):
         own = plan.instead.get(name, value)
-        if own is not None and own != reset:
+        is_default = own == reset or (own == "" and reset is None)
+        if own is not None and not is_default:
             carried[name] = own
         elif own is not None and _tells_from_none(name, plan):
             # Not as empty: where the library that the name belongs to is loaded, that need not be among its values.
