@@ -330,7 +330,7 @@ def test_everything_runs(numbers: Sequence[int], pictures: list[str], tmp_path: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
