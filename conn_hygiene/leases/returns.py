@@ -100,6 +100,9 @@ class TimeLimit:
                 # Whoever waits for the server is told at once that it is gone.
                 with contextlib.suppress(OSError):
                     self._copy.shutdown(socket.SHUT_RDWR)
+                # Whoever was to do that may have been kept from it by an exception of a signal handler.
+                self._copy.close()
+                self._copy = None
 
 
 def audit(connection: psycopg.Connection[Any], clock: Clock) -> tuple[Event, ...]:
