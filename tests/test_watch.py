@@ -23,6 +23,7 @@ import conn_hygiene
 from conn_hygiene import callsite, signals
 from conn_hygiene.leases.backoff import SLACK
 from conn_hygiene.reaper import reaper
+from conn_hygiene.sessions import known
 from tests.test_left_open import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
@@ -440,6 +441,63 @@ def test_nor_is_state_that_only_the_server_knows(
         assert_that_the_end_is_noticed(admin)
     assert replaced == []
     admin.execute("DROP FUNCTION prepare_session(text, text)")
+
+
+@every_alias
+def test_nothing_is_replaced_where_that_is_turned_off(
+    alias: str, admin: psycopg.Connection, replaced: Events, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"REPLACE_BROKEN": False}
+    end(admin, pid_of(alias))
+    connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
+    with pytest.raises(OperationalError):
+        query(alias)
+    assert replaced == []
+
+
+@every_alias
+@pytest.mark.parametrize(
+    "says", [{"FOLLOWED_SETTINGS": ["app.tenant"]}, {"CLEAN_SESSIONS": "always"}], ids=lambda says: next(iter(says))
+)
+def test_nor_where_the_settings_say_that_state_matters(
+    alias: str, says: Any, admin: psycopg.Connection, replaced: Events, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = says
+    end(admin, pid_of(alias))
+    connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
+    with pytest.raises(OperationalError):
+        query(alias)
+    assert replaced == []
+
+
+@every_alias
+@pytest.mark.parametrize("asked", [True, False], ids=["known", "not known yet"])
+def test_nor_where_the_catalogue_says_so(
+    alias: str, asked: bool, admin: psycopg.Connection, replaced: Events, settings: Any
+) -> None:
+    """Nobody may have asked it: then it is asked in the new session, which its owner does not get without an error."""
+    settings.CONN_HYGIENE = {}
+    admin.execute(
+        "CREATE FUNCTION become_somebody() RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant', '7', false)$$"
+    )
+    try:
+        known.reset()
+        if asked:
+            query(alias)
+            connections[alias].close()
+            assert known.followed(alias) == {"app.tenant"}
+        pid = pid_of(alias)
+        end(admin, pid)
+        connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
+        with pytest.raises(OperationalError):
+            query(alias)
+        assert replaced == []
+        connections[alias].close()
+        assert pid_of(alias) != pid
+    finally:
+        admin.execute("DROP FUNCTION become_somebody()")
+        connections[alias].close()
+        known.reset()
 
 
 def test_what_was_not_used_yet_is_replaced_in_a_hold_too(admin: psycopg.Connection, replaced: Events) -> None:

@@ -1469,6 +1469,27 @@ MUTANTS = [
         "test_watch.py::test_a_pool_full_of_closed_connections_fails_nobody",
     ),
     _mutant(
+        "what functions may have left is lost with a broken connection, in silence",
+        "leases/ended.py",
+        """
+        if lease.last_statement is not None and known.state_matters(lease.alias):
+            return False
+        """,
+        "",
+        "test_watch.py::test_nor_where_the_settings_say_that_state_matters",
+    ),
+    _mutant(
+        "a new session is not asked whether what was lost mattered",
+        "leases/wrapper.py",
+        """
+        if state_may_matter:
+            with self.wrap_database_errors:
+                lease.refuse_if_state_mattered()
+        """,
+        "",
+        "test_watch.py::test_nor_where_the_catalogue_says_so",
+    ),
+    _mutant(
         "session state is lost with a broken connection, in silence",
         "leases/ended.py",
         """
