@@ -730,3 +730,17 @@ def test_nothing_waits_for_a_snapshot_that_the_owner_would_wait_for(alias: str, 
     wait_until_released(alias)
     admin.execute("ROLLBACK")
     assert run("SHOW default_transaction_deferrable", alias=alias) == [("on",)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_failure_of_whatever_kind_loses_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("SELECT 1")
+    wait_until_released()
+    with monkeypatch.context() as patch:
+        patch.setattr(cleaning, "_to_carry", lambda *args: 1 / 0)
+        run("SET app.tenant = 'acme'")
+        wait_until_released()
+    with pytest.raises(OperationalError, match="division by zero"):
+        run("SELECT 1")
+    connection.close()
+    assert {value or None for value in seen_by_others(TENANT)} == {None}

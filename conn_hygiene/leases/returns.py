@@ -232,7 +232,7 @@ class Return:
             values = self._scrub(registry)
             if self.carried is not None:
                 self.carried.tell(values)
-        except psycopg.Error as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection has to go back
             # Its owner's, who gets it with the next query.
             if self.carried is not None:
                 self.carried.fail(error)
