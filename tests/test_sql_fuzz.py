@@ -184,7 +184,8 @@ class Run:
         else:
             assert missed(state, effect) == set(), (statement, effect, state)
         self.counts["that leave something"] += bool(state)
-        on.clean(state | effect.adds)
+        # What was set to what it was before is set all the same.
+        on.clean(state | effect.adds | {str(setting.name) for setting in effect.settings})
 
 
 _BATCH, _BATCHES = 100, 50

@@ -128,10 +128,21 @@ def mark_transaction(ledger: Ledger, number: int) -> None:
 def pin(ledger: Ledger) -> None:
     me = str(threading.get_ident())
     with connections[ALIAS].cursor() as cursor:
+        cursor.execute("LISTEN stress")
         cursor.execute("SET app.owner = %s", [me])
         pid, _ = owner_of_session(cursor)
     with connections[ALIAS].cursor() as cursor:
         assert owner_of_session(cursor) == (pid, me), "a pinned session was exchanged"
+    connections[ALIAS].close()
+
+
+def follow(ledger: Ledger) -> None:
+    me = str(threading.get_ident())
+    with connections[ALIAS].cursor() as cursor:
+        cursor.execute("SET app.owner = %s", [me])
+    for _ in range(3):
+        with connections[ALIAS].cursor() as cursor:
+            assert owner_of_session(cursor)[1] == me, "what was set has not followed"
     connections[ALIAS].close()
 
 
@@ -206,6 +217,7 @@ ACTS: dict[Callable[[Ledger], None], int] = {
     roll_back: 5,
     broken_transaction: 3,
     pin: 3,
+    follow: 3,
     hold: 3,
     raw_handle: 5,
     iterate: 5,

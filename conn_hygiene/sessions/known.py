@@ -108,8 +108,13 @@ def note(alias: str, findings: Findings | None, now: float, tell: Callable[..., 
         _known[alias] = _Known(before.findings if before else None, now + RETRY_AFTER, is_current=False)
         return
     _known[alias] = _Known(findings, now + VALID_FOR, is_current=True)
-    if _said.get(alias, Findings()) != findings:
+    if alias in _said:
+        is_new = _said[alias] != findings
         _said[alias] = findings
+    else:
+        # Of several threads that have asked at once, one tells.
+        is_new = _said.setdefault(alias, findings) is findings and findings != Findings()
+    if is_new:
         (tell or _call)(_log, alias, findings)
 
 

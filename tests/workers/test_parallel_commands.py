@@ -75,7 +75,8 @@ class Shop:
         with subprocess.Popen(
             [sys.executable, *manage, *map(str, arguments)],
             cwd=ROOT,
-            env=environment(self.env | env),
+            # The shop logs what the toolkit tells, and so what its catalogue has.
+            env=environment({"REPORTS": '{"FOLLOWED_SETTINGS": [], "CLEAN_SESSIONS": "seen"}'} | self.env | env),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
