@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.signals import request_finished, request_started
-from django.db import DatabaseError, close_old_connections, connections, transaction
+from django.db import DatabaseError, OperationalError, close_old_connections, connections, transaction
 from django.db.backends.signals import connection_created
 
 import conn_hygiene
@@ -137,6 +137,17 @@ def test_a_failed_checkout_does_not_change_it(alias: str) -> None:
     assert not holds(alias)
     create(alias, "undone")
     transaction.rollback(using=alias)
+    assert names() == ["by hand"]
+
+
+def test_nor_does_one_that_the_server_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_by_hand("unpooled")
+    with monkeypatch.context() as patch:
+        patch.setitem(connections["unpooled"].settings_dict, "PORT", "1")
+        with pytest.raises(OperationalError):
+            create("unpooled", "not this one")
+    create("unpooled", "undone")
+    transaction.rollback(using="unpooled")
     assert names() == ["by hand"]
 
 

@@ -141,6 +141,7 @@ def test_a_connect_inside_of_another_one_does_not_end_it() -> None:
             connection.connect()
             with connection.cursor() as cursor:
                 cursor.execute("SET statement_timeout = '11s'")
+                cursor.execute("LISTEN checkout")
 
     connection_created.connect(receive)
     try:
@@ -150,7 +151,7 @@ def test_a_connect_inside_of_another_one_does_not_end_it() -> None:
     lease = lease_of(connections["unpooled"])
     assert lease is not None
     assert len(calls) == 2
-    assert lease.pins == {}
+    assert (lease.pins, lease.session_state.follows) == ({}, set())
 
 
 @pytest.mark.parametrize("part", ["get_new_connection", "init_connection_state"])

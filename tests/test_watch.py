@@ -452,6 +452,7 @@ def test_nothing_is_replaced_where_that_is_turned_off(
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query(alias)
+    conn_hygiene.reset_connections()
     assert replaced == []
 
 
@@ -467,6 +468,7 @@ def test_nor_where_the_settings_say_that_state_matters(
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query(alias)
+    conn_hygiene.reset_connections()
     assert replaced == []
 
 

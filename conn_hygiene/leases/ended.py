@@ -32,16 +32,10 @@ def is_broken(lease: Lease) -> bool:
         return False
     with lease._lock:
         connection = lease._connection
-        # State that is known of. One that listens may wait for a notification, which must not be read here.
-        if connection is None or lease.session_state.carries() or not conf.current.REPLACE_BROKEN:
-            return False
-        # State that functions may have left.
-        if lease.last_statement is not None and known.state_matters(lease.alias):
+        if connection is None or not conf.current.REPLACE_BROKEN or _may_have_state(lease, connection):
             return False
         if not connection.closed:
-            # State that libpq sees, or a transaction.
-            if lease.last_statement is not None and _has_changed(lease, connection):
-                return False
+            # A transaction.
             if not pools.is_idle(connection):
                 return False
             lease.trusted = not pools.is_hung_up(connection)
@@ -50,9 +44,15 @@ def is_broken(lease: Lease) -> bool:
         return _may_be_replaced(lease)
 
 
-def _has_changed(lease: Lease, connection: psycopg.Connection[Any]) -> bool:
-    # What could follow, if it could be read.
-    return bool(lease.session_state.changed(connection) or lease.session_state.carries())
+def _may_have_state(lease: Lease, connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the session has, or had, something of its owner's that another one would not."""
+    # What functions may have left, and what libpq sees of it.
+    if lease.last_statement is not None and (
+        known.state_matters(lease.alias) or lease.session_state.changed(connection)
+    ):
+        return True
+    # Seen in statements, or just now. One that listens may wait for a notification, which must not be read.
+    return lease.session_state.carries()
 
 
 def _may_be_replaced(lease: Lease) -> bool:

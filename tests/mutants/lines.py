@@ -371,7 +371,7 @@ MUTANTS = [
             self.state = GIVEN_BACK
         """,
         "",
-        "test_autocommit.py::test_a_failed_checkout_does_not_change_it",
+        "test_autocommit.py::test_nor_does_one_that_the_server_refuses",
     ),
     _mutant(
         "a handle stays readable after the end of its checkout",
@@ -763,19 +763,6 @@ MUTANTS = [
         "test_client_state.py::test_what_a_receiver_sets_at_each_checkout_neither_pins_nor_stays",
     ),
     _mutant(
-        "what cannot be put back is handed on",
-        "pools/base.py",
-        """
-        if not client.restore(connection):
-            connection.pgconn.finish()
-        """,
-        """
-        client.restore(connection)
-        """,
-        "test_client_state.py::test_what_refuses_to_be_put_back_is_closed",
-        "test_client_state.py::test_a_generator_of_notifications_that_is_left_behind_ends_with_its_session",
-    ),
-    _mutant(
         "psycopg believes in prepared statements that a cleaning has dropped",
         "sessions/cleaning.py",
         """
@@ -784,7 +771,7 @@ MUTANTS = [
         """
         pass
         """,
-        "test_client_state.py::test_no_request_fails_of_statements_that_a_cleaning_has_dropped",
+        "test_following.py::test_a_cleaned_session_has_no_statement_that_only_one_side_knows",
     ),
     _mutant(
         "a cleaning sends its statement by a cursor of the owner's",
@@ -1472,10 +1459,11 @@ MUTANTS = [
         "what functions may have left is lost with a broken connection, in silence",
         "leases/ended.py",
         """
-        if lease.last_statement is not None and known.state_matters(lease.alias):
-            return False
+        known.state_matters(lease.alias) or lease.session_state.changed(connection)
         """,
-        "",
+        """
+        lease.session_state.changed(connection)
+        """,
         "test_watch.py::test_nor_where_the_settings_say_that_state_matters",
     ),
     _mutant(
@@ -1493,10 +1481,10 @@ MUTANTS = [
         "session state is lost with a broken connection, in silence",
         "leases/ended.py",
         """
-        if connection is None or lease.session_state.carries() or not conf.current.REPLACE_BROKEN:
+        return lease.session_state.carries()
         """,
         """
-        if connection is None or not conf.current.REPLACE_BROKEN:
+        return False
         """,
         "test_watch.py::test_session_state_is_not_lost_in_silence",
     ),
