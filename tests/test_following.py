@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,8 +16,9 @@ from django.db.backends.signals import connection_created
 from psycopg import sql
 
 from conn_hygiene import hold_connection, release_between_queries, release_connections
+from conn_hygiene.leases.returns import Return
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import cleaning, known, state
+from conn_hygiene.sessions import catalogue, cleaning, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import SETTING
@@ -744,3 +746,22 @@ def test_a_failure_of_whatever_kind_loses_no_connection(monkeypatch: pytest.Monk
         run("SELECT 1")
     connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing", "become")
+def test_what_is_known_only_when_the_connection_is_on_its_way_back_follows(
+    alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread has asked the catalogue in between."""
+    carry_out = Return.carry_out
+
+    def known_by_now(self: Return, registry: Any) -> None:
+        findings = catalogue.Findings(followed=frozenset({"app.tenant"}), leaves_state=("become",))
+        known.note(self.alias, findings, time.monotonic())
+        carry_out(self, registry)
+
+    monkeypatch.setattr(Return, "carry_out", known_by_now)
+    run("SELECT become('acme')", alias=alias)
+    wait_until_released(alias)
+    assert run(TENANT, alias=alias) == [("acme",)]

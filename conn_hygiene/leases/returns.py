@@ -170,7 +170,9 @@ class Return:
     @property
     def _asks_server(self) -> bool:
         plan = self.plan
-        return bool(plan.left or plan.resets or plan.follow) or self.is_rolled_back or self._asks_catalogue
+        # Whoever is to be told what follows waits for it, be it nothing.
+        is_awaited = self.carried is not None
+        return bool(plan.left or plan.resets) or is_awaited or self.is_rolled_back or self._asks_catalogue
 
     @property
     def _asks_catalogue(self) -> bool:
@@ -245,9 +247,10 @@ class Return:
         # What follows has to be known first.
         if self._asks_catalogue and pools.is_ready(self.connection):
             known.ask(self.alias, self.connection, registry.tell)
-            if self.carried is not None:
-                plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
             plan = plan._replace(left=plan.left | known.indelible(self.alias))
+        if self.carried is not None:
+            # It may have been somebody else who has asked, since this was planned.
+            plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
         if plan.left or plan.resets or plan.follow:
             return pools.scrub(self.connection, plan, self.fresh)
         return {}
