@@ -1126,10 +1126,11 @@ MUTANTS = [
         "what the catalogue names follows from the second release on",
         "leases/returns.py",
         """
-        if self.carried is not None:
-            plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
+        plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
         """,
-        "",
+        """
+        pass
+        """,
         "test_following.py::test_what_the_catalogue_names_follows_from_the_first_release_on",
     ),
     # ##### What is undone #####
