@@ -46,7 +46,7 @@ class Findings:
     #: sets them for the session. All of them can be set by the role that has asked.
     followed: frozenset[str] = frozenset()
     #: Why, for each of them.
-    reasons: Mapping[str, str] = MappingProxyType({})
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     #: Why sessions have to be cleaned before somebody else gets them, whatever was seen. Empty: they need not.
     leaves_state: tuple[str, ...] = ()
     #: What of that no cleaning undoes, as the reasons of :mod:`conn_hygiene.sessions.sql`: such sessions are closed.
