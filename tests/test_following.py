@@ -651,6 +651,25 @@ def test_what_a_function_sets_follows_without_any_setting() -> None:
     assert {value or None for value in seen_by_others(TENANT)} == {None}
 
 
+@pytest.mark.usefixtures("releasing", "become")
+def test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell(
+    admin: psycopg.Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "RETRY_AFTER", 0.0)
+    with admin.transaction():
+        admin.execute("LOCK pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE")
+        run("SELECT 1")
+        wait_until_released("default")
+        run("SELECT become('acme')")
+        let_the_reaper_look()
+        assert (holds("default"), run(TENANT)) == (True, [("acme",)])
+    assert [each.levelname for each in caplog.records if "catalogue could not be read" in each.message] == ["WARNING"]
+    connection.close()
+    run("SELECT become('acme')")
+    with in_another_session():
+        assert run(TENANT) == [("acme",)]
+
+
 @pytest.mark.usefixtures("releasing")
 def test_what_no_cleaning_undoes_is_closed_where_the_catalogue_has_it(admin: psycopg.Connection) -> None:
     admin.execute("CREATE OR REPLACE FUNCTION sow() RETURNS void LANGUAGE sql AS 'SELECT setseed(0.5)'")

@@ -276,7 +276,7 @@ def test_what_is_there_stays_when_the_toolkit_goes(tenants: Any) -> None:
         query()
         conn_hygiene.uninstall()
     try:
-        # Not counted[]: wrappers of threads that have ended, if nothing has collected them yet, are closed here as well.
+        # Not counted[]: wrappers of threads that have ended, and not been collected yet, are closed here as well.
         assert (tenants.closed, tenants.believed) == (0, "acme")
         assert query("SHOW search_path") == "acme, public"
     finally:

@@ -1018,6 +1018,8 @@ class Lease:
         changed = self.session_state.changed(connection, reported)
         if not internals.FOLLOWING.available and self.last_statement is not None:
             changed += sorted(known.followed(self.alias))
+        if self.last_statement is not None and known.was_not_told(self.alias):
+            changed.append(sql.UNTOLD)
         return changed
 
     def _carry_back(self, returning: Return | None, kept_for: list[str], *, here: bool) -> None:

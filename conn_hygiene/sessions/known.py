@@ -106,6 +106,8 @@ def note(alias: str, findings: Findings | None, now: float, tell: Callable[..., 
     before = _known.get(alias)
     if findings is None:
         _known[alias] = _Known(before.findings if before else None, now + RETRY_AFTER, is_current=False)
+        if before is None:
+            (tell or _call)(_log_silence, alias)
         return
     _known[alias] = _Known(findings, now + VALID_FOR, is_current=True)
     if alias in _said:
@@ -162,6 +164,20 @@ def _log(alias: str, findings: Findings) -> None:
     )
 
 
+def _log_silence(alias: str) -> None:
+    followed = conf.current.FOLLOWED_SETTINGS == "auto"
+    logger.warning(
+        "Connection %r: the catalogue could not be read for what functions and policies do to sessions, which are "
+        "cleaned at each return until it can be.%s",
+        alias,
+        " Until their requests end, connections that have executed anything are kept. A list of names as "
+        "FOLLOWED_SETTINGS, be it empty, takes the catalogue's place."
+        if followed
+        else "",
+        extra={"alias": alias},
+    )
+
+
 # ##### What follows from it #####
 
 
@@ -193,6 +209,17 @@ def _lowered(wanted: Any) -> frozenset[str]:
     if listed[0] is not wanted:
         listed = _listed = (wanted, frozenset(name.lower() for name in wanted))
     return listed[1]
+
+
+def was_not_told(alias: str) -> bool:
+    """Return whether the catalogue of *alias* was asked for the settings that follow, and has never answered.
+
+    What functions have set would be cleaned away then, and its owner's next query run without.
+    """
+    if conf.current.FOLLOWED_SETTINGS != "auto":
+        return False
+    known = _known.get(alias)
+    return known is not None and known.findings is None
 
 
 def cleans_always(alias: str) -> bool:

@@ -41,6 +41,7 @@ SHARED = "copy of the database wrapper"
 PAST = "use before install()"
 DISCARDED = "DISCARD ALL"
 UNREADABLE = "statement that cannot be read"
+UNTOLD = "what functions may have set (the catalogue could not be read)"
 
 
 # What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.

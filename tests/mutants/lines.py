@@ -1133,6 +1133,17 @@ MUTANTS = [
         """,
         "test_following.py::test_what_the_catalogue_names_follows_from_the_first_release_on",
     ),
+    _mutant(
+        "what functions have set is cleaned away while nobody can tell",
+        "leases/lease.py",
+        """
+        changed.append(sql.UNTOLD)
+        """,
+        """
+        pass
+        """,
+        "test_following.py::test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell",
+    ),
     # ##### What is undone #####
     _mutant(
         "an undoing is believed before its commit",
