@@ -25,7 +25,7 @@ from conn_hygiene.sessions.sql import SETTING
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"])
 
@@ -503,8 +503,38 @@ def test_a_session_that_is_not_what_it_was_is_fit_for_nobody(admin: psycopg.Conn
     plan = Plan(resets=frozenset({"app.tenant"}))
     assert cleaning.clean(admin, plan, fresh, None, configures_more=False) == {}
     admin.execute("SET application_name = 'seen by nobody'")
-    with pytest.raises(psycopg.OperationalError, match="differs from what it was"):
-        cleaning.clean(admin, plan, fresh, None, configures_more=False)
+    assert cleaning.clean(admin, plan, fresh, None, configures_more=False) == {}
+    assert admin.closed
+
+
+@pytest.fixture
+def reload(admin: psycopg.Connection) -> Iterator[Callable[[str], None]]:
+    """Return a function that changes the server's configuration in one respect, for all of its sessions."""
+
+    def change(setting: str) -> None:
+        admin.execute(f"ALTER SYSTEM {setting}")
+        admin.execute("SELECT pg_reload_conf()")
+
+    yield change
+    change("RESET ALL")
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_what_the_servers_configuration_changes_is_not_the_requests(
+    alias: str, reload: Callable[[str], None], admin: psycopg.Connection
+) -> None:
+    """It is reported by the session as what a request has set is."""
+    run("SET app.tenant = 'acme'", alias=alias)
+    with transaction.atomic(using=alias):
+        assert run("SHOW IntervalStyle", alias=alias) == [("postgres",)]
+        reload("SET IntervalStyle = 'iso_8601'")
+        wait_until(lambda: run("SHOW IntervalStyle", alias=alias) == [("iso_8601",)], "the session has heard")
+    wait_until_released(alias)
+    reload("RESET IntervalStyle")
+    wait_until(lambda: admin.execute("SHOW IntervalStyle").fetchone() == ("postgres",), "the server has heard")
+    with in_another_session(alias):
+        assert (run("SHOW IntervalStyle", alias=alias), run(TENANT, alias=alias)) == ([("postgres",)], [("acme",)])
 
 
 @pytest.mark.parametrize(

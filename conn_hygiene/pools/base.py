@@ -244,7 +244,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
             configure = configuring.configure_of(pool)
             more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
             return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
-        values = cleaning.read(connection, plan) if plan.follow else {}
+        values = cleaning.read(connection, plan, fresh) if plan.follow else {}
         if pool is not None:
             connection.pgconn.finish()
     except Exception as error:

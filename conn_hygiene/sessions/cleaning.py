@@ -6,6 +6,7 @@ place (PostgreSQL documentation, "DISCARD"), but for the cached plans, which are
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from conn_hygiene.sessions.plan import Plan
 
+
+logger = logging.getLogger("conn_hygiene.pools")
 
 # As DISCARD ALL does, but for prepared statements, of which some may stay.
 _EVERYTHING = (
@@ -63,7 +66,9 @@ def clean(
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         raise psycopg.OperationalError("the session is left in a transaction")
     if state.reported_parameters(connection) != fresh:
-        raise psycopg.OperationalError("the session differs from what it was when it was new")
+        # The server's own defaults are others by now, as after a reload of its configuration. That is nobody's setting.
+        logger.info("A session differs from what it was when it was new, and was closed.")
+        connection.pgconn.finish()
     return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
 
 
@@ -106,15 +111,15 @@ def begin(connection: psycopg.Connection[Any]) -> None:
     connection.isolation_level = connection.read_only = connection.deferrable = None
 
 
-def read(connection: psycopg.Connection[Any], plan: Plan) -> dict[str, str | None]:
-    """Return what is to be set again elsewhere, of a session that ends.
+def read(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str | None]:
+    """Return what is to be set again elsewhere, of a session that ends. It is reset, since only that tells defaults.
 
     :raises psycopg.Error: it could not be read.
     """
     begin(connection)
     asked = sorted(plan.follow)
-    [row] = following.run(connection, "; ".join(_at_once([_asking(connection, asked)], asked)))
-    return _to_carry(plan, asked, row, [None] * len(asked))
+    rows = _asked_and_reset(connection, plan._replace(left=frozenset(), resets=plan.follow), asked, fresh)
+    return _to_carry(plan, asked, rows[0], rows[-1])
 
 
 # What an undoing statement undoes only if its transaction is committed.
