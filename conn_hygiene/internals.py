@@ -154,7 +154,8 @@ CALLERS = Feature(
 )
 ASYNC_TASKS = Feature(
     "async-tasks",
-    "Code under asyncio.run in a Celery task queries in the process's one thread for it, whose connections stay open.",
+    "Code under asyncio.run in a Celery task queries in the process's one thread for it, whose connections stay open; "
+    "reports do not name the sockets of Channels.",
 )
 CELERY = Feature(
     "celery",
@@ -598,7 +599,7 @@ NAMES: tuple[Name, ...] = (
         _SYNC_TO_ASYNC,
         ASYNC_TASKS,
         {
-            "context_to_thread_executor": "Gives a task a thread of its own, as Django has for a request.",
+            "context_to_thread_executor": "Gives a task or socket a thread of its own, as Django has for a request.",
             "thread_sensitive_context": "As above.",
         },
     ),
