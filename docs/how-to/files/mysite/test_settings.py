@@ -1,0 +1,3 @@
+from mysite.settings import *  # noqa: F403
+
+CONN_HYGIENE = {"RELEASE": "always"}
