@@ -145,6 +145,23 @@ def test_the_thread_begins_with_the_first_query_and_ends_with_the_socket() -> No
     assert threads() == []
 
 
+def test_a_socket_that_never_queries_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note_and_start(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note_and_start)
+
+    async def consumer() -> None:
+        await asyncio.sleep(0)
+
+    run(consumer)
+    assert [name for name in started if name.startswith("conn-hygiene-socket")] == []
+
+
 def test_what_a_socket_raises_passes_through() -> None:
     async def consumer() -> None:
         await query()
