@@ -20,7 +20,7 @@ from conn_hygiene import conf, internals
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import wrapper
 from conn_hygiene.pools import base as pools
-from conn_hygiene.pools import configuring
+from conn_hygiene.pools import native
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters, log, notices, signalling
 from conn_hygiene.sessions import connect_options, known
@@ -182,7 +182,7 @@ def uninstall() -> None:
         attached = wrapper.forget_known()
         pools.restore_logging()
         for pool in pools.native_pools().values():
-            configuring.unwatch(pool)
+            native.unwatch(pool)
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()

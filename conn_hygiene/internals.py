@@ -97,6 +97,23 @@ NOTIFICATIONS = Feature(
     "notifications",
     "Notifications that nobody has read are psycopg's, which drops them before 3.2.4, and else gives them to the next.",
 )
+POOL_CHECKS = Feature(
+    "pool-checks",
+    "With CONN_HEALTH_CHECKS each checkout asks the server, and after a restart of the server the pool waits, longer "
+    "each time, between one dead connection and the next.",
+)
+RECONNECTS = Feature(
+    "reconnects",
+    "A pool whose server was away tries again at its own intervals, which grow to minutes.",
+)
+PARAMETERS = Feature(
+    "parameters",
+    "A pool connects with the parameters that it was made with, also where the backend's have changed since.",
+)
+NULL_POOLS = Feature(
+    "null-pools",
+    "Who waits for a connection of a full NullConnectionPool may have to wait for UNPOOLED_RELEASE_AFTER.",
+)
 FORKED_POOLS = Feature(
     "forked-pools",
     "A forked process cannot replace a native pool: what is idle in it is discarded, and checkouts from it fail. "
@@ -196,6 +213,10 @@ FEATURES = (
     ROLLBACKS,
     CLIENT,
     NOTIFICATIONS,
+    POOL_CHECKS,
+    RECONNECTS,
+    PARAMETERS,
+    NULL_POOLS,
     FORKED_POOLS,
     POOL_STATS,
     CLOSED_POOLS,
@@ -264,6 +285,12 @@ def _pool() -> Any:
     from psycopg_pool import ConnectionPool
 
     return ConnectionPool(open=False)
+
+
+def _add_connection() -> Any:
+    from psycopg_pool.pool import AddConnection
+
+    return AddConnection(_pool())
 
 
 def _adapters() -> Any:
@@ -354,6 +381,7 @@ _TYPES = Owner("psycopg.types.TypesRegistry", _types)
 _PREPARED = Owner("psycopg._preparing.PrepareManager", _prepared)
 _CURSOR = Owner("psycopg.Cursor")
 _POOL = Owner("psycopg_pool.ConnectionPool", _pool)
+_ADD_CONNECTION = Owner("psycopg_pool.pool.AddConnection", _add_connection)
 _SYNC_TO_ASYNC = Owner("asgiref.sync.SyncToAsync")
 _ASGIREF = Owner("asgiref.sync")
 _RLOCK = Owner("threading.RLock", _rlock)
@@ -496,6 +524,7 @@ NAMES: tuple[Name, ...] = (
     ),
     *_names(_FORBIDDEN, UNINSTALLING, {"wrapped": "What a test class has forbidden, and will put back."}),
     *_names(_WRAPPER, COMMAND, {"get_connection_params": "How Django would connect, for a connection of its own."}),
+    *_names(_WRAPPER, PARAMETERS, {"get_connection_params": "Asked for each new connection of a pool, if overridden."}),
     *_names(_DATABASES, COMMAND, {"create_connection": "A wrapper that is no thread's, for a session of its own."}),
     *_names(_STREAM, TABLES, {"_out": "The stream below, for rich: Django's own ends each write with a line break."}),
     # ##### psycopg #####
@@ -592,6 +621,18 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_POOL, CLIENT, {"_configure": "Extended: what a new connection is like is known before anybody has it."}),
+    *_names(
+        _POOL,
+        POOL_CHECKS,
+        {
+            "_check": "What asks the server at each checkout; taken over where it is psycopg_pool's own.",
+            "_getconn_unchecked": "Extended: what it gives is looked at, and asked if it has not been used for long.",
+            "_putconn": "What is dead is replaced without counting as returned.",
+        },
+    ),
+    *_names(_POOL, RECONNECTS, {"schedule_task": "Extended: of what could not connect, one is tried soon."}),
+    *_names(_POOL, NULL_POOLS, {"_nconns": "How many it has open, of max_size."}),
+    *_names(_ADD_CONNECTION, RECONNECTS, {"attempt": "Tells what has failed to connect from other tasks."}),
     *_names(_POOL, CLEANING, {"_configure": "What the pool does to a new session is due after a reset."}),
     *_names(_POOL, IDLE_IN_POOLS, {"_pool": "A forked process discards the connections in it."}),
     # ##### asgiref #####

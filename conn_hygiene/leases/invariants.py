@@ -57,6 +57,7 @@ WRITERS: dict[str, Writer] = {
     "checked_out_by": LOCK,
     "server_pid": LOCK,
     "pooled": LOCK,
+    "keeps": LOCK,
     "queue": LOCK,
     "spare": LOCK,
     # What keeps it.

@@ -45,8 +45,9 @@ from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends
+from conn_hygiene.pools import backends, keeping
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools.configuring import LAST_USED
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
@@ -121,6 +122,7 @@ class Lease:
         "idle_since",
         "in_use_since",
         "keeper",
+        "keeps",
         "last_statement",
         "look_at",
         "open_cursors",
@@ -167,6 +169,8 @@ class Lease:
         self._connects: Connecting | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
         self.pooled = False
+        # Whether that keeps what it gets back; if not, it is only given back as a connection without a pool is closed.
+        self.keeps = False
         self.queue: Sequence[Any] = ()
         self.spare: Sequence[Any] = ()
         self._manual = False
@@ -302,6 +306,7 @@ class Lease:
             self.backoff.reset()
             pool = pools.pool_of(connection)
             self.pooled = pool is not None
+            self.keeps = keeping.keeps(pool)
             self.queue, self.spare = pools.queue_and_spare(pool)
             self._heed(_current_scopes())
             if waited is None and self.asked_at is not None:
@@ -318,7 +323,7 @@ class Lease:
                 client.remember(connection)
             self.session_state = state.State(connection)
             # It was in use a moment ago, by somebody else.
-            self.trusted = self.checked_out_at - getattr(connection, _LAST_USED, -math.inf) < QUIET
+            self.trusted = self.checked_out_at - getattr(connection, LAST_USED, -math.inf) < QUIET
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
             self.tally.checked_out(waited)
@@ -369,7 +374,7 @@ class Lease:
         if self.reported and CameBack.listeners:
             self._news += (news.came_back(self, held),)
         if self.idle_since != self.checked_out_at:
-            setattr(connection, _LAST_USED, self.idle_since)
+            setattr(connection, LAST_USED, self.idle_since)
         return connection
 
     def connecting(self, connect: Connect) -> bool:
@@ -652,7 +657,7 @@ class Lease:
 
         Return when it should end; None if that is never, or if the reaper is about to look in any case.
         """
-        grace = conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
+        grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
         if grace is None:
             return None
         self.state = PARKED
@@ -661,7 +666,7 @@ class Lease:
         if self.queue:
             return self._haste(now, grace)
         return (
-            None if self.look_at != math.inf else backoff.leisure(now, grace, is_scarce=self.pooled and not self.spare)
+            None if self.look_at != math.inf else backoff.leisure(now, grace, is_scarce=self.keeps and not self.spare)
         )
 
     def _haste(self, now: float, grace: float) -> float | None:
@@ -716,17 +721,25 @@ class Lease:
             or wrapper._thread_sharing_count  # type: ignore[attr-defined]
         )
 
-    def _grace(self) -> float | None:
-        """Return for how many seconds the connection may sit idle; None for ever."""
-        return conf.current.RELEASE_AFTER if self.pooled else conf.current.UNPOOLED_RELEASE_AFTER
+    def _grace(self, *, is_wanted: bool = False) -> float | None:
+        """Return for how many seconds the connection may sit idle; None for ever.
+
+        *is_wanted* tells that somebody is about to ask its pool for one. A pool that keeps nothing hands it to whoever
+        waits.
+        """
+        if not self.keeps and not self.queue:
+            connection = self._connection
+            if not is_wanted or connection is None or not keeping.is_full(pools.pool_of(connection)):
+                return conf.current.UNPOOLED_RELEASE_AFTER
+        return conf.current.RELEASE_AFTER
 
     def _has_had_its_turn(self) -> bool:
         """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
         return self.idle_since - self.checked_out_at >= backoff.TURN
 
-    def _due(self) -> float | None:
+    def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""
-        grace = self._grace()
+        grace = self._grace(is_wanted=is_wanted)
         if grace is None:
             return None
         # Whoever is about to wait is not in the queue yet, and may not have to: the pool may grow.
@@ -982,7 +995,7 @@ class Lease:
         try:
             if not self._lock.acquire(blocking=False):
                 return None, None, []
-            due = self._due()
+            due = self._due(is_wanted=True)
             if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
                 return None, None, []
             if now < due:
@@ -1261,10 +1274,6 @@ if locks.DEBUG:
     Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
-
-
-# Where a connection keeps when it was last used, under any lease.
-_LAST_USED = "_conn_hygiene_last_used"
 
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE

@@ -33,7 +33,7 @@ from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, configuring
+from conn_hygiene.pools import backends, native
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
@@ -198,7 +198,8 @@ class LeasedWrapper(_Wrapper):
             and self.__dict__.keys().isdisjoint(_PARTS)
             # This package's own receiver, which has nothing to do for a wrapper that has a lease.
             and len(connection_created.receivers) == 1
-            and self.pool
+            # Also that there is one, and not one that was made since then.
+            and native.is_watched(self.pool)
         )
 
     @async_unsafe
@@ -270,7 +271,7 @@ class LeasedWrapper(_Wrapper):
         lease.asked_at = monotonic()
         if lease.carried is not None:
             lease.await_carried()
-        configuring.watch(getattr(self, "pool", None))
+        native.watch(getattr(self, "pool", None))
         try:
             if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
@@ -509,7 +510,7 @@ class _FirstConnect:
         """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
         wrapper: Any = self._wrapper()
         # Before it opens.
-        configuring.watch(getattr(wrapper, "pool", None))
+        native.watch(getattr(wrapper, "pool", None))
         began = monotonic()
         try:
             connection = type(wrapper).get_new_connection(wrapper, conn_params)

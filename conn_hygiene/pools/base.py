@@ -12,7 +12,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
-from conn_hygiene.pools import backends, configuring
+from conn_hygiene.pools import backends, configuring, keeping
 from conn_hygiene.sessions import cleaning, client, sql
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     records: list[logging.LogRecord] = []
     try:
         restore(connection)
+        was_open = not connection.closed
         if pool is None:
             connection.close()
         elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
@@ -195,6 +196,8 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
                 pool.putconn(connection)
         else:
             pool.putconn(connection)
+        if was_open:
+            keeping.came_back(pool, connection)
     except Exception:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()

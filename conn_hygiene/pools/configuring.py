@@ -5,13 +5,18 @@ A backend may change a connection while it checks it out, and only the pool has 
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
+from conn_hygiene.pools import reconnecting
 from conn_hygiene.sessions import client, state
 
 if TYPE_CHECKING:
     import psycopg
+
+#: Where a connection keeps when it was last used, under any lease, on the monotonic clock.
+LAST_USED = "_conn_hygiene_last_used"
 
 
 class _Configure:
@@ -28,6 +33,8 @@ class _Configure:
             self.configure(connection)
         client.remember(connection)
         state.fresh_parameters(connection)
+        setattr(connection, LAST_USED, monotonic())
+        reconnecting.connected(getattr(connection, "_pool", None))
 
 
 def watch(pool: Any) -> None:

@@ -752,12 +752,12 @@ MUTANTS = [
         "pools/base.py",
         """
         restore(connection)
+        was_open = not connection.closed
         if pool is None:
-            connection.close()
         """,
         """
+        was_open = not connection.closed
         if pool is None:
-            connection.close()
         """,
         "test_client_state.py::test_so_it_is_when_the_owner_ends_without_a_close",
         "test_client_state.py::test_what_a_receiver_sets_at_each_checkout_neither_pins_nor_stays",
