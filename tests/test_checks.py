@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.core.checks import CheckMessage, Error, Warning, run_checks
+from django.core.checks import INFO, CheckMessage, Error, Warning, run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connections
@@ -29,8 +30,8 @@ COMMON = "django.middleware.common.CommonMiddleware"
 
 
 def found() -> list[CheckMessage]:
-    """Return what `manage.py check` finds, as far as it is ours."""
-    return [message for message in run_checks() if (message.id or "").startswith("conn_hygiene.")]
+    """Return what `manage.py check` finds wrong, as far as it is ours."""
+    return [message for message in run_checks() if re.match(r"conn_hygiene\.[EW]", message.id or "")]
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_an_engine_that_cannot_be_loaded_is_left_to_django_to_report(database: C
     del connections["persistent"]
     try:
         with override_settings(MIDDLEWARE=[OURS]):
-            assert checks.check_databases() == []
+            assert [each.msg for each in checks.check_databases() if "'persistent'" in each.msg] == []
     finally:
         connections["persistent"] = wrapper
 
@@ -195,6 +196,52 @@ def test_atomic_requests_are_fine_where_nothing_is_released(database: Callable[.
         assert found() == []
     with override_settings(MIDDLEWARE=[OURS], CONN_HYGIENE={"RELEASE": "never"}):
         assert found() == []
+
+
+NO_POOL = "DATABASES['unpooled'] has no pool, so "
+
+
+def said_of_no_pool() -> list[str]:
+    messages = [message for message in run_checks() if message.id == "conn_hygiene.I001"]
+    assert {message.level for message in messages} <= {INFO}
+    return [message.msg for message in messages if "'persistent'" not in message.msg]
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (
+            2.5,
+            "a connection is released only when a request has not used it for 2.5 s (UNPOOLED_RELEASE_AFTER), by "
+            "closing it.",
+        ),
+        (None, "none of its connections is released between queries (UNPOOLED_RELEASE_AFTER is None)."),
+    ],
+)
+def test_without_a_pool_it_says_what_is_released(after: float | None, expected: str) -> None:
+    with override_settings(MIDDLEWARE=[OURS], CONN_HYGIENE={"UNPOOLED_RELEASE_AFTER": after}):
+        assert said_of_no_pool() == [NO_POOL + expected]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"OPTIONS": {"pool": True}},
+        {"ATOMIC_REQUESTS": True},
+        # Left alone, of which W011 tells, or served: it has a pool in either case.
+        {"ENGINE": "dj_db_conn_pool.backends.postgresql"},
+        {"ENGINE": "django_db_geventpool.backends.postgresql_psycopg3"},
+        {"ENGINE": "django.db.backends.sqlite3"},
+    ],
+)
+def test_of_another_alias_it_does_not(database: Callable[..., None], entry: dict[str, Any]) -> None:
+    database(**entry)
+    with override_settings(MIDDLEWARE=[OURS]):
+        assert said_of_no_pool() == []
+
+
+def test_where_nothing_is_released_it_does_not() -> None:
+    assert said_of_no_pool() == []
 
 
 # ##### Session timeouts #####

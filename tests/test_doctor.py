@@ -50,6 +50,7 @@ PROJECT = Project(
     asgi=False,
     middleware=True,
     release="scoped",
+    unpooled_release_after=1.0,
     reclaims_dead_threads=True,
     idle_in_transaction_after=5.0,
     followed_settings="auto",
@@ -137,6 +138,12 @@ class TestLogic:
             ({}, {"role_limit": 32}, {}),
             ({}, {"database_limit": 31}, {"connection-limit": Level.ERROR}),
             ({}, {"role_limit": 0, "superuser": True}, {}),
+            # No pool.
+            ({}, {"pooled": False}, {"no-pool": Level.NOTE}),
+            ({"unpooled_release_after": None}, {"pooled": False}, {"no-pool": Level.NOTE}),
+            ({"middleware": False, "release": "never"}, {"pooled": False}, {}),
+            ({"ATOMIC_REQUESTS": True}, {"pooled": False}, {"atomic-requests": Level.NOTE}),
+            ({"ENGINE": "shop.pool"}, {"pooled": False, "left_alone": "why"}, {"left-alone": Level.WARNING}),
             # Timeouts.
             ({}, {"timeouts": {"statement_timeout": 0}}, {"no-statement-timeout": Level.WARNING}),
             (

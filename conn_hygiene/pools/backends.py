@@ -27,6 +27,9 @@ load_backend: Any = internals.imported("django.db.utils", "load_backend")
 # Backends whose connections are no psycopg connections, by package. Only one that has connected shows that by itself.
 _WRAPPED = {"dj_db_conn_pool": "its connections are SQLAlchemy's, out of a pool of its own"}
 
+# Packages whose backends have pools of their own, which OPTIONS does not tell.
+_POOLED = frozenset({*_WRAPPED, "dj_db_conn_pool", "django_db_geventpool", "django_pg_real_pool"})
+
 # What was said in this process, by alias and ENGINE: an alias may get another one in tests.
 _left_alone: dict[tuple[str, str], str] = {}
 _lock = threading.Lock()
@@ -71,6 +74,18 @@ def why_left_alone(alias: str) -> str | None:
     except ImproperlyConfigured:
         return None
     return refusal_of(cls) or _left_alone.get((alias, engine))
+
+
+def has_pool(alias: str) -> bool:
+    """Return whether connections of *alias* come out of a pool, be it Django's or the backend's own."""
+    entry = connections.settings[alias]
+    if entry.get("OPTIONS", {}).get("pool"):
+        return True
+    try:
+        cls = load_backend(entry["ENGINE"]).DatabaseWrapper
+    except ImproperlyConfigured:
+        return False
+    return any(base.__module__.partition(".")[0] in _POOLED for base in cls.__mro__)
 
 
 def leave_alone(alias: str, engine: str, reason: str) -> bool:

@@ -4,7 +4,8 @@ Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with pe
 without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
 SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
 connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
-W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone.
+W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone. For your
+information: I001 releasing without a pool closes connections.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
         reason = backends.why_left_alone(alias)
         if reason is not None:
             messages.append(_left_alone(alias, options["ENGINE"], reason))
-        elif _releasing() and options.get("ATOMIC_REQUESTS"):
-            messages.append(_atomic_requests(alias))
+        elif _releasing():
+            if options.get("ATOMIC_REQUESTS"):
+                messages.append(_atomic_requests(alias))
+            elif not backends.has_pool(alias):
+                messages.append(_no_pool(alias))
     return messages
 
 
@@ -102,6 +106,26 @@ def _left_alone(alias: str, engine: str, reason: str) -> checks.CheckMessage:
         hint="None of its connections is given back, cleaned, reported or reclaimed. In the place of "
         f"{engine}, use a backend that leaves closing to Django, with OPTIONS['pool']; or silence this.",
         id="conn_hygiene.W011",
+    )
+
+
+def _no_pool(alias: str) -> checks.CheckMessage:
+    after = conf.current.UNPOOLED_RELEASE_AFTER
+    return checks.Info(
+        f"DATABASES[{alias!r}] has no pool, so {_without_a_pool(after)}.",
+        hint='Turn on the pool, if requests wait between their queries: OPTIONS = {"pool": {"min_size": 2, "max_size": '
+        "8}}. Forks, dead threads, idle transactions and broken connections are seen to without one.",
+        id="conn_hygiene.I001",
+    )
+
+
+def _without_a_pool(after: float | None) -> str:
+    """Return what releasing does without a pool where ``UNPOOLED_RELEASE_AFTER`` is *after*."""
+    if after is None:
+        return "none of its connections is released between queries (UNPOOLED_RELEASE_AFTER is None)"
+    return (
+        f"a connection is released only when a request has not used it for {after:g} s (UNPOOLED_RELEASE_AFTER), by "
+        "closing it"
     )
 
 

@@ -12,6 +12,7 @@ import enum
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from conn_hygiene.pools.checking import ALIVE_FOR
 from conn_hygiene.server.pooler import Pooler
 from conn_hygiene.sessions.catalogue import shortened
 
@@ -88,6 +89,7 @@ class Project:
     middleware: bool
     #: The values of ``CONN_HYGIENE`` that matter here.
     release: str
+    unpooled_release_after: float | None
     reclaims_dead_threads: bool
     idle_in_transaction_after: float | None
     #: ``"auto"``, or the names in lower case.
@@ -114,6 +116,8 @@ class Facts:
     timeouts: dict[str, int] | None = None
     #: What its functions and policies do to sessions.
     catalogue: Findings | None = None
+    #: Whether its connections come out of a pool, Django's or the backend's own.
+    pooled: bool = True
     #: Why the toolkit leaves its backend alone; None also if it does not.
     left_alone: str | None = None
     #: What failed, each with the error's text.
@@ -359,8 +363,31 @@ def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> It
         what="CONN_HEALTH_CHECKS is off, and connections outlive their request.",
         why="The toolkit replaces connections that the server has closed. One that a firewall or a failover dropped "
         "without a word still fails the request that gets it.",
-        remedy="Set CONN_HEALTH_CHECKS to True if there is such a thing in between. It costs a round trip for each "
-        "request or checkout.",
+        remedy="If there is such a thing in between, set CONN_HEALTH_CHECKS to True, and tcp_user_timeout in OPTIONS, "
+        "without which a question that gets no answer waits for minutes. A pool then asks the server about "
+        f"connections that nobody has used for {ALIVE_FOR:g} s; without a pool, each request asks once.",
+    )
+
+
+def _no_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    releases = project.release == "always" or (project.release == "scoped" and project.middleware)
+    if fact.pooled or fact.left_alone is not None or options["ATOMIC_REQUESTS"] or not releases:
+        return
+    after = project.unpooled_release_after
+    yield _finding(
+        Level.NOTE,
+        "no-pool",
+        fact.alias,
+        what="There is no pool.",
+        why="Giving a connection back is closing it then. "
+        + (
+            "UNPOOLED_RELEASE_AFTER is None, so that is not done between queries at all."
+            if after is None
+            else f"It is done when a request has not used it for {after:g} s (UNPOOLED_RELEASE_AFTER), and its next "
+            "query has to connect."
+        ),
+        remedy='If requests wait between their queries, turn on the pool: OPTIONS = {"pool": {"min_size": 2, '
+        '"max_size": 8}}. All else that the toolkit does, it does without one.',
     )
 
 
@@ -550,6 +577,7 @@ _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ..
     _atomic_requests,
     _health_checks,
     _pool_size,
+    _no_pool,
     _left_alone,
 )
 

@@ -471,7 +471,13 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
     except (psycopg.Error, Error) as error:
         failures.append(_text(error))
     # Now that Django has connected, if it can: some show only then what they are.
-    return doctor.Facts(alias, left_alone=backends.why_left_alone(alias), failures=tuple(failures), **facts)
+    return doctor.Facts(
+        alias,
+        pooled=backends.has_pool(alias),
+        left_alone=backends.why_left_alone(alias),
+        failures=tuple(failures),
+        **facts,
+    )
 
 
 def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
@@ -483,6 +489,7 @@ def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
         or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),
         middleware=any(path in _MIDDLEWARE for path in settings.MIDDLEWARE),
         release=conf.current.RELEASE,
+        unpooled_release_after=conf.current.UNPOOLED_RELEASE_AFTER,
         reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,
         idle_in_transaction_after=conf.current.IDLE_IN_TRANSACTION_AFTER,
         followed_settings="auto" if followed == "auto" else frozenset(name.lower() for name in followed),
