@@ -1881,4 +1881,97 @@ MUTANTS = [
         """,
         "test_snapshot.py::test_a_checkout_that_is_pinned_counts_once_however_many_the_reasons",
     ),
+    _mutant(
+        "what was used a moment ago is asked all the same",
+        "pools/checking.py",
+        """
+        if now - last_used < ALIVE_FOR:
+            return True
+        """,
+        "",
+        "test_pools.py::test_what_was_used_a_moment_ago_is_not_asked",
+    ),
+    _mutant(
+        "a pool's dead connection is found by asking only",
+        "pools/checking.py",
+        """
+        if pools.is_hung_up(connection):
+            connection.pgconn.finish()
+            return False
+        """,
+        "",
+        "test_pools.py::test_connections_that_the_server_has_ended_are_passed_over",
+    ),
+    _mutant(
+        "each connection that a network has lost is asked",
+        "pools/checking.py",
+        """
+        if last_used < self._lost_before:
+            connection.pgconn.finish()
+            return False
+        """,
+        "",
+        "test_pools.py::test_of_connections_that_a_network_has_lost_one_is_asked",
+    ),
+    _mutant(
+        "an interrupted checkout loses what it has",
+        "pools/checking.py",
+        """
+        if not is_alive:
+            pool._putconn(connection, from_getconn=True)
+        """,
+        "pass",
+        "test_pools.py::test_a_checkout_that_is_interrupted_gives_back_what_it_has",
+    ),
+    _mutant(
+        "a pool whose server is back goes by its own intervals",
+        "pools/reconnecting.py",
+        """
+        self._first, delay = retry, min(delay, SOON)
+        """,
+        """
+        self._first = retry
+        """,
+        "test_pools.py::test_a_pool_connects_anew_as_soon_as_its_server_is_back",
+    ),
+    _mutant(
+        "one that has connected does not tell the others",
+        "pools/configuring.py",
+        """
+        reconnecting.connected(getattr(connection, "_pool", None))
+        """,
+        "",
+        "test_pools.py::test_a_pool_connects_anew_as_soon_as_its_server_is_back",
+    ),
+    _mutant(
+        "a pool keeps its first password",
+        "pools/native.py",
+        """
+        parameters.watch(pool, getattr(getattr(pool, "_configure", None), "__self__", None))
+        """,
+        "",
+        "test_rotating_passwords.py::test_a_new_connection_of_a_pool_has_the_new_password",
+    ),
+    _mutant(
+        "a pool that keeps nothing is taken for one that keeps",
+        "leases/lease.py",
+        """
+        self.keeps = keeping.keeps(pool)
+        """,
+        """
+        self.keeps = pool is not None
+        """,
+        "test_pools.py::test_a_pool_that_keeps_nothing_is_no_reason_to_give_back",
+    ),
+    _mutant(
+        "who waits for a full pool that keeps nothing waits for as long as without a pool",
+        "leases/lease.py",
+        """
+        due = self._due(is_wanted=True)
+        """,
+        """
+        due = self._due()
+        """,
+        "test_pools.py::test_who_waits_for_a_full_pool_gets_what_is_idle",
+    ),
 ]
