@@ -137,6 +137,35 @@ def test_a_new_connection_of_a_pool_has_the_new_password(
     assert source.asked[before:] == [ASKED[kind]()]
 
 
+def test_without_an_answer_it_connects_as_before(
+    source: Source,
+    use: Callable[..., ConnectionPool],
+    admin: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(parameters, "GOOD_FOR", 0.0)
+    kwargs: Any = use("entra").kwargs
+    first = pid()
+    connections["unpooled"].close()
+    with monkeypatch.context() as patch:
+        # By the thread that asks: a backend may go by what only its request knows.
+        patch.setattr(kwargs.backend, "get_connection_params", lambda: source.asked[-1]["nothing"], raising=False)
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+        assert pid() != first
+    assert {r.getMessage() for r in caplog.records if r.name == "conn_hygiene.pools"} == {
+        "Connection parameters of 'unpooled' were not renewed."
+    }
+
+
+def test_a_pool_stays_one_of_its_database(source: Source, use: Callable[..., ConnectionPool]) -> None:
+    kwargs: Any = use("entra").kwargs
+    name = kwargs["dbname"]
+    kwargs.backend.settings_dict = {**kwargs.backend.settings_dict, "NAME": "another"}
+    kwargs._asked_at = 0.0
+    assert {**kwargs}["dbname"] == name
+
+
 def test_checkouts_do_not_ask(source: Source, use: Callable[..., ConnectionPool]) -> None:
     use("entra")
     pid()

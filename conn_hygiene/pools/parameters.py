@@ -6,6 +6,7 @@ Entra, Vault. Django asks it once, when it makes the pool, whose connections aft
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, KeysView, MutableMapping
 from time import monotonic
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import internals
+
+logger = logging.getLogger("conn_hygiene.pools")
 
 #: Seconds for which what the backend has said serves for further connections, which a pool often opens together.
 GOOD_FOR = 1.0
@@ -37,8 +40,16 @@ class Parameters(MutableMapping[str, Any]):
     def _renew(self) -> None:
         if monotonic() - self._asked_at < GOOD_FOR:
             return
-        # As Django does when it makes a pool.
-        asked = {**self.backend.get_connection_params(), "autocommit": True}
+        try:
+            asked = dict(self.backend.get_connection_params())
+        except Exception:
+            # The old ones may do, and plain Django would go on with them; if not, the pool says so, and tries again.
+            logger.exception("Connection parameters of %r were not renewed.", self.backend.alias)
+            return
+        # As Django does when it makes a pool. That stays one of one database, whatever the thread is asked for.
+        asked["autocommit"] = True
+        if "dbname" in self.first:
+            asked["dbname"] = self.first["dbname"]
         self._current = {**asked, **self._put}
         self._asked_at = monotonic()
 
