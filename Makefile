@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SEED ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick pgbouncer lint types docs django-suite tenant-suites matrix clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 1
 
 bench-quick: $(VENV)/.bench pgbouncer ## the same in 3 minutes, and less exact
 	@$(BIN)/python -m example_project.benchmarks --quick
+
+chaos: $(VENV)/.bench pgbouncer ## break servers, networks and workers, and count what is lost, in 3 minutes
+	@$(BIN)/python -m example_project.chaos
+
+chaos-quick: $(VENV)/.bench ## the same in 40 seconds, with three of the faults
+	@$(BIN)/python -m example_project.chaos --quick
 
 # No Python package has it. Without it, and without the right to install it, the rest is compared.
 pgbouncer:

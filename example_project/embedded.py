@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -170,8 +170,9 @@ def _keep() -> None:
 class _Server:
     """A PostgreSQL server with all its files, the socket included, in one private directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, configuration: Mapping[str, str] = CONFIGURATION) -> None:
         self.directory = directory
+        self.configuration = configuration
         self.data = directory / "data"
         self.log = directory / "log"
         self.account: dict[str, Any] = {}
@@ -224,7 +225,7 @@ class _Server:
         password_file.write_text(password)
         if self.account:
             os.chown(password_file, self.account["user"], self.account["group"])
-        configuration = {**CONFIGURATION, "unix_socket_directories": str(self.directory)}
+        configuration = {**self.configuration, "unix_socket_directories": str(self.directory)}
         self._run(
             "initdb",
             f"--pgdata={self.data}",

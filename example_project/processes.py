@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -170,12 +171,23 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 def get(port: int, path: str, *, timeout: float = 10) -> int:
     """Return the status of a GET request."""
+    return _get(port, path, timeout)[0]
+
+
+def ask(port: int, path: str, *, timeout: float = 10) -> Any:
+    """Return what the answer to a GET request says, as JSON."""
+    status, body = _get(port, path, timeout)
+    if status != 200:
+        raise http.client.HTTPException(f"{path}: status {status}")
+    return json.loads(body)
+
+
+def _get(port: int, path: str, timeout: float) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     with contextlib.closing(connection):
         connection.request("GET", path)
         response = connection.getresponse()
-        response.read()
-        return response.status
+        return response.status, response.read()
 
 
 def free_port() -> int:

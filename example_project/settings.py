@@ -36,6 +36,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [
     "example_project.shop",
+    "example_project.bank",
 ]
 
 MIDDLEWARE = [

@@ -50,9 +50,8 @@ def version() -> str | None:
     return match[1] if (match := re.search(r"PgBouncer (\S+)", printed)) else None
 
 
-@contextlib.contextmanager
-def in_front_of(url: str, *, directory: Path) -> Iterator[tuple[Child, str]]:
-    """Run PgBouncer; yield it, and the URL that leads through it."""
+def configured(url: str, *, directory: Path) -> tuple[list[str], str]:
+    """Write its configuration into *directory*; return its command line, and the URL that leads through it."""
     program = find()
     assert program is not None
     # A socket like the server's own: what is compared is not the network.
@@ -73,7 +72,13 @@ def in_front_of(url: str, *, directory: Path) -> Iterator[tuple[Child, str]]:
         directory.chmod(0o711)
         shutil.chown(own, "nobody")
         shutil.chown(configuration, "nobody")
-    through = make_conninfo(url, host=str(own), port=port)
+    return command, make_conninfo(url, host=str(own), port=port)
+
+
+@contextlib.contextmanager
+def in_front_of(url: str, *, directory: Path) -> Iterator[tuple[Child, str]]:
+    """Run PgBouncer; yield it, and the URL that leads through it."""
+    command, through = configured(url, directory=directory)
     with running("PgBouncer", command, log=directory / "pgbouncer.log") as child:
         child.wait_for_output("process up")
         yield child, through
