@@ -48,7 +48,11 @@ def main() -> None:
     report.print_report(found, console)
     whole = not found.missing and not (options.quick or options.only or options.contenders)
     if output := options.output or (ROOT / "docs" / "chaos" if whole else None):
+        # Only here: a run by itself needs nothing that draws.
+        from example_project.chaos import pictures
+
         report.write(found, output)
+        pictures.draw(found, output)
         console.print(f"Written to {output}.", soft_wrap=True)
     if found.failed:
         console.print("[red]With the toolkit something was lost, or did not come back: see the targets.[/red]")

@@ -155,11 +155,7 @@ def as_json(run: Run) -> dict[str, Any]:
 
 
 def write(run: Run, directory: Path) -> None:
-    """Write the results as text, as JSON and as pictures."""
-    # Only here: a run by itself needs nothing that draws.
-    from example_project.chaos import pictures
-
+    """Write the results as text and as JSON."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.txt").write_text(text(run))
     (directory / "results.json").write_text(json.dumps(as_json(run), indent=1) + "\n")
-    pictures.draw(run, directory)

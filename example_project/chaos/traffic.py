@@ -159,12 +159,12 @@ def encoded(wish: Wish) -> bytes:
 
 def understood(response: bytes) -> tuple[Answer, str]:
     """Return what an HTTP response says, and what was wrong."""
-    head, _, body = response.partition(b"\r\n\r\n")
+    head, whole, body = response.partition(b"\r\n\r\n")
+    if not whole:
+        return Answer.UNKNOWN, "cut off in the middle"
     status = head.split(b" ", 2)[1:2]
     if status == [b"200"]:
         return Answer.DONE, ""
-    if not status:
-        return Answer.UNKNOWN, "cut off in the middle"
     try:
         told = json.loads(body)
     except ValueError:
