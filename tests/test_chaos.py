@@ -104,7 +104,7 @@ def test_only_a_whole_answer_is_one(response: bytes, answer: tuple[Answer, str])
 
 def test_all_contenders_have_the_same_visitors() -> None:
     def without_tokens() -> list[Any]:
-        return [(each.path, each.form and each.form | {"token": ""}) for each in itertools.islice(wishes(1), 100)]
+        return [(each.path, each.form and {**each.form, "token": ""}) for each in itertools.islice(wishes(1), 100)]
 
     assert without_tokens() == without_tokens()
     tokens = [each.token for each in itertools.islice(wishes(1), 100) if each.token]

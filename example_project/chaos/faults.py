@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from example_project.benchmarks import pgbouncer
 from example_project.chaos import proxy, servers, traffic
-from example_project.processes import ask, running
+from example_project.processes import Trouble, ask, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -211,11 +211,13 @@ def kill_workers(scene: Scene) -> None:
 
 
 def found_workers(port: int, count: int) -> list[int]:
-    """Return the processes that answer at *port*."""
+    """Return the processes that answer at *port*, when there are so many."""
     found: set[int] = set()
     deadline = time.monotonic() + 10
-    while len(found) < count and time.monotonic() < deadline:
+    while len(found) < count:
         found.add(int(ask(port, "/bank/process/")["process"]))
+        if time.monotonic() > deadline:
+            raise Trouble(f"Of {count} workers only {len(found)} have answered.")
     return sorted(found)
 
 

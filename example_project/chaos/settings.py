@@ -20,7 +20,6 @@ SECRET_KEY = get_random_secret_key()
 ALLOWED_HOSTS = ["127.0.0.1"]
 USE_TZ = True
 ROOT_URLCONF = "example_project.chaos.urls"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = ["example_project.shop", "example_project.bank"]
 MIDDLEWARE = [
