@@ -111,6 +111,8 @@ def slow(request: HttpRequest, seconds: int) -> JsonResponse:
 def pool(request: HttpRequest) -> JsonResponse:
     """Say how many connections the pool should have, and how many it gives at a time that can be written through."""
     pool = connections["default"].pool  # type: ignore[attr-defined]
+    # As Django does ahead of each use.
+    pool.open()
     given: list[psycopg.Connection[Any]] = []
     try:
         # They have all the same time.

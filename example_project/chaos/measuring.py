@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from example_project.chaos import POOL_SIZE, THREADS
 from example_project.chaos.accounting import Account, Books, account
 from example_project.chaos.traffic import ACCOUNTS, Traffic
-from example_project.processes import HOST, ask, free_port, manage, running
+from example_project.processes import HOST, Trouble, ask, free_port, manage, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,8 +46,9 @@ class Pace:
 
 FULL = Pace(rate=15, before=1, after=4)
 QUICK = Pace(rate=15, before=1, after=2)
-# Seconds that connections, and the processes that have them, are given to come back when nobody wants anything.
+# Seconds that connections are given to come back when nobody wants anything, and workers to begin.
 RETURNING = 6
+STARTING = 30
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,9 @@ class Sites:
             if contender.key not in self._stacks:
                 stack = self._stacks[contender.key] = contextlib.ExitStack()
                 self.ports[contender.key] = stack.enter_context(self._running(contender))
-        deadline = time.monotonic() + 60
-        for port in self.ports.values():
-            while missing(port, self.workers) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        for contender in self.stage.contenders:
+            if missing(self.ports[contender.key], self.workers):
+                raise Trouble(f"The site of {contender.name} has not come up.")
 
     def close(self, *keys: str) -> None:
         for key in keys or [*self._stacks]:
@@ -209,11 +209,14 @@ def clear_books(server: Breakable, name: str) -> None:
 def missing(port: int, workers: int) -> int:
     """Return how many connections the pools of all workers do not give."""
     given: dict[int, int] = {}
-    deadline = time.monotonic() + RETURNING
+    deadline = time.monotonic() + STARTING
     while time.monotonic() < deadline:
         try:
             answer = ask(port, "/bank/pool/", timeout=5)
             given[answer["process"]] = max(answer["given"], given.get(answer["process"], 0))
+            # A worker that has to begin anew first is not what is looked for.
+            if len(given) == workers:
+                deadline = min(deadline, time.monotonic() + RETURNING)
         except (OSError, http.client.HTTPException):
             pass  # None of them is there, or none is free.
         if sum(given.values()) >= workers * POOL_SIZE:
