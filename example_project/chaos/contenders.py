@@ -21,9 +21,9 @@ class Contender:
 
 
 PLAIN = Contender("plain", "Django", toolkit=False)
-PLAIN_CHECKED = Contender("plain-checked", "Django, health checks", toolkit=False, checked=True)
+PLAIN_CHECKED = Contender("plain-checked", "Django, checks", toolkit=False, checked=True)
 TOOLKIT = Contender("toolkit", "conn_hygiene", toolkit=True, rival="plain")
 TOOLKIT_CHECKED = Contender(
-    "toolkit-checked", "conn_hygiene, health checks", toolkit=True, checked=True, rival="plain-checked"
+    "toolkit-checked", "conn_hygiene, checks", toolkit=True, checked=True, rival="plain-checked"
 )
 CONTENDERS = (PLAIN, TOOLKIT, PLAIN_CHECKED, TOOLKIT_CHECKED)

@@ -233,14 +233,14 @@ def starve(scene: Scene) -> None:
 
 FAULTS = (
     Fault("cut", f"All sessions ended, every {CUT_EVERY} s", cut, alone, outage=False, quick=True),
-    Fault("session-killed", "A session killed, and the server recovers", kill_session, alone),
+    Fault("session-killed", "A session killed, server recovers", kill_session, alone),
     Fault("killed", f"The server killed, for {OUTAGE} s", kill, alone, quick=True),
     Fault("restarted", "The server restarted", restart, alone),
     Fault("hung", f"The server hung, for {SILENCE} s", hang, alone, breaks_connections=False),
     Fault("starved", "The pool starved by slow views", starve, alone, outage=False, breaks_connections=False),
     Fault("network", f"The network lost, for {SILENCE} s", lose_network, networked),
-    Fault("failover", "The primary killed, a replica promoted", fail_over, replicated, wrecks=True),
-    Fault("demoted", "The primary read-only, a replica promoted", demote, replicated, wrecks=True),
+    Fault("failover", "Primary killed, replica promoted", fail_over, replicated, wrecks=True),
+    Fault("demoted", "Primary read-only, replica promoted", demote, replicated, wrecks=True),
     Fault("pgbouncer", f"PgBouncer killed, for {OUTAGE} s", restart_pgbouncer, pooled, missing=no_pgbouncer),
     Fault(
         "workers",

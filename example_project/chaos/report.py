@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from example_project.chaos.servers import Breakable
     from example_project.chaos.targets import Target
 
-WIDTH = 120
+WIDTH = 128
 QUICK = "A short run: some of the faults, to see that nothing is lost."
 
 LEGEND = """\
@@ -74,8 +74,8 @@ def describe(server: Breakable) -> dict[str, str]:
 def rich_table(run: Run) -> Table:
     title = "The same faults for everybody, at the same time"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading, words in (("Fault", True), ("Contender", True)):
-        table.add_column(heading, justify="left" if words else "right")
+    for heading in ("Fault", "Contender"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("Failed", "Until", "Told", "Found", "Lost", "Ghosts", "Money", "Not back"):
         table.add_column(heading, justify="right", no_wrap=True)
     for fault in run.faults:
