@@ -70,7 +70,9 @@ def picture(run: Run, theme: Theme) -> Figure:
     for axes, fault in zip(panels, faults, strict=True):
         strips(axes, run, fault, theme)
     earliest = min(outcome.began for outcome in run.results.values())
-    panels[-1].set_xlim(earliest - 0.5, 7)
+    accounts = [row.account for outcome in run.results.values() for row in outcome.rows.values()]
+    latest = max((account.seconds for account in accounts), default=0)
+    panels[-1].set_xlim(earliest - 0.5, max(latest, 4) + 0.5)
     panels[-1].set_xlabel(
         "seconds from the end of the fault; it lasts as long as the ground is grey; a mark is a failed request"
     )
