@@ -436,6 +436,7 @@ def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> 
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Release(using)
@@ -456,6 +457,7 @@ def hold_connection(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Hold(using)
@@ -474,6 +476,7 @@ def closing_connections(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Closing(using)
@@ -489,6 +492,7 @@ def release_connections(using: Using = None) -> int:
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     leases = [lease_of(wrapper) for wrapper in _wrappers(aliases(using, "release_connections"))]
@@ -504,6 +508,7 @@ def reset_connections(using: Using = None) -> int:
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     dropped = 0

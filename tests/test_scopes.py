@@ -23,11 +23,17 @@ from django.views import View
 import conn_hygiene
 from conn_hygiene import (
     closing_connections,
+    histograms,
     hold_connection,
+    pool_stats,
+    query_timeout,
     release_between_queries,
     release_connections,
     reset_connections,
+    retry_transaction,
+    session_settings,
     signals,
+    stats,
 )
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -402,6 +408,47 @@ def test_what_is_no_alias_is_refused_at_once(name: Any) -> None:
         with pytest.raises(TypeError, match="takes an alias of DATABASES or several") as caught:
             name(using=using)
         assert name.__name__ in str(caught.value)
+
+
+def _settings(using: Any) -> Any:
+    return session_settings({"app.tenant_id": 1}, using=using)
+
+
+def _timeout(using: Any) -> Any:
+    return query_timeout(1, using=using)
+
+
+TAKE_SEVERAL = {
+    **{function.__name__: function for function in [*TAKE_USING, stats, histograms, pool_stats]},
+    "session_settings": _settings,
+    "query_timeout": _timeout,
+}
+
+
+@pytest.mark.parametrize("name", [*TAKE_SEVERAL, "retry_transaction"])
+def test_no_alias_at_all_is_refused_at_once(name: str) -> None:
+    function = TAKE_SEVERAL.get(name, retry_transaction)
+    empty: list[Any] = (
+        [""] if name == "retry_transaction" else ["", [], (), set(), frozenset(), iter([]), ["default", ""]]
+    )
+    for using in empty:
+        with pytest.raises(ValueError, match=rf"{name}\(using=.*names no alias. Leave it out") as caught:
+            function(using=using)
+        assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("name", [*TAKE_SEVERAL, "retry_transaction"])
+def test_a_mapping_is_no_list_of_aliases(name: str) -> None:
+    function = TAKE_SEVERAL.get(name, retry_transaction)
+    for using in ({}, {"default": 1}, connections.settings):
+        with pytest.raises(TypeError, match=rf"{name}\(using=\.\.\.\) takes (an|one) alias"):
+            function(using=using)
+
+
+def test_a_transaction_is_of_one_alias() -> None:
+    for using in (["default"], ("default", "small"), 7, b"default"):
+        with pytest.raises(TypeError, match="takes one alias"):
+            retry_transaction(using=using)  # type: ignore[call-overload]
 
 
 # ##### Aliases #####

@@ -190,6 +190,7 @@ def pool_stats(using: Using = None) -> list[PoolInfo]:
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     chosen = aliases(using, "pool_stats")
@@ -219,6 +220,7 @@ def stats(using: Using = None) -> Stats:
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     chosen = aliases(using, "stats")
@@ -248,6 +250,7 @@ def histograms(using: Using = None) -> Histograms:
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
+    :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     chosen = aliases(using, "histograms")

@@ -15,7 +15,7 @@ from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
 from conn_hygiene.scopes import release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
-from conn_hygiene.using import aliases
+from conn_hygiene.using import alias
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -69,8 +69,10 @@ def retry_transaction(
     :param delay: the longest wait before the second attempt, in seconds; it doubles with each further one.
     :param max_delay: the longest wait of all, in seconds.
     :raises TypeError: at decoration, for a class, a generator function, or what is no function; for a limit or a delay
-        that is no number.
-    :raises ValueError: at decoration, for limits and delays that make no sense, NaN and infinity among them.
+        that is no number; if *using* is no alias.
+    :raises ValueError: at decoration, for limits and delays that make no sense, NaN and infinity among them; if *using*
+        is empty.
+    :raises django.db.utils.ConnectionDoesNotExist: at decoration, if DATABASES has no such alias.
     :raises django.core.exceptions.ImproperlyConfigured: at decoration, if the extra is not installed.
     :raises RuntimeError: at the call, inside another transaction: there the whole of it would have to be repeated. As
         with ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
@@ -104,8 +106,7 @@ class _Retry:
     ) -> None:
         _check_limits(attempts, seconds)
         _check_delays(delay, max_delay)
-        aliases(using, "retry_transaction")
-        self._using = using
+        self._using = alias(using, "retry_transaction")
         self._attempts = attempts
         self._seconds = seconds
         self._sqlstates = sqlstates

@@ -103,7 +103,7 @@ def session_settings(settings: Mapping[str, str | float | bool | None], *, using
     :raises TypeError: *settings* is no mapping, a name is no string, a value is of another type, *using* is no alias,
         or what is decorated is not a function.
     :raises ValueError: PostgreSQL has no parameters of such a name, or cannot take such a value; or the name is that of
-        a transaction's characteristic.
+        a transaction's characteristic; or *using* names none.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     :raises django.core.exceptions.SynchronousOnlyOperation: at ``with``, in a thread that runs an event loop.
     :raises django.db.NotSupportedError: at ``with``, if an alias of *using* is not PostgreSQL's; at the first statement
@@ -237,7 +237,7 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
     :param seconds: for each statement, above 0. The server counts whole milliseconds; fractions are rounded up.
     :param using: an alias of DATABASES, or several; by default all that are PostgreSQL's.
     :raises TypeError: *seconds* is no number, *using* is no alias, or what is decorated is not a function.
-    :raises ValueError: *seconds* is 0 or less, or more than the server can count.
+    :raises ValueError: *seconds* is 0 or less, or more than the server can count; or *using* names none.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     :raises django.core.exceptions.SynchronousOnlyOperation: at ``with``, in a thread that runs an event loop.
     :raises django.db.NotSupportedError: at ``with``, if an alias of *using* is not PostgreSQL's; at the first statement
