@@ -267,6 +267,21 @@ class CameBack(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOver(Event):
+    """A request or task ended whose connection had been reported, and stays with its thread, as ``CONN_MAX_AGE`` says.
+
+    What was reported is over with it. Where the connection goes back, :class:`CameBack` says so.
+    """
+
+    alias: str
+    server_pid: int
+    #: The owner's.
+    thread_id: int
+    #: The one that ended.
+    request: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnclosedCursor(Event):
     """A cursor was collected without having been closed, where ``REPORT_UNCLOSED_CURSORS`` says that it is told."""
 
@@ -382,6 +397,7 @@ ALL: tuple[type[Event], ...] = (
     LeftOpen,
     HeldTooLong,
     CameBack,
+    RequestOver,
     UnclosedCursor,
     UnseenState,
     LeftAlone,

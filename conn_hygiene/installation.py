@@ -195,12 +195,13 @@ def _at_exit() -> None:
     """Stop the reaper while its modules are still whole."""
     if reaper.running is not None:
         reaper.running.stop()
+    notices.take_away()
 
 
 # Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
-for _module in (known, counters, log):
+for _module in (known, counters, log, notices):
     forks.begin_anew_as_well(_module.begin_anew)
 
 atexit.register(_at_exit)

@@ -17,8 +17,8 @@ def aliases(using: Any, name: str) -> frozenset[str] | None:
     """Return *using* as a set of aliases, None for all; *name* is who asks, for the messages.
 
     :raises TypeError: *using* is neither an alias nor several.
-    :raises ValueError: it names none, or an empty one: a list that was filtered down to nothing must not do nothing, and
-        not everything either, without a word.
+    :raises ValueError: it names none, or an empty one: a list that was filtered down to nothing must do neither nothing
+        nor everything without a word.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     if using is None:

@@ -7,24 +7,29 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.core.signals import request_finished, request_started
+from django.db import connection, connections, transaction
 from django.test import override_settings
 from psycopg.conninfo import make_conninfo
 
-from conn_hygiene import hold_connection
-from conn_hygiene.reports import notices
+from conn_hygiene import events, hold_connection
+from conn_hygiene.reports import notice_files, notices
 from conn_hygiene.server import sessions as server
+from conn_hygiene.transactions import left_open
 from tests.processes import ROOT, run
-from tests.waiting import let_the_reaper_look, wait_until
+from tests.test_forks import in_child
+from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_told
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "persistent"])
 
 _STATUS = """
 import json, sys
@@ -87,7 +92,7 @@ def test_another_terminal_sees_where_the_transaction_began_and_where_its_thread_
     assert "in test_another_terminal" in session["where_began"]
     # Somewhere in what this test does meanwhile.
     assert f"{ROOT}/tests/" in session["where_now"]
-    assert f"{pid}: its transaction began at {session['where_began']}; its thread is at" in text
+    assert f"{pid}: its transaction began at {session['where_began']}; its thread was at" in text
     assert "secret" not in path.name + text
 
 
@@ -156,24 +161,226 @@ def test_the_same_pid_on_another_server_is_another_session(directory: Path) -> N
             assert notices.known(directory, ["other"], server.activity(looking).sessions) == {}
 
 
-def test_the_notices_of_a_process_that_is_gone_are_taken_away(directory: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""], cwd=ROOT)
-    gone.wait()
-    notices.post(directory, {"alias": "default", "server_pid": 1})
-    [alive] = directory.iterdir()
-    dead = directory / f"{gone.pid}-1.json"
-    dead.write_text(alive.read_text())
+FACTS = {"alias": "default", "server_pid": 1, "request": "GET /", "open_for": 6.2}
+
+
+def left_by(directory: Path, pid: int, started: int | None = None) -> Path:
+    """Leave a notice as another process would, and return it."""
+    notices.post(directory, FACTS)
+    [path] = directory.glob(f"conn-hygiene-notice.{os.getpid()}.*")
+    if started is None:
+        started = notice_files._started(os.getpid()) or 0
+    return path.rename(directory / f"conn-hygiene-notice.{pid}.{started}.1.json")
+
+
+@pytest.fixture
+def gone() -> int:
+    """The pid of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""], cwd=ROOT)
+    process.wait()
+    return process.pid
+
+
+def test_the_notices_of_a_process_that_is_gone_are_taken_away(directory: Path, gone: int) -> None:
+    dead = left_by(directory, gone)
+    notices.post(directory, FACTS)
+    [alive] = set(directory.iterdir()) - {dead}
     assert [notice["server_pid"] for notice in notices.read(directory)] == [1]
     assert list(directory.iterdir()) == [alive]
+    notices.take_away()
+    assert list(directory.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '"\\ud800"', "\x00"])
-def test_what_is_no_notice_is_left_alone(directory: Path, text: str) -> None:
-    directory.mkdir(parents=True)
-    for name in (f"{os.getpid()}-7.json", "not-mine.json"):
-        (directory / name).write_text(text)
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell when a process started")
+def test_a_process_is_gone_whose_pid_another_one_has(directory: Path) -> None:
+    started = notice_files._started(os.getpid())
+    assert started is not None
+    left_by(directory, os.getpid(), started + 1)
     assert notices.read(directory) == []
-    assert len(list(directory.iterdir())) == 2
+    assert list(directory.iterdir()) == []
+    left_by(directory, os.getpid(), started)
+    assert len(notices.read(directory)) == 1
+    notices.take_away()
+
+
+def test_a_program_may_be_named_like_its_own_fields(tmp_path: Path) -> None:
+    # In the file, its name stands ahead of what is looked for.
+    odd = tmp_path / "a) R 1 1 (x"
+    odd.symlink_to(sys.executable)
+    with subprocess.Popen([odd, "-c", "input()"], stdin=subprocess.PIPE, cwd=ROOT) as process:
+        assert notice_files._started(process.pid) == notice_files._started(process.pid)
+        own = notice_files._started(os.getpid())
+        if own is not None:
+            assert own <= (notice_files._started(process.pid) or 0) < own + 10_000_000
+        process.communicate(b"\n")
+
+
+def test_what_others_have_left_there_stays(directory: Path, gone: int, tmp_path: Path) -> None:
+    notice = left_by(directory, gone)
+    text = notice.read_text()
+    notice.rename(tmp_path / "notice")
+    names = [
+        "20251125-sales-report.json",
+        f"{gone}-1.json",
+        "31337-notes.json",
+        "99999999999999999999-x.json",
+        "conn-hygiene-notice.json",
+        f"conn-hygiene-notice.{gone}.1.json",
+        f"conn-hygiene-notice.0{gone}.1.1.json",
+        f"conn-hygiene-notice.-{gone}.1.1.json",
+        f"conn-hygiene-notice.{gone}.1.1.json.orig",
+        f"conn-hygiene-notice.{'9' * 20}.1.1.json",
+        f"conn-hygiene-notice.{gone}.{'9' * 99}.1.json",
+        f"conn-hygiene-notice.{gone}.1.\u0661.json",
+    ]
+    for name in names:
+        (directory / name).write_text(text)
+    # By the right name, but no notice; one of another session than its name says; and one of another machine.
+    for number, wrong in enumerate(
+        [
+            "",
+            "{",
+            "[]",
+            "{}",
+            "null",
+            '"\\ud800"',
+            "\x00",
+            "[" * 100_000,
+            text.replace("notice 1", "notice 2"),
+            text.replace('"server_pid": 1', '"server_pid": 2'),
+            text.replace('"machine": "', '"machine": "not '),
+            text + " " * notice_files.LARGEST,
+        ]
+    ):
+        (directory / f"conn-hygiene-notice.{gone}.{number}.1.json").write_text(wrong)
+    (directory / f"conn-hygiene-notice.{gone}.100.1.json").mkdir()
+    (directory / f"conn-hygiene-notice.{gone}.101.1.json").symlink_to(tmp_path / "notice")
+    before = sorted(directory.iterdir())
+    assert len(before) == len(names) + 14
+    assert notices.read(directory) == []
+    assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+def test_a_fifo_is_not_waited_for(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / f"conn-hygiene-notice.{os.getpid()}.1.1.json")
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(notices.read(directory)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [[]]
+
+
+def test_files_of_other_users_are_passed_over(directory: Path, gone: int) -> None:
+    path = left_by(directory, gone)
+    user = path.stat().st_uid
+    assert notice_files._facts(path, {user + 1}) is None
+    assert notice_files._facts(path, {user, user + 1}) is not None
+
+
+def test_only_its_owner_takes_a_file_away(directory: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = left_by(directory, gone)
+    with monkeypatch.context() as patch:
+        # As for root, who looks at a directory of another user's.
+        patch.setattr(notice_files, "_user", lambda: path.stat().st_uid + 1)
+        assert notices.read(directory) == []
+        assert path.exists()
+    assert notices.read(directory) == []
+    assert not path.exists()
+
+
+# ##### When it is over #####
+
+
+def request_that_is_held(directory: Path, alias: str) -> Path:
+    """Be in a request whose connection was reported, and return the notice of that."""
+    request_started.send(sender=None, environ={"REQUEST_METHOD": "GET", "PATH_INFO": "/slow/"})
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return wait_for_notice(directory)
+
+
+@pytest.mark.parametrize("alias", ["default", "persistent"])
+def test_it_goes_with_its_request(directory: Path, alias: str) -> None:
+    with reporting(directory, HELD_TOO_LONG_AFTER=0.1):
+        path = request_that_is_held(directory, alias)
+        assert json.loads(path.read_text())["request"] == "GET /slow/"
+        try:
+            if alias == "default":
+                with hold_connection():
+                    request_finished.send(sender=None)
+            else:
+                request_finished.send(sender=None)
+            wait_until_told()
+            # The connection may live on, as CONN_MAX_AGE says.
+            assert holds(alias) is (alias == "persistent")
+            assert list(directory.iterdir()) == []
+        finally:
+            connections[alias].close()
+
+
+def test_a_request_that_is_over_in_a_transaction_of_others_is_over(directory: Path) -> None:
+    with reporting(directory, IDLE_IN_TRANSACTION_AFTER=0.1), transaction.atomic():
+        # As the test client has it, which lets Django close nothing.
+        left_open.request_started(environ={"REQUEST_METHOD": "GET", "PATH_INFO": "/slow/"})
+        execute("SELECT 1")
+        wait_for_notice(directory)
+        left_open.request_finished()
+        assert list(directory.iterdir()) == []
+
+
+def test_it_goes_with_the_checkout(directory: Path) -> None:
+    with reporting(directory, HELD_TOO_LONG_AFTER=0.1), hold_connection():
+        execute("SELECT 1")
+        wait_for_notice(directory)
+        connection.close()
+        wait_until_told()
+        assert list(directory.iterdir()) == []
+
+
+def test_what_is_reported_late_is_not_left(directory: Path) -> None:
+    """The log takes long, and meanwhile the connection is back."""
+    reported, go_on = threading.Event(), threading.Event()
+
+    def listener(event: events.HeldTooLong) -> None:
+        reported.set()
+        go_on.wait(10)
+
+    # Ahead of those that leave notices.
+    first = mock.patch.object(events.HeldTooLong, "listeners", (listener, *events.HeldTooLong.listeners))
+    with first, reporting(directory, HELD_TOO_LONG_AFTER=0.1), hold_connection():
+        execute("SELECT 1")
+        assert reported.wait(10)
+        connection.close()
+        go_on.set()
+        wait_until_told()
+        assert list(directory.iterdir()) == []
+
+
+def test_a_process_takes_its_own_away_when_it_ends(directory: Path) -> None:
+    left = """
+import os, sys, django
+django.setup()
+from conn_hygiene.reports import notices
+notices.post(sys.argv[1], {"alias": "default", "server_pid": 1})
+print(len(os.listdir(sys.argv[1])))
+"""
+    process = run("-c", left, str(directory))
+    assert (process.returncode, process.stdout.strip()) == (0, "1"), process.stderr
+    assert list(directory.iterdir()) == []
+
+
+def test_a_forked_child_leaves_those_of_its_parent_alone(directory: Path) -> None:
+    notices.post(directory, FACTS)
+
+    def take_away() -> int:
+        notices.take_away()
+        return len(list(directory.iterdir()))
+
+    assert in_child(take_away) == 1
+    notices.take_away()
+    assert list(directory.iterdir()) == []
 
 
 def test_no_directory_is_no_notice(directory: Path) -> None:

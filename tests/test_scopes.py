@@ -418,7 +418,7 @@ def _timeout(using: Any) -> Any:
     return query_timeout(1, using=using)
 
 
-TAKE_SEVERAL = {
+TAKE_SEVERAL: dict[str, Any] = {
     **{function.__name__: function for function in [*TAKE_USING, stats, histograms, pool_stats]},
     "session_settings": _settings,
     "query_timeout": _timeout,

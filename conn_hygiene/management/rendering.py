@@ -103,7 +103,9 @@ def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> I
     """Yield what only the process that owns *session* can know, and who keeps it waiting."""
     facts = known.get(session.pid, {})
     parts = [facts.get("request")]
-    for key, words in (("where_began", "its transaction began at"), ("where_now", "its thread is at")):
+    # A notice tells where it was when the report was made, and the process that answers where it is.
+    at = "its thread was at" if "reported_at" in facts else "its thread is at"
+    for key, words in (("where_began", "its transaction began at"), ("where_now", at)):
         parts.append(f"{words} {facts[key]}" if facts.get(key) else None)
     if any(parts):
         yield printable(f"  {session.pid}: {'; '.join(part for part in parts if part)}")

@@ -2,24 +2,29 @@
 
 ``manage.py connections status`` sees sessions as the server does, which knows no views and no lines of code. The
 process that reports an idle transaction knows both, and leaves a notice in ``NOTICE_DIRECTORY``; on the same host the
-command joins the two by the server's pid. A notice that does not fit what the server says now is old, and is not shown.
+command joins the two by the server's pid. The process takes it away when what it tells of is over, the checkout or the
+request. A notice that does not fit what the server says now is old, and is not shown.
+
+Who may touch what: ``_left`` are the files of this process that may be there. Its lock is a leaf.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import conf, events
+from conn_hygiene import conf, events, locks
+from conn_hygiene.locks import Rank
+from conn_hygiene.masking import printable
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import notice_files
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Iterable
+    from pathlib import Path
 
     from conn_hygiene.server.sessions import Session
 
@@ -29,16 +34,61 @@ logger = logging.getLogger("conn_hygiene.notices")
 KEPT = ("alias", "server_pid", "request", "where_began", "where_now")
 
 
+_lock = locks.make(Rank.LEAF)
+
+# By alias and the session's pid on the server.
+_left: dict[tuple[str, int], Path] = {}
+
+
 def listen() -> None:
     """Have a notice left of each report from now on whose session is still there, where the settings say so."""
     events.listen(events.IdleInTransaction, _leave)
     events.listen(events.HeldTooLong, _leave)
+    events.listen(events.CameBack, _is_over)
+    events.listen(events.RequestOver, _is_over)
+
+
+def begin_anew() -> None:
+    """Forget in a forked child the notices of its parent. Another thread may have held the lock."""
+    global _lock  # noqa: PLW0603 - nobody holds the new one yet
+    _lock = locks.make(Rank.LEAF)
+    _left.clear()
 
 
 def _leave(event: events.IdleInTransaction | events.HeldTooLong) -> None:
     directory = conf.current.NOTICE_DIRECTORY
-    if directory is not None and event.action == "log":
-        post(directory, event.facts())
+    if directory is None or event.action != "log":
+        return
+    post(directory, event.facts())
+    # A report is made late where those before it take long. Whoever ends what it tells of, after this look, finds the
+    # notice that is there by now.
+    if not _is_true(event):
+        _is_over(event)
+
+
+def _is_true(event: events.IdleInTransaction | events.HeldTooLong) -> bool:
+    running = reaper.running
+    return running is not None and any(
+        (lease.alias, lease.server_pid, lease.request) == (event.alias, event.server_pid, event.request)
+        for lease in running.leases()
+    )
+
+
+def _is_over(event: events.IdleInTransaction | events.HeldTooLong | events.CameBack | events.RequestOver) -> None:
+    take_away((event.alias, event.server_pid))
+
+
+def take_away(*sessions: tuple[str, int]) -> None:
+    """Take away the notices of these *sessions*, each an alias and a pid of the server; by default all of this process.
+
+    Never raises.
+    """
+    with _lock:
+        paths = [_left.pop(session, None) for session in sessions or list(_left)]
+    for path in paths:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def post(directory: str | os.PathLike[str], facts: dict[str, Any]) -> None:
@@ -47,36 +97,22 @@ def post(directory: str | os.PathLike[str], facts: dict[str, Any]) -> None:
     Never raises: a report that cannot be left here is in the log all the same.
     """
     about = {"in_transaction": "open_for" in facts, "reported_at": time.time()}
-    notice = {key: facts.get(key) for key in KEPT} | about
+    notice: dict[str, Any] = {key: facts.get(key) for key in KEPT} | about
     try:
-        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(Path(directory, f"{os.getpid()}-{notice['server_pid']}.json"), json.dumps(notice))
+        path = notice_files.write(directory, notice["server_pid"], notice)
     except OSError as error:
-        logger.info("No notice could be left in %s: %s", directory, error)
-
-
-def _replace(path: Path, text: str) -> None:
-    # A reader sees the old file or the new one, and never half of it.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".new")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        logger.info("No notice could be left in %s: %s", directory, printable(str(error)))
+    else:
+        with _lock:
+            _left[notice["alias"], notice["server_pid"]] = path
 
 
 def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the notices of processes that live, oldest first; those of others are taken away."""
     notices = []
-    for path in Path(directory).glob("*-*.json"):
-        # What is not a notice, or may not be read, is somebody else's business.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            if _is_alive(int(path.name.partition("-")[0])):
-                notices.append(_checked(json.loads(path.read_text(encoding="utf-8"))))
-            else:
-                path.unlink()
+    for found in notice_files.read(directory):
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            notices.append(_checked(found))
     return sorted(notices, key=lambda notice: float(notice["reported_at"]))
 
 
@@ -88,19 +124,6 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     if type(notice["server_pid"]) is not int or not all(isinstance(text, (str, type(None))) for text in texts):
         raise TypeError("a fact is not of its kind")
     return notice
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":
-        # There, this is no question but a signal.
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def known(

@@ -10,6 +10,7 @@ import psycopg
 from django.db import connections
 
 from conn_hygiene import internals
+from conn_hygiene.events import RequestOver, publish
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
@@ -60,6 +61,8 @@ def request_finished(**kwargs: Any) -> None:
         lease = lease_of(wrapper)
         if lease is None:
             continue
+        if lease.reported:
+            told.append(_tells_that_over(lease, serving.label))
         if wrapper.alias in serving.before:
             lease.request = None
             continue
@@ -76,6 +79,17 @@ def request_finished(**kwargs: Any) -> None:
     serving.before = None
     for tell in told:
         tell()
+
+
+def _tells_that_over(lease: Lease, request: str | None) -> Callable[[], None]:
+    """Return what tells that *request* is over, if its connection, which was reported, is still there then."""
+    over = RequestOver(alias=lease.alias, server_pid=lease.server_pid, thread_id=lease.thread_id, request=request)
+
+    def tell() -> None:
+        if lease.holds_connection() and lease.server_pid == over.server_pid:
+            publish(over)
+
+    return tell
 
 
 def _wrappers() -> Sequence[BaseDatabaseWrapper]:
