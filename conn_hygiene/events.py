@@ -97,7 +97,8 @@ class CheckedIn(Event):
     held_for: float
     #: Seconds of those in which a cursor was open or a transaction ran.
     used_for: float
-    #: ``"release"``: given back between two queries, and the next one gets one again. ``"close"``: the owner closed it.
+    #: ``"release"``: given back between two queries, and the next one gets one again. ``"close"``: the owner closed it,
+    #: or its ``CONN_MAX_AGE`` was over while its thread had nothing to do.
     #: ``"reclaim"``: its owner is no more. ``"uninstall"``: it is its owner's still, and the toolkit's no longer.
     reason: Ending
 

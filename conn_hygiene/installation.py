@@ -87,8 +87,9 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
     """Make a thread's wrapper of *alias* as Django does, and have the wait for its first connection measured."""
     made = type(connections).create_connection(connections, alias)
-    if reaper.running is not None:
-        wrapper.measure_first_connect(made)
+    running = reaper.running
+    if running is not None:
+        wrapper.measure_first_connect(made, running)
     return made
 
 
@@ -143,7 +144,7 @@ def install(**settings: Any) -> None:
         if reaper.running is not None:
             return
         counters.reset()
-        reaper.running = reaper.Reaper(counters.of)
+        running = reaper.running = reaper.Reaper(counters.of)
         if internals.WAITS.available:
             connections.create_connection = _create_connection  # type: ignore[method-assign]
         _connect_first(connection_created, _connection_created)
@@ -156,7 +157,7 @@ def install(**settings: Any) -> None:
         if internals.LEASES.available and connection.connection is not None:
             _attach(connection, connecting=False)
         else:
-            wrapper.measure_first_connect(connection)
+            wrapper.measure_first_connect(connection, running)
 
 
 def uninstall() -> None:

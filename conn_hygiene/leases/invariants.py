@@ -74,6 +74,7 @@ WRITERS: dict[str, Writer] = {
     "idle_since": OWNER,
     "last_statement": OWNER,
     "boundaries": OWNER,
+    "outlives_request": OWNER,
     "_used": LOCK,
     "_timing": LOCK,
     "trusted": LOCK,

@@ -35,6 +35,9 @@ class Keeper(Protocol):
     def wanted(self, spare: Sequence[Any]) -> None:
         """Take note that somebody is about to wait for a connection of the pool that has none in *spare*."""
 
+    def outlives_request(self, close_at: float) -> None:
+        """Take note that a connection without a pool has outlived its request, until *close_at* at least."""
+
     def checked_in(self, lease: Lease) -> None:
         """Take note that *lease* has no connection any more."""
 

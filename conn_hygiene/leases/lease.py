@@ -126,6 +126,7 @@ class Lease:
         "last_statement",
         "look_at",
         "open_cursors",
+        "outlives_request",
         "pooled",
         "queue",
         "quiet",
@@ -207,6 +208,8 @@ class Lease:
         self.quiet: tuple[object, float] = (self, 0.0)
         # Whether the server has not hung up, as far as was seen in this checkout.
         self.trusted = False
+        # Whether a request that used it is over, and no other has begun in its thread.
+        self.outlives_request = False
         # Why the toolkit ended the session under its owner, who will be told.
         self.ended_because: str | None = None
         self.checked_out_by: callsite.Place | None = None
@@ -1199,11 +1202,44 @@ class Lease:
         Only if a scope asks for it, or if the thread has nothing to do: to code that runs, and that nobody has told of
         releases, state may matter that cannot be seen. Called by the reaper.
         """
-        return self._let_go(self._leave_if_abandoned, here=False)
+        return self.pooled and self._let_go(self._leave_if_abandoned, here=False)
 
-    def _leave_if_abandoned(self) -> Return | None:
+    def give_back_on_demand(self, idle_since: float) -> bool:
+        """Give a connection back that somebody waits for, by the same rules; return whether it was.
+
+        Only if the owner has not used it since *idle_since*, and for no request. Called by the reaper.
+        """
+
+        def leave() -> Return | None:
+            if not self.pooled or self.idle_since > idle_since or self.request is not None:
+                return None
+            return self._leave_if_abandoned()
+
+        return self._let_go(leave, here=False)
+
+    def close_at(self) -> float | None:
+        """Return when a session without a pool is past the age that ``CONN_MAX_AGE`` gives it; None for never."""
+        wrapper: Any = self.wrapper()
+        return None if wrapper is None or self.pooled else wrapper.close_at
+
+    def give_back_if_too_old(self, now: float) -> bool:
+        """Close a connection without a pool that is past its age, by the same rules; return whether it was.
+
+        After a request, Django would do so when the next one begins; the owner calls its backend's ``close()`` then.
+        Where the thread has served none, it is a release: what follows the owner follows. Called by the reaper.
+        """
+
+        def leave() -> Return | None:
+            close_at = self.close_at()
+            if close_at is None or now < close_at or self.request is not None:
+                return None
+            return self._leave_if_abandoned(reason="close" if self.outlives_request else "release")
+
+        return self._let_go(leave, here=False)
+
+    def _leave_if_abandoned(self, reason: Ending = "release") -> Return | None:
         wrapper, connection = self.wrapper(), self._connection
-        if wrapper is None or connection is None or not self.pooled:
+        if wrapper is None or connection is None:
             return None
         # The handle first, and the cursors after it: in this order, one of them tells of an owner that is at work.
         if self._handle_is_out() or self.open_cursors:
@@ -1214,7 +1250,7 @@ class Lease:
             return None
         if self._wish != policy.RELEASE and not callsite.is_at_rest(self.thread_id):
             return None
-        return self._leave()
+        return self._leave(reason=reason)
 
     # ##### Broken connections #####
 

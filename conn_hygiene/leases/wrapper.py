@@ -31,7 +31,7 @@ from conn_hygiene.events import LeftAlone, PoolExhausted, publish
 from conn_hygiene.leases import cursors, news, usage
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET, is_broken
-from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, PARKED, Lease
+from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, native
 from conn_hygiene.pools import base as pools
@@ -466,9 +466,9 @@ class LeasedWrapper(_Wrapper):
             if too_old or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._close_given_back(lease)
             return
-        parked = lease.state == PARKED
+        was_out = bool(lease.__dict__)
         super().close_if_unusable_or_obsolete()
-        if parked:
+        if not was_out and lease.state != CLOSED:
             # It has only been looked at.
             lease.settle(handle_is_out=False)
 
@@ -499,9 +499,10 @@ def _opened_by_handler(frame: FrameType | None) -> bool:
 class _FirstConnect:
     """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
 
-    __slots__ = ("_wrapper", "waited")
+    __slots__ = ("_keeper", "_wrapper", "waited")
 
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+    def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
+        self._keeper = keeper
         # Not kept by itself: its thread's end is to collect it.
         self._wrapper = weakref.ref(wrapper)
         self.waited: float | None = None
@@ -509,9 +510,13 @@ class _FirstConnect:
     def __call__(self, conn_params: dict[str, Any]) -> Any:
         """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
         wrapper: Any = self._wrapper()
+        pool = getattr(wrapper, "pool", None)
         # Before it opens.
-        native.watch(getattr(wrapper, "pool", None))
+        native.watch(pool)
+        _, spare = pools.queue_and_spare(pool)
         began = monotonic()
+        if pool is not None and not spare:
+            self._keeper.wanted(spare)
         try:
             connection = type(wrapper).get_new_connection(wrapper, conn_params)
         except psycopg.OperationalError as error:
@@ -529,11 +534,14 @@ class _FirstConnect:
         return connection
 
 
-def measure_first_connect(wrapper: BaseDatabaseWrapper) -> None:
-    """Have the wait of *wrapper*, which has no connection, for its first one be known to :func:`attach`."""
+def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
+    """Have the wait of *wrapper*, which has no connection, for its first one be known to :func:`attach`.
+
+    *keeper* is told if it is about to wait.
+    """
     if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
         _note(wrapper)
-        wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper)
+        wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
 
 
 def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:

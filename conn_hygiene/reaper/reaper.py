@@ -37,7 +37,7 @@ from conn_hygiene.leases.backoff import PATIENCE, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.reaper import watch
+from conn_hygiene.reaper import ages, demand, watch
 from conn_hygiene.reaper.workers import Workers
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Reaper:
         self._reports_lost = 0
         self._busy = False
         self._watch_at = math.inf
+        self._demands = demand.Demands()
         self._order = count()
 
     # ##### Called by leases, in any thread #####
@@ -109,7 +110,10 @@ class Reaper:
         if not internals.TURNS.available:
             return
         now = _now()
+        at_rest = None
         for lease in self.leases():
+            if lease.spare is spare and demand.may_rest(lease):
+                at_rest = lease
             try:
                 due = lease.end_if_due(now, spare)
             except Exception as error:  # noqa: BLE001 - as in the reaper's own thread
@@ -117,11 +121,22 @@ class Reaper:
             else:
                 if due is not None:
                     self.parked(lease, due)
+        if at_rest is not None and _gives_on_demand() and not self._demands.renew(spare, now):
+            self._bell.put(partial(self._demands.begin, at_rest, now))
+            self.ensure_running()
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""
         if self._watch_at == math.inf and _watch_interval() != math.inf:
             self._bell.put(self._rewind_watch)
+
+    def outlives_request(self, close_at: float) -> None:
+        """Look at all leases when one that has outlived its request is past its age, which is at *close_at*."""
+        if close_at < self._watch_at:
+            self._bell.put(partial(self._watch_by, close_at))
+
+    def _watch_by(self, moment: float) -> None:
+        self._watch_at = min(self._watch_at, moment)
 
     def settings_changed(self) -> None:
         """Have the watch, and what is parked already, go by the limits that are in force now."""
@@ -303,6 +318,7 @@ class Reaper:
             try:
                 self._end_what_is_due()
                 self._watch()
+                self._meet_demand()
                 self._sleep()
             except BaseException as error:  # noqa: BLE001 - nothing may end it
                 self.tell(_complain, error)
@@ -339,7 +355,8 @@ class Reaper:
             self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
             self._wake_at = now + PATIENCE if self._busy else math.inf
-        self._wake_at = min(self._wake_at, self._watch_at, self._limits[0][0] if self._limits else math.inf)
+        limit_at = self._limits[0][0] if self._limits else math.inf
+        self._wake_at = min(self._wake_at, self._watch_at, self._demands.look_at, limit_at)
         if self._inbox:
             return
         try:
@@ -358,7 +375,13 @@ class Reaper:
         except Empty:
             return None
 
-    # ##### What sits idle in a transaction, or is held too long #####
+    # ##### What somebody waits for, sits idle in a transaction, or is held too long #####
+
+    def _meet_demand(self) -> None:
+        now = _now()
+        if now >= self._demands.look_at:
+            # No setting that has changed meanwhile is passed over.
+            self._demands.see_to(self.leases() if _gives_on_demand() else [], now)
 
     def _watch(self) -> None:
         """Look at all leases once in a while, and see to those that are over a limit."""
@@ -380,7 +403,9 @@ class Reaper:
                     lease.reported[_TRANSACTION] = _OVER
                 self._see_to_idle(lease, found, now)
         if leases:
-            self._watch_at = now + _watch_interval()
+            self._watch_at = min(now + _watch_interval(), ages.next_look(leases, now))
+            if _gives_on_demand():
+                self._demands.begin_where_somebody_waits(leases, now)
 
     def _see_to_transaction(self, lease: Lease, found: Description, now: float) -> None:
         limit = conf.current.IDLE_IN_TRANSACTION_AFTER
@@ -402,6 +427,7 @@ class Reaper:
     def _see_to_idle(self, lease: Lease, found: Description, now: float) -> None:
         if not (found.pooled or lease.request is not None):
             # Kept between requests, as CONN_MAX_AGE says, and nobody waits for it.
+            ages.see_to(lease, found, now)
             return
         limit = conf.current.HELD_TOO_LONG_AFTER
         if limit is None or found.idle_for < limit or _is_said(lease, _HELD, lease.checkouts, now):
@@ -492,6 +518,11 @@ def _complain(error: BaseException) -> None:
 
 def _complain_of_lost_reports(number: int) -> None:
     logger.error("%d reports were not made: those before them took too long.", number)
+
+
+def _gives_on_demand() -> bool:
+    """Return whether the settings let anything go back that no scope has asked to give back."""
+    return conf.current.RELEASE != "never" and conf.current.HELD_TOO_LONG_AFTER is not None
 
 
 def _watch_interval() -> float:

@@ -44,6 +44,7 @@ def request_started(
         if lease is not None:
             # One that outlives a request tells which one it serves now.
             lease.request = serving.label
+            lease.outlives_request = False
     serving.before = frozenset(before)
 
 
@@ -72,13 +73,25 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             told.append(end_transaction(wrapper, lease, serving.label or "A request"))
-        elif not lease.pooled and (lease.carried is not None or lease.carries_state()):
-            wrapper.close()
+        elif not lease.pooled:
+            _end_unpooled(wrapper, lease)
         lease.request = None
     serving.label = None
     serving.before = None
     for tell in told:
         tell()
+
+
+def _end_unpooled(wrapper: BaseDatabaseWrapper, lease: Lease) -> None:
+    """Close a connection with state in its session; have another one closed at its age if no request comes by then."""
+    if lease.carried is not None or lease.carries_state():
+        wrapper.close()
+        return
+    lease.outlives_request = True
+    close_at = lease.close_at()
+    # Else, Django closes it right after this.
+    if close_at is not None and close_at > time.monotonic():
+        lease.keeper.outlives_request(close_at)
 
 
 def _tells_that_over(lease: Lease, request: str | None) -> Callable[[], None]:

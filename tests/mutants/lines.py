@@ -1811,12 +1811,12 @@ MUTANTS = [
         "the wait for a thread's first connection is not measured",
         "installation.py",
         """
-        if reaper.running is not None:
-            wrapper.measure_first_connect(made)
+        if running is not None:
+            wrapper.measure_first_connect(made, running)
         """,
         """
         if False:
-            wrapper.measure_first_connect(made)
+            wrapper.measure_first_connect(made, running)
         """,
         "test_events.py::test_a_wait_for_the_pool_is_measured[True]",
     ),
@@ -1824,7 +1824,7 @@ MUTANTS = [
         "a child goes on with the numbers of its parent",
         "installation.py",
         """
-        for _module in (known, counters, log):
+        for _module in (known, counters, log, notices):
         """,
         """
         for _module in (log,):
@@ -1973,5 +1973,94 @@ MUTANTS = [
         due = self._due()
         """,
         "test_pools.py::test_who_waits_for_a_full_pool_gets_what_is_idle",
+    # ##### On demand, and ages #####
+    _mutant(
+        "a thread's first connection is not told to be waited for",
+        "leases/wrapper.py",
+        """
+        if pool is not None and not spare:
+            self._keeper.wanted(spare)
+        """,
+        """
+        pass
+        """,
+        "test_demand.py::test_a_thread_that_queries_for_the_first_time_gets_what_another_one_is_done_with",
+    ),
+    _mutant(
+        "a request's connection is given back on demand",
+        "leases/lease.py",
+        "if not self.pooled or self.idle_since > idle_since or self.request is not None:",
+        "if not self.pooled or self.idle_since > idle_since:",
+        "test_demand.py::test_what_it_keeps_for_a_request_that_has_begun_meanwhile",
+    ),
+    _mutant(
+        "a request's connection is looked at on demand",
+        "reaper/demand.py",
+        "return lease.pooled and lease.request is None and lease._wish == policy.KEEP",
+        "return lease.pooled and lease._wish == policy.KEEP",
+        "test_demand.py::test_no_request_is_looked_at",
+    ),
+    _mutant(
+        "who has given up is waiting for ever",
+        "reaper/demand.py",
+        """
+        return sum(getattr(each, "error", None) is None for each in tuple(queue))
+        """,
+        """
+        return len(queue)
+        """,
+        "test_demand.py::test_who_has_given_up_does_not_wait",
+    ),
+    _mutant(
+        "more is given back than is waited for",
+        "reaper/demand.py",
+        "if wanted and now - lease.idle_since >= demand.rest:",
+        "if now - lease.idle_since >= demand.rest:",
+        "test_demand.py::test_the_one_that_is_idle_for_longest_goes_and_no_more_than_are_wanted",
+    ),
+    _mutant(
+        "a session is closed before it is past its age",
+        "leases/lease.py",
+        "if close_at is None or now < close_at or self.request is not None:",
+        "if close_at is None or self.request is not None:",
+        "test_ages.py::test_one_that_is_young_enough_is_not_closed",
+    ),
+    _mutant(
+        "Django's own look at the end of a request keeps the connection",
+        "leases/wrapper.py",
+        "if not was_out and lease.state != CLOSED:",
+        "if False:",
+        "test_ages.py::test_a_thread_that_has_served_a_request",
+    ),
+    # ##### Notices #####
+    _mutant(
+        "a link is followed",
+        "reports/notice_files.py",
+        """
+        _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        """,
+        """
+        _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        """,
+        "test_notices.py::test_what_others_have_left_there_stays",
+    ),
+    _mutant(
+        "a late report is left",
+        "reports/notices.py",
+        """
+        if not _is_true(event):
+            _is_over(event)
+        """,
+        """
+        pass
+        """,
+        "test_notices.py::test_what_is_reported_late_is_not_left",
+    ),
+    _mutant(
+        "a pid is a process",
+        "reports/notice_files.py",
+        "return not started or _started(pid) in (None, started)",
+        "return True",
+        "test_notices.py::test_a_process_is_gone_whose_pid_another_one_has",
     ),
 ]
