@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from conn_hygiene import locks
 from conn_hygiene.locks import Rank
+from conn_hygiene.masking import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -328,7 +329,7 @@ class UnseenState(Event):
     def message(self) -> str:
         """What is the matter and what to do, in sentences."""
         likeliest = f" It is the likeliest of {self.others + 1} of one transaction." if self.others else ""
-        return (
+        return printable(
             f"A statement on {self.alias!r} (server pid {self.server_pid}) has left in its session what it does not "
             f"say: {self.left}. It was executed at {self.where}: {self.statement}.{likeliest} {self.advice}"
         )
@@ -479,9 +480,9 @@ def begin_anew() -> None:
 
 def who(event: _Transaction | HeldTooLong) -> str:
     """Return what a person would call the owner: the request, or else the thread."""
-    return str(event.request or f"thread {event.thread_name or event.thread_id}")
+    return printable(event.request or f"thread {event.thread_name or event.thread_id}")
 
 
 def place_told(before: str, place: str | None) -> str:
     """Return *before* and *place* as a sentence with a space in front; nothing without a place."""
-    return f" {before} {place}." if place else ""
+    return f" {before} {printable(place)}." if place else ""

@@ -684,7 +684,7 @@ _OF_CONNECTIONS = [name for names in NAMES_OF.values() for name in names if name
 _OF_POOLS = [name.name for name in NAMES_OF[TURNS] if name.owner is _POOL]
 
 #: Underscored, and documented all the same: by Python, as specific to CPython or for use in special cases.
-DOCUMENTED = frozenset({"os._exit", "sys._current_frames", "sys._getframe"})
+DOCUMENTED = frozenset({"collections.namedtuple._replace", "os._exit", "sys._current_frames", "sys._getframe"})
 
 
 def look() -> None:

@@ -1,4 +1,4 @@
-"""SQL without the values that stand in it, fit for a terminal or a log.
+"""SQL without the values that stand in it, and any text that is not ours, fit for a terminal or a log.
 
 ``pg_stat_activity`` shows a statement as the server received it. Django's cursors put the parameters into it on the
 client's side (unless ``server_side_binding`` is on), so that text may hold anything that an application knows. The
@@ -83,6 +83,26 @@ def end_of_comment(sql: str, position: int) -> int:
 def printable(text: str) -> str:
     """Return *text*, which a client of the server chose, on one line and without what would steer a terminal."""
     return " ".join(_replaced(text, " ").split())
+
+
+def harmless(text: str, *, lines: bool = False) -> str:
+    """Return *text* without what would steer a terminal, its spaces as they are; *lines* and tabs, too, if wanted.
+
+    That are the control characters of ASCII and of ISO 8859-1 (ESC and CSI among them), those of Unicode that turn the
+    direction of writing or that cannot be seen, surrogates, and what is not assigned: whatever Python holds for not
+    printable (``str.isprintable()``).
+    """
+    if not lines:
+        return _replaced(text, " ")
+    return "".join(part if part in "\n\t" else _replaced(part, " ") for part in _LINES.split(text))
+
+
+_LINES = re.compile(r"([\n\t])")
+
+
+def told(value: object) -> object:
+    """Return *value*, which goes into a message of one line, as :func:`harmless` has it if it is a text."""
+    return harmless(value) if isinstance(value, str) else value
 
 
 def _replaced(text: str, substitute: str) -> str:

@@ -173,7 +173,7 @@ def with_a_handle() -> None:
 
 def with_commit_hooks() -> None:
     pid()
-    connections[ALIAS].run_on_commit.append((set(), lambda: None, False))
+    connections[ALIAS].run_on_commit.append((set(), lambda: None, False))  # type: ignore[arg-type]
 
 
 def of_a_request() -> None:
@@ -213,7 +213,7 @@ def test_what_is_in_use_or_must_stay(job: Callable[[], Any]) -> None:
         assert isinstance(waiting.exception(), OperationalError)
         assert releases() == before
         # Nor when nobody waits any more.
-        assert idle.submit(lambda: lease_of(connections[ALIAS]).holds_connection()).result()  # type: ignore[union-attr]
+        assert idle.submit(lambda: lease_of(connections[ALIAS]).holds_connection()).result()
         serving.label = None
 
 

@@ -23,6 +23,7 @@ from django.db import Error, connections
 from conn_hygiene import installation, internals
 from conn_hygiene.forks import discarding
 from conn_hygiene.forks import hooks as forks
+from conn_hygiene.masking import printable
 from conn_hygiene.scopes import release_between_queries
 from conn_hygiene.transactions import left_open
 from conn_hygiene.work import serving
@@ -160,7 +161,7 @@ def _thread_for_async(label: str) -> Iterator[None]:
 
 
 def _begin(label: str) -> None:
-    serving.label = label
+    serving.label = printable(label)
     left_open.request_started()
 
 

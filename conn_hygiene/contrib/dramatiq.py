@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import close_old_connections
 from dramatiq import Middleware
 
+from conn_hygiene.masking import printable
 from conn_hygiene.scopes import release_between_queries
 from conn_hygiene.transactions import left_open
 from conn_hygiene.work import serving
@@ -35,7 +36,7 @@ class ConnectionHygieneMiddleware(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Begin with connections that are fit for use, as a request does."""
-        serving.label = f"actor {message.actor_name}"
+        serving.label = printable(f"actor {message.actor_name}")
         left_open.request_started()
         close_old_connections()
         self._release.__enter__()

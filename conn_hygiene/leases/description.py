@@ -63,8 +63,11 @@ def reportable(query: Any) -> str | None:
     beginning. Called when a report is made, and never on the way of a query.
     """
     text = sql.text_of(query, None)
-    if text is None or conf.current.LOG_STATEMENTS == "raw":
-        return text
+    if text is None:
+        return None
+    if conf.current.LOG_STATEMENTS == "raw":
+        # Its values, but for what would be no value any more on a terminal.
+        return masking.harmless(text, lines=True)
     return masking.mask(text[:_LONGEST])
 
 

@@ -1233,11 +1233,12 @@ class Lease:
             close_at = self.close_at()
             if close_at is None or now < close_at or self.request is not None:
                 return None
-            return self._leave_if_abandoned(reason="close" if self.outlives_request else "release")
+            # A scope around code that runs is none of an age's business.
+            return self._leave_if_abandoned("close" if self.outlives_request else "release", scopes_count=False)
 
         return self._let_go(leave, here=False)
 
-    def _leave_if_abandoned(self, reason: Ending = "release") -> Return | None:
+    def _leave_if_abandoned(self, reason: Ending = "release", *, scopes_count: bool = True) -> Return | None:
         wrapper, connection = self.wrapper(), self._connection
         if wrapper is None or connection is None:
             return None
@@ -1248,7 +1249,7 @@ class Lease:
             return None
         if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
             return None
-        if self._wish != policy.RELEASE and not callsite.is_at_rest(self.thread_id):
+        if not (scopes_count and self._wish == policy.RELEASE) and not callsite.is_at_rest(self.thread_id):
             return None
         return self._leave(reason=reason)
 

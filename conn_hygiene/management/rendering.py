@@ -9,7 +9,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene.masking import mask, printable
+from conn_hygiene.masking import harmless, mask, printable
 from conn_hygiene.server import sessions as server
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class Line:
     text: str
     mood: str = PLAIN
 
+    def __post_init__(self) -> None:
+        # In one place for all that is shown: much of it is the choice of whoever has named a role or a function.
+        object.__setattr__(self, "text", harmless(self.text))
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -46,6 +50,9 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     moods: Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", [tuple(map(printable, row)) for row in self.rows])
 
 
 Block = Line | Table
@@ -108,7 +115,7 @@ def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> I
     for key, words in (("where_began", "its transaction began at"), ("where_now", at)):
         parts.append(f"{words} {facts[key]}" if facts.get(key) else None)
     if any(parts):
-        yield printable(f"  {session.pid}: {'; '.join(part for part in parts if part)}")
+        yield f"{session.pid}: {'; '.join(printable(part) for part in parts if part)}"
     if session.blocked_by:
         yield f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}"
 
@@ -160,8 +167,8 @@ def _row(session: server.Session, several: set[str]) -> tuple[str, ...]:
         waits or "",
         session.application_name,
         session.client_address or ("" if session.state is None else "local"),
-        printable(session.database) if "database" in several else "",
-        printable(session.role) if "role" in several else "",
+        session.database if "database" in several else "",
+        session.role if "role" in several else "",
         "(this command)" if session.own else _shortened(session.statement or ""),
     )
 
@@ -173,12 +180,12 @@ def leases_table(leases: Sequence[LeaseInfo]) -> Table:
             lease.state,
             lease.alias,
             str(lease.server_pid),
-            printable(lease.thread_name or str(lease.thread_id)),
-            printable(lease.request or ""),
+            lease.thread_name or str(lease.thread_id),
+            lease.request or "",
             _duration(lease.held_for),
             _duration(lease.idle_for),
             ", ".join(lease.pinned_by),
-            printable(lease.where_now or ""),
+            lease.where_now or "",
         )
         for lease in leases
     ]
@@ -207,12 +214,9 @@ def unseen_blocks(found: Sequence[UnseenState]) -> list[Block]:
     # Of the same in many requests the first says it all.
     once = {(event.where, event.reason, event.names, event.alias): event for event in reversed(found)}
     kept = [*reversed(once.values())]
-    rows = [
-        (event.alias, printable(event.left), _shortened(printable(event.statement or "")), printable(event.where))
-        for event in kept
-    ]
+    rows = [(event.alias, event.left, _shortened(printable(event.statement or "")), event.where) for event in kept]
     blocks: list[Block] = [Table(("Database", "Left", "Statement", "Place"), rows, [BAD] * len(rows))] if rows else []
-    return [*blocks, *(Line(printable(advice)) for advice in dict.fromkeys(event.advice for event in kept))]
+    return [*blocks, *map(Line, dict.fromkeys(event.advice for event in kept))]
 
 
 def unseen_json(found: Sequence[UnseenState]) -> dict[str, Any]:

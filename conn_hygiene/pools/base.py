@@ -12,6 +12,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
+from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends, configuring, keeping
 from conn_hygiene.sessions import cleaning, client, sql
 
@@ -254,7 +255,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
         connection.pgconn.finish()
         if plan.follow:
             raise
-        logger.info("A session could not be cleaned and was closed: %s", error, exc_info=True)
+        logger.info("A session could not be cleaned and was closed: %s", printable(str(error)), exc_info=True)
         return {}
     return values
 

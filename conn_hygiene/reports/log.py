@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import events
 from conn_hygiene.events import place_told, who
+from conn_hygiene.masking import told
 from conn_hygiene.reports.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -23,8 +24,17 @@ _sessions = logging.getLogger("conn_hygiene.sessions")
 _forks = logging.getLogger("conn_hygiene.forks")
 
 
+def _say(logger: logging.Logger, level: int, message: str, *arguments: object, extra: dict[str, Any]) -> None:
+    """Make a record. Texts in its message are fit for a terminal; the facts in *extra* are as the event has them."""
+    # As if the one who asks had made it.
+    if logger.isEnabledFor(level):
+        logger.log(level, message, *map(told, arguments), extra=extra, stacklevel=2)
+
+
 def _pinned(event: events.Pinned) -> None:
-    _lease.info(
+    _say(
+        _lease,
+        logging.INFO,
         "Connection %r (server pid %d) is pinned to its thread by %s at %s.",
         event.alias,
         event.server_pid,
@@ -40,7 +50,9 @@ def _pinned(event: events.Pinned) -> None:
 
 
 def _left_alone(event: events.LeftAlone) -> None:
-    _lease.warning(
+    _say(
+        _lease,
+        logging.WARNING,
         "Connections of %r (%s) are left alone, and none is given back: %s.",
         event.alias,
         event.engine,
@@ -51,11 +63,13 @@ def _left_alone(event: events.LeftAlone) -> None:
 
 def _idle_in_transaction(event: events.IdleInTransaction) -> None:
     ended = " Its session is ended." if event.action == "terminate" else ""
-    _transactions.warning("%s%s%s", event.message, ended, _last(event), extra=event.facts())
+    _say(_transactions, logging.WARNING, "%s%s%s", event.message, ended, _last(event), extra=event.facts())
 
 
 def _left_open(event: events.LeftOpen) -> None:
-    _transactions.warning(
+    _say(
+        _transactions,
+        logging.WARNING,
         "%s left a transaction open on %r (server pid %d); it is rolled back.%s%s",
         event.left_by,
         event.alias,
@@ -68,7 +82,9 @@ def _left_open(event: events.LeftOpen) -> None:
 
 def _held_too_long(event: events.HeldTooLong) -> None:
     pinned = ", ".join(f"{reason} at {where}" for reason, where in event.pins.items())
-    _held.warning(
+    _say(
+        _held,
+        logging.WARNING,
         "The connection of %s on %r (server pid %d) has been held for %.1f s, idle for %.1f s.%s%s%s%s%s",
         who(event),
         event.alias,
@@ -85,7 +101,9 @@ def _held_too_long(event: events.HeldTooLong) -> None:
 
 
 def _came_back(event: events.CameBack) -> None:
-    _held.info(
+    _say(
+        _held,
+        logging.INFO,
         "Connection %r (server pid %d), which was reported as %s, is back after %.1f s.",
         event.alias,
         event.server_pid,
@@ -96,7 +114,8 @@ def _came_back(event: events.CameBack) -> None:
 
 
 def _reclaimed(event: events.Reclaimed) -> None:
-    _threads.log(
+    _say(
+        _threads,
         logging.WARNING if event.in_transaction else logging.INFO,
         "Reclaimed connection %r (server pid %d) from thread %d, which ended with it checked out%s.",
         event.alias,
@@ -108,7 +127,9 @@ def _reclaimed(event: events.Reclaimed) -> None:
 
 
 def _replaced(event: events.Replaced) -> None:
-    _broken.info(
+    _say(
+        _broken,
+        logging.INFO,
         "The server had closed connection %r (server pid %d); it is replaced.",
         event.alias,
         event.server_pid,
@@ -128,10 +149,17 @@ def _unclosed_cursor(event: events.UnclosedCursor) -> None:
 def _warn_of_unclosed(facts: dict[str, Any]) -> None:
     alias, where, count = facts["alias"], facts["where_opened"], facts["count"]
     if count == 1:
-        _cursors.warning("A cursor on %r was never closed; it was opened at %s.", alias, where, extra=facts)
+        _say(
+            _cursors,
+            logging.WARNING,
+            "A cursor on %r was never closed; it was opened at %s.",
+            alias,
+            where,
+            extra=facts,
+        )
     else:
         message = "%d more cursors on %r were never closed; they were opened at %s."
-        _cursors.warning(message, count, alias, where, extra=facts)
+        _say(_cursors, logging.WARNING, message, count, alias, where, extra=facts)
 
 
 # By alias and place. A page that leaves a hundred open has one line to be mended.
@@ -144,11 +172,13 @@ def begin_anew() -> None:
 
 
 def _unseen_state(event: events.UnseenState) -> None:
-    _sessions.warning("%s", event.message, extra=event.facts())
+    _say(_sessions, logging.WARNING, "%s", event.message, extra=event.facts())
 
 
 def _transaction_retried(event: events.TransactionRetried) -> None:
-    _transactions.info(
+    _say(
+        _transactions,
+        logging.INFO,
         "The transaction of %s on %r failed in attempt %d with SQLSTATE %s; the next attempt is in %.3f s.",
         event.function,
         event.alias,
@@ -160,7 +190,9 @@ def _transaction_retried(event: events.TransactionRetried) -> None:
 
 
 def _connections_discarded(event: events.ConnectionsDiscarded) -> None:
-    _forks.info(
+    _say(
+        _forks,
+        logging.INFO,
         "Discarded %d inherited connections of %s after a fork.",
         event.count,
         ", ".join(event.aliases),
@@ -168,7 +200,9 @@ def _connections_discarded(event: events.ConnectionsDiscarded) -> None:
     )
     if event.left_open:
         count, names = sum(event.left_open.values()), sorted(event.left_open)
-        _forks.info(
+        _say(
+            _forks,
+            logging.INFO,
             "%d of them, of %s, cannot be closed here without harm; they stay open, unused, until this process ends.",
             count,
             ", ".join(names),

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import conf
+from conn_hygiene.masking import printable
 from conn_hygiene.sessions import catalogue
 from conn_hygiene.sessions.catalogue import Findings, shortened
 
@@ -148,12 +149,12 @@ def _call(report: Callable[..., None], *facts: Any) -> None:
 
 
 def _log(alias: str, findings: Findings) -> None:
-    follows = [f"{name} ({reason})" for name, reason in findings.reasons.items()]
+    follows = [printable(f"{name} ({reason})") for name, reason in findings.reasons.items()]
     logger.info(
         "Connection %r: %s; %s.",
         alias,
         f"settings that follow their request: {shortened(follows)}" if follows else "no setting follows by itself",
-        f"sessions are to be cleaned at each return, for {shortened(findings.leaves_state)}"
+        f"sessions are to be cleaned at each return, for {printable(shortened(findings.leaves_state))}"
         if findings.leaves_state
         else "no function or policy leaves anything in a session",
         extra={

@@ -16,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from conn_hygiene import conf, internals
 from conn_hygiene.management import auditing, rendering
 from conn_hygiene.management.rendering import Line, Status, View
+from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import notices
@@ -316,8 +317,8 @@ class Command(BaseCommand):
         statuses = {path: auditing.request(path) for path in paths}
         if options["verbosity"] >= 2 and options["format"] == "text":
             for path, status in statuses.items():
-                self._write(f"{status} {path}")
-        broken = [path for path, status in statuses.items() if status >= 500]
+                self._write(f"{status} {printable(path)}")
+        broken = [printable(path) for path, status in statuses.items() if status >= 500]
         return f"Not audited to the end, since they failed: {', '.join(broken)}." if broken else None
 
     # ##### Output #####
@@ -523,4 +524,4 @@ def _sessions(count: int) -> str:
 
 def _text(error: Exception) -> str:
     """Return the server's or the driver's words on one line; neither repeats a password."""
-    return " ".join(str(error).split())
+    return printable(str(error))
