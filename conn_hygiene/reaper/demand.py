@@ -113,4 +113,6 @@ def waiting(queue: Sequence[Any]) -> int:
 def _rest(lease: Lease) -> float | None:
     connection = lease._connection
     pool = None if connection is None else pools.pool_of(connection)
-    return None if pool is None else min(REST, pool.timeout / 2)
+    # One of another class need not have any.
+    timeout = getattr(pool, "timeout", None)
+    return None if timeout is None else min(REST, timeout / 2)
