@@ -76,22 +76,23 @@ class Demands:
             if lease.queue and may_rest(lease) and waiting(lease.queue):
                 self.begin(lease, now)
 
-    def see_to(self, leases: Iterable[Lease], now: float) -> None:
+    def see_to(self, leases: Iterable[Lease], returning: Iterable[Any], now: float) -> None:
         """Give back what may be had of *leases* for those who wait, the one that is idle for longest first. The timer.
 
-        As many as wait, and no more: each costs its thread another checkout.
+        As many as wait, and no more, the pools of those *returning* already counted: each costs its thread a checkout.
         """
+        coming = [pools.queue_and_spare(pool)[1] for pool in returning]
         for demand in list(self._demands.values()):
             if now < demand.look_at:
                 continue
-            wanted = waiting(demand.queue)
-            if not wanted and now - demand.asked_at > demand.rest / _LOOKS:
+            wanted = waiting(demand.queue) - sum(spare is demand.spare for spare in coming)
+            if wanted <= 0 and now - demand.asked_at > demand.rest / _LOOKS:
                 del self._demands[id(demand.spare)]
                 continue
             demand.look_at = now + demand.rest / _LOOKS
             idle = [lease for lease in leases if lease.spare is demand.spare and may_rest(lease)]
             for lease in sorted(idle, key=lambda lease: lease.idle_since):
-                if wanted and now - lease.idle_since >= demand.rest:
+                if wanted > 0 and now - lease.idle_since >= demand.rest:
                     wanted -= lease.give_back_on_demand(now - demand.rest)
 
 

@@ -381,7 +381,9 @@ class Reaper:
         now = _now()
         if now >= self._demands.look_at:
             # No setting that has changed meanwhile is passed over.
-            self._demands.see_to(self.leases() if _gives_on_demand() else [], now)
+            with self._registry_lock:
+                returning = [each.pool for each in self._returning]
+            self._demands.see_to(self.leases() if _gives_on_demand() else [], returning, now)
 
     def _watch(self) -> None:
         """Look at all leases once in a while, and see to those that are over a limit."""

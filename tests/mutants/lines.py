@@ -2014,7 +2014,7 @@ MUTANTS = [
     _mutant(
         "more is given back than is waited for",
         "reaper/demand.py",
-        "if wanted and now - lease.idle_since >= demand.rest:",
+        "if wanted > 0 and now - lease.idle_since >= demand.rest:",
         "if now - lease.idle_since >= demand.rest:",
         "test_demand.py::test_the_one_that_is_idle_for_longest_goes_and_no_more_than_are_wanted",
     ),
