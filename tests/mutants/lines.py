@@ -1973,6 +1973,7 @@ MUTANTS = [
         due = self._due()
         """,
         "test_pools.py::test_who_waits_for_a_full_pool_gets_what_is_idle",
+    ),
     # ##### On demand, and ages #####
     _mutant(
         "a thread's first connection is not told to be waited for",
