@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from conn_hygiene.using import Using
 
+logger = logging.getLogger("conn_hygiene")
+
 F = TypeVar("F", bound=Callable[..., Any])
 # Tells @scope(None), which is a mistake, from @scope().
 _NOTHING: Any = object()
@@ -41,6 +44,40 @@ _NOTHING: Any = object()
 def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:
     """Return the running thread's wrappers of the aliases *using*."""
     return [w for w in connections.all(initialized_only=True) if using is None or w.alias in using]
+
+
+class _Each:
+    """Does the same for one alias after another, also past one for which it fails; in the end, the first error counts.
+
+    Past an exception that is none, such as ``KeyboardInterrupt``, nothing goes on.
+    """
+
+    def __init__(self) -> None:
+        self._first: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None and self._first is not None:
+            try:
+                raise self._first
+            finally:
+                # An exception must not keep alive, by its traceback, the frame that keeps it.
+                self._first = None
+
+    @contextmanager
+    def one(self, wrapper: BaseDatabaseWrapper) -> Iterator[None]:
+        """Have an error of the block be kept for the end; any but the first is logged."""
+        try:
+            yield
+        except Exception as error:
+            if self._first is None:
+                self._first = error
+            else:
+                logger.exception("After another alias, it failed for %r, too.", wrapper.alias)
 
 
 class _Scope:
@@ -330,10 +367,12 @@ class _PolicyScope(_Scope):
         return entry
 
     def _begin(self, entry: Any) -> None:
-        for wrapper in _wrappers(self._using):
-            lease = lease_of(wrapper)
-            if lease is not None:
-                lease.reconsider()
+        with _Each() as each:
+            for wrapper in _wrappers(self._using):
+                lease = lease_of(wrapper)
+                with each.one(wrapper):
+                    if lease is not None:
+                        lease.reconsider()
 
     _end = _begin
 
@@ -350,11 +389,13 @@ class _Hold(_PolicyScope):
     lasts = True
 
     def _end(self, entry: Any) -> None:
-        for wrapper in _wrappers(self._using):
-            lease = lease_of(wrapper)
-            if lease is not None:
-                lease.hold_ended()
-                lease.reconsider()
+        with _Each() as each:
+            for wrapper in _wrappers(self._using):
+                lease = lease_of(wrapper)
+                with each.one(wrapper):
+                    if lease is not None:
+                        lease.hold_ended()
+                        lease.reconsider()
 
 
 class _Closing(_Scope):
@@ -384,20 +425,24 @@ class _Closing(_Scope):
         # None: left in another context, where it is not known what was open before.
         if entry is None:
             return
-        told = []
-        for wrapper in _wrappers(self._using):
-            if wrapper.alias in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
-                continue
-            lease = lease_of(wrapper)
-            if lease is not None and lease.in_transaction():
-                told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
-            if lease is not None and wrapper.alias in entry.given_back:
-                # To whoever is around it was open all the time, with what its session and its backend know.
-                lease.release_now()
-            else:
-                wrapper.close()
-        for tell in told:
-            tell()
+        told: list[Callable[[], None]] = []
+        with _Each() as each:
+            for wrapper in _wrappers(self._using):
+                if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
+                    with each.one(wrapper):
+                        self._close(wrapper, entry, told)
+            for tell in told:
+                tell()
+
+    def _close(self, wrapper: BaseDatabaseWrapper, entry: Entry, told: list[Callable[[], None]]) -> None:
+        lease = lease_of(wrapper)
+        if lease is not None and lease.in_transaction():
+            told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
+        if lease is not None and wrapper.alias in entry.given_back:
+            # To whoever is around it was open all the time, with what its session and its backend know.
+            lease.release_now()
+        else:
+            wrapper.close()
 
 
 _OPEN = (HELD, PARKED)
@@ -472,7 +517,8 @@ def closing_connections(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     """Close at the end whatever connections the block or function opened, of any vendor; with a pool, give them back.
 
     For targets of threads, jobs of executors and the like, where no request ends. Connections that were open before
-    stay open. A transaction that is still open at the end is rolled back and reported as a warning.
+    stay open. A transaction that is still open at the end is rolled back and reported as a warning. If closing one
+    fails, the others are closed all the same, and the first error is raised then.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
@@ -495,8 +541,13 @@ def release_connections(using: Using = None) -> int:
     :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
-    leases = [lease_of(wrapper) for wrapper in _wrappers(aliases(using, "release_connections"))]
-    return sum(lease.release_now() for lease in leases if lease is not None)
+    released = 0
+    with _Each() as each:
+        for wrapper in _wrappers(aliases(using, "release_connections")):
+            lease = lease_of(wrapper)
+            with each.one(wrapper):
+                released += lease is not None and lease.release_now()
+    return released
 
 
 def reset_connections(using: Using = None) -> int:
@@ -504,7 +555,8 @@ def reset_connections(using: Using = None) -> int:
 
     The next query opens a fresh one, or gets one from the pool, which replaces what was dropped. What was not committed
     is rolled back by the server. For test frameworks and long-running commands, between two jobs. Inside ``atomic()``
-    the block cannot be saved: as after Django's own ``connection.close()``, queries in it fail until it ends.
+    the block cannot be saved: as after Django's own ``connection.close()``, queries in it fail until it ends. Where a
+    backend's own ``close()`` raises, the other aliases are dropped all the same, and the first error is raised then.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: *using* is no alias.
@@ -512,10 +564,12 @@ def reset_connections(using: Using = None) -> int:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     dropped = 0
-    for wrapper in _wrappers(aliases(using, "reset_connections")):
-        dropped += _is_open(wrapper)
-        lease = lease_of(wrapper)
-        if lease is not None:
-            lease.drop()
-        wrapper.close()
+    with _Each() as each:
+        for wrapper in _wrappers(aliases(using, "reset_connections")):
+            dropped += _is_open(wrapper)
+            lease = lease_of(wrapper)
+            with each.one(wrapper):
+                if lease is not None:
+                    lease.drop()
+                wrapper.close()
     return dropped
