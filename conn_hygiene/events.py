@@ -150,7 +150,7 @@ class Reclaimed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replaced(Event):
-    """The server had closed a connection, and another one took its place. Published in the owner's thread."""
+    """A connection that the server had closed, or that could not write any more, was given up for another one."""
 
     alias: str
     #: Of the session that is no more.

@@ -18,7 +18,7 @@ from django.db.models.signals import post_migrate
 
 from conn_hygiene import conf, internals
 from conn_hygiene.forks import hooks as forks
-from conn_hygiene.leases import wrapper
+from conn_hygiene.leases import read_only, wrapper
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import native
 from conn_hygiene.reaper import reaper
@@ -180,6 +180,7 @@ def uninstall() -> None:
             del connections.create_connection
         stopped.stop()
         known.reset()
+        read_only.begin_anew()
         attached = wrapper.forget_known()
         pools.restore_logging()
         for pool in pools.native_pools().values():
@@ -202,7 +203,7 @@ def _at_exit() -> None:
 # Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
-for _module in (known, counters, log, notices):
+for _module in (known, counters, log, notices, read_only):
     forks.begin_anew_as_well(_module.begin_anew)
 
 atexit.register(_at_exit)

@@ -227,12 +227,15 @@ def test_a_thread_that_ends_calls_nobody_as_without_the_toolkit(tenants: Any) ->
 
 
 @pytest.mark.parametrize("tenants", [{"pool": POOL}], ids=["pooled"], indirect=True)
-def test_a_broken_session_is_replaced_by_one_that_is_set_up(tenants: Any, admin: psycopg.Connection) -> None:
+def test_a_broken_session_is_replaced_by_one_that_is_set_up(
+    tenants: Any, admin: psycopg.Connection, settings: Any
+) -> None:
     # As if the pool had set it: the session carries nothing that would be missed.
     tenants.believed = "acme"
+    settings.CONN_HYGIENE = SETTINGS | {"RELEASE_AFTER": 60}
     pid = query("SELECT pg_backend_pid()")
-    wait_until_released(ALIAS)
     admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    lease_of(tenants).idle_since -= 1
     assert query("SHOW search_path") == "acme, public"
     assert (counted["closed"], counted["set"]) == (1, 1)
 

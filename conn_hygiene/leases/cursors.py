@@ -15,7 +15,7 @@ import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from psycopg import InterfaceError, ServerCursor
+from psycopg import Error, InterfaceError, ServerCursor
 
 from conn_hygiene import callsite, conf, internals
 from conn_hygiene.leases import audits
@@ -66,7 +66,11 @@ class LeasedCursor(_Cursor):
             undoes = None
         else:
             undoes = self._announce(query, params)
-        result = super().execute(query, params, **kwargs) if kwargs else super().execute(query, params)
+        try:
+            result = super().execute(query, params, **kwargs) if kwargs else super().execute(query, params)
+        except Error as error:
+            self._failed(error)
+            raise
         if undoes is not None:
             self._succeeded(undoes)
         return result
@@ -75,20 +79,22 @@ class LeasedCursor(_Cursor):
         """Announce the statement to the lease, then execute it for each of the parameters."""
         # Its names may be others each time. Nor is an undoing believed, since there may be nothing to execute it for.
         self._announce(query, None)
-        return super().executemany(query, *args, **kwargs)
+        with self._telling():
+            return super().executemany(query, *args, **kwargs)
 
     # The next two announce it when they begin, which is when they send it, and not when they are called.
 
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Announce the statement to the lease, then execute it row by row."""
         self._announce(query, params)
-        yield from super().stream(query, params, **kwargs)
+        with self._telling():
+            yield from super().stream(query, params, **kwargs)
 
     @contextlib.contextmanager
     def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """Announce the ``COPY`` to the lease, then begin it."""
         self._announce(statement, params)
-        with super().copy(statement, params, **kwargs) as copy:
+        with self._telling(), super().copy(statement, params, **kwargs) as copy:
             yield copy
 
     def scroll(self, value: int, mode: str = "relative") -> None:
@@ -115,6 +121,20 @@ class LeasedCursor(_Cursor):
         # In a pipeline it has only been sent.
         if entry is not None and not self._conn.pgconn.pipeline_status:
             entry[0].succeeded(undoes, self._conn)
+
+    def _failed(self, error: Error) -> None:
+        entry = self._conn_hygiene_entry or getattr(self._conn, _CHECKOUT, None)
+        if entry is not None:
+            entry[0].failed(error, self._conn)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the lease of an error of psycopg's that is raised inside."""
+        try:
+            yield
+        except Error as error:
+            self._failed(error)
+            raise
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

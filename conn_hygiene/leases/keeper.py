@@ -59,6 +59,9 @@ class Keeper(Protocol):
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
         """Have a *report* made where that makes nobody wait."""
 
+    def ask(self, alias: str, question: Callable[[], None]) -> None:
+        """Have a *question* asked of the server of *alias* where that makes nobody wait, unless one waits there."""
+
     def publish_later(self, event: Event) -> None:
         """Publish *event* where that makes nobody wait."""
 

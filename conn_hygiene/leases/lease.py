@@ -39,15 +39,25 @@ from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, internals, locks
 from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Reclaimed, publish
-from conn_hygiene.leases import ahead, backoff, cursors, invariants, looks, news, policy, returns, usage
+from conn_hygiene.leases import (
+    ahead,
+    backoff,
+    checkouts,
+    cursors,
+    invariants,
+    looks,
+    news,
+    policy,
+    read_only,
+    returns,
+    usage,
+)
 from conn_hygiene.leases.connecting import Connect, Connecting
 from conn_hygiene.leases.description import Reported, Transaction
-from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, keeping
 from conn_hygiene.pools import base as pools
-from conn_hygiene.pools.configuring import LAST_USED
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
@@ -300,11 +310,11 @@ class Lease:
             if connection is None:
                 self.state, self.carried = CLOSED, None
                 return None
+            self.checkouts += 1
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self.state, self._connection = HELD, connection
             self._begin()
             self.checked_out_by = _here()
-            self.checkouts += 1
             # The reaper's knowledge is of the burst before.
             self.backoff.reset()
             pool = pools.pool_of(connection)
@@ -325,8 +335,8 @@ class Lease:
             if pool is not None:
                 client.remember(connection)
             self.session_state = state.State(connection)
-            # It was in use a moment ago, by somebody else.
-            self.trusted = self.checked_out_at - getattr(connection, LAST_USED, -math.inf) < QUIET
+            # It was in use a moment ago, by somebody else, or has been looked at.
+            self.trusted = checkouts.is_trusted(connection, self.checked_out_at)
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
             self.tally.checked_out(waited)
@@ -377,7 +387,7 @@ class Lease:
         if self.reported and CameBack.listeners:
             self._news += (news.came_back(self, held),)
         if self.idle_since != self.checked_out_at:
-            setattr(connection, LAST_USED, self.idle_since)
+            checkouts.note_use(connection, self.idle_since)
         return connection
 
     def connecting(self, connect: Connect) -> bool:
@@ -406,8 +416,8 @@ class Lease:
             connects.attempt = None
             if connects.marker is None:
                 self._connects = None
-            if again and self._connection is None:
-                self.state = GIVEN_BACK
+            if self._connection is None:
+                self.state = GIVEN_BACK if again else CLOSED
 
     def mark_connect(self) -> None:
         """Take note that a ``connect()`` is under way whose end nobody will tell, and see to it that it can be told.
@@ -809,6 +819,23 @@ class Lease:
         if sql.PREPARED in effect.removes and internals.CLEANING.available:
             # psycopg does not always notice.
             client.forget_prepared(connection)
+
+    def failed(self, error: psycopg.Error, connection: psycopg.Connection[Any]) -> None:
+        """Take note of the *error* of a statement: what it says of the session is of use for others. Owner only."""
+        if connection is not self._connection:
+            return
+        if connection.closed:
+            with self._lock:
+                # It is to be looked at, be the next statement ever so near.
+                self.trusted = False
+            # Another one can have its place, whatever its owner believes to be in: it will come to nothing more.
+            records = pools.vacate(connection)
+            if records:
+                self.keeper.tell(pools.tell, records)
+        elif error.sqlstate == read_only.SQLSTATE:
+            with self._lock:
+                self.trusted = False
+            read_only.refused(self, connection)
 
     def confirm_undone(self) -> None:
         """Ask the server what a transaction that has ended has undone. Owner only, outside of transactions."""
@@ -1311,6 +1338,7 @@ if locks.DEBUG:
     Lease.__setattr__ = invariants.checked_write  # type: ignore[assignment, method-assign]
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
+
 
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE

@@ -72,14 +72,12 @@ def publish_pins(lease: Lease, added: list[str]) -> None:
         first = False
 
 
-def publish_replacement(lease: Lease, server_pid: int, idle_for: float) -> None:
-    """Tell that the connection to *server_pid* was broken, and that another one took its place. Owner only."""
-    publish(
-        Replaced(
-            alias=lease.alias,
-            server_pid=server_pid,
-            thread_id=lease.thread_id,
-            request=lease.request,
-            idle_for=idle_for,
-        )
+def replaced(lease: Lease, server_pid: int, idle_for: float) -> Replaced:
+    """Return what is told of a connection to *server_pid* that was broken, and whose place another one takes."""
+    return Replaced(
+        alias=lease.alias,
+        server_pid=server_pid,
+        thread_id=lease.thread_id,
+        request=lease.request,
+        idle_for=idle_for,
     )

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import weakref
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import unwrap
 from operator import attrgetter
 from time import monotonic
@@ -28,9 +28,9 @@ from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
 from conn_hygiene.events import LeftAlone, PoolExhausted, publish
-from conn_hygiene.leases import cursors, news, usage
+from conn_hygiene.leases import checkouts, cursors, ended, news, usage
 from conn_hygiene.leases.connecting import Connect
-from conn_hygiene.leases.ended import QUIET, is_broken
+from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, native
@@ -118,6 +118,7 @@ _class_of = object.__dict__["__class__"]
 
 _LEASE = "_conn_hygiene_lease"
 _GET_NEW = "get_new_connection"
+_CONNECT = "connect"
 
 # All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
 # Reentrant: a signal handler may fork while its thread is inside.
@@ -234,9 +235,8 @@ class LeasedWrapper(_Wrapper):
             lease.asked_at = None
             raise
         except BaseException:
-            # Of a signal handler: it may have come when the lease had the connection already, and not yet what was set.
-            if lease.carried is not None:
-                lease.checkout_failed()
+            # Of a signal handler: it may have come when the lease had the connection already, which is not set up.
+            lease.checkout_failed()
             raise
         try:
             lease.begin_session()
@@ -272,6 +272,7 @@ class LeasedWrapper(_Wrapper):
         if lease.carried is not None:
             lease.await_carried()
         native.watch(getattr(self, "pool", None))
+        before = lease.checkouts
         try:
             if lease.connecting(attempt) and lease.pooled and not lease.spare:
                 lease.keeper.wanted(lease.spare)
@@ -283,7 +284,9 @@ class LeasedWrapper(_Wrapper):
         except BaseException as error:
             if isinstance(error, psycopg.OperationalError):
                 _not_served(self, lease.asked_at, error)
-            if lease.carried is not None:
+            # Half set up, it is good for nothing: a receiver of `connection_created` that has failed may have been
+            # about to say whose the session is. The next use begins anew.
+            if lease.checkouts != before:
                 lease.checkout_failed()
             raise
         finally:
@@ -399,7 +402,7 @@ class LeasedWrapper(_Wrapper):
         """
         lease = self._conn_hygiene_lease
         # Ends: the pool runs out of old connections, and a new one that is broken fails to connect.
-        while is_broken(lease):
+        while ended.is_broken(lease):
             server_pid, idle_for = lease.server_pid, lease.idle_for()
             state_may_matter = lease.may_have_unseen_state()
             self.close()
@@ -407,7 +410,10 @@ class LeasedWrapper(_Wrapper):
             if state_may_matter:
                 with self.wrap_database_errors:
                     lease.refuse_if_state_mattered()
-            news.publish_replacement(lease, server_pid, idle_for)
+            publish(news.replaced(lease, server_pid, idle_for))
+        if not lease.trusted:
+            with self.wrap_database_errors:
+                ended.refuse_if_lost(lease)
 
     def _commit(self) -> Any:
         """Commit, unless the toolkit has ended the session, which is then said."""
@@ -496,6 +502,14 @@ def _opened_by_handler(frame: FrameType | None) -> bool:
     return False
 
 
+class CheckingWrapper(LeasedWrapper):
+    """Mixed in where it is known by which method a wrapper gets its connections: they are looked at there."""
+
+    def get_new_connection(self, conn_params: Any) -> Any:
+        """Get one as the backend does, and have it replaced if it is of a pool and does not work."""
+        return checkouts.working_one(self, super().get_new_connection, conn_params)
+
+
 class _FirstConnect:
     """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
 
@@ -518,7 +532,8 @@ class _FirstConnect:
         if pool is not None and not spare:
             self._keeper.wanted(spare)
         try:
-            connection = type(wrapper).get_new_connection(wrapper, conn_params)
+            get = partial(type(wrapper).get_new_connection, wrapper)
+            connection = checkouts.working_one(wrapper, get, conn_params)
         except psycopg.OperationalError as error:
             _not_served(wrapper, began, error)
             raise
@@ -534,17 +549,59 @@ class _FirstConnect:
         return connection
 
 
+class _WholeConnect:
+    """Stands on a wrapper without a lease for its ``connect()``: what fails on the way leaves no half of a session."""
+
+    __slots__ = ("_wrapper",)
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        # As above.
+        self._wrapper = weakref.ref(wrapper)
+
+    def __call__(self) -> None:
+        """Connect as the wrapper's own does. What it cannot set up is given back, closed; the next use begins anew."""
+        wrapper: Any = self._wrapper()
+        try:
+            type(wrapper).connect(wrapper)
+        except BaseException:
+            _drop_unprepared(wrapper)
+            raise
+
+
+def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
+    lease = lease_of(wrapper)
+    if lease is not None:
+        # A receiver of `connection_created` has failed, after the toolkit's own.
+        lease.checkout_failed()
+        lease.forget()
+        return
+    connection = wrapper.__dict__.get("connection")
+    if isinstance(connection, psycopg.Connection) and pools.understands(wrapper):
+        wrapper.__dict__["connection"] = None
+        connection.pgconn.finish()
+        pools.tell(pools.give_back(connection))
+
+
 def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
     """Have the wait of *wrapper*, which has no connection, for its first one be known to :func:`attach`.
 
-    *keeper* is told if it is about to wait.
+    *keeper* is told if it is about to wait. Nothing is left of a first connection that could not be set up.
     """
     if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
         _note(wrapper)
         wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
+        if internals.LEASES.available:
+            # Not where Django's test classes forbid it.
+            wrapper.__dict__.setdefault(_CONNECT, _WholeConnect(wrapper))
 
 
 def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
+    whole = wrapper.__dict__.get(_CONNECT)
+    if isinstance(whole, _WholeConnect):
+        del wrapper.__dict__[_CONNECT]
+    elif isinstance(getattr(whole, "wrapped", None), _WholeConnect):
+        # Django's test classes will put it back.
+        whole.wrapped = type(wrapper).connect.__get__(wrapper)  # type: ignore[union-attr]
     first = wrapper.__dict__.get(_GET_NEW)
     if not isinstance(first, _FirstConnect):
         return None
@@ -574,14 +631,18 @@ def _not_served(wrapper: BaseDatabaseWrapper, asked_at: float | None, error: psy
         )
 
 
-@lru_cache(maxsize=64)
 def leased_class(cls: Any) -> type[Any]:
     """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
 
     Django makes wrappers from ``self.__class__`` and sends ``connection_created`` with it as the sender.
     """
+    return _mixed_in(CheckingWrapper if internals.CHECKOUTS.available else LeasedWrapper, cls)
+
+
+@lru_cache(maxsize=64)
+def _mixed_in(mixin: type[Any], cls: Any) -> type[Any]:
     namespace = _names(cls) | {"__class__": property(plain_class_of), "_conn_hygiene_class": cls}
-    return type(cls.__name__, (LeasedWrapper, cls), namespace)
+    return type(cls.__name__, (mixin, cls), namespace)
 
 
 def _names(cls: type[Any]) -> dict[str, Any]:
@@ -673,7 +734,7 @@ def attach(
         # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
         wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
     setattr(wrapper, _LEASE, lease)
-    _class_of.__set__(wrapper, leased_class(type(wrapper)))  # type: ignore[arg-type]
+    _class_of.__set__(wrapper, leased_class(type(wrapper)))
     lease.assign(connection, first.waited if first is not None and connecting else None)
     if not connecting:
         lease.pin_for_its_past()

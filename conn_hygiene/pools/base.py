@@ -75,7 +75,7 @@ def may_block(pool: ConnectionPool[Any] | None) -> bool:
     That is a pool of another class, or a logging handler: psycopg_pool logs what it does, some of it under its lock.
     Its ``reset`` is called by a thread of its own. Without a pool, closing waits for nobody.
     """
-    if pool is None:
+    if pool is None or isinstance(pool, _NoPool):
         return False
     return type(pool).__module__.partition(".")[0] != "psycopg_pool" or _pool_logger.isEnabledFor(logging.INFO)
 
@@ -203,6 +203,34 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return records
+
+
+def vacate(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
+    """Let the pool have another one in the place of *connection*, which is closed and stays with its owner.
+
+    Whoever gives it back later does that to no pool. Returns the same as :func:`give_back`.
+    """
+    pool: Any = pool_of(connection)
+    if pool is None or isinstance(pool, _NoPool):
+        return []
+    with _deferring.deferred() as records:
+        try:
+            pool.putconn(connection)
+        except Exception:
+            logger.exception("A pool did not take a closed connection back.")
+        finally:
+            connection._pool = _NoPool(pool)  # type: ignore[assignment]
+    return records
+
+
+class _NoPool:
+    """Stands for the pool of a closed connection, whose place is another's."""
+
+    def __init__(self, pool: Any) -> None:
+        self.name = pool.name
+
+    def putconn(self, connection: psycopg.Connection[Any]) -> None:
+        """Do nothing: Django gives a connection back to what is found on it."""
 
 
 def restore(connection: psycopg.Connection[Any]) -> None:

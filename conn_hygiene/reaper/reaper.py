@@ -115,6 +115,8 @@ class Reaper:
             if lease.spare is spare and demand.may_rest(lease):
                 at_rest = lease
             try:
+                if lease.spare is spare and self._give_back_if_hung_up(lease):
+                    continue
                 due = lease.end_if_due(now, spare)
             except Exception as error:  # noqa: BLE001 - as in the reaper's own thread
                 self.tell(_complain, error)
@@ -124,6 +126,17 @@ class Reaper:
         if at_rest is not None and _gives_on_demand() and not self._demands.renew(spare, now):
             self._bell.put(partial(self._demands.begin, at_rest, now))
             self.ensure_running()
+
+    def _give_back_if_hung_up(self, lease: Lease) -> bool:
+        """Give a connection back that the server has ended while its owner does something else."""
+        try:
+            returning = ended.take_if_hung_up(lease)
+            if returning is not None:
+                self.carry_back(returning, here=False)
+        except BaseException:
+            self.rescue(lease)
+            raise
+        return returning is not None
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""
@@ -231,6 +244,10 @@ class Reaper:
 
     def _put_report(self, report: Callable[..., None], *facts: Any) -> bool:
         return self._workers.put(_REPORTS, partial(_as_a_worker, report, *facts), threads=1, length=_MOST_REPORTS)
+
+    def ask(self, alias: str, question: Callable[[], None]) -> None:
+        """Have a *question* asked of the server of *alias* in a lane of its own, unless one waits there already."""
+        self._workers.put(f"{alias} question", partial(_as_a_worker, question), threads=1, length=1)
 
     def publish_later(self, event: Event) -> None:
         """Have *event* published by a thread that nobody waits for, in a lane of its own: they may be many."""
@@ -403,7 +420,8 @@ class Reaper:
             else:
                 if _TRANSACTION in lease.reported:
                     lease.reported[_TRANSACTION] = _OVER
-                self._see_to_idle(lease, found, now)
+                if not self._give_back_if_hung_up(lease):
+                    self._see_to_idle(lease, found, now)
         if leases:
             self._watch_at = min(now + _watch_interval(), ages.next_look(leases, now))
             if _gives_on_demand():

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 IDENTITIES = ("session_authorization", "role")
 
 
+def decides(name: str) -> bool:
+    """Return whether setting *name* decides whose data a query sees: a role, schemas, or what policies read."""
+    return "." in name or name in _DECIDING
+
+
+_DECIDING = frozenset({*IDENTITIES, "search_path", "row_security"})
+
+
 def is_wanted() -> bool:
     """Return whether what a statement sets follows its owner; else it keeps the connection."""
     return conf.current.ON_SET == "follow" and internals.FOLLOWING.available

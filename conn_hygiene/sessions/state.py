@@ -6,6 +6,8 @@ attributes that psycopg keeps on its side.
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import ConnStatus
@@ -58,6 +60,8 @@ def timezone_of(reported: tuple[bytes | None, ...]) -> str:
     """Return the time zone among *reported* parameters."""
     return (reported[_REPORTED.index(b"TimeZone")] or b"UTC").decode()
 
+
+_READ_ONLY = "default_transaction_read_only"
 
 # What tells of a change, where that is no setting by itself.
 _TOLD_BY = {"is_superuser": following.IDENTITIES, "session_authorization": following.IDENTITIES}
@@ -183,6 +187,10 @@ class State:
         if reported is None:
             reported = reported_parameters(connection)
         changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
+        if _READ_ONLY in changed:
+            # Mostly the server's doing, for all sessions: to be set again in one that can write, it would turn that
+            # read-only too. Whoever has set it by a statement has been seen.
+            changed.remove(_READ_ONLY)
         if changed and following.is_wanted():
             self.follows |= settings_of(changed)
             changed = []
@@ -227,6 +235,11 @@ class State:
         # Which names follow may not be known yet.
         return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {})
 
+    def has_set(self, name: str) -> bool:
+        """Return whether anything of this checkout has set *name*, as far as was seen."""
+        seen = (self.follows, self._set_at_connect, self.overridden)
+        return sql.SETTING in self.pins or any(name in names for names in seen)
+
     def carries(self) -> bool:
         """Return whether the owner has left anything, as far as was seen; not what is set at each connect."""
         return bool(self.pins or self.follows or self.overridden)
@@ -259,4 +272,11 @@ def fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None,
     if fresh is None:
         fresh = reported_parameters(connection)
         connection._conn_hygiene_fresh = fresh  # type: ignore[attr-defined]
+        connection._conn_hygiene_opened = time.monotonic()  # type: ignore[attr-defined]
     return fresh
+
+
+def opened_at(connection: psycopg.Connection[Any]) -> float:
+    """Return when :func:`fresh_parameters` was first asked of *connection*, on the monotonic clock; never is inf."""
+    opened: float = getattr(connection, "_conn_hygiene_opened", math.inf)
+    return opened

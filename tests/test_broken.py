@@ -1,0 +1,533 @@
+"""Sessions that end, cannot be set up, or cannot write any more: whoever has not had anything there does not notice."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, InternalError, OperationalError, connection, connections, transaction
+from django.db.backends.signals import connection_created
+
+import conn_hygiene
+from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
+from conn_hygiene.leases import read_only
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.reaper import reaper
+from tests.test_left_open import events_of
+from tests.testapp.models import Item
+from tests.waiting import wait_until, wait_until_released, wait_until_told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+    from psycopg_pool import ConnectionPool
+
+ALIASES = ["default", "persistent"]
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=ALIASES)
+
+
+@pytest.fixture(autouse=True)
+def short_grace(settings: Any) -> None:
+    """Have connections go back a moment after their use, where that is asked for."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001, "HELD_TOO_LONG_AFTER": None, "IDLE_IN_TRANSACTION_AFTER": None}
+
+
+def run(sql: str, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def pid(alias: str = "default") -> int:
+    found: int = run("SELECT pg_backend_pid()", alias)
+    return found
+
+
+def cut(admin: psycopg.Connection) -> set[int]:
+    """End all sessions but the one that looks on; return which."""
+    ended = admin.execute(
+        "SELECT pid, pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    return {row[0] for row in ended}
+
+
+def quiet(alias: str = "default") -> None:
+    """Have the connection be quiet for long."""
+    lease = lease_of(connections[alias])
+    assert lease is not None
+    lease.idle_since -= 1
+
+
+# ##### Every way to a connection that was given back #####
+
+
+def atomically() -> Any:
+    with transaction.atomic():
+        return run("SELECT 1")
+
+
+def by_hand() -> Any:
+    transaction.set_autocommit(False)
+    try:
+        return run("SELECT 1")
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+def in_a_savepoint() -> Any:
+    with transaction.atomic(), transaction.atomic():
+        return run("SELECT 1")
+
+
+def by_iterator() -> Any:
+    return 1 + len(list(Item.objects.iterator()))
+
+
+def by_server_side_cursor() -> Any:
+    with transaction.atomic(), connection.chunked_cursor() as cursor:
+        cursor.execute("SELECT 1")
+        return cursor.fetchone()[0]
+
+
+def by_copy() -> Any:
+    with connection.cursor() as cursor, cursor.copy("COPY (SELECT 1) TO STDOUT") as copy:
+        return int(b"".join(copy))
+
+
+def by_stream() -> Any:
+    with connection.cursor() as cursor:
+        [(found,)] = cursor.stream("SELECT 1")
+        return found
+
+
+def on_the_handle() -> Any:
+    return connection.connection.execute("SELECT 1").fetchone()[0]
+
+
+def on_the_handle_for_long() -> Any:
+    handle = connection.connection
+    with handle.transaction():
+        return handle.execute("SELECT 1").fetchone()[0]
+
+
+WAYS = [
+    atomically,
+    by_hand,
+    in_a_savepoint,
+    by_iterator,
+    by_server_side_cursor,
+    by_copy,
+    by_stream,
+    on_the_handle,
+    on_the_handle_for_long,
+]
+
+
+def release_and_cut(admin: psycopg.Connection) -> set[int]:
+    run("SELECT 1")
+    wait_until_released()
+    return cut(admin)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_a_connection_gets_one_that_works(way: Callable[[], Any], admin: psycopg.Connection) -> None:
+    with release_between_queries(), events_of(signals.connection_replaced) as events:
+        ended = release_and_cut(admin)
+        assert way() == 1
+        assert events
+        # All that the pool had.
+        assert {event["server_pid"] for event in events} <= ended
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_so_does_a_thread_s_first(way: Callable[[], Any], admin: psycopg.Connection) -> None:
+    run("SELECT 1")
+    connection.close()
+    ended = cut(admin)
+    found: list[Any] = []
+
+    def first() -> None:
+        with closing_connections():
+            connection.ensure_connection()
+            found.append(way())
+
+    with events_of(signals.connection_replaced) as events:
+        thread = threading.Thread(target=first)
+        thread.start()
+        thread.join()
+    assert found == [1]
+    assert events
+    assert {event["server_pid"] for event in events} <= ended
+
+
+async def test_so_does_asynchronous_code(admin: psycopg.Connection) -> None:
+    async with release_between_queries():
+        await sync_to_async(release_and_cut)(admin)
+        assert await Item.objects.acount() == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_receivers_find_a_session_that_works(way: Callable[[], Any], admin: psycopg.Connection) -> None:
+    calls = []
+
+    def receiver(**kwargs: Any) -> None:
+        calls.append(run("SELECT 1"))
+
+    with release_between_queries(), receiving(receiver):
+        release_and_cut(admin)
+        calls.clear()
+        assert way() == 1
+    assert calls == [1]
+
+
+def test_nothing_is_looked_at_where_nothing_is_replaced(admin: psycopg.Connection, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001, "REPLACE_BROKEN": False}
+    with release_between_queries():
+        release_and_cut(admin)
+        with pytest.raises(OperationalError):
+            atomically()
+    connection.close()
+
+
+# ##### What is lost with a session is said #####
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize(
+    "statement", ["CREATE TEMP TABLE t_hygiene (n int)", "SELECT pg_advisory_lock(7)", "SET statement_timeout = '9s'"]
+)
+def test_an_owner_is_told_once(alias: str, statement: str, admin: psycopg.Connection) -> None:
+    run(statement, alias)
+    before = pid(alias)
+    cut(admin)
+    quiet(alias)
+    with pytest.raises(OperationalError):
+        run("SELECT 1", alias)
+    assert pid(alias) != before
+    with transaction.atomic(alias):
+        assert run("SELECT 1", alias) == 1
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("statement", ["SET app.tenant = 'acme'", "SET search_path = pg_catalog", "SET ROLE NONE"])
+def test_nothing_runs_without_what_decides_whose_data_it_sees(
+    alias: str, statement: str, admin: psycopg.Connection
+) -> None:
+    run(statement, alias)
+    cut(admin)
+    quiet(alias)
+    with pytest.raises(OperationalError):
+        run("SELECT 1", alias)
+    name = statement.split()[1].lower()
+    for _ in range(2):
+        with pytest.raises(OperationalError, match=rf"\({name}\) is lost"):
+            run("SELECT 1", alias)
+    connections[alias].close()
+    assert run("SELECT 1", alias) == 1
+
+
+def test_a_hold_goes_on_when_its_owner_was_told(admin: psycopg.Connection) -> None:
+    with hold_connection():
+        pid()
+        cut(admin)
+        quiet()
+        with pytest.raises(OperationalError):
+            run("SELECT 1")
+        assert run("SELECT 1") == 1
+
+
+# ##### What the server has ended keeps nobody's place #####
+
+
+def has_its_places(pool: ConnectionPool) -> bool:
+    stats = pool.get_stats()
+    return stats["pool_available"] == stats["pool_size"] > 0
+
+
+def end_own_session(pool: ConnectionPool) -> None:
+    with pytest.raises(OperationalError):
+        run("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(10)")
+    wait_until(lambda: has_its_places(pool), "its place is there for others")
+
+
+def test_a_statement_that_ends_its_session_gives_its_place_back(pool_of: Callable[[str], ConnectionPool]) -> None:
+    run("SELECT 1")
+    end_own_session(pool_of("default"))
+    assert run("SELECT 1") == 1
+
+
+def test_so_it_does_in_a_transaction_which_nothing_can_save(pool_of: Callable[[str], ConnectionPool]) -> None:
+    def work() -> None:
+        with transaction.atomic():
+            write()
+            end_own_session(pool_of("default"))
+            with pytest.raises(OperationalError):
+                run("SELECT 1")
+
+    with pytest.raises(DatabaseError):
+        work()
+    assert not Item.objects.exists()
+    connection.close()
+    assert has_its_places(pool_of("default"))
+
+
+@pytest.mark.parametrize("state", ["nothing", "a temporary table"])
+def test_whoever_waits_gets_the_place_of_one_that_is_idle(
+    state: str, admin: psycopg.Connection, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    if state != "nothing":
+        run("CREATE TEMP TABLE t_hygiene (n int)")
+    run("SELECT 1")
+    cut(admin)
+    quiet()
+    keeper, lease = reaper.running, lease_of(connections["default"])
+    assert keeper is not None
+    assert lease is not None
+    keeper.wanted(lease.spare)
+    wait_until_told()
+    if state == "nothing":
+        assert not lease.holds_connection()
+        wait_until(lambda: has_its_places(pool_of("default")), "its place is there for others")
+        assert run("SELECT 1") == 1
+    else:
+        # Its owner is to be told.
+        assert lease.holds_connection()
+        with pytest.raises(OperationalError):
+            run("SELECT 1")
+
+
+def test_the_watch_gives_back_what_the_server_has_ended(admin: psycopg.Connection, settings: Any) -> None:
+    run("SELECT 1")
+    cut(admin)
+    quiet()
+    settings.CONN_HYGIENE = {"HELD_TOO_LONG_AFTER": 60, "IDLE_IN_TRANSACTION_AFTER": 0.05}
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    wait_until(lambda: not lease.holds_connection(), "the reaper has seen it")
+    assert run("SELECT 1") == 1
+
+
+# ##### Nothing runs in a session that is half set up #####
+
+
+@contextmanager
+def receiving(receiver: Callable[..., None]) -> Iterator[None]:
+    connection_created.connect(receiver)
+    try:
+        yield
+    finally:
+        connection_created.disconnect(receiver)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_receiver_that_fails_is_called_again(
+    error: type[BaseException], fails_at: int, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    calls: list[int] = []
+
+    def receiver(**kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == fails_at:
+            raise error
+        run("SET app.tenant = 'acme'")
+
+    found: list[Any] = []
+
+    def work() -> None:
+        with closing_connections(), release_between_queries():
+            for _ in range(3):
+                try:
+                    found.append(run("SELECT current_setting('app.tenant', true)"))
+                except error:
+                    found.append(None)
+                wait_until_released()
+
+    with receiving(receiver):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert found == ["acme" if number != fails_at else None for number in (1, 2, 3)]
+    assert len(calls) == 3
+    wait_until(lambda: has_its_places(pool_of("default")), "the pool is whole")
+
+
+def test_what_fails_before_any_receiver_leaves_nothing_either(
+    monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    found: list[Any] = []
+    plain = type(connection.copy())
+    prepare = plain.init_connection_state
+
+    def fail(self: Any) -> None:
+        monkeypatch.setattr(plain, "init_connection_state", prepare)
+        raise RuntimeError
+
+    def work() -> None:
+        with closing_connections():
+            with pytest.raises(RuntimeError):
+                run("SELECT 1")
+            found.append(connections["default"].connection)
+            found.append(run("SELECT 1"))
+
+    monkeypatch.setattr(plain, "init_connection_state", fail)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [None, 1]
+    wait_until(lambda: has_its_places(pool_of("default")), "the pool is whole")
+
+
+# ##### Sessions that cannot write #####
+
+
+@pytest.fixture
+def read_only_sessions(admin: psycopg.Connection) -> Iterator[Callable[[bool], None]]:
+    """Return a function that has all sessions that are opened from then on be read-only, or none."""
+    name = admin.info.dbname
+    read_only.begin_anew()
+
+    def switch(on: bool) -> None:
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {"on" if on else "off"}'.encode())
+
+    yield switch
+    admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'.encode())
+    cut(admin)
+    connections.close_all()
+    read_only.begin_anew()
+
+
+def write(alias: str = "default") -> None:
+    Item.objects.using(alias).create(name="written")
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_sessions_that_cannot_write_are_replaced_when_others_can(
+    alias: str, admin: psycopg.Connection, read_only_sessions: Callable[[bool], None]
+) -> None:
+    read_only_sessions(True)
+    cut(admin)
+    before = pid(alias)
+    read_only_sessions(False)
+    with pytest.raises(InternalError):
+        write(alias)
+    wait_until(lambda: read_only._renewed, "another session could write")
+    with events_of(signals.connection_replaced) as events:
+        quiet(alias)
+        write(alias)
+    assert [event["server_pid"] for event in events].count(before) == 1
+    with transaction.atomic(alias):
+        write(alias)
+
+
+def test_so_are_those_of_the_pool_that_nobody_has_used(
+    admin: psycopg.Connection, read_only_sessions: Callable[[bool], None], pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    connection.close()
+    connections["default"].close_pool()
+    read_only_sessions(True)
+    # The pool is opened by a thread's first connection.
+    thread = threading.Thread(target=closing_connections(pid))
+    thread.start()
+    thread.join()
+    pool = pool_of("default")
+    taken = [pool.getconn() for _ in range(4)]
+    for each in taken:
+        pool.putconn(each)
+    read_only_sessions(False)
+    with pytest.raises(InternalError):
+        write()
+    wait_until(lambda: read_only._renewed, "another session could write")
+    for _ in range(4):
+        connection.close()
+        with transaction.atomic():
+            write()
+    assert Item.objects.count() == 4
+
+
+def test_where_nobody_can_write_all_goes_on(
+    admin: psycopg.Connection, read_only_sessions: Callable[[bool], None]
+) -> None:
+    read_only_sessions(True)
+    cut(admin)
+    before = pid()
+    with events_of(signals.connection_replaced) as events:
+        with pytest.raises(InternalError):
+            write()
+        wait_until_told()
+        quiet()
+        assert pid() == before
+    assert (events, read_only._renewed) == ([], {})
+
+
+@pytest.mark.parametrize("how", ["session", "transaction"])
+def test_what_its_owner_has_made_read_only_is_left_alone(how: str, read_only_sessions: Callable[[bool], None]) -> None:
+    if how == "session":
+        run("SET default_transaction_read_only = on")
+
+    def work() -> None:
+        with transaction.atomic():
+            if how == "transaction":
+                run("SET TRANSACTION READ ONLY")
+            write()
+
+    with pytest.raises(InternalError):
+        work()
+    wait_until_told()
+    assert (read_only._ask_again_at, read_only._renewed) == ({}, {})
+    connection.close()
+
+
+def test_what_the_server_turns_read_only_does_not_follow(
+    admin: psycopg.Connection, read_only_sessions: Callable[[bool], None]
+) -> None:
+    with release_between_queries():
+        with hold_connection():
+            run("SELECT 1")
+            admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            admin.execute("SELECT pg_reload_conf()")
+            try:
+                wait_until(lambda: run("SHOW default_transaction_read_only") == "on", "the session is read-only")
+            finally:
+                admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+                admin.execute("SELECT pg_reload_conf()")
+        wait_until_released()
+        wait_until(lambda: run("SHOW default_transaction_read_only") == "off", "it can write again")
+        write()
+
+
+# ##### One alias does not keep the others #####
+
+
+def test_an_alias_that_fails_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = []
+
+    def close(self: Any) -> None:
+        failed.append(self.alias)
+        raise RuntimeError(self.alias)
+
+    def open_all() -> None:
+        for alias in ALIASES:
+            run("SELECT 1", alias)
+
+    leased = type(connections["default"])
+    for end in (conn_hygiene.reset_connections, None):
+        connections.close_all()
+        failed.clear()
+        scope = closing_connections()
+        scope.__enter__()
+        open_all()
+        with monkeypatch.context() as patch:
+            patch.setattr(leased, "close", close)
+            with pytest.raises(RuntimeError) as caught:
+                end() if end is not None else scope.__exit__(None, None, None)
+        assert failed == ALIASES
+        assert str(caught.value) == "default"
+        connections.close_all()
