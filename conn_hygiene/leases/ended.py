@@ -141,7 +141,7 @@ def _is_at_rest(lease: Lease) -> bool:
     # Scopes are those of the running thread, so the owner's are known by what they were when it was last seen.
     if wrapper is None or lease._setting_up(wrapper) or lease._wish == policy.HOLD:
         return False
-    return not wrapper.in_atomic_block and wrapper.autocommit and lease._transaction is None
+    return wrapper.autocommit and not wrapper.in_atomic_block and lease._transaction is None
 
 
 # Seconds after which an idle owner's connection is looked at for the sake of others.

@@ -130,13 +130,13 @@ class Reaper:
     def _give_back_if_hung_up(self, lease: Lease) -> bool:
         """Give a connection back that the server has ended while its owner does something else."""
         try:
-            returning = ended.take_if_hung_up(lease)
-            if returning is not None:
-                self.carry_back(returning, here=False)
+            found = ended.take_if_hung_up(lease)
+            if found is not None:
+                self.carry_back(found, here=False)
         except BaseException:
             self.rescue(lease)
             raise
-        return returning is not None
+        return found is not None
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""

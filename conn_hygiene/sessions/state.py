@@ -61,8 +61,6 @@ def timezone_of(reported: tuple[bytes | None, ...]) -> str:
     return (reported[_REPORTED.index(b"TimeZone")] or b"UTC").decode()
 
 
-_READ_ONLY = "default_transaction_read_only"
-
 # What tells of a change, where that is no setting by itself.
 _TOLD_BY = {"is_superuser": following.IDENTITIES, "session_authorization": following.IDENTITIES}
 
@@ -187,10 +185,6 @@ class State:
         if reported is None:
             reported = reported_parameters(connection)
         changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
-        if _READ_ONLY in changed:
-            # Mostly the server's doing, for all sessions: to be set again in one that can write, it would turn that
-            # read-only too. Whoever has set it by a statement has been seen.
-            changed.remove(_READ_ONLY)
         if changed and following.is_wanted():
             self.follows |= settings_of(changed)
             changed = []

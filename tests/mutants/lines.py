@@ -367,10 +367,13 @@ MUTANTS = [
         "a failed checkout is not tried again",
         "leases/lease.py",
         """
-        if again and self._connection is None:
-            self.state = GIVEN_BACK
+        if self._connection is None:
+            self.state = GIVEN_BACK if again else CLOSED
         """,
-        "",
+        """
+        if self._connection is None:
+            self.state = CLOSED
+        """,
         "test_autocommit.py::test_nor_does_one_that_the_server_refuses",
     ),
     _mutant(
@@ -1234,10 +1237,10 @@ MUTANTS = [
         "a job's connections stay open at its end",
         "scopes.py",
         """
-        if wrapper.alias in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
+        if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
         """,
         """
-        if wrapper.alias not in entry.before or not (_is_open(wrapper) or _is_given_back(wrapper)):
+        if wrapper.alias in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
         """,
         "test_scopes.py::test_closing_of_one_alias",
     ),
@@ -1439,7 +1442,7 @@ MUTANTS = [
         "the socket is not looked at",
         "leases/ended.py",
         """
-        lease.trusted = not pools.is_hung_up(connection)
+        lease.trusted = not (is_outlived or pools.is_hung_up(connection))
         """,
         """
         lease.trusted = True
@@ -1461,12 +1464,101 @@ MUTANTS = [
         "a broken connection is replaced by a broken one",
         "leases/wrapper.py",
         """
-        while is_broken(lease):
+        while ended.is_broken(lease):
         """,
         """
-        if is_broken(lease):
+        if False:
         """,
-        "test_watch.py::test_a_pool_full_of_closed_connections_fails_nobody",
+        "test_watch.py::test_a_connection_that_the_server_closed_is_replaced_at_its_next_use[default]",
+    ),
+    _mutant(
+        "what a pool hands out is not looked at",
+        "leases/checkouts.py",
+        """
+        if pools.is_hung_up(connection):
+        """,
+        """
+        if False:
+        """,
+        "test_broken.py::test_every_way_to_a_connection_gets_one_that_works[atomically]",
+    ),
+    _mutant(
+        "a session that cannot write stays in the pool",
+        "leases/checkouts.py",
+        """
+        if read_only.is_outlived(alias, connection):
+        """,
+        """
+        if False:
+        """,
+        "test_broken.py::test_so_are_those_of_the_pool_that_nobody_has_used",
+    ),
+    _mutant(
+        "sessions are replaced though nobody can write",
+        "leases/read_only.py",
+        """
+        if not is_read_only:
+        """,
+        """
+        if True:
+        """,
+        "test_broken.py::test_where_nobody_can_write_all_goes_on",
+    ),
+    _mutant(
+        "a session that is half set up is used",
+        "leases/wrapper.py",
+        """
+        if lease.checkouts != before:
+        """,
+        """
+        if False:
+        """,
+        "test_broken.py::test_a_receiver_that_fails_is_called_again",
+    ),
+    _mutant(
+        "a thread's first session that is half set up is used",
+        "leases/wrapper.py",
+        """
+        _drop_unprepared(wrapper)
+        raise
+        """,
+        """
+        raise
+        """,
+        "test_broken.py::test_a_receiver_that_fails_is_called_again",
+    ),
+    _mutant(
+        "an owner goes on without its tenant when it was told once",
+        "leases/ended.py",
+        """
+        if _matters(lease) if was_told else _may_have_state(lease, connection):
+        """,
+        """
+        if False if was_told else _may_have_state(lease, connection):
+        """,
+        "test_broken.py::test_nothing_runs_without_what_decides_whose_data_it_sees",
+    ),
+    _mutant(
+        "state of an idle owner is lost for the sake of somebody else",
+        "leases/ended.py",
+        """
+        if connection is None or not _is_at_rest(lease) or _may_have_state(lease, connection):
+        """,
+        """
+        if connection is None or not _is_at_rest(lease):
+        """,
+        "test_broken.py::test_whoever_waits_gets_the_place_of_one_that_is_idle",
+    ),
+    _mutant(
+        "a statement that ends its session keeps its place",
+        "leases/lease.py",
+        """
+        records = pools.vacate(connection)
+        """,
+        """
+        records = []
+        """,
+        "test_broken.py::test_a_statement_that_ends_its_session_gives_its_place_back",
     ),
     _mutant(
         "what functions may have left is lost with a broken connection, in silence",
@@ -1824,7 +1916,7 @@ MUTANTS = [
         "a child goes on with the numbers of its parent",
         "installation.py",
         """
-        for _module in (known, counters, log, notices):
+        for _module in (known, counters, log, notices, read_only):
         """,
         """
         for _module in (log,):
