@@ -17,7 +17,7 @@ from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
 
 from conn_hygiene import release_between_queries
-from conn_hygiene.leases import cursors
+from conn_hygiene.leases import checkouts, cursors
 from conn_hygiene.leases.lease import CLOSED, Lease
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FUNCTIONS: list[Any] = [
+    checkouts.working_one,
     cursors.LeasedCursor.close,
     cursors.LeasedCursor.execute,
     cursors.follow,
