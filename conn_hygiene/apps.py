@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.conf import settings
 
 from conn_hygiene import conf, installation
-from conn_hygiene.contrib import uwsgi
+from conn_hygiene.contrib import gunicorn, uwsgi
 from conn_hygiene.server import checks
 
 logger = logging.getLogger("conn_hygiene")
@@ -22,6 +22,7 @@ class ConnHygieneConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks, say what is wrong with the setting, and install."""
+        gunicorn.install()
         checks.register()
         # Servers do not run the checks, so what is wrong is said here as well; the defaults stand in for it.
         for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {})):

@@ -15,6 +15,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connections
 
+from conn_hygiene import installation  # noqa: F401 - a fork is seen to from here on, installed or not
 from conn_hygiene.forks.discarding import close_pools
 from conn_hygiene.forks.hooks import close_all_after_fork
 from conn_hygiene.scopes import closing_connections

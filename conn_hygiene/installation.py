@@ -16,7 +16,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
-from conn_hygiene import conf, internals
+from conn_hygiene import conf, green, internals
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import read_only, wrapper
 from conn_hygiene.pools import base as pools
@@ -85,7 +85,11 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
-    """Make a thread's wrapper of *alias* as Django does, and have the wait for its first connection measured."""
+    """Make a thread's wrapper of *alias* as Django does, and have the wait for its first connection measured.
+
+    :raises django.core.exceptions.ImproperlyConfigured: it would be the wrapper of all greenlets.
+    """
+    green.refuse_if_late()
     made = type(connections).create_connection(connections, alias)
     running = reaper.running
     if running is not None:
@@ -134,8 +138,9 @@ def install(**settings: Any) -> None:
         changed then.
     """
     if reaper.running is None:
-        # Under no lock: it may log.
+        # Under no lock: they may log.
         internals.look()
+        green.complain_if_late()
     with reaper.installing:
         conf.apply(conf.strict({**_overrides, **settings}))
         _overrides.update(settings)

@@ -174,6 +174,10 @@ ASYNC_TASKS = Feature(
     "Code under asyncio.run in a Celery task queries in the process's one thread for it, whose connections stay open; "
     "reports do not name the sockets of Channels.",
 )
+GREEN_THREADS = Feature(
+    "green-threads",
+    "It is not seen whether gevent or eventlet has patched too late, and greenlets share connections then.",
+)
 CELERY = Feature(
     "celery",
     "The fixup is Celery's own: a task is no scope, and pools are closed after each.",
@@ -231,6 +235,7 @@ FEATURES = (
     BLAME,
     CALLERS,
     ASYNC_TASKS,
+    GREEN_THREADS,
     CELERY,
     UWSGI,
     UNINSTALLING,
@@ -347,6 +352,12 @@ def _databases() -> Any:
     return ConnectionHandler({})
 
 
+def _local() -> Any:
+    from asgiref.local import Local
+
+    return Local(thread_critical=True)
+
+
 def _rlock() -> Any:
     # Looked up anew each time, as by whoever makes a lock.
     return threading.RLock()
@@ -384,6 +395,7 @@ _POOL = Owner("psycopg_pool.ConnectionPool", _pool)
 _ADD_CONNECTION = Owner("psycopg_pool.pool.AddConnection", _add_connection)
 _SYNC_TO_ASYNC = Owner("asgiref.sync.SyncToAsync")
 _ASGIREF = Owner("asgiref.sync")
+_LOCAL = Owner("asgiref.local.Local", _local)
 _RLOCK = Owner("threading.RLock", _rlock)
 _MULTIPROCESSING = Owner("multiprocessing.util", only_if_loaded=True)
 _PICKLING = Owner("multiprocessing.reduction", only_if_loaded=True)
@@ -496,6 +508,7 @@ NAMES: tuple[Name, ...] = (
             "exception_class": "Refuses an alias that is none as Django does.",
         },
     ),
+    *_names(_DATABASES, GREEN_THREADS, {"_connections": "Where each thread's wrappers are kept; see asgiref below."}),
     *_names(_DB_UTILS, CONNECT_OPTIONS, {"load_backend": "Tells the vendor of an alias without making a wrapper."}),
     *_names(
         _RESPONSE,
@@ -645,6 +658,7 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_ASGIREF, ASYNC_TASKS, {"ThreadSensitiveContext": "As above: what the executor is listed under."}),
+    *_names(_LOCAL, GREEN_THREADS, {"_storage": "Made before the patching, it is one for all greenlets."}),
     # ##### Python #####
     *_names(_RLOCK, TURNS, {"_is_owned": "Who is inside of a lease must not end another one."}),
     *_names(_MULTIPROCESSING, PROCESSES, {"Finalize": "Closes pools where worker processes end without atexit."}),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import close_old_connections
 from dramatiq import Middleware
 
+from conn_hygiene import installation  # noqa: F401 - has what is left open be told
 from conn_hygiene.masking import printable
 from conn_hygiene.scopes import release_between_queries
 from conn_hygiene.transactions import left_open

@@ -2,9 +2,10 @@
 
 Closing a connection tells the server that the session is over, and the server ends it for both. So the descriptor is
 pointed at /dev/null first, and what the driver writes as it finishes goes nowhere. What cannot be finished like that
-is *buried*: kept open, unused, until the process ends.
+is *buried*: kept open, unused, until the process ends. So is what another thread may have been using at the moment of
+the fork: the driver may have been in the middle of a call, and greenlets survive the fork and go on with it.
 
-Everything here runs in the thread that forked, which is the only one there is in the child.
+Everything here runs in the thread that forked, which is the only one of the system's that there is in the child.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import internals
+from conn_hygiene.pools.base import is_locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-def discard(connection: Any) -> bool:
+def discard(connection: Any, *, of_another: bool = False) -> bool:
     """Drop an inherited DB-API *connection*: not a byte of what its driver sends, TLS included, reaches the server.
 
-    Return False if it had to be buried instead: SQLite's, which a child must not even close (sqlite.org, "How To
+    Return False if it had to be left open instead: SQLite's, which a child must not even close (sqlite.org, "How To
     Corrupt An SQLite Database File"), and those of drivers that do not tell their descriptor.
+
+    *of_another* tells that another thread has it. Then it is freed only if its driver can tell that it was not in use.
+    For whoever goes on to use it, the server has hung up.
 
     The descriptor's number stays the driver's own, which closes it; closing it here would let the driver close whatever
     gets the number next.
@@ -47,6 +52,10 @@ def discard(connection: Any) -> bool:
     _point_at_nothing(descriptor)
     # psycopg's close() would hand a pool's connection to the pool.
     pgconn = getattr(connection, "pgconn", None)
+    if of_another if pgconn is None else is_locked(connection):
+        # A driver in C may have a lock of its own that nobody will let go of, or buffers half moved.
+        bury(connection)
+        return True
     with contextlib.suppress(Exception):  # Nobody hears its goodbye, and some drivers mind.
         connection.close() if pgconn is None else pgconn.finish()
     return True

@@ -4,12 +4,14 @@ A child shares the sockets of its parent's connections. Closing one sends a Term
 and the parent's session dies. So inherited connections are *discarded*: see :mod:`conn_hygiene.forks.discarding`. A
 pool is dropped without calling into it: its threads did not survive the fork, and its lock may have been held.
 
-Everything here but :func:`before_fork` runs in the thread that forked, which is the only one there is in the child.
+Everything here but :func:`before_fork` runs in the thread that forked, which is the only one of the system's that there
+is in the child. Greenlets that have it for their thread survive with it, wherever they stand.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from conn_hygiene import conf, events, internals
+from conn_hygiene import conf, events, home, internals
 from conn_hygiene.forks import discarding
 from conn_hygiene.leases import usage, wrapper
 from conn_hygiene.reaper import reaper
@@ -26,13 +28,14 @@ from conn_hygiene.sessions import connect_options
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.leases.lease import Lease
 
-# The process whose connections need no discarding: the one that imported this module, or a child that has done it.
-_home_pid = os.getpid()
+# The process whose connections need no discarding: the one that imported the package, or a child that has done it.
+_home_pid = home.pid
 
 # The process whose locks and threads the toolkit's own state goes by.
 _state_pid = os.getpid()
@@ -76,9 +79,12 @@ def close_all_after_fork() -> int:
         return 0
     begin_anew()
     _home_pid = os.getpid()
-    found = [*_take_from_leases(), *_take_from_wrappers()]
-    found += [*discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
-    left = [alias for alias, connection in found if not discarding.discard(connection)]
+    of_others = [*_take_from_leases(), *_take_from_wrappers(mine=False)]
+    found = [*_take_from_wrappers(mine=True), *discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
+    left = [alias for alias, connection in of_others if not discarding.discard(connection, of_another=True)]
+    left += [alias for alias, connection in found if not discarding.discard(connection)]
+    found += of_others
+    _kept_at_fork.clear()
     if found:
         discarded = Counter(alias for alias, _ in found)
         events.publish(events.ConnectionsDiscarded(discarded=dict(discarded), left_open=dict(Counter(left))))
@@ -130,10 +136,23 @@ def after_fork_in_parent() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Begin anew, and discard what was inherited unless the settings say that this is done by hand."""
+    """Begin anew, and discard what was inherited unless the settings say that this is done by hand.
+
+    Does nothing for a child that becomes another program in a moment: its descriptors are closed then.
+    """
+    if _is_about_to_exec():
+        return
     begin_anew()
     if reaper.running is not None and conf.current.DISCARD_AFTER_FORK:
         close_all_after_fork()
+
+
+def _is_about_to_exec() -> bool:
+    """Return whether it is ``subprocess`` that has forked, Python's own with a ``preexec_fn`` or gevent's always."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") == "gevent.os":
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") in ("subprocess", "gevent.subprocess")
 
 
 def begin_anew() -> None:
@@ -171,21 +190,20 @@ def _take_from_leases() -> Iterator[tuple[str, Any]]:
     _inherited_on_their_way.clear()
 
 
-def _take_from_wrappers() -> Iterator[tuple[str, Any]]:
-    """Take what wrappers hold without a lease, and make all of them as good as new."""
-    mine = set(connections.all(initialized_only=True))
-    for each in {*wrapper.known(), *mine}:
+def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
+    """Take what wrappers hold without a lease, the running thread's or the others', and make them as good as new."""
+    of_running_thread = set(connections.all(initialized_only=True))
+    for each in of_running_thread if mine else {*wrapper.known()} - of_running_thread:
         if discarding.is_private(each):
             continue
         lease = wrapper.lease_of(each)
         connection = each.connection if lease is None else lease.disown()
         each.connection = None
         wrapper.reset_transaction_state(each)
-        if each in mine:
+        if mine:
             wrapper.close_books(each)
         if connection is not None:
             yield each.alias, discarding.driver_connection(connection)
-    _kept_at_fork.clear()
 
 
 def _is_open(each: BaseDatabaseWrapper) -> bool:

@@ -18,6 +18,7 @@ import contextlib
 import heapq
 import logging
 import math
+import queue
 import sys
 import threading
 import time
@@ -25,7 +26,6 @@ from collections import deque
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
@@ -43,6 +43,7 @@ from conn_hygiene.reaper.workers import Workers
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
+    from queue import SimpleQueue
 
     from conn_hygiene.events import Event
     from conn_hygiene.leases.description import Description
@@ -75,7 +76,8 @@ class Reaper:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._inbox: deque[tuple[float, Lease]] = deque()
-        self._bell: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # Looked up where it is made: gevent and eventlet have their own.
+        self._bell: SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._wake_at = math.inf
         self._heap: list[tuple[float, int, Lease]] = []
         self._limits: list[tuple[float, int, TimeLimit]] = []
@@ -309,12 +311,25 @@ class Reaper:
             # Another thread may have been first.
             if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
                 return
+            self._renew_bell()
             self._thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
             try:
                 self._thread.start()
             except RuntimeError:
                 # The interpreter is shutting down: connections close with it.
                 self._thread = None
+
+    def _renew_bell(self) -> None:
+        """Have the bell be of the kind that the new thread can wait for: it may be a greenlet by now, and be the first.
+
+        A real queue would stop all greenlets.
+        """
+        before = self._bell
+        if isinstance(before, queue.SimpleQueue):
+            return
+        self._bell, self._workers = queue.SimpleQueue(), Workers(_complain)
+        while not before.empty():
+            self._bell.put(before.get_nowait())
 
     def stop(self, timeout: float = 1.0, *, for_good: bool = True) -> None:
         """End the thread, waiting *timeout* seconds at most; what is parked then stays with its owners.
@@ -331,7 +346,12 @@ class Reaper:
 
     def _run(self) -> None:
         me = threading.current_thread()
+        bell = self._bell
         while self._thread is me:
+            if not isinstance(bell, queue.SimpleQueue):
+                # Threads are green from here on, and this one is not. The next use starts another.
+                self._thread = None
+                break
             try:
                 self._end_what_is_due()
                 self._watch()
@@ -341,6 +361,9 @@ class Reaper:
                 self.tell(_complain, error)
                 # Should it come again at once, others get their turn in between.
                 time.sleep(_PAUSE)
+        # A greenlet survives a fork and comes here in the child, where threading would miss it in its list of threads,
+        # as it would if that was patched meanwhile. This puts it there.
+        threading.current_thread()
 
     def _end_what_is_due(self) -> None:
         now = _now()
@@ -378,7 +401,7 @@ class Reaper:
             return
         try:
             call = self._bell.get(timeout=None if self._wake_at == math.inf else max(0.0, self._wake_at - _now()))
-        except Empty:
+        except queue.Empty:
             call = None
         # Awake: whoever parks now is seen without the bell.
         self._wake_at = -math.inf
@@ -389,7 +412,7 @@ class Reaper:
     def _next_call(self) -> Callable[[], None] | None:
         try:
             return self._bell.get_nowait()
-        except Empty:
+        except queue.Empty:
             return None
 
     # ##### What somebody waits for, sits idle in a transaction, or is held too long #####
