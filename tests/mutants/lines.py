@@ -1714,11 +1714,50 @@ MUTANTS = [
         "a child believes in what was set in its parent's session",
         "forks/hooks.py",
         """
-        if each in mine:
+        if mine:
             wrapper.close_books(each)
         """,
         "",
         "test_own_close.py::test_a_child_sets_its_own_sessions_up",
+    ),
+    _mutant(
+        "a child frees what a greenlet is in the middle of",
+        "forks/discarding.py",
+        """
+        if of_another if pgconn is None else is_locked(connection):
+        """,
+        """
+        if False:
+        """,
+        "test_green.py::test_what_a_greenlet_uses_as_its_process_forks_is_not_freed_in_the_child",
+    ),
+    _mutant(
+        "a child that becomes another program discards",
+        "forks/hooks.py",
+        """
+        if _is_about_to_exec():
+            return
+        """,
+        "",
+        "test_green.py::test_a_child_that_becomes_another_program_discards_nothing",
+    ),
+    _mutant(
+        "the reaper is a greenlet, and waits as a thread",
+        "reaper/reaper.py",
+        """
+        self._renew_bell()
+        """,
+        "",
+        "test_green.py::test_patched_too_late_a_greenlet_is_refused_and_the_main_one_is_not",
+    ),
+    _mutant(
+        "greenlets share a connection where patching came too late",
+        "installation.py",
+        """
+        green.refuse_if_late()
+        """,
+        "",
+        "test_green.py::test_patched_too_late_a_greenlet_is_refused_and_the_main_one_is_not",
     ),
     _mutant(
         "a child uses what was on its way back in its parent",

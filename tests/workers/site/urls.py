@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
@@ -40,7 +41,21 @@ def alive(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"process": os.getpid()})
 
 
+_come: list[int] = []
+
+
+def meet(request: HttpRequest, number: int) -> JsonResponse:
+    """Query, wait until *number* requests have come here in this process, and query again."""
+    _come.append(session())
+    deadline = time.monotonic() + 20
+    while len(_come) < number:
+        assert time.monotonic() < deadline, "the others did not come"
+        time.sleep(0.01)
+    return JsonResponse(who())
+
+
 urlpatterns = [
+    path("meet/<int:number>/", meet),
     path("", sync_view),
     path("async/", async_view),
     path("alive/", alive),
