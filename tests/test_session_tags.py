@@ -27,6 +27,10 @@ HOST = socket.gethostname().partition(".")[0]
 TAG = f"tests@{HOST}:{os.getpid()}"
 
 
+def tag_of(alias: str) -> str:
+    return TAG if alias == "default" else f"{TAG}/{alias}"
+
+
 def seen_name(admin: psycopg.Connection, alias: str) -> str:
     """Return the name of this thread's session of an alias, as anybody on the server sees it."""
     with connections[alias].cursor() as cursor:
@@ -42,7 +46,33 @@ def seen_name(admin: psycopg.Connection, alias: str) -> str:
 @pytest.mark.parametrize("alias", ALIASES)
 def test_a_session_is_named_after_project_host_and_process(alias: str, admin: psycopg.Connection) -> None:
     with settings(TAG_SESSIONS=True):
-        assert seen_name(admin, alias) == TAG
+        name = seen_name(admin, alias)
+    assert name == tag_of(alias)
+    assert connect_options.tag_in(name) == ("tests", HOST, os.getpid(), alias)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("shop@web-1:42", ("shop", "web-1", 42, "default")),
+        ("own name shop@web-1:42/reports", ("shop", "web-1", 42, "reports")),
+        # As PgBouncer has it with application_name_add_host.
+        ("shop@web-1:42/reports - 10.0.0.7:51958", ("shop", "web-1", 42, "reports")),
+        ("shop@:42", ("shop", "", 42, "default")),
+        ("", None),
+        ("psql", None),
+        ("shop@web-1", None),
+        ("manage.py connections web-1:42", None),
+        ("shop@web-1:42 and more", None),
+    ],
+)
+def test_who_a_name_is_of_can_be_read(name: str, expected: tuple[Any, ...] | None) -> None:
+    assert connect_options.tag_in(name) == expected
+
+
+def test_an_alias_of_any_name_leaves_the_rest_readable() -> None:
+    tag = connect_options.tag_in(connect_options.tag_of_process("größe of/all: " + "x" * 60))
+    assert tag == ("tests", HOST, os.getpid(), "gr__e_of_all__xxxxxx")
 
 
 def test_without_the_setting_the_name_is_the_projects_own_affair(admin: psycopg.Connection) -> None:
@@ -62,7 +92,7 @@ def test_the_name_comes_back_when_somebody_set_another() -> None:
 def test_a_name_that_the_project_chose_is_kept_in_front(options: Callable[..., None]) -> None:
     options("unpooled", application_name="shop")
     with settings(TAG_SESSIONS=True):
-        assert show("application_name", "unpooled") == f"shop {TAG}"
+        assert show("application_name", "unpooled") == f"shop {tag_of('unpooled')}"
         assert show("application_name", "default") == TAG
     assert show("application_name", "unpooled") == "shop"
 
@@ -70,13 +100,13 @@ def test_a_name_that_the_project_chose_is_kept_in_front(options: Callable[..., N
 def test_a_name_of_the_environment_is_kept_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGAPPNAME", "shop")
     with settings(TAG_SESSIONS=True):
-        assert show("application_name", "unpooled") == f"shop {TAG}"
+        assert show("application_name", "unpooled") == f"shop {tag_of('unpooled')}"
 
 
 def test_a_name_for_want_of_another_is_kept_in_front(options: Callable[..., None]) -> None:
     options("unpooled", fallback_application_name="shop")
     with settings(TAG_SESSIONS=True):
-        assert show("application_name", "unpooled") == f"shop {TAG}"
+        assert show("application_name", "unpooled") == f"shop {tag_of('unpooled')}"
 
 
 @pytest.mark.parametrize("own", ["x" * 80, "größe " * 20, "a b\n"], ids=["long", "beyond ASCII", "control"])
@@ -87,7 +117,7 @@ def test_the_server_keeps_the_name_whole_and_the_pid_readable(own: str, options:
         assert name == connections["unpooled"].settings_dict["OPTIONS"]["application_name"]
     assert len(name.encode()) <= 63
     assert name.startswith(own[:2])
-    assert name.endswith(f":{os.getpid()}")
+    assert name.endswith(f":{os.getpid()}/unpooled")
 
 
 def test_the_project_is_the_package_of_the_urls_or_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +169,13 @@ def test_a_forked_child_has_a_name_of_its_own() -> None:
     of_parent, of_child, parent, child = in_fresh_process(
         names_of_parent_and_child, CONN_HYGIENE={"TAG_SESSIONS": True}
     )
-    assert of_parent == [f"tests@{HOST}:{parent}"] * 2
-    assert of_child == [f"tests@{HOST}:{child}"] * 2
+    assert of_parent == [f"tests@{HOST}:{parent}", f"tests@{HOST}:{parent}/unpooled"]
+    assert of_child == [f"tests@{HOST}:{child}", f"tests@{HOST}:{child}/unpooled"]
 
 
 def test_the_setting_can_change_while_the_process_runs() -> None:
     forget_connections()
     with override_settings(CONN_HYGIENE={"TAG_SESSIONS": True}):
-        assert show("application_name", "unpooled") == TAG
+        assert show("application_name", "unpooled") == tag_of("unpooled")
         connections["unpooled"].close()
     assert show("application_name", "unpooled") == ""

@@ -11,13 +11,14 @@ That is where they are put; the dictionary that the project wrote stays as it is
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from conn_hygiene import conf, internals
 
@@ -43,9 +44,9 @@ def renew() -> None:
     """
     if not internals.CONNECT_OPTIONS.available:
         return
-    tag = tag_of_process() if conf.current.TAG_SESSIONS else None
     for alias, entry in connections.settings.items():
         written, timeouts = options_written(alias), timeouts_of(alias)
+        tag = tag_of_process(alias) if conf.current.TAG_SESSIONS else None
         additions = {}
         if (timeouts or tag) and is_postgresql(alias):
             additions = _timeouts(written, timeouts) | _name(written, tag)
@@ -114,13 +115,42 @@ def _milliseconds(seconds: float) -> int:
 # ##### Names #####
 
 
-def tag_of_process() -> str:
-    """Return what names this process on the server: ``project@host:pid``.
+# What is left of an alias's name in that of its sessions.
+_ALIAS_LENGTH = 20
 
-    The project is the package of its ``ROOT_URLCONF``, or without one of its settings.
-    """
+# With what the project has in front, and what PgBouncer adds behind if its application_name_add_host says so.
+_TAG = re.compile(
+    r"(?:^| )(?P<project>[^ @]+)@(?P<host>[^ @:]*):(?P<pid>\d{1,10})(?:/(?P<alias>[^ /]+))?(?: - \S+:\d+)?$"
+)
+
+
+class Tag(NamedTuple):
+    """What the name of a session says: whose it is."""
+
+    project: str
+    host: str
+    pid: int
+    alias: str
+
+
+def project_name() -> str:
+    """Return the package of the project's ``ROOT_URLCONF``, or without one of its settings."""
     module = getattr(settings, "ROOT_URLCONF", None) or os.environ.get("DJANGO_SETTINGS_MODULE") or "django"
-    return f"{str(module).partition('.')[0]}@{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+    return str(module).partition(".")[0]
+
+
+def tag_of_process(alias: str = DEFAULT_DB_ALIAS) -> str:
+    """Return what names this process on the server: ``project@host:pid``, and ``/alias`` unless it is ``default``."""
+    name = f"{project_name()}@{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+    return name if alias == DEFAULT_DB_ALIAS else f"{name}/{re.sub('[^!-~]|[/:]', '_', alias[:_ALIAS_LENGTH])}"
+
+
+def tag_in(application_name: str) -> Tag | None:
+    """Return what ``TAG_SESSIONS`` has put into *application_name*; None if it is somebody else's choice."""
+    found = _TAG.search(application_name)
+    if found is None:
+        return None
+    return Tag(found["project"], found["host"], int(found["pid"]), found["alias"] or DEFAULT_DB_ALIAS)
 
 
 def _name(written: dict[str, Any], tag: str | None) -> dict[str, str]:
