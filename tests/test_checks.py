@@ -264,6 +264,25 @@ def test_session_timeouts_as_recommended_are_fine() -> None:
         assert found() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sign"),
+    [("DISABLE_SERVER_SIDE_CURSORS", True, "DISABLE_SERVER_SIDE_CURSORS"), ("PORT", 6432, "port 6432")],
+)
+def test_session_timeouts_behind_what_looks_like_a_pooler(
+    name: str, value: Any, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings["unpooled"], name, value)
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"lock_timeout": 5}}):
+        [message] = found()
+    assert message.id == "conn_hygiene.W012"
+    assert message.msg == (
+        f"SESSION_TIMEOUTS are set on 'unpooled', which looks like an alias behind a pooler ({sign})."
+    )
+    assert "ALTER ROLE ... SET lock_timeout = ...," in str(message.hint)
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"lock_timeout": 5, "unpooled": {"lock_timeout": None}}}):
+        assert found() == []
+
+
 @pytest.mark.parametrize("idle", [5, 2.5])
 def test_a_server_that_is_faster_than_the_report(timeouts: Callable[..., None], idle: float) -> None:
     timeouts({"idle_in_transaction_session_timeout": idle})

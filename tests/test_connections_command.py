@@ -629,3 +629,125 @@ class TestMasking:
             text = connections_command("status")
         assert "secret" not in text
         assert "8675309" not in text
+
+
+# ##### A fleet #####
+
+FLEET = {
+    # Six processes on three hosts, as TAG_SESSIONS names their sessions, and one of somebody else.
+    "shop@web-1:11": 2,
+    "shop@web-1:11/reports": 1,
+    "shop@web-1:12": 2,
+    "shop@web-2:11": 2,
+    "shop@web-2:12": 2,
+    "shop@celery-1:7": 1,
+    "shop@celery-1:8": 1,
+    "psql": 1,
+}
+
+
+# Of a client that says nothing: where it comes from.
+LOCAL = "127.0.0.1" if connections["default"].settings_dict["HOST"].count(".") == 3 else "local"
+
+
+@pytest.fixture
+def fleet(as_app: None) -> Iterator[dict[str, list[psycopg.Connection]]]:
+    """The sessions of a fleet, one of which is idle in transaction; by their names."""
+    with ExitStack() as stack:
+        made = {
+            name: [stack.enter_context(session_of(APP, name)) for _ in range(count)] for name, count in FLEET.items()
+        }
+        for connection in (each for group in made.values() for each in group):
+            connection.execute("SELECT 1")
+        made["shop@web-2:12"][0].execute("BEGIN")
+        yield made
+
+
+class TestFleet:
+    def test_sessions_are_counted_by_host_process_and_alias(self, fleet: dict[str, Any]) -> None:
+        found = [
+            (*(group[name] for name in ("host", "process", "alias")), group["sessions"], group["idle_in_transaction"])
+            for group in status()["processes"]
+        ]
+        assert found == [
+            ("web-2", 12, "default", 2, 1),
+            ("web-2", 11, "default", 2, 0),
+            ("web-1", 11, "default", 2, 0),
+            ("web-1", 11, "reports", 1, 0),
+            ("web-1", 12, "default", 2, 0),
+            ("celery-1", 7, "default", 1, 0),
+            ("celery-1", 8, "default", 1, 0),
+            (LOCAL, None, None, 1, 0),
+        ]
+        [one] = [group for group in status()["processes"] if (group["host"], group["process"]) == ("web-2", 12)]
+        assert (one["idle"], one["active"], one["processes"]) == (1, 0, 1)
+        assert (
+            one["oldest"]
+            >= max(each["age"] for each in status()["sessions"] if each["application_name"] == "shop@web-2:12") - 10
+        )
+
+    def test_each_session_says_whose_it_is(self, fleet: dict[str, Any]) -> None:
+        session = seen()[pid_of(fleet["shop@web-1:11/reports"][0])]
+        assert (session["host"], session["process"], session["alias"]) == ("web-1", 11, "reports")
+        session = seen()[pid_of(fleet["psql"][0])]
+        assert (session["host"], session["process"], session["alias"]) == (None, None, None)
+
+    def test_the_text_has_a_summary_ahead_of_the_list(self, fleet: dict[str, Any]) -> None:
+        lines = connections_command("status").splitlines()
+        assert lines[1] == "12 sessions: 1 idle in transaction, 11 idle; of 6 processes on 3 hosts"
+        assert lines[2].split() == ["Host", "Process", "Alias", "Sessions", "Idle", "In", "trans.", "Oldest"]
+        assert lines[3].split()[:6] == ["web-2", "12", "default", "2", "1", "1"]
+        assert lines[10].split()[:2] == [LOCAL, "1"]
+        assert lines[12].split()[:2] == ["State", "Pid"]
+        # 12 sessions, and the command's own.
+        assert [line.split()[0] for line in lines[13:26]] == ["idle"] + ["active"] + ["idle"] * 11
+
+    def test_too_many_for_a_screen_are_counted_by_host(self, fleet: dict[str, Any]) -> None:
+        lines = connections_command("status", "--limit", "5").splitlines()
+        assert lines[2].split()[:2] == ["Host", "Processes"]
+        hosts = [line.split()[:4] for line in lines[3:8]]
+        assert hosts == [
+            ["web-2", "2", "default", "4"],
+            ["web-1", "2", "default", "4"],
+            ["celery-1", "2", "default", "2"],
+            [LOCAL, "0", "1", "1"],
+            ["web-1", "1", "reports", "1"],
+        ]
+        # What is in the way of others is among those that are shown.
+        assert lines[10].startswith("idle in transaction")
+        assert lines[15] == "and 7 more; --limit 0 lists all."
+
+    def test_too_many_hosts_for_a_screen_are_cut_as_well(self, fleet: dict[str, Any]) -> None:
+        lines = connections_command("status", "--limit", "2").splitlines()
+        assert [line.split()[0] for line in lines[3:5]] == ["web-2", "web-1"]
+        assert lines[5] == "and 3 more; --limit 0 lists all."
+
+    def test_all_are_listed_if_asked_for(self, fleet: dict[str, Any]) -> None:
+        text = connections_command("watch", "--count", "1", "--limit", "0")
+        assert all(str(pid_of(each)) in text for group in fleet.values() for each in group)
+        assert "more; --limit" not in text
+
+    def test_without_names_nothing_is_summed_up(self, every_state: dict[str, int]) -> None:
+        assert "Host" not in connections_command("status")
+
+    def test_the_summary_fits_into_80_columns_whatever_hosts_are_called(
+        self, as_app: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pods = [f"shop@shop-production-web-7d9f8b6c5d-{name}:4194304" for name in ("x2k4q", "p9w7z")]
+        with session_of(APP, f"{pods[0]}/reporting"), session_of(APP, pods[1]) as busy:
+            busy.execute("BEGIN")
+            plain = connections_command("status").splitlines()[2:5]
+            monkeypatch.setenv("COLUMNS", "80")
+            drawn = connections_command("status", force_color=True)
+        assert max(map(len, plain)) <= 80
+        # Names that are made by machines differ at the end.
+        assert [any(end in line for line in plain) for end in ("x2k4q", "p9w7z")] == [True, True]
+        assert all("4194304" in line for line in plain[1:])
+        assert all(end in drawn for end in ("x2k4q", "p9w7z"))
+
+
+@pytest.mark.parametrize(("width", "expected"), [(None, 40), (30, 30), (5, 15)])
+def test_the_last_column_is_cut_to_the_width_of_the_terminal(width: int | None, expected: int) -> None:
+    table = rendering.Table(("State", "Statement"), [("idle", "S" * 33)], [rendering.PLAIN])
+    lines = rendering.plain([table], width).splitlines()
+    assert max(map(len, lines)) == expected

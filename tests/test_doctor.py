@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import override_settings
 
-from conn_hygiene.server import doctor, pooler
+from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
 from conn_hygiene.server.doctor import Facts, Level, Project
+from conn_hygiene.server.pgbouncer import PgBouncer
 from conn_hygiene.server.pooler import Pooler
 from conn_hygiene.sessions.catalogue import Findings
 from example_project.processes import free_port
@@ -58,6 +60,7 @@ PROJECT = Project(
     minimum_version=(15,),
     processes=4,
     threads=8,
+    name="shop",
 )
 FACTS = Facts(
     "default",
@@ -80,6 +83,18 @@ def facts(**changes: Any) -> Facts:
     return dataclasses.replace(FACTS, **{"limits": dataclasses.replace(LIMITS, **limits), **changes})
 
 
+def bounced(of_facts: dict[str, Any] | None = None, **changes: Any) -> Facts:
+    """Return the facts of the alias as they are through a PgBouncer, which itself has *changes*."""
+    bouncer = dataclasses.replace(BOUNCER, **changes)
+    return facts(**{"pooler": Pooler.TRANSACTION, "pgbouncer": bouncer, **(of_facts or {})})
+
+
+def named(*names: str) -> server.Activity:
+    """Return the activity of sessions that have these names."""
+    sessions = [dataclasses.replace(IDLE, state="idle", application_name=name) for name in names]
+    return server.Activity(sessions, hidden=0, others=0)
+
+
 def diagnosed(project: Project = PROJECT, *found: Facts) -> dict[str, Level]:
     findings = doctor.diagnose(project, list(found) or [FACTS], TODAY)
     assert [finding.docs for finding in findings if not is_there(finding.docs)] == []
@@ -98,6 +113,30 @@ TENANT = Findings(
     ("policy p of table t", "function f (SET app.user)"),
 )
 NO_POOL: dict[str, Any] = {}
+TIMEOUTS = {"statement_timeout": 30.0, "idle_in_transaction_session_timeout": 60.0}
+NO_TIMEOUTS = dict.fromkeys(TIMEOUTS, 0)
+BOUNCER = PgBouncer(
+    address="pooler:6432",
+    database="shop",
+    role="app",
+    version=(1, 23, 1),
+    mode="transaction",
+    pool_size=20,
+    reserve=5,
+    max_db_connections=0,
+    max_user_connections=0,
+    max_client_conn=100,
+    max_prepared_statements=0,
+    ignored=frozenset(),
+    reset_query="DISCARD ALL",
+    resets_always=False,
+    query_wait_timeout=120,
+    query_timeout=0,
+    idle_transaction_timeout=0,
+    waiting=0,
+    longest_wait=0,
+    clients=(),
+)
 IDLE = server.Session(
     pid=7,
     database="shop",
@@ -189,7 +228,11 @@ class TestLogic:
             (
                 {},
                 {"pooler": Pooler.TRANSACTION},
-                {"pooler": Level.NOTE, "server-side-cursors-behind-pooler": Level.ERROR},
+                {
+                    "pooler": Level.NOTE,
+                    "server-side-cursors-behind-pooler": Level.ERROR,
+                    "health-checks-behind-pooler": Level.NOTE,
+                },
             ),
             (
                 {"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"prepare_threshold": 5}},
@@ -262,6 +305,333 @@ class TestLogic:
     def test_what_could_not_be_asked_is_said(self) -> None:
         assert diagnosed(PROJECT, Facts("default", failures=("no route",))) == {"not-asked": Level.ERROR}
         assert diagnosed(PROJECT, facts(timeouts=None, failures=("no",))) == {"not-asked": Level.NOTE}
+
+
+# What is right in transaction mode, so that only what is looked at is found.
+POOLED = {"DISABLE_SERVER_SIDE_CURSORS": True, "CONN_HEALTH_CHECKS": False}
+
+
+class TestFleets:
+    @pytest.mark.parametrize(
+        ("options", "names", "expected"),
+        [
+            ({}, ["shop@a:1", "shop@a:2", "shop@b:1", "shop@b:1/other"], "3 processes times 8 of 'default' make 24"),
+            (
+                {"hosts": 3},
+                ["shop@a:1", "shop@a:2", "shop@b:1"],
+                "3 hosts times 2 processes times 8 of 'default' make 48",
+            ),
+            ({"hosts": 3}, [], "3 hosts times 1 process times 8 of 'default' make 24"),
+            ({"hosts": 3, "processes": 5}, ["shop@a:1"], "3 hosts times 5 processes times 8 of 'default' make 120"),
+            ({"processes": 5}, ["shop@a:1", "shop@a:2"], "5 processes times 8 of 'default' make 40"),
+            # Neither the sessions of another project nor those without a name are of a process of this one.
+            ({}, ["blog@a:1", "shop@a:1", "shop@a:2", "psql", ""], "2 processes times 8 of 'default' make 16"),
+        ],
+    )
+    def test_the_processes_are_those_that_are_said_or_else_seen(
+        self, options: dict[str, int], names: list[str], expected: str
+    ) -> None:
+        values: dict[str, Any] = {"processes": None, **options}
+        asked = dataclasses.replace(PROJECT, **values)
+        findings = doctor.diagnose(asked, [facts(activity=named(*names), role_limit=0)], TODAY)
+        [found] = [each for each in findings if each.id == "connection-limit"]
+        assert found.why.startswith(f"{expected}. ")
+
+    @pytest.mark.parametrize(
+        ("options", "names", "expected"),
+        [
+            ({}, ["shop@a:1"], {"processes-seen"}),
+            ({"hosts": 2}, ["shop@a:1"], {"processes-seen"}),
+            ({}, ["blog@a:1"], {"processes-unknown"}),
+            ({"hosts": 2}, [], {"processes-unknown"}),
+            ({"processes": 2}, ["shop@a:1"], set()),
+        ],
+    )
+    def test_it_says_which_number_nobody_gave(
+        self, options: dict[str, int], names: list[str], expected: set[str]
+    ) -> None:
+        values: dict[str, Any] = {"processes": None, **options}
+        asked = dataclasses.replace(PROJECT, **values)
+        assert set(diagnosed(asked, facts(activity=named(*names)))) == expected
+
+    @pytest.mark.parametrize(
+        ("of_project", "of_facts", "expected"),
+        [
+            (
+                {"processes": 13},
+                {},
+                "Lower max_size to 7 at most, which giving back between queries allows, or run fewer processes; or "
+                "raise max_connections to 107.",
+            ),
+            (
+                {"processes": 12},
+                {"foreign_sessions": 10},
+                "Lower max_size to 7 at most, which giving back between queries allows, or run fewer processes; or "
+                "raise max_connections to 109.",
+            ),
+            (
+                {"processes": 12, "threads": 9, "OPTIONS": NO_POOL},
+                {},
+                "Have a pool of 8 at most in each process, or run fewer processes; or raise max_connections to 111.",
+            ),
+            (
+                {"processes": 98},
+                {},
+                "Put PgBouncer in transaction mode in between, since that is not even one for each process, or run "
+                "fewer processes; or raise max_connections to 787.",
+            ),
+            (
+                {"processes": 4},
+                {"role_limit": 20},
+                "Lower max_size to 5 at most, which giving back between queries allows, or run fewer processes; or "
+                "raise the role's CONNECTION LIMIT to 32.",
+            ),
+        ],
+    )
+    def test_it_says_what_to_set_and_that_is_enough(
+        self, of_project: dict[str, Any], of_facts: dict[str, Any], expected: str
+    ) -> None:
+        [found] = doctor.diagnose(project(**of_project), [facts(**of_facts)], TODAY)
+        assert found.remedy == expected
+
+    def test_what_the_project_has_open_itself_is_nobody_else_s(self) -> None:
+        """For each alias, the sessions of the other are among those of other roles and databases."""
+        two = dataclasses.replace(PROJECT, databases={"default": ALIAS, "other": ALIAS}, processes=6)
+        default = facts(activity=named(*["shop@a:1"] * 30), foreign_sessions=40)
+        other = dataclasses.replace(
+            facts(activity=named(*["shop@a:1"] * 39), foreign_sessions=31),
+            alias="other",
+            identity=IDENTITY._replace(database="other"),
+        )
+        # 96 of 97, beside one that is somebody else's.
+        assert diagnosed(two, default, other) == {}
+        one_more = dataclasses.replace(default, limits=dataclasses.replace(LIMITS, foreign_sessions=41))
+        assert diagnosed(two, one_more, other) == {"too-many-connections": Level.WARNING}
+
+
+class TestThroughPgBouncer:
+    @pytest.mark.parametrize(
+        ("of_project", "of_facts", "bouncer", "expected"),
+        [
+            ({}, {}, {}, {}),
+            # Its clients: 4 times 8.
+            ({}, {}, {"max_client_conn": 32}, {}),
+            ({}, {}, {"max_client_conn": 31}, {"too-many-clients": Level.ERROR}),
+            ({"hosts": 4}, {}, {"max_client_conn": 127}, {"too-many-clients": Level.ERROR}),
+            ({"processes": 1000}, {}, {"max_client_conn": 0}, {}),
+            # Its pool: 25 for the server, of 97.
+            ({"processes": 12}, {"role_limit": 25}, {}, {}),
+            ({}, {"role_limit": 24}, {}, {"connection-limit": Level.ERROR}),
+            ({}, {"database_limit": 24}, {}, {"connection-limit": Level.ERROR}),
+            ({}, {"role_limit": 24}, {"max_db_connections": 24}, {}),
+            ({}, {"role_limit": 24}, {"max_user_connections": 24}, {}),
+            ({}, {}, {"pool_size": 93}, {"too-many-connections": Level.ERROR}),
+            ({}, {"foreign_sessions": 73}, {}, {"too-many-connections": Level.WARNING}),
+            ({}, {"foreign_sessions": 72}, {}, {}),
+            # Each connection keeps a session in session mode.
+            ({"processes": 3}, {}, {"mode": "session"}, {}),
+            ({}, {}, {"mode": "session"}, {"session-pool-too-small": Level.ERROR}),
+            ({"processes": 3}, {}, {"mode": "session", "reset_query": ""}, {"no-reset-query": Level.WARNING}),
+            # What PgBouncer says goes over what was tried.
+            ({"processes": 3, "DISABLE_SERVER_SIDE_CURSORS": False}, {}, {"mode": "session"}, {}),
+            ({}, {"pooler": Pooler.SESSION}, {"mode": "statement"}, {"statement-mode": Level.ERROR}),
+            (
+                {"DISABLE_SERVER_SIDE_CURSORS": False},
+                {"pooler": Pooler.SESSION},
+                {},
+                {"server-side-cursors-behind-pooler": Level.ERROR},
+            ),
+            # Prepared statements.
+            (
+                {"OPTIONS": {"pool": {"max_size": 8}, "prepare_threshold": 5}},
+                {},
+                {},
+                {"prepared-statements-behind-pooler": Level.WARNING},
+            ),
+            ({"OPTIONS": {"pool": {"max_size": 8}, "prepare_threshold": 5}}, {}, {"max_prepared_statements": 100}, {}),
+            (
+                {"OPTIONS": {"pool": {"max_size": 8}, "prepare_threshold": 5}},
+                {},
+                {"max_prepared_statements": 100, "version": (1, 21)},
+                {"prepared-statements-behind-pooler": Level.WARNING},
+            ),
+            # It is a pool itself.
+            ({"OPTIONS": NO_POOL}, {"pooled": False}, {}, {}),
+            # Whom it has wait.
+            ({}, {}, {"waiting": 3, "longest_wait": 7}, {"clients-wait": Level.WARNING}),
+            ({}, {}, {"query_wait_timeout": 0}, {"no-query-wait-timeout": Level.WARNING}),
+            # Checks that check another session.
+            ({"CONN_HEALTH_CHECKS": True}, {}, {}, {"health-checks-behind-pooler": Level.NOTE}),
+            ({"CONN_HEALTH_CHECKS": True, "OPTIONS": NO_POOL}, {}, {}, {}),
+            ({"CONN_HEALTH_CHECKS": True, "processes": 3}, {}, {"mode": "session"}, {}),
+            ({"processes": 3}, {}, {"mode": "session", "x": 0}, {"no-health-checks": Level.NOTE}),
+            # Timeouts, its own and the server's.
+            (
+                {},
+                {"timeouts": NO_TIMEOUTS},
+                {},
+                {"no-statement-timeout": Level.WARNING, "no-idle-in-transaction-timeout": Level.WARNING},
+            ),
+            ({}, {"timeouts": NO_TIMEOUTS}, {"query_timeout": 30, "idle_transaction_timeout": 60}, {}),
+            ({"session_timeouts": {"default": TIMEOUTS}}, {}, {}, {}),
+            (
+                {"session_timeouts": {"default": TIMEOUTS}},
+                {"timeouts": NO_TIMEOUTS},
+                {},
+                {"options-dropped": Level.WARNING},
+            ),
+            (
+                {"session_timeouts": {"default": {"statement_timeout": 20}}},
+                {},
+                {},
+                {"options-dropped": Level.WARNING},
+            ),
+            (
+                {"session_timeouts": {"default": TIMEOUTS}},
+                {"timeouts": NO_TIMEOUTS, "options_refused": "no"},
+                {},
+                {"options-refused": Level.ERROR},
+            ),
+            (
+                {},
+                {"timeouts": {"statement_timeout": 1, "idle_session_timeout": 1000}},
+                {},
+                {"idle-session-timeout-behind-pooler": Level.WARNING},
+            ),
+            # What functions and policies do.
+            (
+                {},
+                {"catalogue": TENANT},
+                {},
+                {"settings-behind-pooler": Level.WARNING, "state-behind-pooler": Level.WARNING},
+            ),
+            (
+                {"followed_settings": frozenset(), "clean_sessions": "always"},
+                {"catalogue": TENANT},
+                {"resets_always": True},
+                {"settings-behind-pooler": Level.WARNING},
+            ),
+            (
+                {"processes": 3},
+                {"catalogue": TENANT},
+                {"mode": "session"},
+                {"settings-follow": Level.NOTE, "sessions-cleaned": Level.NOTE},
+            ),
+        ],
+    )
+    def test_each_finding(
+        self,
+        of_project: dict[str, Any],
+        of_facts: dict[str, Any],
+        bouncer: dict[str, Any],
+        expected: dict[str, Level],
+    ) -> None:
+        checked = {"CONN_HEALTH_CHECKS": bouncer.get("mode") == "session" and "x" not in bouncer}
+        bouncer.pop("x", None)
+        asked = project(**{**POOLED, **checked, **of_project})
+        found = diagnosed(asked, bounced(of_facts, **bouncer))
+        assert found.pop("pooler") is Level.NOTE
+        assert found == expected
+
+    def test_its_pools_and_what_leads_to_the_server_directly_are_added_up(self) -> None:
+        two = dataclasses.replace(PROJECT, databases={"default": {**ALIAS, **POOLED}, "other": ALIAS}, processes=9)
+        direct = dataclasses.replace(FACTS, alias="other", identity=IDENTITY._replace(database="other"))
+        assert "too-many-connections" not in diagnosed(two, bounced(), direct)
+        [found, *_] = doctor.diagnose(two, [bounced(reserve=6), direct], TODAY)
+        assert found.aliases == ("default", "other")
+        assert found.why.startswith(
+            "9 processes times 8 of 'other' make 72, and PgBouncer's pools have 26 for 'app' in 'shop'; max_connections"
+        )
+        assert found.remedy == (
+            "Lower max_size to 7 at most, which giving back between queries allows, or run fewer processes, or lower "
+            "PgBouncer's pool_size to 25 at most; or raise max_connections to 101."
+        )
+
+    def test_aliases_that_share_a_pool_have_it_once(self) -> None:
+        both = {"default": {**ALIAS, **POOLED}, "other": {**ALIAS, **POOLED}}
+        two = dataclasses.replace(PROJECT, databases=both, processes=6)
+        other = dataclasses.replace(bounced({"role_limit": 25}), alias="other")
+        assert diagnosed(two, bounced({"role_limit": 25}), other) == {"pooler": Level.NOTE}
+        # But they have twice the clients: 96.
+        assert "too-many-clients" in diagnosed(two, bounced(max_client_conn=95), other)
+
+    def test_the_processes_are_those_of_its_clients(self) -> None:
+        """On the server a session has the name of whoever had it last."""
+        asked = dataclasses.replace(project(**POOLED), processes=None)
+        fact = bounced({"activity": named("shop@a:1")}, clients=("shop@a:1", "shop@a:2", "psql"), max_client_conn=15)
+        [found, *_] = doctor.diagnose(asked, [fact], TODAY)
+        assert found.why.startswith("2 processes times 8 of 'default' make 16. ")
+
+    @pytest.mark.parametrize("of_pooler", [{"pgbouncer": BOUNCER}, {}])
+    @pytest.mark.parametrize("pooler", [Pooler.TRANSACTION, Pooler.SESSION])
+    @pytest.mark.parametrize("refused", [None, "FATAL: unsupported startup parameter: options"])
+    def test_nothing_is_recommended_that_a_pooler_refuses_or_gives_to_others(
+        self, of_pooler: dict[str, Any], pooler: Pooler, refused: str | None
+    ) -> None:
+        if of_pooler:
+            of_pooler = {"pgbouncer": dataclasses.replace(BOUNCER, mode=pooler.value)}
+        everything = facts(
+            pooler=pooler,
+            **of_pooler,
+            timeouts=NO_TIMEOUTS,
+            catalogue=TENANT,
+            options_refused=refused,
+            activity=server.Activity([IDLE], hidden=1, others=0),
+            role_limit=1,
+        )
+        asked = project(
+            CONN_HEALTH_CHECKS=False,
+            ATOMIC_REQUESTS=True,
+            OPTIONS={"pool": True, "prepare_threshold": 5},
+            followed_settings=frozenset(),
+            clean_sessions="seen",
+            processes=None,
+        )
+        findings = doctor.diagnose(asked, [everything], TODAY)
+        advice = " ".join(found.remedy for found in findings)
+        assert "ALTER ROLE app SET statement_timeout = '30s';" in advice
+        assert "ALTER ROLE app SET idle_in_transaction_session_timeout = '60s';" in advice
+        assert '"SESSION_TIMEOUTS"' not in advice
+        if pooler is Pooler.TRANSACTION:
+            for name in ("FOLLOWED_SETTINGS", "CLEAN_SESSIONS", "CONN_HEALTH_CHECKS"):
+                assert name not in advice
+
+    @pytest.mark.parametrize(
+        ("timeouts", "expected"),
+        [
+            (
+                {"statement_timeout": 0.25, "lock_timeout": 5},
+                """ALTER ROLE app SET statement_timeout = '250ms'; ALTER ROLE app SET lock_timeout = '5s';""",
+            ),
+            ({"idle_session_timeout": 5}, '"SESSION_TIMEOUTS": {"default": {"idle_session_timeout": None, ...}}).'),
+            ({}, "ALTER ROLE ... SET, or ALTER DATABASE ... SET."),
+        ],
+    )
+    def test_what_to_do_instead_of_options(self, timeouts: dict[str, float], expected: str) -> None:
+        asked = project(**POOLED, session_timeouts={"default": timeouts})
+        [found, *_] = doctor.diagnose(asked, [bounced({"options_refused": "FATAL: no"})], TODAY)
+        assert found.id == "options-refused"
+        assert found.remedy.endswith(expected)
+
+    def test_a_role_is_quoted_where_it_must_be(self) -> None:
+        fact = bounced({"identity": IDENTITY._replace(role='My "app"'), "timeouts": {"statement_timeout": 0}})
+        found = doctor.diagnose(project(**POOLED), [fact], TODAY)
+        assert 'ALTER ROLE "My ""app""" SET statement_timeout' in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FATAL:  unsupported startup parameter: options", True),
+        ("FATAL:  unsupported startup parameter in options: statement_timeout", True),
+        ("FATAL:  unsupported options startup parameter: only '-c config=val' is allowed", True),
+        ("FATAL:  Feature not supported: RDS Proxy currently doesn\u2019t support command-line options.", True),
+        ("FATAL:  unsupported startup parameter: replication", False),
+        ('FATAL:  unrecognized configuration parameter "options"', False),
+    ],
+)
+def test_who_refuses_options_is_known_by_its_words(text: str, expected: bool) -> None:
+    assert pooler.refuses_options(psycopg.OperationalError(text)) is expected
 
 
 # ##### On a server #####
@@ -379,10 +749,14 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not
 
 
 @contextmanager
-def pgbouncer(directory: Path, mode: str, pool_size: int = 5) -> Iterator[int]:
-    """Run PgBouncer in front of the tests' server; yield its port."""
+def running(
+    directory: Path, mode: str, pool_size: int = 5, as_role: str | None = None, **settings: Any
+) -> Iterator[int]:
+    """Run PgBouncer in front of the tests' server, into which it logs in *as_role*; yield its port."""
     assert PGBOUNCER is not None
     target = {**connections["default"].get_connection_params()}
+    if as_role is not None:
+        target |= {"user": as_role, "password": "conn_hygiene"}
     names = {"host": "host", "port": "port", "user": "user", "password": "password"}
     where = " ".join(f"{name}={target[key]}" for name, key in names.items() if target.get(key))
     port = free_port()
@@ -390,6 +764,7 @@ def pgbouncer(directory: Path, mode: str, pool_size: int = 5) -> Iterator[int]:
     configuration.write_text(
         f"[databases]\n* = {where}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = {pool_size}\n"
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     # It refuses to run as root, and pytest's directories are closed to others.
     account: dict[str, Any] = {}
@@ -423,7 +798,7 @@ def through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     @contextmanager
     def lead(mode: str, **options: Any) -> Iterator[None]:
-        with pgbouncer(tmp_path, mode, **options) as port, monkeypatch.context() as patch:
+        with running(tmp_path, mode, **options) as port, monkeypatch.context() as patch:
             for name, value in (("HOST", "127.0.0.1"), ("PORT", str(port))):
                 patch.setitem(connections["unpooled"].settings_dict, name, value)
             yield
@@ -457,6 +832,94 @@ class TestBehindPgBouncer:
     def test_statement_mode_is_as_bad(self, through: Any) -> None:
         with through("statement"):
             assert between() is Pooler.TRANSACTION
+            assert run_doctor()["statement-mode"]["level"] == "error"
+
+    def test_its_console_is_read(self, through: Any) -> None:
+        settings = {
+            "max_client_conn": 77,
+            "reserve_pool_size": 3,
+            "max_db_connections": 40,
+            "query_wait_timeout": 9,
+            "ignore_startup_parameters": "extra_float_digits, options",
+            "server_reset_query_always": 1,
+        }
+        with (
+            through("transaction", **settings),
+            server.connect("unpooled") as connection,
+            server.connect("unpooled", application_name="shop@a:1"),
+        ):
+            found = pgbouncer.ask("unpooled", connection)
+            port = connection.info.port
+        target = connections["default"].get_connection_params()
+        assert found.address == f"127.0.0.1:{port}"
+        assert (found.database, found.role) == (connections["unpooled"].settings_dict["NAME"], target["user"])
+        assert found.version >= (1, 12)
+        assert found.mode == "transaction"
+        assert (found.pool_size, found.reserve, found.sessions, found.max_db_connections) == (5, 3, 8, 40)
+        assert (found.max_client_conn, found.query_wait_timeout) == (77, 9)
+        assert found.ignored == {"extra_float_digits", "options"}
+        assert (found.reset_query, found.resets_always) == ("DISCARD ALL", True)
+        assert (found.waiting, found.query_timeout, found.idle_transaction_timeout) == (0, 0, 0)
+        if found.version >= (1, 18):
+            assert "shop@a:1" in found.clients
+
+    def test_its_limits_are_compared(self, through: Any, role: str) -> None:
+        with through("transaction", pool_size=21, max_client_conn=30, as_role=role):
+            found = run_doctor("--processes", "31")
+        assert found["connection-limit"]["what"].endswith(f"21 connections, and the role '{role}' is limited to 20.")
+        assert found["too-many-clients"]["why"].startswith("31 processes times 1 of 'unpooled' make 31. ")
+        assert found["pooler"]["what"].endswith("in transaction mode is between Django and PostgreSQL.")
+
+    def test_who_is_not_let_in_is_told_what_to_ask_for(self, through: Any) -> None:
+        with tempfile.NamedTemporaryFile("w") as users:
+            # PgBouncer has another account, to which pytest's directories are closed.
+            os.fchmod(users.fileno(), 0o644)
+            users.write(f'"{connections["unpooled"].settings_dict["USER"]}" ""\n')
+            users.flush()
+            with through("session", auth_type="trust", auth_file=users.name):
+                found = run_doctor()["pooler"]
+        assert "not allowed" in found["why"]
+        assert "stats_users" in found["remedy"]
+
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_timeouts_that_it_refuses_are_found_and_what_it_takes_instead(self, through: Any, mode: str) -> None:
+        """As a site would be set up by what the doctor said without a pooler."""
+        values = {"statement_timeout": 30, "idle_in_transaction_session_timeout": 60}
+        with through(mode):
+            found = run_doctor()
+            user = connections["unpooled"].settings_dict["USER"]
+            assert found["no-statement-timeout"]["remedy"] == (
+                f"Have the server set it for the role: ALTER ROLE {user} SET statement_timeout = '30s';"
+            )
+            with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": values}):
+                connections["unpooled"].close()
+                found = run_doctor()
+                out = io.StringIO()
+                call_command("connections", "status", "--database", "unpooled", stdout=out)
+            assert found["options-refused"]["level"] == "error"
+            assert "unsupported startup parameter" in found["options-refused"]["why"]
+            assert f"ALTER ROLE {user} SET statement_timeout = '30s';" in found["options-refused"]["remedy"]
+            # The rest was asked all the same.
+            assert not {"not-asked", "no-statement-timeout"} & found.keys()
+            assert "pooler" in found
+            assert "PostgreSQL" in out.getvalue()
+
+    def test_timeouts_that_it_drops_are_found(self, through: Any) -> None:
+        with (
+            through("transaction", ignore_startup_parameters="options"),
+            override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"statement_timeout": 30}}),
+        ):
+            connections["unpooled"].close()
+            found = run_doctor()
+        assert found["options-dropped"]["what"] == "SESSION_TIMEOUTS has no effect on statement_timeout."
+        assert "no-statement-timeout" not in found
+
+    def test_what_is_recommended_there_works_there(self, through: Any, role: str, admin: psycopg.Connection) -> None:
+        with through("transaction", as_role=role):
+            for name in ("no-statement-timeout", "no-idle-in-transaction-timeout"):
+                admin.execute(run_doctor()[name]["remedy"].partition(": ")[2].encode())
+            admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s", [role])
+            assert not {"no-statement-timeout", "no-idle-in-transaction-timeout"} & run_doctor().keys()
 
     def test_session_mode(self, through: Any) -> None:
         with through("session"):
@@ -473,3 +936,13 @@ class TestBehindPgBouncer:
             call_command("connections", "status", "--database", "unpooled", "--format", "json", stdout=out)
         [database] = json.loads(out.getvalue())["databases"]
         assert any(session["own"] for session in database["sessions"])
+        assert database["pooled"]
+
+    def test_whose_they_are_is_said_to_be_the_pooler_s(self, through: Any) -> None:
+        said = "They are a pooler's: each has the name of the client that had it last."
+        out = io.StringIO()
+        call_command("connections", "status", "--database", "unpooled", stdout=out)
+        assert said not in out.getvalue()
+        with through("session"):
+            call_command("connections", "status", "--database", "unpooled", stdout=out)
+        assert said in out.getvalue()

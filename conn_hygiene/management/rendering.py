@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.masking import harmless, mask, printable
+from conn_hygiene.server import fleet
 from conn_hygiene.server import sessions as server
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ _MOODS = {server.ABORTED: BAD, server.IDLE_IN_TRANSACTION: WARN, server.ACTIVE: 
 
 # A statement is a hint at what a session does; whoever wants all of it asks for JSON.
 _STATEMENT = 120
+
+# How wide the table of processes may be: an old terminal's width, less what rich adds. No cell is made narrower than
+# the least.
+_WIDTH, _LEAST = 80 - 3, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,8 @@ class View:
     error: str | None = None
     #: What this host's processes know of the sessions, by pid: ``request``, ``where_began``, ``where_now``.
     known: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    #: A pooler is in between, which has the sessions.
+    pooled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,34 +83,118 @@ class Status:
 
     views: list[View]
     leases: list[LeaseInfo]
+    #: How many rows a table of sessions or processes has at most; 0 is no limit.
+    limit: int = 0
 
 
 def status_blocks(status: Status) -> list[Block]:
     """Return the sessions of each database, and what this process holds itself, if anything."""
     blocks: list[Block] = []
     for view in status.views:
-        blocks += _view_blocks(view)
+        blocks += _view_blocks(view, status.limit)
     if status.leases:
         blocks += [Line(""), Line("Leases of this process", GOOD), leases_table(status.leases)]
     return blocks
 
 
-def _view_blocks(view: View) -> list[Block]:
+def _view_blocks(view: View, limit: int) -> list[Block]:
     names = ", ".join(view.aliases)
     if view.activity is None or view.identity is None:
         return [Line(f"{names}: {view.error}", BAD)]
     title = f'{names}: database "{view.identity.database}" as "{view.identity.role}", PostgreSQL '
     counts = [f"{count} {state}" for state, count in view.activity.by_state().items()]
     total = len(view.activity.counted)
+    sessions = view.activity.sessions
+    # The one that asks is of interest to nobody who has many.
+    shown = sessions if not limit or len(sessions) <= limit else view.activity.counted[:limit]
     blocks: list[Block] = [
         Line(title + view.identity.server_version, GOOD),
-        Line(f"{total} {'session' if total == 1 else 'sessions'}{': ' if counts else ''}{', '.join(counts)}"),
-        sessions_table(view.activity.sessions),
+        Line(
+            f"{_count(total, 'session', 'sessions')}{': ' if counts else ''}{', '.join(counts)}{_fleet(view.activity)}"
+        ),
+        *_fleet_blocks(view.activity.counted, limit),
+        sessions_table(shown),
     ]
-    for session in view.activity.sessions:
+    if len(shown) < total:
+        blocks.append(Line(f"and {total - len(shown)} more; --limit 0 lists all.", QUIET))
+    for session in shown:
         blocks += [Line(text) for text in _explanation(session, view.known)]
+    if view.pooled:
+        blocks.append(Line("They are a pooler's: each has the name of the client that had it last.", QUIET))
     blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
     return blocks
+
+
+def _fleet(activity: server.Activity) -> str:
+    processes = fleet.processes(activity.counted)
+    hosts = {host for host, _ in processes}
+    of = f"; of {_count(len(processes), 'process', 'processes')} on {_count(len(hosts), 'host', 'hosts')}"
+    return of if processes else ""
+
+
+def _fleet_blocks(sessions: Sequence[server.Session], limit: int) -> list[Block]:
+    """Return whose *sessions* are, if they are named: by process, or by host where the processes are too many."""
+    if not fleet.processes(sessions):
+        return []
+    groups = fleet.by_process(sessions)
+    if limit and len(groups) > limit:
+        groups = fleet.by_host(sessions)
+    blocks: list[Block] = [processes_table(groups[:limit] if limit else groups)]
+    if limit and len(groups) > limit:
+        blocks.append(Line(f"and {len(groups) - limit} more; --limit 0 lists all.", QUIET))
+    return [*blocks, Line("")]
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def processes_table(groups: Sequence[fleet.Group]) -> Table:
+    """Return *groups* as a table, one row each, in their order; as wide as an old terminal at most."""
+    several = len({group.alias for group in groups}) > 1
+    by_host = all(group.process is None for group in groups)
+    columns = (
+        "Host",
+        "Processes" if by_host else "Process",
+        "Alias",
+        "Sessions",
+        "Active",
+        "Idle",
+        "In trans.",
+        "Oldest",
+    )
+    rows = [
+        (
+            printable(group.host),
+            str(group.processes) if by_host else str(group.process or ""),
+            printable(group.alias or "") if several else "",
+            str(group.sessions),
+            str(group.active or ""),
+            str(group.idle or ""),
+            str(group.idle_in_transaction or ""),
+            _duration(group.oldest),
+        )
+        for group in groups
+    ]
+    moods = [WARN if group.idle_in_transaction else PLAIN for group in groups]
+    return _within(_WIDTH, Table(columns, rows, moods), cut=(0, 2))
+
+
+def _within(width: int, table: Table, cut: Sequence[int]) -> Table:
+    """Return *table*, the texts of the columns *cut* shortened, each in its turn, until it is no wider than *width*."""
+    rows = [list(row) for row in table.rows]
+    for place in cut:
+        widest = max((len(row[place]) for row in rows), default=0)
+        excess = sum(_widths(dataclasses.replace(table, rows=rows))) - width
+        for row in rows:
+            row[place] = _middle_cut(row[place], max(_LEAST, widest - max(0, excess)))
+    return dataclasses.replace(table, rows=rows)
+
+
+def _middle_cut(text: str, length: int) -> str:
+    """Return *text* in *length* characters: names that are made by machines differ at the end, and begin alike."""
+    head = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
 def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[str]:
@@ -238,26 +329,40 @@ def _duration(seconds: float | None) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2])
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _STATEMENT else f"{text[:_STATEMENT]}…"
+def _shortened(text: str, length: int = _STATEMENT) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
-def plain(blocks: Iterable[Block]) -> str:
-    """Return *blocks* as text with aligned columns."""
+def plain(blocks: Iterable[Block], width: int | None = None) -> str:
+    """Return *blocks* as text with aligned columns, the last of which is cut so that a table fits into *width*."""
     lines: list[str] = []
     for block in blocks:
-        lines += _aligned(block) if isinstance(block, Table) else [block.text]
+        lines += _aligned(block, width) if isinstance(block, Table) else [block.text]
     return "\n".join(lines)
 
 
-def _aligned(table: Table) -> list[str]:
+_GAP = "  "
+
+
+def _widths(table: Table) -> list[int]:
+    """Return how wide each column is, with the gap in front of all but the first; 0 for one that tells nothing."""
+    widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+    used = [any(row[place] for row in table.rows) for place in range(len(widths))]
+    return [(width + len(_GAP) * any(used[:place])) if used[place] else 0 for place, width in enumerate(widths)]
+
+
+def _aligned(table: Table, width: int | None) -> list[str]:
     if not table.rows:
         return []
-    rows = [table.columns, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # A column that is empty all the way down tells nothing.
-    used = [place for place in range(len(widths)) if any(row[place] for row in table.rows)]
-    return ["  ".join(row[place].ljust(widths[place]) for place in used).rstrip() for row in rows]
+    widths = _widths(table)
+    used = [place for place, each in enumerate(widths) if each]
+    gaps = dict.fromkeys(used, len(_GAP)) | {used[0]: 0}
+    lines = [
+        "".join(" " * gaps[place] + row[place].ljust(widths[place] - gaps[place]) for place in used).rstrip()
+        for row in (table.columns, *table.rows)
+    ]
+    least = sum(widths) - widths[used[-1]] + len(_GAP) + _LEAST
+    return lines if width is None else [_shortened(line, max(width, least) - 1) for line in lines]
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -277,12 +382,14 @@ def _view_json(view: View) -> dict[str, Any]:
     return {
         "aliases": view.aliases,
         "error": view.error,
+        "pooled": view.pooled,
         "database": identity and identity.database,
         "role": identity and identity.role,
         "server_version": identity and identity.server_version,
         "states": {} if activity is None else activity.by_state(),
         "hidden": 0 if activity is None else activity.hidden,
         "sessions_of_other_roles": 0 if activity is None else activity.others,
+        "processes": [dataclasses.asdict(group) for group in fleet.by_process(activity.counted)] if activity else [],
         "sessions": [session_json(session, view.known) for session in activity.sessions] if activity else [],
     }
 
@@ -291,7 +398,9 @@ def session_json(session: server.Session, known: dict[int, dict[str, Any]] | Non
     """Return *session* for JSON, with what is *known* of it."""
     facts = (known or {}).get(session.pid, {})
     names = ("request", "where_began", "where_now")
-    return dataclasses.asdict(session) | {name: facts.get(name) for name in names}
+    tag = session.tag
+    whose = {"host": tag and tag.host, "process": tag and tag.pid, "alias": tag and tag.alias}
+    return dataclasses.asdict(session) | whose | {name: facts.get(name) for name in names}
 
 
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with pe
 without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
 SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
 connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
-W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone. For your
-information: I001 releasing without a pool closes connections.
+W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone; W012
+SESSION_TIMEOUTS behind what looks like a pooler. For your information: I001 releasing without a pool closes
+connections.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ _OURS = (*_RELEASING, "conn_hygiene.middleware.IdleInTransactionMiddleware")
 
 # Middleware that do not query, and that have reasons of their own to be first.
 _MAY_BE_OUTSIDE = ("django.middleware.security.SecurityMiddleware", "whitenoise.middleware.WhiteNoiseMiddleware")
+
+# Where PgBouncer listens if nothing else is said (its listen_port).
+_PGBOUNCERS_PORT = "6432"
 
 AppConfigs = Sequence[AppConfig] | None
 
@@ -159,6 +163,7 @@ def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.C
             id="conn_hygiene.W009",
         )
         return
+    yield from _check_pooler(alias, timeouts)
     for name in timeouts:
         # As the server reads it: after -c or --, in any case, with - for _.
         if re.search(rf"(?:-c\s*|--){name.replace('_', '[-_]')}\s*=", options, re.IGNORECASE):
@@ -173,6 +178,24 @@ def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.C
     yield from _check_order(alias, limits)
     if "idle_session_timeout" in limits:
         yield from _check_waiting(alias, limits["idle_session_timeout"])
+
+
+def _check_pooler(alias: str, timeouts: dict[str, float]) -> Iterator[checks.CheckMessage]:
+    """Guess from the settings whether a pooler is in between, which would refuse libpq's options."""
+    entry = connections.settings[alias]
+    signs = {
+        "DISABLE_SERVER_SIDE_CURSORS": entry.get("DISABLE_SERVER_SIDE_CURSORS"),
+        f"port {_PGBOUNCERS_PORT}": str(entry.get("PORT", "")) == _PGBOUNCERS_PORT,
+    }
+    found = [sign for sign, is_there in signs.items() if is_there]
+    if found:
+        yield checks.Warning(
+            f"SESSION_TIMEOUTS are set on {alias!r}, which looks like an alias behind a pooler ({', '.join(found)}).",
+            hint="PgBouncer and RDS Proxy refuse them. Have the server set them for the role, ALTER ROLE ... SET "
+            f'{next(iter(timeouts))} = ..., and set them to None for this alias. "manage.py connections doctor" asks '
+            "whether there is a pooler; if there is none, silence this.",
+            id="conn_hygiene.W012",
+        )
 
 
 def _check_units(alias: str, limits: dict[str, float]) -> Iterator[checks.CheckMessage]:

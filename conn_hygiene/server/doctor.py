@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import enum
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.pools.checking import ALIVE_FOR
-from conn_hygiene.server.pooler import Pooler
+from conn_hygiene.server import capacity, through_pooler
+from conn_hygiene.server.findings import POOL_SIZE, Facts, Finding, Level, Project, finding, number, pool_sizes
+from conn_hygiene.server.through_pooler import alter_role, lends, mode
 from conn_hygiene.sessions.catalogue import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from conn_hygiene.server.sessions import Activity, Identity, Limits
-    from conn_hygiene.sessions.catalogue import Findings
-
-#: What a finding's ``docs`` begin with: the documentation's sources, as the repository and the source distribution
-#: have them.
-DOCS = "docs/"
+__all__ = ["Facts", "Finding", "Level", "Project", "diagnose"]
 
 #: What is looked for in a session; see :func:`conn_hygiene.server.timeouts`.
-TIMEOUTS = ("statement_timeout", "idle_in_transaction_session_timeout")
+TIMEOUTS = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
 
 # The last day of each major version, from https://www.postgresql.org/support/versioning/ (2026-11). What is older than
 # the first has ended long ago, and what is newer than the last has years to go.
@@ -44,114 +40,31 @@ END_OF_LIFE = {
 # How long before its end a version is worth a note: an upgrade wants planning.
 _NEAR = datetime.timedelta(days=180)
 
-# What psycopg_pool takes when OPTIONS["pool"] names no sizes (its ConnectionPool's min_size; max_size follows it).
-_POOL_SIZE = 4
-
-
-class Level(enum.IntEnum):
-    """How bad it is; ordered."""
-
-    NOTE = 10
-    WARNING = 20
-    ERROR = 30
-
-    def __str__(self) -> str:
-        return self.name.lower()
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One thing that hurts, or will."""
-
-    level: Level
-    #: A name that stays the same, such as ``"too-many-connections"``.
-    id: str
-    aliases: tuple[str, ...]
-    what: str
-    #: Why it will hurt, with the numbers.
-    why: str
-    #: What to do.
-    remedy: str
-    #: The page of the documentation that mends it.
-    docs: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Project:
-    """What the settings say, as far as it matters here."""
-
-    #: ``settings.DATABASES`` of the PostgreSQL aliases, as Django completes it.
-    databases: dict[str, dict[str, Any]]
-    debug: bool
-    #: It is, or may be, served under ASGI.
-    asgi: bool
-    #: One of the toolkit's middleware that release is in MIDDLEWARE.
-    middleware: bool
-    #: The values of ``CONN_HYGIENE`` that matter here.
-    release: str
-    unpooled_release_after: float | None
-    reclaims_dead_threads: bool
-    idle_in_transaction_after: float | None
-    #: ``"auto"``, or the names in lower case.
-    followed_settings: Literal["auto"] | frozenset[str]
-    clean_sessions: str
-    #: What Django supports, as ``(15,)``.
-    minimum_version: tuple[int, ...]
-    #: How many processes there are, or None if nobody said.
-    processes: int | None
-    #: How many threads each of them has, or None if nobody said.
-    threads: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What was asked over one alias. Each that is None could not be asked, for the reason in ``failures``."""
-
-    alias: str
-    identity: Identity | None = None
-    limits: Limits | None = None
-    activity: Activity | None = None
-    pooler: Pooler | None = None
-    #: Milliseconds, by name; 0 is none.
-    timeouts: dict[str, int] | None = None
-    #: What its functions and policies do to sessions.
-    catalogue: Findings | None = None
-    #: Whether its connections come out of a pool, Django's or the backend's own.
-    pooled: bool = True
-    #: Why the toolkit leaves its backend alone; None also if it does not.
-    left_alone: str | None = None
-    #: What failed, each with the error's text.
-    failures: tuple[str, ...] = ()
-
 
 def diagnose(project: Project, facts: list[Facts], today: datetime.date) -> list[Finding]:
     """Return what is wrong, or will be, worst first; findings that are alike for several aliases are one."""
-    found: list[Finding] = [*_failures(facts), *_capacity(project, facts), *_toolkit(project)]
+    found: list[Finding] = [*_failures(facts), *capacity.check(project, facts), *_toolkit(project)]
     for fact in facts:
         options = project.databases[fact.alias]
         for check in _CHECKS:
             found += check(project, options, fact)
         found += _version(project, fact, today)
-    return sorted(_merged(found), key=lambda finding: -finding.level)
+    return sorted(_merged(found), key=lambda one: -one.level)
 
 
 def _merged(found: Iterable[Finding]) -> list[Finding]:
     """Return *found*, those that differ in nothing but the alias put together."""
     aliases: dict[Finding, list[str]] = defaultdict(list)
-    for finding in found:
-        aliases[dataclasses.replace(finding, aliases=())].extend(finding.aliases)
-    return [dataclasses.replace(finding, aliases=tuple(names)) for finding, names in aliases.items()]
-
-
-def _finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: str, page: str = "") -> Finding:
-    return Finding(level, id, aliases, what, why, remedy, f"{DOCS}{page or f'how-to/doctor.rst#{id}'}")
+    for one in found:
+        aliases[dataclasses.replace(one, aliases=())].extend(one.aliases)
+    return [dataclasses.replace(one, aliases=tuple(names)) for one, names in aliases.items()]
 
 
 def _failures(facts: list[Facts]) -> Iterator[Finding]:
     for fact in facts:
         for failure in fact.failures:
             reached = fact.identity is not None
-            yield _finding(
+            yield finding(
                 Level.NOTE if reached else Level.ERROR,
                 "not-asked",
                 fact.alias,
@@ -160,7 +73,7 @@ def _failures(facts: list[Facts]) -> Iterator[Finding]:
                 remedy="What depends on it was not looked at. Run the command again where it can be asked.",
             )
     if any(fact.activity is not None and fact.activity.hidden for fact in facts):
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "hidden-sessions",
             *(fact.alias for fact in facts if fact.activity is not None and fact.activity.hidden),
@@ -171,147 +84,52 @@ def _failures(facts: list[Facts]) -> Iterator[Finding]:
         )
 
 
-# ##### How many connections there can be #####
-
-
-def _connections_per_process(options: dict[str, Any], threads: int | None) -> int:
-    pool = options["OPTIONS"].get("pool")
-    if pool:
-        return _pool_sizes(pool)[1]
-    return threads or 1
-
-
-def _pool_sizes(pool: Any) -> tuple[int, int]:
-    named = pool if isinstance(pool, dict) else {}
-    smallest = named.get("min_size", _POOL_SIZE)
-    largest = named.get("max_size")
-    return smallest, smallest if largest is None else largest
-
-
-def _capacity(project: Project, facts: list[Facts]) -> Iterator[Finding]:
-    """Compare what all processes together may open with what the server, the role and the database allow."""
-    processes = project.processes or 1
-    direct = [fact for fact in facts if fact.pooler is Pooler.NONE and fact.limits and fact.identity]
-    servers: dict[Any, list[Facts]] = defaultdict(list)
-    roles: dict[Any, list[Facts]] = defaultdict(list)
-    databases: dict[Any, list[Facts]] = defaultdict(list)
-    for fact in direct:
-        assert fact.identity is not None
-        server = fact.identity.server_started
-        servers[server].append(fact)
-        roles[server, fact.identity.role].append(fact)
-        databases[server, fact.identity.database].append(fact)
-    for group in servers.values():
-        yield from _server_capacity(project, group, processes)
-    for limit, name, groups in (("role_limit", "role", roles), ("database_limit", "database", databases)):
-        for group in groups.values():
-            yield from _own_limit(project, group, processes, limit, name)
-    if project.processes is None and direct:
-        yield _finding(
-            Level.NOTE,
-            "processes-unknown",
-            *(fact.alias for fact in direct),
-            what="Connections were counted for a single process.",
-            why="Each worker process has a pool of its own, so the number of processes multiplies everything.",
-            remedy="Say how many there are, task queues and management commands included: --processes N.",
-            page="how-to/doctor.rst#too-many-connections",
-        )
-    unpooled = [fact.alias for fact in direct if not project.databases[fact.alias]["OPTIONS"].get("pool")]
-    if project.threads is None and unpooled:
-        yield _finding(
-            Level.NOTE,
-            "threads-unknown",
-            *unpooled,
-            what="Connections were counted for a single thread.",
-            why="Without a pool, each thread has a connection of its own.",
-            remedy="Say how many threads a process has: --threads N.",
-            page="how-to/doctor.rst#too-many-connections",
-        )
-
-
-def _demand(project: Project, group: list[Facts], processes: int) -> tuple[int, str]:
-    """Return how many connections the aliases of *group* may have, and how that comes about."""
-    each = {fact.alias: _connections_per_process(project.databases[fact.alias], project.threads) for fact in group}
-    total = processes * sum(each.values())
-    parts = " + ".join(f"{count} of {alias!r}" for alias, count in each.items())
-    return total, f"{_number(processes, 'process', 'processes')} times {parts} make {total}"
-
-
-def _server_capacity(project: Project, group: list[Facts], processes: int) -> Iterator[Finding]:
-    limits = group[0].limits
-    assert limits is not None
-    demand, sum_ = _demand(project, group, processes)
-    room = limits.available
-    allowed = f"max_connections is {limits.max_connections}, of which {limits.reserved} are reserved"
-    aliases = [fact.alias for fact in group]
-    remedy = "Lower the pools' max_size, which giving back between queries allows, or the number of processes."
-    if demand > room:
-        yield _finding(
-            Level.ERROR,
-            "too-many-connections",
-            *aliases,
-            what=f"The project may open {demand} connections, and the server has room for {room}.",
-            why=f'{sum_}; {allowed}. Under load the rest is refused: "sorry, too many clients already".',
-            remedy=remedy,
-        )
-    elif demand + limits.foreign_sessions > room:
-        yield _finding(
-            Level.WARNING,
-            "too-many-connections",
-            *aliases,
-            what=f"The project may open {demand} connections, and others leave room for "
-            f"{max(0, room - limits.foreign_sessions)}.",
-            why=f"{sum_}; {allowed}, and other roles and databases have {limits.foreign_sessions} open right now.",
-            remedy=remedy,
-        )
-
-
-def _own_limit(project: Project, group: list[Facts], processes: int, limit: str, name: str) -> Iterator[Finding]:
-    limits, identity = group[0].limits, group[0].identity
-    assert limits is not None
-    assert identity is not None
-    allowed: int = getattr(limits, limit)
-    demand, sum_ = _demand(project, group, processes)
-    # Superusers are exempt from these limits.
-    if 0 <= allowed < demand and not limits.superuser:
-        who = f"{name} {getattr(identity, name)!r}"
-        yield _finding(
-            Level.ERROR,
-            "connection-limit",
-            *(fact.alias for fact in group),
-            what=f"The project may open {demand} connections, and the {who} is limited to {allowed}.",
-            why=f'{sum_}. Under load the rest is refused: "too many connections for {name}".',
-            remedy=f"Lower the pools' max_size or the number of processes, or ALTER {name.upper()} ... CONNECTION "
-            f"LIMIT {demand}.",
-        )
-
-
 # ##### One alias #####
+
+
+# What is missing is recommended with these values, in seconds.
+_RECOMMENDED = {"statement_timeout": 30.0, "idle_in_transaction_session_timeout": 60.0}
 
 
 def _timeouts(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     missing = {name for name, value in (fact.timeouts or {}).items() if value == 0}
+    if mode(fact) is not None or fact.options_refused is not None:
+        # Of those that are set and have no effect behind a pooler, another finding tells.
+        missing -= {name for name, seconds in project.session_timeouts.get(fact.alias, {}).items() if seconds}
+    if fact.pgbouncer is not None:
+        of_pooler = {
+            "statement_timeout": fact.pgbouncer.query_timeout,
+            "idle_in_transaction_session_timeout": fact.pgbouncer.idle_transaction_timeout,
+        }
+        missing -= {name for name, seconds in of_pooler.items() if seconds}
     if "statement_timeout" in missing:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "no-statement-timeout",
             fact.alias,
             what="No statement_timeout is in effect.",
             why="A statement that never ends keeps its connection, its locks and its worker until somebody notices.",
-            remedy='Set it for all sessions: CONN_HYGIENE = {"SESSION_TIMEOUTS": {"statement_timeout": 30}}.',
+            remedy=_setting(fact, "statement_timeout"),
             page="how-to/guard-rails.rst",
         )
     if "idle_in_transaction_session_timeout" in missing:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "no-idle-in-transaction-timeout",
             fact.alias,
             what="No idle_in_transaction_session_timeout is in effect.",
             why="A process that hangs inside of a transaction holds its locks, and holds back vacuum, without limit.",
-            remedy="Set it for all sessions: CONN_HYGIENE = "
-            '{"SESSION_TIMEOUTS": {"idle_in_transaction_session_timeout": 60}}.',
+            remedy=_setting(fact, "idle_in_transaction_session_timeout"),
             page="how-to/guard-rails.rst",
         )
+
+
+def _setting(fact: Facts, name: str) -> str:
+    seconds = _RECOMMENDED[name]
+    if mode(fact) is None and fact.options_refused is None:
+        return f'Set it for all sessions: CONN_HYGIENE = {{"SESSION_TIMEOUTS": {{"{name}": {seconds:g}}}}}.'
+    # A pooler refuses SESSION_TIMEOUTS, or drops them.
+    return f"Have the server set it for the role: {alter_role(fact, {name: seconds})}"
 
 
 def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
@@ -319,7 +137,7 @@ def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Itera
     if age == 0:
         return
     if options["OPTIONS"].get("pool"):
-        yield _finding(
+        yield finding(
             Level.ERROR,
             "pool-and-conn-max-age",
             fact.alias,
@@ -329,7 +147,7 @@ def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Itera
         )
         return
     if project.asgi:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "conn-max-age-under-asgi",
             fact.alias,
@@ -339,7 +157,7 @@ def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Itera
             remedy='Set CONN_MAX_AGE to 0 and use a pool: OPTIONS = {"pool": {...}}.',
         )
     if project.debug and not project.reclaims_dead_threads:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "runserver-threads",
             fact.alias,
@@ -354,9 +172,10 @@ def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Itera
 def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     pool = options["OPTIONS"].get("pool")
     checked = options["CONN_HEALTH_CHECKS"] or (isinstance(pool, dict) and pool.get("check"))
-    if checked or not (pool or options["CONN_MAX_AGE"] != 0):
+    # Where a session is lent for each transaction, the next query need not get the one that was checked.
+    if checked or not (pool or options["CONN_MAX_AGE"] != 0) or lends(fact):
         return
-    yield _finding(
+    yield finding(
         Level.NOTE,
         "no-health-checks",
         fact.alias,
@@ -373,8 +192,11 @@ def _no_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
     releases = project.release == "always" or (project.release == "scoped" and project.middleware)
     if fact.pooled or fact.left_alone is not None or options["ATOMIC_REQUESTS"] or not releases:
         return
+    if lends(fact):
+        # The pooler is one, and costs the server nothing for a client that idles.
+        return
     after = project.unpooled_release_after
-    yield _finding(
+    yield finding(
         Level.NOTE,
         "no-pool",
         fact.alias,
@@ -393,7 +215,7 @@ def _no_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
 
 def _left_alone(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     if fact.left_alone is not None:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "left-alone",
             fact.alias,
@@ -407,12 +229,12 @@ def _left_alone(project: Project, options: dict[str, Any], fact: Facts) -> Itera
 def _pool_size(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     pool = options["OPTIONS"].get("pool")
     if pool and not (isinstance(pool, dict) and {"min_size", "max_size"} & pool.keys()):
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "pool-without-sizes",
             fact.alias,
             what="The pool has neither min_size nor max_size.",
-            why=f"Then psycopg_pool opens {_POOL_SIZE} connections in each process, and never more.",
+            why=f"Then psycopg_pool opens {POOL_SIZE} connections in each process, and never more.",
             remedy='Choose: OPTIONS = {"pool": {"min_size": 2, "max_size": 8}}.',
         )
 
@@ -421,9 +243,9 @@ def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> 
     if not options["ATOMIC_REQUESTS"]:
         return
     pool = options["OPTIONS"].get("pool")
-    size = _pool_sizes(pool)[1] if pool else None
+    size = pool_sizes(pool)[1] if pool else None
     short = size is not None and project.threads is not None and size < project.threads
-    yield _finding(
+    yield finding(
         Level.WARNING if short else Level.NOTE,
         "atomic-requests",
         fact.alias,
@@ -436,54 +258,6 @@ def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> 
     )
 
 
-def _pooler(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
-    if fact.pooler in (None, Pooler.NONE):
-        return
-    if fact.pooler is Pooler.SESSION:
-        yield _finding(
-            Level.NOTE,
-            "pooler",
-            fact.alias,
-            what="It looks like a pooler between Django and PostgreSQL, in session mode.",
-            why="The server's limits were not compared with the project's pools: the pooler has limits of its own.",
-            remedy="If it is in transaction mode after all, see the page on PgBouncer.",
-            page="how-to/pgbouncer.rst",
-        )
-        return
-    why = "Two connections were given one server session in turn, as PgBouncer in transaction mode does"
-    if not options.get("DISABLE_SERVER_SIDE_CURSORS"):
-        yield _finding(
-            Level.ERROR,
-            "server-side-cursors-behind-pooler",
-            fact.alias,
-            what="It looks like a pooler in transaction mode, and server-side cursors are on.",
-            why=f'{why}. A cursor that QuerySet.iterator() opens on one is looked for on another: "cursor does not '
-            'exist".',
-            remedy="Set DISABLE_SERVER_SIDE_CURSORS to True.",
-        )
-    threshold = options["OPTIONS"].get("prepare_threshold")
-    if threshold is not None:
-        yield _finding(
-            Level.WARNING,
-            "prepared-statements-behind-pooler",
-            fact.alias,
-            what=f"It looks like a pooler in transaction mode, and prepare_threshold is {threshold!r}.",
-            why=f"{why}. A statement that was prepared on one is looked for on another, unless the pooler keeps track "
-            "of it (PgBouncer from 1.21 on, with max_prepared_statements).",
-            remedy="Remove prepare_threshold from OPTIONS, or have the pooler keep track.",
-        )
-    yield _finding(
-        Level.NOTE,
-        "pooler",
-        fact.alias,
-        what="It looks like a pooler in transaction mode between Django and PostgreSQL.",
-        why=f"{why}. The server's limits were not compared with the project's pools, and session state (SET, temporary "
-        "tables, advisory locks) does not stay with its client.",
-        remedy="See what is left for this toolkit to do there.",
-        page="how-to/pgbouncer.rst",
-    )
-
-
 def _idle_transactions(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     limit = project.idle_in_transaction_after
     if fact.activity is None or limit is None:
@@ -492,11 +266,11 @@ def _idle_transactions(project: Project, options: dict[str, Any], fact: Facts) -
     late = {pid: seconds for pid, seconds in idle.items() if seconds >= limit}
     if late:
         names = ", ".join(f"{pid} ({seconds:.0f} s)" for pid, seconds in late.items())
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "idle-in-transaction-now",
             fact.alias,
-            what=f"{_number(len(late), 'session is', 'sessions are')} idle in transaction right now.",
+            what=f"{number(len(late), 'session is', 'sessions are')} idle in transaction right now.",
             why=f"They hold their locks and hold back vacuum: pid {names}. The limit is {limit:g} s, as "
             "IDLE_IN_TRANSACTION_AFTER has it.",
             remedy="Look with: manage.py connections status. End them with: manage.py connections terminate "
@@ -509,9 +283,12 @@ def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
     """Compare the settings that functions and policies read and set with those that are declared to follow."""
     if fact.catalogue is None or not fact.catalogue.followed:
         return
+    if lends(fact):
+        yield from through_pooler.follows(fact)
+        return
     reasons = fact.catalogue.reasons
     if project.followed_settings == "auto":
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "settings-follow",
             fact.alias,
@@ -522,7 +299,7 @@ def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
         return
     missing = {name: reason for name, reason in reasons.items() if name not in project.followed_settings}
     if missing:
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "settings-not-followed",
             fact.alias,
@@ -543,11 +320,16 @@ def _quoted(name: str) -> str:
 
 def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     """Tell what ``CLEAN_SESSIONS`` comes to where the catalogue has something that leaves state behind."""
-    if fact.catalogue is None or not fact.catalogue.leaves_state or project.clean_sessions == "always":
+    if fact.catalogue is None or not fact.catalogue.leaves_state:
+        return
+    if lends(fact):
+        yield from through_pooler.cleaned(project, fact, shortened(fact.catalogue.leaves_state))
+        return
+    if project.clean_sessions == "always":
         return
     why = f"Sessions may carry what no statement shows, for {shortened(fact.catalogue.leaves_state)}."
     if project.clean_sessions == "auto":
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "sessions-cleaned",
             fact.alias,
@@ -556,7 +338,7 @@ def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
             remedy='Nothing. Set it to "seen" only if none of that matters to whoever gets the session next.',
         )
         return
-    yield _finding(
+    yield finding(
         Level.WARNING,
         "sessions-not-cleaned",
         fact.alias,
@@ -568,7 +350,7 @@ def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
 
 
 _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ...] = (
-    _pooler,
+    *through_pooler.CHECKS,
     _persistent,
     _timeouts,
     _idle_transactions,
@@ -591,7 +373,7 @@ def _version(project: Project, fact: Facts, today: datetime.date) -> Iterator[Fi
     major = fact.limits.version // 10000
     end = END_OF_LIFE.get(major)
     if (major,) < project.minimum_version:
-        yield _finding(
+        yield finding(
             Level.ERROR,
             "server-too-old",
             fact.alias,
@@ -602,7 +384,7 @@ def _version(project: Project, fact: Facts, today: datetime.date) -> Iterator[Fi
         )
     elif major < min(END_OF_LIFE) or (end is not None and end < today):
         since = "long ago" if end is None else f"on {end}"
-        yield _finding(
+        yield finding(
             Level.WARNING,
             "old-server",
             fact.alias,
@@ -611,7 +393,7 @@ def _version(project: Project, fact: Facts, today: datetime.date) -> Iterator[Fi
             remedy="Upgrade the server.",
         )
     elif end is not None and end - today < _NEAR:
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "old-server",
             fact.alias,
@@ -623,7 +405,7 @@ def _version(project: Project, fact: Facts, today: datetime.date) -> Iterator[Fi
 
 def _toolkit(project: Project) -> Iterator[Finding]:
     if project.databases and project.release == "scoped" and not project.middleware:
-        yield _finding(
+        yield finding(
             Level.NOTE,
             "toolkit-not-in-use",
             *project.databases,
@@ -633,7 +415,3 @@ def _toolkit(project: Project) -> Iterator[Finding]:
             remedy="Put conn_hygiene.middleware.ConnectionHygieneMiddleware first in MIDDLEWARE.",
             page="tutorial.rst",
         )
-
-
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -1,8 +1,9 @@
-"""Whether a pooler stands between Django and PostgreSQL, found out by asking, since nothing announces one."""
+"""Whether a pooler stands between Django and PostgreSQL: found out by asking, since nothing announces one."""
 
 from __future__ import annotations
 
 import enum
+import re
 import selectors
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,20 @@ PATIENCE = 3.0
 
 # How often to try; another client may be faster each time.
 _TRIES = 3
+
+
+# What they say of libpq's start-up parameter "options", which a pooler could not take along from client to client:
+# PgBouncer before 1.20 and from then on (src/client.c), and Amazon's RDS Proxy.
+_REFUSES_OPTIONS = re.compile(
+    r"unsupported startup parameter: options\b|unsupported startup parameter in options"
+    r"|unsupported options startup parameter|RDS Proxy currently doesn.t support command-line options",
+    re.IGNORECASE,
+)
+
+
+def refuses_options(error: BaseException) -> bool:
+    """Return whether *error* is a pooler's answer to libpq's ``options``, in which ``SESSION_TIMEOUTS`` travel."""
+    return _REFUSES_OPTIONS.search(str(error)) is not None
 
 
 class Pooler(enum.Enum):

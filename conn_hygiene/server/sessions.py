@@ -19,6 +19,8 @@ from django.db import connections
 from psycopg.rows import class_row, dict_row
 
 from conn_hygiene.masking import mask, printable
+from conn_hygiene.server import pooler
+from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     import datetime
@@ -82,6 +84,11 @@ class Session:
         """Whether it is in a transaction, failed or not, and runs no statement."""
         return self.state in IDLE_IN_TRANSACTION_STATES
 
+    @property
+    def tag(self) -> connect_options.Tag | None:
+        """Whose it is, if ``TAG_SESSIONS`` has named it."""
+        return connect_options.tag_in(self.application_name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
@@ -126,17 +133,26 @@ def _is_postgresql(alias: str) -> bool:
         return False
 
 
-def connect(alias: str) -> psycopg.Connection[Any]:
+def connect(alias: str, **others: Any) -> psycopg.Connection[Any]:
     """Open a connection to the database of *alias*, beside whatever pool it has, with autocommit on.
 
+    If a pooler refuses libpq's ``options``, it is opened without: whoever looks into that needs an answer.
+
+    :param others: goes over what the settings say, such as ``dbname``.
     :raises psycopg.Error: as :meth:`psycopg.Connection.connect` does.
     """
     parameters = {"connect_timeout": CONNECT_TIMEOUT, **connections[alias].get_connection_params()}
     # Django's own types and cursors are of no use here.
     for name in ("context", "cursor_factory"):
         parameters.pop(name, None)
-    parameters |= {"autocommit": True, "application_name": _application_name(), "prepare_threshold": None}
-    return psycopg.connect(**parameters)
+    parameters |= {"autocommit": True, "application_name": _application_name(), "prepare_threshold": None, **others}
+    try:
+        return psycopg.connect(**parameters)
+    except psycopg.OperationalError as error:
+        if not pooler.refuses_options(error):
+            raise
+    # Empty and not left out: PGOPTIONS would be refused as well.
+    return psycopg.connect(**parameters | {"options": ""})
 
 
 def _application_name() -> str:
@@ -291,16 +307,19 @@ def limits(connection: psycopg.Connection[Any]) -> Limits:
     return found
 
 
-def timeouts(alias: str, names: Iterable[str]) -> dict[str, int]:
+def timeouts(alias: str, names: Iterable[str], *, bare: bool = False) -> dict[str, int]:
     """Return the timeouts *names*, in milliseconds, as they are in a session that Django opens for *alias*.
 
     They may come from the server's configuration, the role, the database, ``OPTIONS``, or a receiver of
     ``connection_created``; so such a session is opened and asked, beside the pool.
 
+    :param bare: without libpq's ``options``, if a pooler refuses those.
     :raises django.db.Error: Django could not connect.
     """
     wrapper: Any = connections.create_connection(alias)
     options = {name: value for name, value in wrapper.settings_dict["OPTIONS"].items() if name != "pool"}
+    if bare:
+        options["options"] = ""
     wrapper.settings_dict = {**wrapper.settings_dict, "OPTIONS": {"connect_timeout": CONNECT_TIMEOUT, **options}}
     try:
         with wrapper.cursor() as cursor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,9 @@ from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import notices
 from conn_hygiene.reports import snapshot as own
-from conn_hygiene.server import doctor, pooler
+from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
-from conn_hygiene.sessions import catalogue
+from conn_hygiene.sessions import catalogue, connect_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,7 @@ def _number_of(kind: type, least: float, most: int) -> Callable[[str], Any]:
 _seconds = _number_of(float, 0, conf.LONGEST)
 _interval = _number_of(float, 0.1, conf.LONGEST)
 _count = _number_of(int, 1, 10**9)
+_rows = _number_of(int, 0, 10**9)
 
 
 class Command(BaseCommand):
@@ -88,6 +90,7 @@ class Command(BaseCommand):
         _add_databases(parser)
         _add_all_users(parser)
         _add_format(parser)
+        _add_limit(parser)
         parser.add_argument(
             "--fail-if-idle-in-transaction",
             type=_seconds,
@@ -99,6 +102,7 @@ class Command(BaseCommand):
         _add_databases(parser)
         _add_all_users(parser)
         _add_format(parser)
+        _add_limit(parser)
         parser.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="Default: 1.")
         parser.add_argument("--count", type=_count, metavar="N", help="Ends after N times.")
 
@@ -126,7 +130,10 @@ class Command(BaseCommand):
     def _add_doctor(self, parser: CommandParser) -> None:
         _add_databases(parser)
         _add_format(parser)
-        parser.add_argument("--processes", type=_count, metavar="N", help="How many processes use the databases.")
+        parser.add_argument(
+            "--processes", type=_count, metavar="N", help="How many processes use the databases, on each host."
+        )
+        parser.add_argument("--hosts", type=_count, metavar="N", help="On how many hosts there are that many.")
         parser.add_argument("--threads", type=_count, metavar="N", help="How many threads each of them has.")
         parser.add_argument(
             "--fail-level",
@@ -162,7 +169,7 @@ class Command(BaseCommand):
     def status(self, options: dict[str, Any]) -> None:
         """Show the sessions once, and fail if that was asked for."""
         with ExitStack() as stack:
-            status = _collect(_Source(stack, _databases(options), server.Scope(options["all_users"])))
+            status = _collect(_Source(stack, _databases(options), server.Scope(options["all_users"])), options["limit"])
         if options["format"] == "json":
             self.stdout.write(rendering.dumped(rendering.status_json(status)))
         else:
@@ -190,7 +197,7 @@ class Command(BaseCommand):
                 source = _Source(stack, _databases(options), server.Scope(options["all_users"]))
                 shown = 0
                 while True:
-                    draw(_collect(source))
+                    draw(_collect(source, options["limit"]))
                     shown += 1
                     if shown == options["count"]:
                         return
@@ -326,7 +333,8 @@ class Command(BaseCommand):
     def _show(self, blocks: Iterable[Block], options: dict[str, Any]) -> None:
         console = self._console(options)
         if console is None:
-            self._write(rendering.plain(blocks))
+            width = shutil.get_terminal_size().columns if self.stdout.isatty() else None
+            self._write(rendering.plain(blocks, width))
             return
         from conn_hygiene.contrib import rich
 
@@ -377,6 +385,16 @@ def _add_format(parser: CommandParser) -> None:
     parser.add_argument("--format", default="text", choices=["text", "json"], help="JSON is for scripts, and stable.")
 
 
+def _add_limit(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--limit",
+        type=_rows,
+        default=20,
+        metavar="N",
+        help="Lists N sessions and N processes at most, or hosts if there are more; 0 lists all. Default: 20.",
+    )
+
+
 def _databases(options: dict[str, Any]) -> list[str]:
     """Return the aliases that are asked for, or all that are PostgreSQL databases."""
     possible = server.aliases()
@@ -425,7 +443,10 @@ class _Source:
         if alias not in self._connections:
             self._connections[alias] = server.connect(alias)
         connection = self._connections[alias]
-        return View(self._names[alias], server.identity(connection), server.activity(connection, self._scope))
+        identity, activity = server.identity(connection), server.activity(connection, self._scope)
+        # A pooler makes up the pid that it tells its client.
+        pids = {session.pid for session in activity.sessions if session.own}
+        return View(self._names[alias], identity, activity, pooled=connection.info.backend_pid not in pids)
 
     def _drop(self, alias: str) -> None:
         if alias in self._connections:
@@ -436,8 +457,8 @@ class _Source:
             self._drop(alias)
 
 
-def _collect(source: _Source) -> Status:
-    """Return what the servers say now, and what this process knows itself."""
+def _collect(source: _Source, limit: int) -> Status:
+    """Return what the servers say now, and what this process knows itself; tables are to have *limit* rows at most."""
     leases = own.snapshot()
     views = source.look()
     for view in views:
@@ -445,7 +466,7 @@ def _collect(source: _Source) -> Status:
             view.known.update(notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions))
         # Of its own this process knows more, and better.
         view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
-    return Status(views, leases)
+    return Status(views, leases, limit)
 
 
 def _facts(aliases: list[str]) -> list[doctor.Facts]:
@@ -468,7 +489,9 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
             if facts["catalogue"] is None:
                 failures.append("What functions and policies do to sessions could not be read from the catalogue.")
             facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
-        facts["timeouts"] = server.timeouts(alias, doctor.TIMEOUTS)
+            if facts["pooler"] is not pooler.Pooler.NONE:
+                facts |= _console(alias, connection)
+        facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(_text(error))
     # Now that Django has connected, if it can: some show only then what they are.
@@ -479,6 +502,24 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         failures=tuple(failures),
         **facts,
     )
+
+
+def _console(alias: str, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return what PgBouncer says of itself; or why it does not, which is no failure: it need not be PgBouncer."""
+    try:
+        return {"pgbouncer": pgbouncer.ask(alias, connection)}
+    except psycopg.Error as error:
+        return {"console_failure": _text(error)}
+
+
+def _timeouts(alias: str) -> dict[str, Any]:
+    names = {*doctor.TIMEOUTS, *connect_options.timeouts_of(alias)}
+    try:
+        return {"timeouts": server.timeouts(alias, names)}
+    except Error as error:
+        if not pooler.refuses_options(error):
+            raise
+        return {"options_refused": _text(error), "timeouts": server.timeouts(alias, names, bare=True)}
 
 
 def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
@@ -498,6 +539,9 @@ def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
         minimum_version=connections[aliases[0]].features.minimum_database_version or (),
         processes=options["processes"],
         threads=options["threads"],
+        hosts=options["hosts"],
+        name=connect_options.project_name(),
+        session_timeouts={alias: connect_options.timeouts_of(alias) for alias in aliases},
     )
 
 

@@ -1,0 +1,127 @@
+"""What the doctor looks at, and what it finds: data, without any judgement."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from conn_hygiene.server.pgbouncer import PgBouncer
+    from conn_hygiene.server.pooler import Pooler
+    from conn_hygiene.server.sessions import Activity, Identity, Limits
+    from conn_hygiene.sessions.catalogue import Findings
+
+#: What a finding's ``docs`` begin with: the documentation's sources, as the repository and the source distribution
+#: have them.
+DOCS = "docs/"
+
+# What psycopg_pool takes when OPTIONS["pool"] names no sizes (its ConnectionPool's min_size; max_size follows it).
+POOL_SIZE = 4
+
+
+class Level(enum.IntEnum):
+    """How bad it is; ordered."""
+
+    NOTE = 10
+    WARNING = 20
+    ERROR = 30
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that hurts, or will."""
+
+    level: Level
+    #: A name that stays the same, such as ``"too-many-connections"``.
+    id: str
+    aliases: tuple[str, ...]
+    what: str
+    #: Why it will hurt, with the numbers.
+    why: str
+    #: What to do.
+    remedy: str
+    #: The page of the documentation that mends it.
+    docs: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    """What the settings say, as far as it matters here."""
+
+    #: ``settings.DATABASES`` of the PostgreSQL aliases, as Django completes it.
+    databases: dict[str, dict[str, Any]]
+    debug: bool
+    #: It is, or may be, served under ASGI.
+    asgi: bool
+    #: One of the toolkit's middleware that release is in MIDDLEWARE.
+    middleware: bool
+    #: The values of ``CONN_HYGIENE`` that matter here.
+    release: str
+    unpooled_release_after: float | None
+    reclaims_dead_threads: bool
+    idle_in_transaction_after: float | None
+    #: ``"auto"``, or the names in lower case.
+    followed_settings: Literal["auto"] | frozenset[str]
+    clean_sessions: str
+    #: What Django supports, as ``(15,)``.
+    minimum_version: tuple[int, ...]
+    #: How many processes there are, on each host if *hosts* is given; None if nobody said.
+    processes: int | None
+    #: How many threads each of them has, or None if nobody said.
+    threads: int | None
+    #: On how many hosts, or None if nobody said.
+    hosts: int | None = None
+    #: By which ``TAG_SESSIONS`` names it.
+    name: str = ""
+    #: ``SESSION_TIMEOUTS`` of each alias, in seconds.
+    session_timeouts: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What was asked over one alias. Each that is None could not be asked, for the reason in ``failures``."""
+
+    alias: str
+    identity: Identity | None = None
+    limits: Limits | None = None
+    activity: Activity | None = None
+    pooler: Pooler | None = None
+    #: The PgBouncer that it leads through, if that has answered; else why it has not.
+    pgbouncer: PgBouncer | None = None
+    console_failure: str | None = None
+    #: With which words a pooler has refused libpq's ``options``; the rest was asked without them.
+    options_refused: str | None = None
+    #: Milliseconds, by name; 0 is none.
+    timeouts: dict[str, int] | None = None
+    #: What its functions and policies do to sessions.
+    catalogue: Findings | None = None
+    #: Whether its connections come out of a pool, Django's or the backend's own.
+    pooled: bool = True
+    #: Why the toolkit leaves its backend alone; None also if it does not.
+    left_alone: str | None = None
+    #: What failed, each with the error's text.
+    failures: tuple[str, ...] = ()
+
+
+def finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: str, page: str = "") -> Finding:
+    """Return a finding whose page is the doctor's own, at the place of its id, unless *page* is another."""
+    return Finding(level, id, aliases, what, why, remedy, f"{DOCS}{page or f'how-to/doctor.rst#{id}'}")
+
+
+def pool_sizes(pool: Any) -> tuple[int, int]:
+    """Return how many connections ``OPTIONS["pool"]`` has at least and at most."""
+    named = pool if isinstance(pool, dict) else {}
+    smallest = named.get("min_size", POOL_SIZE)
+    largest = named.get("max_size")
+    return smallest, smallest if largest is None else largest
+
+
+def number(count: int, one: str, many: str) -> str:
+    """Return *count* with the word for it."""
+    return f"{count} {one if count == 1 else many}"
