@@ -28,7 +28,7 @@ from conn_hygiene.management import rendering
 from conn_hygiene.management.commands import connections as command
 from conn_hygiene.masking import mask
 from conn_hygiene.server import sessions as server
-from tests.processes import ROOT, run
+from tests.processes import ROOT, run, unmeasured
 from tests.test_restart import RestartableServer
 from tests.waiting import wait_until
 
@@ -744,6 +744,71 @@ class TestFleet:
         assert [any(end in line for line in plain) for end in ("x2k4q", "p9w7z")] == [True, True]
         assert all("4194304" in line for line in plain[1:])
         assert all(end in drawn for end in ("x2k4q", "p9w7z"))
+
+
+# A process of a site: it connects as Django does, on whichever host it says it is, and waits until its input ends.
+_MEMBER = """
+import os, socket, sys
+host, name = sys.argv[1:]
+socket.gethostname = lambda: host
+import django
+from django.conf import settings
+settings.CONN_HYGIENE = {"TAG_SESSIONS": True}
+for entry in settings.DATABASES.values():
+    entry["NAME"] = name
+django.setup()
+from django.db import connections
+for alias in ("unpooled", "persistent"):
+    connections[alias].ensure_connection()
+print(os.getpid(), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[dict[str, list[int]]]:
+    """Six processes under three host names; their pids, by these."""
+    hosts = ["web-1", "web-1", "web-1", "web-2", "web-2", "celery-1"]
+    name = connections["default"].settings_dict["NAME"]
+    environment = unmeasured() | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", _MEMBER, host, name],
+                    env=environment,
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for host in hosts
+        ]
+        found: dict[str, list[int]] = {}
+        for host, process in zip(hosts, processes, strict=True):
+            assert process.stdout is not None
+            found.setdefault(host, []).append(int(process.stdout.readline()))
+        yield found
+
+
+@pytest.mark.slow
+class TestSite:
+    def test_its_processes_are_counted(self, site: dict[str, list[int]]) -> None:
+        expected = {
+            (host, pid, alias) for host, pids in site.items() for pid in pids for alias in ("unpooled", "persistent")
+        }
+        groups = [group for group in status()["processes"] if group["process"] is not None]
+        assert {(group["host"], group["process"], group["alias"]) for group in groups} == expected
+        assert {group["sessions"] for group in groups} == {1}
+        assert "; of 6 processes on 3 hosts\n" in connections_command("status")
+        for options, counted in (
+            ((), "6 processes, those with sessions right now."),
+            (("--hosts", "5"), "5 hosts times 3 processes, as many as one has right now."),
+        ):
+            text = connections_command("doctor", "--database", "unpooled", "--threads", "1", *options)
+            assert f"NOTE unpooled: Connections were counted for {counted}\n" in text
 
 
 @pytest.mark.parametrize(("width", "expected"), [(None, 40), (30, 30), (5, 15)])
