@@ -114,8 +114,8 @@ class PoolExhausted(Event):
     #: Seconds.
     waited_for: float
     #: The exception of psycopg_pool: ``"PoolTimeout"``, also where none could be opened, or ``"TooManyRequests"`` for
-    #: more than the pool's ``max_waiting``.
-    error: Literal["PoolTimeout", "TooManyRequests"]
+    #: more than the pool's ``max_waiting``. SQLAlchemy's: ``"TimeoutError"``.
+    error: Literal["PoolTimeout", "TooManyRequests", "TimeoutError"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

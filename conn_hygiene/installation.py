@@ -20,7 +20,7 @@ from conn_hygiene import conf, green, internals
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.leases import read_only, wrapper
 from conn_hygiene.pools import base as pools
-from conn_hygiene.pools import native
+from conn_hygiene.pools import native, sqlalchemy
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters, log, notices, signalling
 from conn_hygiene.sessions import connect_options, known
@@ -190,6 +190,7 @@ def uninstall() -> None:
         pools.restore_logging()
         for pool in pools.native_pools().values():
             native.unwatch(pool)
+        sqlalchemy.unwatch()
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()

@@ -136,6 +136,15 @@ SQLALCHEMY_POOLS = Feature(
     "sqlalchemy-pools",
     "Pools of django-db-connection-pool are left alone at a fork.",
 )
+SQLALCHEMY = Feature(
+    "sqlalchemy",
+    "Aliases behind django-db-connection-pool are left alone.",
+)
+SQLALCHEMY_TURNS = Feature(
+    "sqlalchemy-turns",
+    "Of the pools of django-db-connection-pool it is not seen whether somebody waits, or whether any connections are "
+    "left: what is idle goes back when the reaper gets to it, some milliseconds late.",
+)
 DESCRIPTORS = Feature(
     "descriptors",
     "A forked process leaves connections of PyMySQL open, unused, until it ends.",
@@ -226,6 +235,8 @@ FEATURES = (
     CLOSED_POOLS,
     IDLE_IN_POOLS,
     SQLALCHEMY_POOLS,
+    SQLALCHEMY,
+    SQLALCHEMY_TURNS,
     DESCRIPTORS,
     CONNECT_OPTIONS,
     WAITS,
@@ -371,6 +382,22 @@ def _sqlalchemy_record() -> Any:
     return pkgutil.resolve_name("sqlalchemy.pool.base._ConnectionRecord")(_sqlalchemy_pool(), connect=False)
 
 
+def _sqlalchemy_proxy() -> Any:
+    make = pkgutil.resolve_name("sqlalchemy.pool.base._ConnectionFairy")
+    proxy = make(_sqlalchemy_pool(), None, _sqlalchemy_record(), False)
+    # What it holds was never checked out.
+    proxy._finalizer.detach()
+    return proxy
+
+
+def _sqlalchemy_queue() -> Any:
+    return pkgutil.resolve_name("sqlalchemy.util.queue.Queue")()
+
+
+def _condition() -> Any:
+    return threading.Condition()
+
+
 _WRAPPER = Owner("django.db.backends.base.base.BaseDatabaseWrapper", _wrapper)
 _POSTGRESQL = Owner("django.db.backends.postgresql.base.DatabaseWrapper", _wrapper)
 _PROXY = Owner("django.utils.connection.ConnectionProxy")
@@ -403,6 +430,9 @@ _DJ_DB_CONN_POOL = Owner("dj_db_conn_pool.core", only_if_loaded=True)
 _CONTAINER = Owner("dj_db_conn_pool.core.PoolContainer", only_if_loaded=True)
 _QUEUE_POOL = Owner("sqlalchemy.pool.QueuePool", _sqlalchemy_pool, only_if_loaded=True)
 _RECORD = Owner("sqlalchemy.pool.ConnectionPoolEntry", _sqlalchemy_record, only_if_loaded=True)
+_PROXIED = Owner("sqlalchemy.pool.PoolProxiedConnection", _sqlalchemy_proxy, only_if_loaded=True)
+_QUEUE = Owner("sqlalchemy.util.queue.Queue", _sqlalchemy_queue, only_if_loaded=True)
+_CONDITION = Owner("threading.Condition", _condition)
 _PYMYSQL = Owner("pymysql.connections.Connection", only_if_loaded=True)
 _CELERY = Owner("celery.fixups.django.DjangoFixup", only_if_loaded=True)
 _CELERY_WORKER = Owner("celery.fixups.django.DjangoWorkerFixup", only_if_loaded=True)
@@ -668,6 +698,34 @@ NAMES: tuple[Name, ...] = (
     *_names(_CONTAINER, SQLALCHEMY_POOLS, {"lock": "May have been held at the fork, and is replaced."}),
     *_names(_QUEUE_POOL, SQLALCHEMY_POOLS, {"_pool": "The queue with the connections that nobody has."}),
     *_names(_RECORD, SQLALCHEMY_POOLS, {"dbapi_connection": "The driver's connection, which is discarded."}),
+    *_names(_DJ_DB_CONN_POOL, SQLALCHEMY, {"pool_container": "The pools of the process, by alias."}),
+    *_names(
+        _PROXIED,
+        SQLALCHEMY,
+        {
+            "_pool": "The pool that it is checked out of.",
+            "dbapi_connection": "The psycopg connection in it, which the lease has.",
+            "driver_connection": "The one of its place in the pool, which is another where that was given up.",
+            "invalidate": "Gives back a broken connection without a rollback, which would be logged as an error.",
+        },
+    ),
+    *_names(
+        _QUEUE_POOL,
+        SQLALCHEMY,
+        {
+            "dispatch": "Whether somebody sets up new sessions; those are closed where others are reset.",
+            "_max_overflow": "How many more than its size it opens, for its numbers.",
+        },
+    ),
+    *_names(_POSTGRESQL, SQLALCHEMY, {"_configure_timezone": "Done to a new session, before it is remembered as new."}),
+    *_names(_CURSOR, SQLALCHEMY, {"_conn": "Django makes server-side cursors on the proxy; they get the connection."}),
+    *_names(_QUEUE_POOL, SQLALCHEMY_TURNS, {"_pool": "The queue with the connections that nobody has."}),
+    *_names(
+        _QUEUE,
+        SQLALCHEMY_TURNS,
+        {"queue": "Those connections: whoever comes when there are none ends what is due.", "not_empty": "The next."},
+    ),
+    *_names(_CONDITION, SQLALCHEMY_TURNS, {"_waiters": "Those who wait for one: an owner lets go at once."}),
     *_names(_PYMYSQL, DESCRIPTORS, {"_sock": "It has no fileno(), and its socket does."}),
     *_names(
         _CELERY,

@@ -166,7 +166,7 @@ def test_postgis_types_are_there_after_each_checkout(
         wait_until_released(alias)
 
 
-# ##### Pools from before Django had one: left alone #####
+# ##### A pool from before Django had one: left alone. For the other one, see test_sqlalchemy_pool #####
 
 
 def close_geventpool(alias: Alias) -> None:
@@ -177,23 +177,8 @@ def close_geventpool(alias: Alias) -> None:
     gevent.get_hub().destroy(destroy_loop=True)
 
 
-def close_sqlalchemy_pool(alias: Alias) -> None:
-    pools = importlib.import_module("dj_db_conn_pool.core").pool_container
-    connections[alias].close()
-    pools.get(alias).dispose()
-
-
-@pytest.mark.parametrize(
-    ("engine", "close"),
-    [
-        ("django_db_geventpool.backends.postgresql_psycopg3", close_geventpool),
-        ("dj_db_conn_pool.backends.postgresql", close_sqlalchemy_pool),
-    ],
-)
-def test_a_backend_with_a_pool_of_its_own_is_left_alone_and_works(
-    database: Callable[..., Alias], engine: str, close: Callable[[Alias], None]
-) -> None:
-    alias = database(ENGINE=engine)
+def test_geventpool_is_left_alone_and_works(database: Callable[..., Alias]) -> None:
+    alias = database(ENGINE="django_db_geventpool.backends.postgresql_psycopg3")
     wrapper = connections[alias]
     cls = type(wrapper)
     checkouts = conn_hygiene.stats().checkouts
@@ -214,7 +199,7 @@ def test_a_backend_with_a_pool_of_its_own_is_left_alone_and_works(
     assert type(wrapper) is cls
     assert not holds(alias)
     assert conn_hygiene.stats().checkouts == checkouts
-    close(alias)
+    close_geventpool(alias)
 
 
 # ##### Options of Django's own backend #####

@@ -386,8 +386,6 @@ import os, sys, django
 from django.conf import settings
 
 settings.DATABASES["unpooled"]["ENGINE"] = "dj_db_conn_pool.backends.postgresql"
-# That it is left alone is said, which is not what this is about.
-settings.LOGGING = {"version": 1, "loggers": {"conn_hygiene.lease": {"level": "ERROR"}}}
 django.setup()
 from django.db import connections
 from tests.test_forks import ALIASES, pid_of

@@ -22,6 +22,7 @@ from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import internals
+from conn_hygiene.pools import sqlalchemy
 from conn_hygiene.pools.base import is_locked
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def discard(connection: Any, *, of_another: bool = False) -> bool:
     The descriptor's number stays the driver's own, which closes it; closing it here would let the driver close whatever
     gets the number next.
     """
+    proxy = sqlalchemy.proxy_of(connection)
+    if proxy is not None:
+        # Collected, it would return the connection to the pool.
+        bury(proxy)
     try:
         descriptor = _descriptor_of(connection)
     except Exception:  # noqa: BLE001 - each driver has its own; all of them mean that it was closed before the fork

@@ -64,7 +64,7 @@ def working_one(wrapper: BaseDatabaseWrapper, get: Callable[[Any], Any], conn_pa
             _discard(wrapper.alias, connection, server_pid)
     except BaseException:
         # Of a signal handler: nobody else has the connection yet.
-        if connection is not None and pools.pool_of(connection) is not None:
+        if isinstance(connection, psycopg.Connection) and pools.pool_of(connection) is not None:
             pools.give_back(connection)
         raise
 

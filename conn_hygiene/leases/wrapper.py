@@ -28,12 +28,12 @@ from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
 from conn_hygiene.events import LeftAlone, PoolExhausted, publish
-from conn_hygiene.leases import checkouts, cursors, ended, news, usage
+from conn_hygiene.leases import checkouts, cursors, ended, news, proxied, usage
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, native
+from conn_hygiene.pools import backends, native, sqlalchemy
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
@@ -143,7 +143,8 @@ class LeasedWrapper(_Wrapper):
         copy = object.__new__(plain_class(type(self)))
         copy.__dict__.update(self.__dict__)
         lease = copy.__dict__.pop(_LEASE)
-        copy.__dict__["connection"] = lease.share()
+        # The very handle that this one shows: the proxy, where there is one.
+        copy.__dict__["connection"] = None if lease.share() is None else self.connection
         return copy
 
     def _set_connection(self, connection: psycopg.Connection[Any] | None) -> None:
@@ -282,8 +283,7 @@ class LeasedWrapper(_Wrapper):
                 connect()
             lease.has_set_again()
         except BaseException as error:
-            if isinstance(error, psycopg.OperationalError):
-                _not_served(self, lease.asked_at, error)
+            _not_served(self, lease.asked_at, error)
             # Half set up, it is good for nothing: a receiver of `connection_created` that has failed may have been
             # about to say whose the session is. The next use begins anew.
             if lease.checkouts != before:
@@ -534,17 +534,21 @@ class _FirstConnect:
         try:
             get = partial(type(wrapper).get_new_connection, wrapper)
             connection = checkouts.working_one(wrapper, get, conn_params)
-        except psycopg.OperationalError as error:
+        except Exception as error:
             _not_served(wrapper, began, error)
             raise
         try:
             self.waited = monotonic() - began
-            if isinstance(connection, psycopg.Connection):
+            driver = sqlalchemy.driver_connection(connection)
+            if driver is not None:
                 # Django asks before there is a lease, and with a cursor: what its backend sets then would not be seen.
-                wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
+                wrapper.__dict__.setdefault("pg_version", driver.pgconn.server_version)
+                if driver is not connection:
+                    sqlalchemy.first_look(driver, wrapper)
         except BaseException:
-            # Of a signal handler: nobody else has the connection yet.
-            pools.give_back(connection)
+            # Of a signal handler: nobody else has the connection yet. A proxy gives it back as it is collected.
+            if isinstance(connection, psycopg.Connection):
+                pools.give_back(connection)
             raise
         return connection
 
@@ -575,11 +579,14 @@ def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
         lease.checkout_failed()
         lease.forget()
         return
-    connection = wrapper.__dict__.get("connection")
+    connection: Any = wrapper.__dict__.get("connection")
     if isinstance(connection, psycopg.Connection) and pools.understands(wrapper):
         wrapper.__dict__["connection"] = None
         connection.pgconn.finish()
         pools.tell(pools.give_back(connection))
+    elif sqlalchemy.driver_connection(connection) is not None:
+        wrapper.__dict__["connection"] = None
+        connection.invalidate()
 
 
 def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
@@ -609,11 +616,16 @@ def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
     return first
 
 
-def _not_served(wrapper: BaseDatabaseWrapper, asked_at: float | None, error: psycopg.OperationalError) -> None:
+# What a pool raises that has no connection; by name, since neither need be installed.
+_NONE_TO_BE_HAD = frozenset(
+    {("psycopg_pool", "PoolTimeout"), ("psycopg_pool", "TooManyRequests"), ("sqlalchemy.exc", "TimeoutError")}
+)
+
+
+def _not_served(wrapper: BaseDatabaseWrapper, asked_at: float | None, error: BaseException) -> None:
     """Tell of *error*, if it is that the pool of *wrapper* had no connection for who asked for one at *asked_at*."""
     kind: Any = type(error).__name__
-    # By name: psycopg_pool need not be installed.
-    if type(error).__module__ != "psycopg_pool" or kind not in ("PoolTimeout", "TooManyRequests"):
+    if (type(error).__module__, kind) not in _NONE_TO_BE_HAD:
         return
     waited = 0.0 if asked_at is None else monotonic() - asked_at
     request = usage.current.get()
@@ -642,6 +654,8 @@ def leased_class(cls: Any) -> type[Any]:
 @lru_cache(maxsize=64)
 def _mixed_in(mixin: type[Any], cls: Any) -> type[Any]:
     namespace = _names(cls) | {"__class__": property(plain_class_of), "_conn_hygiene_class": cls}
+    if sqlalchemy.is_backend(cls):
+        return type(cls.__name__, (proxied.Shown, mixin, proxied.Behind, cls), namespace)
     return type(cls.__name__, (mixin, cls), namespace)
 
 
@@ -728,8 +742,9 @@ def attach(
     if connecting:
         lease.mark_connect()
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
+    connection = proxied.taken_from(wrapper, lease, wrapper.connection)
     # The class has a data descriptor of that name from here on, which would hide the instance's own.
-    connection = wrapper.__dict__.pop("connection")
+    del wrapper.__dict__["connection"]
     if not connection.closed:
         # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
         wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
@@ -780,7 +795,7 @@ def detach(wrapper: BaseDatabaseWrapper) -> None:
     lease = lease_of(wrapper)
     if lease is not None:
         was_given_back = lease.state == GIVEN_BACK
-        wrapper.__dict__["connection"] = lease.detach()
+        wrapper.__dict__["connection"] = pools.shown(lease.detach())
         # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
         plain = plain_class(type(wrapper))
         for name, value in list(wrapper.__dict__.items()):

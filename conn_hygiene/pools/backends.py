@@ -11,24 +11,21 @@ import threading
 from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import internals
+from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 load_backend: Any = internals.imported("django.db.utils", "load_backend")
 
-# Backends whose connections are no psycopg connections, by package. Only one that has connected shows that by itself.
-_WRAPPED = {"dj_db_conn_pool": "its connections are SQLAlchemy's, out of a pool of its own"}
-
 # Packages whose backends have pools of their own, which OPTIONS does not tell.
-_POOLED = frozenset({*_WRAPPED, "dj_db_conn_pool", "django_db_geventpool", "django_pg_real_pool"})
+_POOLED = frozenset({sqlalchemy.PACKAGE, "django_db_geventpool", "django_pg_real_pool"})
 
 # What was said in this process, by alias and ENGINE: an alias may get another one in tests.
 _left_alone: dict[tuple[str, str], str] = {}
@@ -46,10 +43,8 @@ def refusal_of(cls: type[BaseDatabaseWrapper]) -> str | None:
         return "its class is not made from Django's PostgreSQL backend"
     if cls._close is not PostgreSQLWrapper._close:  # type: ignore[attr-defined]
         return f"{_owner_of('_close', cls)} replaces _close(), and with it the way back to the pool"
-    for base in cls.__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in _WRAPPED:
-            return _WRAPPED[package]
+    if sqlalchemy.is_backend(cls) and not sqlalchemy.is_known():
+        return "its connections are SQLAlchemy's, of a release that is not known here"
     for base in _own_closes(cls):
         if not _goes_on_to_super(base):
             return f"close() of {_named(base)} does not call super().close(), as far as can be seen"
@@ -59,7 +54,7 @@ def refusal_of(cls: type[BaseDatabaseWrapper]) -> str | None:
 def refusal(wrapper: BaseDatabaseWrapper) -> str | None:
     """Return why *wrapper*, which is connected, is left alone; None if giving back is known to be safe for it."""
     reason = refusal_of(type(wrapper))
-    if reason is None and not isinstance(wrapper.connection, psycopg.Connection):
+    if reason is None and sqlalchemy.driver_connection(wrapper.connection) is None:
         return f"its connections are no psycopg connections, but {_named(type(wrapper.connection))}"
     return reason
 

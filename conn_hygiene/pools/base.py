@@ -13,7 +13,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
 from conn_hygiene.masking import printable
-from conn_hygiene.pools import backends, configuring, keeping
+from conn_hygiene.pools import backends, configuring, keeping, sqlalchemy
 from conn_hygiene.sessions import cleaning, client, sql
 
 if TYPE_CHECKING:
@@ -37,20 +37,27 @@ def understands(wrapper: BaseDatabaseWrapper) -> bool:
     """
     if not internals.LEASES.available or backends.refusal(wrapper) is not None:
         return False
-    internals.look_at(wrapper.connection, pooled=getattr(wrapper, "pool", None) is not None)
+    connection = sqlalchemy.driver_connection(wrapper.connection)
+    internals.look_at(connection, pooled=getattr(wrapper, "pool", None) is not None)
     return internals.LEASES.available
 
 
-def pool_of(connection: psycopg.Connection[Any]) -> ConnectionPool[Any] | None:
-    """Return the psycopg_pool that *connection* is checked out of, or None.
+def pool_of(connection: psycopg.Connection[Any]) -> Any:
+    """Return the pool that *connection* is checked out of, a psycopg_pool or one of SQLAlchemy's; or None.
 
     psycopg_pool keeps it on the connection, which is how Django's own ``_close()`` finds it. The pool that the settings
     name now may be another one.
     """
-    return getattr(connection, "_pool", None)
+    pool = getattr(connection, "_pool", None)
+    return sqlalchemy.pool_of(connection) if pool is None else pool
 
 
-def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Sequence[Any]]:
+def shown(connection: psycopg.Connection[Any] | None) -> Any:
+    """Return what Django has of *connection*: itself, or the proxy that its pool has given out; forget that one."""
+    return None if connection is None else sqlalchemy.let_go(connection)
+
+
+def queue_and_spare(pool: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return the live lists of those who wait for a connection of *pool*, and of those that nobody has checked out."""
     if pool is None or not internals.TURNS.available:
         return (), ()
@@ -59,7 +66,7 @@ def queue_and_spare(pool: ConnectionPool[Any] | None) -> tuple[Sequence[Any], Se
         return pool._waiting, pool._pool
     except AttributeError:
         # Not of the class that was looked at when the wrapper got its lease.
-        return (), ()
+        return sqlalchemy.queue_and_spare(pool) if sqlalchemy.is_pool(pool) else ((), ())
 
 
 def native_pools() -> dict[str, ConnectionPool[Any]]:
@@ -69,7 +76,7 @@ def native_pools() -> dict[str, ConnectionPool[Any]]:
     return dict(PostgreSQLWrapper._connection_pools)  # type: ignore[attr-defined]
 
 
-def may_block(pool: ConnectionPool[Any] | None) -> bool:
+def may_block(pool: Any) -> bool:
     """Return whether giving an idle connection back to *pool* may call code that is neither psycopg_pool's nor ours.
 
     That is a pool of another class, or a logging handler: psycopg_pool logs what it does, some of it under its lock.
@@ -192,6 +199,10 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         was_open = not connection.closed
         if pool is None:
             connection.close()
+        elif sqlalchemy.proxy_of(connection) is not None:
+            sqlalchemy.give_back(connection)
+            # It closes what is beyond its size, and keeps all else.
+            return records
         elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
             with _deferring.deferred() as records:
                 pool.putconn(connection)
@@ -271,11 +282,15 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
         # here.
         if connection.closed or is_locked(connection):
             raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
-        # What the pool has done to the session cannot be done again without knowing what that is.
         if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
-            configure = configuring.configure_of(pool)
-            more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
-            return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
+            # What the pool has done to the session cannot be done again without knowing what that is.
+            if not sqlalchemy.is_pool(pool):
+                configure = configuring.configure_of(pool)
+                more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
+                return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
+            if not sqlalchemy.sets_sessions_up(pool):
+                # Django sets each checkout up anew.
+                return cleaning.clean(connection, plan, fresh, None, configures_more=False)
         values = cleaning.read(connection, plan, fresh) if plan.follow else {}
         if pool is not None:
             connection.pgconn.finish()

@@ -6,11 +6,13 @@ import dataclasses
 import threading
 import time
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
 from conn_hygiene.leases.description import describe
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import sqlalchemy
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters
 from conn_hygiene.reports.counters import BOUNDS, COUNTED
@@ -167,7 +169,7 @@ def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo |
 
 @dataclasses.dataclass(frozen=True)
 class PoolInfo:
-    """One native pool of this process, as it is now."""
+    """One pool of this process, Django's native one or that of django-db-connection-pool, as it is now."""
 
     alias: str
     #: Its connections: those that are in it, those that are checked out, and those that are being opened.
@@ -177,6 +179,7 @@ class PoolInfo:
     #: Threads that wait for one.
     waiting: int
     #: What it was told, in ``OPTIONS["pool"]``. *max_size* may be less than its size for a while, after a ``resize()``.
+    #: Of django-db-connection-pool, 0, and ``POOL_SIZE`` and ``MAX_OVERFLOW`` together; 0 where it has no limit.
     min_size: int
     max_size: int
     #: Seconds after which who waits is given up.
@@ -184,9 +187,10 @@ class PoolInfo:
 
 
 def pool_stats(using: Using = None) -> list[PoolInfo]:
-    """Return the native pools that this process has opened, by alias; it neither waits nor opens one.
+    """Return the pools that this process has opened, by alias; it neither waits nor opens one.
 
-    The numbers are psycopg_pool's own (its documentation, "Pool stats"), with or without the toolkit installed.
+    The numbers are psycopg_pool's own (its documentation, "Pool stats"), or SQLAlchemy's, with or without the toolkit
+    installed.
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
@@ -194,12 +198,13 @@ def pool_stats(using: Using = None) -> list[PoolInfo]:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     chosen = aliases(using, "pool_stats")
-    opened = sorted(pools.native_pools().items())
+    opened = sorted([*pools.native_pools().items(), *sqlalchemy.opened().items()], key=itemgetter(0))
     return [_pool_info(alias, pool) for alias, pool in opened if chosen is None or alias in chosen]
 
 
 def _pool_info(alias: str, pool: Any) -> PoolInfo:
-    numbers = pool.get_stats()
+    is_native = not sqlalchemy.is_pool(pool)
+    numbers = pool.get_stats() if is_native else sqlalchemy.numbers_of(pool)
     return PoolInfo(
         alias=alias,
         size=numbers["pool_size"],
@@ -207,7 +212,7 @@ def _pool_info(alias: str, pool: Any) -> PoolInfo:
         waiting=numbers["requests_waiting"],
         min_size=numbers["pool_min"],
         max_size=numbers["pool_max"],
-        timeout=pool.timeout,
+        timeout=pool.timeout if is_native else pool.timeout(),
     )
 
 

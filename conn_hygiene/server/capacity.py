@@ -6,7 +6,17 @@ import dataclasses
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene.server.findings import Facts, Finding, Level, Project, finding, number, pool_sizes
+from conn_hygiene.server.findings import (
+    Facts,
+    Finding,
+    Level,
+    Project,
+    finding,
+    has_sqlalchemy_pool,
+    number,
+    pool_option,
+    pool_sizes,
+)
 from conn_hygiene.server.pooler import Pooler
 from conn_hygiene.sessions.connect_options import tag_in
 
@@ -31,8 +41,15 @@ class _Fleet:
 
     def of_each(self, fact: Facts) -> int:
         """Return how many connections one process has to the alias of *fact* at most."""
-        pool = self.project.databases[fact.alias]["OPTIONS"].get("pool")
-        return pool_sizes(pool)[1] if pool else self.project.threads or 1
+        options, threads = self.project.databases[fact.alias], self.project.threads or 1
+        pool = options["OPTIONS"].get("pool")
+        if pool:
+            return pool_sizes(pool)[1]
+        if has_sqlalchemy_pool(options):
+            size, overflow = (pool_option(options, name) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
+            # 0 and -1 are no limit: then, each thread may have one.
+            return int(size + overflow) if size and overflow >= 0 else threads
+        return threads
 
     def of_all(self, group: list[Facts]) -> tuple[int, str]:
         """Return how many all processes have to the aliases of *group*, and how that comes about."""

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.pools.checking import ALIVE_FOR
 from conn_hygiene.server import capacity, through_pooler
-from conn_hygiene.server.findings import POOL_SIZE, Facts, Finding, Level, Project, finding, number, pool_sizes
+from conn_hygiene.server.findings import (
+    POOL_SIZE,
+    Facts,
+    Finding,
+    Level,
+    Project,
+    finding,
+    has_sqlalchemy_pool,
+    number,
+    pool_option,
+    pool_sizes,
+)
 from conn_hygiene.server.through_pooler import alter_role, lends, mode
 from conn_hygiene.sessions.catalogue import shortened
 
@@ -173,7 +184,7 @@ def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> It
     pool = options["OPTIONS"].get("pool")
     checked = options["CONN_HEALTH_CHECKS"] or (isinstance(pool, dict) and pool.get("check"))
     # Where a session is lent for each transaction, the next query need not get the one that was checked.
-    if checked or not (pool or options["CONN_MAX_AGE"] != 0) or lends(fact):
+    if checked or has_sqlalchemy_pool(options) or not (pool or options["CONN_MAX_AGE"] != 0) or lends(fact):
         return
     yield finding(
         Level.NOTE,
@@ -236,6 +247,20 @@ def _pool_size(project: Project, options: dict[str, Any], fact: Facts) -> Iterat
             what="The pool has neither min_size nor max_size.",
             why=f"Then psycopg_pool opens {POOL_SIZE} connections in each process, and never more.",
             remedy='Choose: OPTIONS = {"pool": {"min_size": 2, "max_size": 8}}.',
+        )
+
+
+def _sqlalchemy_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    if has_sqlalchemy_pool(options) and fact.left_alone is None and pool_option(options, "PRE_PING"):
+        yield finding(
+            Level.NOTE,
+            "pre-ping",
+            fact.alias,
+            what="The pool is django-db-connection-pool's, which asks the server at each checkout whether it is there.",
+            why="That is a round trip more for each time that a request comes back to the database. The toolkit finds "
+            "a connection that the server has closed without asking, and replaces it.",
+            remedy='Set PRE_PING to False in POOL_OPTIONS; or change to Django\'s own pool: OPTIONS = {"pool": {...}}.',
+            page="how-to/django-db-connection-pool.rst#pre-ping",
         )
 
 
@@ -359,6 +384,7 @@ _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ..
     _atomic_requests,
     _health_checks,
     _pool_size,
+    _sqlalchemy_pool,
     _no_pool,
     _left_alone,
 )

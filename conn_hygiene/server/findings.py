@@ -6,6 +6,8 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from conn_hygiene.pools import sqlalchemy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -120,6 +122,16 @@ def pool_sizes(pool: Any) -> tuple[int, int]:
     smallest = named.get("min_size", POOL_SIZE)
     largest = named.get("max_size")
     return smallest, smallest if largest is None else largest
+
+
+def has_sqlalchemy_pool(options: dict[str, Any]) -> bool:
+    """Return whether an alias with these *options* has a pool of django-db-connection-pool's."""
+    return str(options.get("ENGINE", "")).startswith(f"{sqlalchemy.PACKAGE}.")
+
+
+def pool_option(options: dict[str, Any], name: str) -> Any:
+    """Return what ``POOL_OPTIONS`` of an alias with these *options* says for *name*, or what holds if it does not."""
+    return options.get("POOL_OPTIONS", {}).get(name, sqlalchemy.DEFAULTS[name])
 
 
 def number(count: int, one: str, many: str) -> str:

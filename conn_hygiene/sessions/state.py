@@ -257,6 +257,11 @@ def settings_of(parameters: list[str]) -> set[str]:
     return {name for parameter in parameters for name in _TOLD_BY.get(parameter, (parameter.lower(),))}
 
 
+def is_known(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether :func:`fresh_parameters` was asked for *connection* before."""
+    return "_conn_hygiene_fresh" in connection.__dict__
+
+
 def fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None, ...]:
     """Return the reported parameters of *connection* when first asked for; kept on it, as psycopg_pool's own data.
 

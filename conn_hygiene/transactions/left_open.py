@@ -51,8 +51,8 @@ def request_started(
 def request_finished(**kwargs: Any) -> None:
     """Roll back and report what the request left in a transaction, before Django closes or keeps it in silence.
 
-    A connection without a pool that outlives the request (``CONN_MAX_AGE``) is closed if the request left state in its
-    session. One with a pool goes back to it, cleaned, when Django closes it right after this.
+    A connection that outlives the request (``CONN_MAX_AGE``) is closed if the request left state in its session. Any
+    other with a pool goes back to it, cleaned, when Django closes it right after this.
     """
     if serving.before is None:
         # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else.
@@ -75,6 +75,8 @@ def request_finished(**kwargs: Any) -> None:
             told.append(end_transaction(wrapper, lease, serving.label or "A request"))
         elif not lease.pooled:
             _end_unpooled(wrapper, lease)
+        elif _outlives_request(wrapper) and (lease.carried is not None or lease.carries_state()):
+            wrapper.close()
         lease.request = None
     serving.label = None
     serving.before = None
@@ -103,6 +105,11 @@ def _tells_that_over(lease: Lease, request: str | None) -> Callable[[], None]:
             publish(over)
 
     return tell
+
+
+def _outlives_request(wrapper: BaseDatabaseWrapper) -> bool:
+    # Django refuses it with a pool of its own, and django-db-connection-pool does not.
+    return bool(wrapper.settings_dict["CONN_MAX_AGE"] != 0)
 
 
 def _wrappers() -> Sequence[BaseDatabaseWrapper]:

@@ -2195,4 +2195,84 @@ MUTANTS = [
         "return True",
         "test_notices.py::test_a_process_is_gone_whose_pid_another_one_has",
     ),
+    # ##### SQLAlchemy's pools #####
+    _mutant(
+        "a connection that was taken from its pool goes back by its proxy",
+        "pools/sqlalchemy.py",
+        """
+        if not _is_pools(connection, proxy):
+            connection.close()
+        elif connection.closed:
+        """,
+        """
+        if connection.closed:
+        """,
+        "test_sqlalchemy_pool.py::test_a_proxy_that_the_application_ends_takes_no_state_along",
+    ),
+    _mutant(
+        "a broken connection goes back to SQLAlchemy's pool as if it were whole",
+        "pools/sqlalchemy.py",
+        """
+        elif connection.closed:
+            proxy.invalidate()
+        """,
+        """
+        """,
+        "test_sqlalchemy_pool.py::test_one_that_breaks_in_a_transaction_fails_it_and_goes_back_as_broken",
+    ),
+    _mutant(
+        "a lease is not told that its connection went back past it",
+        "pools/sqlalchemy.py",
+        """
+        checkout.taken_away()
+        """,
+        """
+        pass
+        """,
+        "test_sqlalchemy_pool.py::test_a_proxy_that_the_application_ends_takes_no_state_along",
+    ),
+    _mutant(
+        "a reset takes away what a listener has set up",
+        "pools/sqlalchemy.py",
+        """
+        return bool(pool.dispatch.connect)
+        """,
+        """
+        return False
+        """,
+        "test_sqlalchemy_pool.py::test_a_session_that_a_listener_has_set_up_is_closed_and_not_reset",
+    ),
+    _mutant(
+        "a new session is remembered before Django has set it up",
+        "pools/sqlalchemy.py",
+        """
+        wrapper._configure_timezone(connection)
+        """,
+        """
+        pass
+        """,
+        "test_sqlalchemy_pool.py::test_only_what_was_set_is_reset",
+    ),
+    _mutant(
+        "what a pool's connection carries outlives the request with it",
+        "transactions/left_open.py",
+        """
+        return bool(wrapper.settings_dict["CONN_MAX_AGE"] != 0)
+        """,
+        """
+        return False
+        """,
+        "test_sqlalchemy_pool.py::test_nothing_of_a_request_reaches_the_next_where_connections_outlive_both",
+    ),
+    _mutant(
+        "a server-side cursor is the proxy's",
+        "leases/proxied.py",
+        """
+        cursor._conn = connection
+        """,
+        """
+        pass
+        """,
+        "test_sqlalchemy_pool.py::test_a_server_side_cursor_keeps_the_connection_until_it_is_exhausted",
+    ),
 ]
