@@ -24,7 +24,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import backends
 from conn_hygiene.pools import sqlalchemy as adapter
-from conn_hygiene.server import doctor
+from conn_hygiene.server import capacity
 from conn_hygiene.server.doctor import Level
 from conn_hygiene.sessions import cleaning
 from tests.test_doctor import diagnosed, facts, project
@@ -637,8 +637,8 @@ def test_the_doctor_counts_its_connections_and_minds_the_ping(
     options: dict[str, Any], found: Level | None, most: int
 ) -> None:
     changes = {"ENGINE": ENGINE, "POOL_OPTIONS": options, "OPTIONS": {}, "CONN_HEALTH_CHECKS": False}
-    of_doctor = project(**changes)
-    assert doctor._connections_per_process(of_doctor.databases["default"], 8) == most
+    of_doctor = project(threads=8, **changes)
+    assert capacity._Fleet(of_doctor, 1, "", seen=False).of_each(facts()) == most
     assert "no-health-checks" not in diagnosed(of_doctor)
     assert diagnosed(of_doctor).get("pre-ping") == found
     assert "pre-ping" not in diagnosed(of_doctor, facts(left_alone="so"))

@@ -226,7 +226,10 @@ def vacate(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         return []
     with _deferring.deferred() as records:
         try:
-            pool.putconn(connection)
+            if sqlalchemy.proxy_of(connection) is not None:
+                sqlalchemy.give_back(connection)
+            else:
+                pool.putconn(connection)
         except Exception:
             logger.exception("A pool did not take a closed connection back.")
         finally:
@@ -238,7 +241,8 @@ class _NoPool:
     """Stands for the pool of a closed connection, whose place is another's."""
 
     def __init__(self, pool: Any) -> None:
-        self.name = pool.name
+        # SQLAlchemy's have none.
+        self.name = getattr(pool, "name", "")
 
     def putconn(self, connection: psycopg.Connection[Any]) -> None:
         """Do nothing: Django gives a connection back to what is found on it."""
