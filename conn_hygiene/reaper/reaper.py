@@ -274,8 +274,8 @@ class Reaper:
             return
         lease.look_at = deadline
         self._inbox.append((deadline, lease))
-        if self._thread is None:
-            # Stopped ahead of a fork, while this lease was checked out.
+        if self._thread is None or not self._is_of_this_kind():
+            # Stopped ahead of a fork, while this lease was checked out; or threads are green by now.
             self.ensure_running()
         if deadline + SLACK < self._wake_at:
             self._bell.put(None)
@@ -305,11 +305,11 @@ class Reaper:
 
     def ensure_running(self) -> None:
         """Start the timer if it is not running."""
-        if self._thread is not None or self._stopping:
+        if self._stopping or (self._thread is not None and self._is_of_this_kind()):
             return
         with self._start_lock:
             # Another thread may have been first.
-            if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
+            if self._stopping or (self._thread is not None and self._is_of_this_kind()):  # type: ignore[redundant-expr]
                 return
             self._renew_bell()
             self._thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
@@ -319,14 +319,21 @@ class Reaper:
                 # The interpreter is shutting down: connections close with it.
                 self._thread = None
 
+    def _is_of_this_kind(self) -> bool:
+        """Whether threads are what they were when the bell was made; they may have become green."""
+        return isinstance(self._bell, queue.SimpleQueue)
+
     def _renew_bell(self) -> None:
         """Have the bell be of the kind that the new thread can wait for: it may be a greenlet by now, and be the first.
 
-        A real queue would stop all greenlets.
+        A real queue would stop all greenlets. A real thread that waits for it ends.
         """
-        before = self._bell
-        if isinstance(before, queue.SimpleQueue):
+        if self._is_of_this_kind():
             return
+        before, real, self._thread = self._bell, self._thread, None
+        if real is not None:
+            before.put(None)
+            real.join(1.0)
         self._bell, self._workers = queue.SimpleQueue(), Workers(_complain)
         while not before.empty():
             self._bell.put(before.get_nowait())
@@ -350,7 +357,6 @@ class Reaper:
         while self._thread is me:
             if not isinstance(bell, queue.SimpleQueue):
                 # Threads are green from here on, and this one is not. The next use starts another.
-                self._thread = None
                 break
             try:
                 self._end_what_is_due()

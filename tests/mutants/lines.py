@@ -183,7 +183,7 @@ MUTANTS = [
         "reaper/reaper.py",
         """
         # Another thread may have been first.
-        if self._thread is not None or self._stopping:  # type: ignore[redundant-expr]
+        if self._stopping or (self._thread is not None and self._is_of_this_kind()):  # type: ignore[redundant-expr]
             return
         """,
         "",
