@@ -528,6 +528,7 @@ def test_an_alias_that_fails_does_not_keep_the_others(monkeypatch: pytest.Monkey
             patch.setattr(leased, "close", close)
             with pytest.raises(RuntimeError) as caught:
                 end() if end is not None else scope.__exit__(None, None, None)
-        assert failed == ALIASES
-        assert str(caught.value) == "default"
+        # Wrappers of other aliases are there from other tests.
+        assert [alias for alias in failed if alias in ALIASES] == ALIASES
+        assert str(caught.value) == failed[0]
         connections.close_all()

@@ -352,10 +352,10 @@ def _widths(table: Table) -> list[int]:
 
 
 def _aligned(table: Table, width: int | None) -> list[str]:
-    if not table.rows:
-        return []
     widths = _widths(table)
     used = [place for place, each in enumerate(widths) if each]
+    if not used:
+        return []
     gaps = dict.fromkeys(used, len(_GAP)) | {used[0]: 0}
     lines = [
         "".join(" " * gaps[place] + row[place].ljust(widths[place] - gaps[place]) for place in used).rstrip()
