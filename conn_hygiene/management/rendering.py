@@ -352,10 +352,11 @@ def _widths(table: Table) -> list[int]:
 
 
 def _aligned(table: Table, width: int | None) -> list[str]:
-    widths = _widths(table)
-    used = [place for place, each in enumerate(widths) if each]
-    if not used:
+    if not table.rows:
         return []
+    widths = _widths(table)
+    # Of rows that tell nothing, the first column stays.
+    used = [place for place, each in enumerate(widths) if each] or [0]
     gaps = dict.fromkeys(used, len(_GAP)) | {used[0]: 0}
     lines = [
         "".join(" " * gaps[place] + row[place].ljust(widths[place] - gaps[place]) for place in used).rstrip()
