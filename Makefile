@@ -18,8 +18,15 @@ export PYTHONDONTWRITEBYTECODE :=
 # Of the order that the tests run in, which is another each time: "make test SEED=1" repeats one.
 SEED ?= default
 
+# What "make free-threaded" runs: whatever has threads meet each other, or a fork.
+TESTS ?= $(addprefix tests/test_,$(addsuffix .py,\
+	stress locks forks forks_under_load lease checkout outside_the_lock reaper turns leisure interruptions demand broken))
+
+# Of the mutants: "make mutants SHARE=1/3" tries every third of them.
+SHARE ?= 1/1
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix free-threaded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +47,7 @@ test-quick: $(VENV)/.test ## run the tests of the core, for every save, in two m
 	$(BIN)/python -m pytest --numprocesses=auto --randomly-seed=$(SEED) --ignore=tests/workers -m "not slow"
 
 mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time
-	@$(BIN)/python -m tests.mutants
+	@$(BIN)/python -m tests.mutants --share $(SHARE)
 
 bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 15 minutes
 	@$(BIN)/python -m example_project.benchmarks
@@ -79,8 +86,19 @@ tenant-suites: $(VENV)/.tenants ## run the suites of django-tenants and django-p
 matrix: $(VENV)/.matrix ## run the tests on every supported Python and Django found
 	$(BIN)/tox run -- --randomly-seed=$(SEED)
 
+# psycopg runs in pure Python there. Warnings are each thread's own, which the tests do not expect; the one that is left
+# out minds a warning of Python's that comes in a thread's last moments.
+free-threaded: ## run the tests of locks, forks and load on a Python without a GIL: PYTHON=python3.14t
+	@$(PYTHON) -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: True)() and "Not free-threaded: $(PYTHON)")'
+	@test -e $(VENV)-free-threaded || $(PYTHON) -m venv $(VENV)-free-threaded
+	@$(VENV)-free-threaded/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(VENV)-free-threaded/bin/uv pip install --quiet --python $(VENV)-free-threaded/bin/python \
+		--override tests/free_threaded.txt --editable . --group test
+	CONN_HYGIENE_DEBUG=1 $(VENV)-free-threaded/bin/python -X gil=0 -X context_aware_warnings=0 -m pytest --numprocesses=auto \
+		--randomly-seed=$(SEED) -k "not closes_unpooled_sessions_as_in_plain_django" $(TESTS)
+
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) .tox .cache .coverage .coverage.* docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-free-threaded .tox .cache .coverage .coverage.* docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found: try make PYTHON=..." >&2; exit 1; }

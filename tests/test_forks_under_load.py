@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import importlib.util
 import os
 import secrets
 import shutil
@@ -273,6 +274,8 @@ def test_the_parents_session_survives_its_children(
 ) -> None:
     if implementation == "python" and ctypes.util.find_library("pq") is None:
         pytest.skip("psycopg in pure Python needs libpq, which is not installed")
+    if implementation == "binary" and importlib.util.find_spec("psycopg_binary") is None:
+        pytest.skip("psycopg-binary has no wheel for this Python")
     environment = {"DATABASE_URL": tls_server[transport], "PSYCOPG_IMPL": implementation}
     process = run("-W", "ignore:.*multi-threaded:DeprecationWarning", "-c", PARENT, **environment)
     assert (process.returncode, process.stderr) == (0, "")

@@ -1,6 +1,6 @@
 """Break lines of the core one by one, in a copy of the tree, and show that a test falls for each.
 
-    python -m tests.mutants [--jobs 2] [--list] [part of a name ...]
+    python -m tests.mutants [--jobs 2] [--share 1/3] [--list] [part of a name ...]
 
 Exits with 0 only if a test fell for every one of them. A mutant is one that nobody has found if its tests pass, if they
 hang, or if they fail because it cannot be imported or names what is not there.
@@ -78,6 +78,8 @@ class Run(NamedTuple):
 def main() -> int:
     options = _parse_arguments()
     chosen = [mutant for mutant in MUTANTS if not options.names or any(part in mutant.name for part in options.names)]
+    nth, of = options.share
+    chosen = chosen[nth - 1 :: of]
     if not chosen:
         sys.exit("No mutant has a name like that; --list shows them.")
     if options.list:
@@ -98,8 +100,16 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="part of a name", help="only the mutants with this in their names")
     parser.add_argument("--jobs", type=int, default=2, help="how many to try side by side (default: %(default)s)")
+    parser.add_argument("--share", type=_share, default=(1, 1), metavar="1/3", help="only the first of every three")
     parser.add_argument("--list", action="store_true", help="list the mutants, and try none")
     return parser.parse_args()
+
+
+def _share(text: str) -> tuple[int, int]:
+    nth, of = map(int, text.split("/"))
+    if not 1 <= nth <= of:
+        raise ValueError(text)
+    return nth, of
 
 
 def _check_list() -> None:
