@@ -503,6 +503,35 @@ def test_what_the_server_turns_read_only_does_not_follow(
         write()
 
 
+def test_sessions_that_the_server_turns_read_only_and_back_stay_in_their_pool(
+    admin: psycopg.Connection,
+    read_only_sessions: Callable[[bool], None],
+    pool_of: Callable[[str], ConnectionPool],
+) -> None:
+    def request(wanted: str) -> None:
+        with hold_connection():
+            wait_until(lambda: run("SHOW default_transaction_read_only") == wanted, f"it is {wanted}")
+        connection.close()
+
+    run("SELECT 1")
+    pool = pool_of("default")
+    connection.close()
+    pool.pop_stats()
+    try:
+        for on in ("on", "off", "on"):
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {on}".encode())
+            admin.execute("SELECT pg_reload_conf()")
+            request(on)
+    finally:
+        admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        admin.execute("SELECT pg_reload_conf()")
+    request("off")
+    # What an owner has set goes, all the same.
+    run("SET default_transaction_read_only = on")
+    connection.close()
+    assert [run("SHOW default_transaction_read_only"), pool.get_stats().get("returns_bad", 0)] == ["off", 0]
+
+
 # ##### One alias does not keep the others #####
 
 

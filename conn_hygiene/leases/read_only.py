@@ -57,7 +57,7 @@ def refused(lease: Lease, connection: psycopg.Connection[Any]) -> None:
 
     What the owner has made read-only itself, the transaction or the session, is as it wants it.
     """
-    if not conf.current.REPLACE_BROKEN or not _is_read_only(connection) or lease.session_state.has_set(_DEFAULT):
+    if not conf.current.REPLACE_BROKEN or not _is_read_only(connection) or lease.session_state.has_set(state.READ_ONLY):
         return
     now = monotonic()
     if now < _ask_again_at.get(lease.alias, -math.inf) or is_outlived(lease.alias, connection):
@@ -85,10 +85,7 @@ def _ask(alias: str) -> None:
 def _is_read_only(connection: psycopg.Connection[Any]) -> bool:
     """Return whether the session says that it cannot write; asks no server."""
     reported = connection.pgconn.parameter_status
-    return b"on" in (reported(b"in_hot_standby"), reported(_DEFAULT.encode()))
-
-
-_DEFAULT = "default_transaction_read_only"
+    return b"on" in (reported(b"in_hot_standby"), reported(state.READ_ONLY.encode()))
 
 
 def begin_anew() -> None:

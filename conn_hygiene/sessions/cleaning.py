@@ -65,7 +65,13 @@ def clean(
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         raise psycopg.OperationalError("the session is left in a transaction")
-    if state.reported_parameters(connection) != fresh:
+    reported = state.reported_parameters(connection)
+    is_reset = bool(plan.left) or state.READ_ONLY in plan.resets
+    if is_reset and state.changed_parameters(fresh, reported) == [state.READ_ONLY]:
+        # The server was made read-only, or is no longer. Another session need not be had: target_session_attrs may
+        # refuse it, and this one still reads.
+        state.set_fresh_parameters(connection, reported)
+    elif reported != fresh:
         # The server's own defaults are others by now, as after a reload of its configuration. That is nobody's setting.
         logger.info("A session differs from what it was when it was new, and was closed.")
         connection.pgconn.finish()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from conn_hygiene.sessions.sql import Effect
 
+#: Reported, and changed by an administrator who has a server take no writes.
+READ_ONLY = "default_transaction_read_only"
+
 # What the server reports on its own at every change (PostgreSQL documentation, "Asynchronous Operations"), as far as a
 # change of it is the session's own doing. search_path is reported from PostgreSQL 18 on.
 _REPORTED = tuple(
@@ -35,7 +38,7 @@ _REPORTED = tuple(
         "IntervalStyle",
         "application_name",
         "client_encoding",
-        "default_transaction_read_only",
+        READ_ONLY,
         "session_authorization",
         "is_superuser",
         "standard_conforming_strings",
@@ -270,9 +273,14 @@ def fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None,
     fresh: tuple[bytes | None, ...] | None = getattr(connection, "_conn_hygiene_fresh", None)
     if fresh is None:
         fresh = reported_parameters(connection)
-        connection._conn_hygiene_fresh = fresh  # type: ignore[attr-defined]
+        set_fresh_parameters(connection, fresh)
         connection._conn_hygiene_opened = time.monotonic()  # type: ignore[attr-defined]
     return fresh
+
+
+def set_fresh_parameters(connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> None:
+    """Have :func:`fresh_parameters` be *reported* for *connection* from now on."""
+    connection._conn_hygiene_fresh = reported  # type: ignore[attr-defined]
 
 
 def opened_at(connection: psycopg.Connection[Any]) -> float:

@@ -1108,12 +1108,23 @@ MUTANTS = [
         "a cleaned session is not compared with what it was",
         "sessions/cleaning.py",
         """
-        if state.reported_parameters(connection) != fresh:
+        elif reported != fresh:
+        """,
+        """
+        elif False:
+        """,
+        "test_following.py::test_a_session_that_is_not_what_it_was_is_fit_for_nobody",
+    ),
+    _mutant(
+        "a session that the server has turned read-only is closed",
+        "sessions/cleaning.py",
+        """
+        if is_reset and state.changed_parameters(fresh, reported) == [state.READ_ONLY]:
         """,
         """
         if False:
         """,
-        "test_following.py::test_a_session_that_is_not_what_it_was_is_fit_for_nobody",
+        "test_broken.py::test_sessions_that_the_server_turns_read_only_and_back_stay_in_their_pool",
     ),
     _mutant(
         "a database that nobody has looked at is taken for clean",
