@@ -19,15 +19,15 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 import conn_hygiene
 from conn_hygiene import internals
-from conn_hygiene.events import PoolExhausted
+from conn_hygiene.events import PoolExhausted, TransactionRetried, listen, unlisten
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import backends
 from conn_hygiene.pools import sqlalchemy as adapter
-from conn_hygiene.server import capacity
+from conn_hygiene.server import capacity, doctor
 from conn_hygiene.server.doctor import Level
 from conn_hygiene.sessions import cleaning
-from tests.test_doctor import diagnosed, facts, project
+from tests.test_doctor import TODAY, diagnosed, facts, project
 from tests.test_forks import in_child, remade
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
@@ -642,6 +642,49 @@ def test_the_doctor_counts_its_connections_and_minds_the_ping(
     assert "no-health-checks" not in diagnosed(of_doctor)
     assert diagnosed(of_doctor).get("pre-ping") == found
     assert "pre-ping" not in diagnosed(of_doctor, facts(left_alone="so"))
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "remedy"),
+    [
+        (
+            {"POOL_SIZE": 30},
+            set(),
+            "Lower POOL_SIZE plus MAX_OVERFLOW to 24 at most, which giving back between queries allows, or run fewer "
+            "processes; or raise max_connections to 163.",
+        ),
+        ({"POOL_SIZE": 0}, {"threads-unknown"}, None),
+    ],
+)
+def test_the_doctor_says_what_of_its_pool_to_lower(
+    options: dict[str, int], threads: set[str], remedy: str | None
+) -> None:
+    of_doctor = project(threads=None, ENGINE=ENGINE, POOL_OPTIONS={"PRE_PING": False, **options}, OPTIONS={})
+    found = {each.id: each.remedy for each in doctor.diagnose(of_doctor, [facts()], TODAY)}
+    assert (found.get("too-many-connections"), found.keys() & {"threads-unknown"}) == (remedy, threads)
+
+
+def test_a_transaction_that_is_to_be_repeated_holds_none_of_its_connections_meanwhile(
+    pooled: Callable[..., None],
+) -> None:
+    pooled(1)
+    held: list[bool] = []
+
+    def note(event: TransactionRetried) -> None:
+        held.append(holds(ALIAS))
+
+    @conn_hygiene.retry_transaction(using=ALIAS, attempts=2, delay=0.001)
+    def work() -> None:
+        query("SELECT 1")
+        if not held:
+            raise psycopg.errors.SerializationFailure
+
+    listen(TransactionRetried, note)
+    try:
+        work()
+    finally:
+        unlisten(TransactionRetried, note)
+    assert held == [False]
 
 
 def test_a_release_of_sqlalchemy_that_is_not_known_is_left_alone(

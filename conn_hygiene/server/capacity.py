@@ -46,9 +46,8 @@ class _Fleet:
         if pool:
             return pool_sizes(pool)[1]
         if has_sqlalchemy_pool(options):
-            size, overflow = (pool_option(options, name) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
-            # 0 and -1 are no limit: then, each thread may have one.
-            return int(size + overflow) if size and overflow >= 0 else threads
+            # Without a limit each thread may have one.
+            return _pool_limit(options) or threads
         return threads
 
     def of_all(self, group: list[Facts]) -> tuple[int, str]:
@@ -57,6 +56,10 @@ class _Fleet:
         total = self.processes * sum(each.values())
         parts = " + ".join(f"{count} of {alias!r}" for alias, count in each.items())
         return total, f"{self.words} times {parts} make {total}"
+
+    def limiting(self, group: list[Facts]) -> str:
+        """Return what is to be lowered in the settings of the aliases of *group*."""
+        return " and ".join(sorted({_limiting(self.project.databases[fact.alias]) or "max_size" for fact in group}))
 
     def fitting(self, room: int, aliases: int) -> int:
         """Return how many connections to each of *aliases* a process may have if *room* is for all."""
@@ -86,6 +89,20 @@ def check(project: Project, facts: list[Facts]) -> Iterator[Finding]:
 
 def _is_direct(fact: Facts) -> bool:
     return fact.pooler is Pooler.NONE
+
+
+def _limiting(options: dict[str, Any]) -> str | None:
+    """Return what in *options* of an alias limits the connections of a process to it; None if nothing does."""
+    if options["OPTIONS"].get("pool"):
+        return "max_size"
+    return "POOL_SIZE plus MAX_OVERFLOW" if has_sqlalchemy_pool(options) and _pool_limit(options) else None
+
+
+def _pool_limit(options: dict[str, Any]) -> int:
+    """Return how many connections a pool of django-db-connection-pool's has at most; 0 if it has no limit."""
+    size, overflow = (pool_option(options, name) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
+    # SQLAlchemy takes 0 and -1 for no limit.
+    return int(size + overflow) if size and overflow >= 0 else 0
 
 
 def _grouped(facts: list[Facts], key: Callable[[Facts], Any]) -> list[list[Facts]]:
@@ -167,17 +184,17 @@ def _unknown(fleet: _Fleet, facts: list[Facts]) -> Iterator[Finding]:
             what=f"Connections were counted for {'a single process' if project.hosts is None else fleet.words}.",
             why="Each worker process has a pool of its own, so the number of processes multiplies everything.",
             remedy="Say how many there are, task queues and management commands included: --processes N, and --hosts N "
-            "if that is on each host. Or set TAG_SESSIONS, and they are counted.",
+            "if that is on each host. Or set TAG_SESSIONS: then those are counted that have sessions at that moment.",
             page=_PAGE,
         )
-    unpooled = [alias for alias in aliases if not project.databases[alias]["OPTIONS"].get("pool")]
+    unpooled = [alias for alias in aliases if not _limiting(project.databases[alias])]
     if project.threads is None and unpooled:
         yield finding(
             Level.NOTE,
             "threads-unknown",
             *unpooled,
             what="Connections were counted for a single thread.",
-            why="Without a pool, each thread has a connection of its own.",
+            why="Without a pool that has a limit, each thread has a connection of its own.",
             remedy="Say how many threads a process has: --threads N.",
             page=_PAGE,
         )
@@ -275,9 +292,11 @@ def _remedy(fleet: _Fleet, demand: _Demand, room: int, limit: str, enough: int) 
     if demand.direct:
         left = room - sum(demand.pools.values())
         fit = fleet.fitting(left, len(demand.direct))
-        pooled = all(fleet.project.databases[fact.alias]["OPTIONS"].get("pool") for fact in demand.direct)
+        pooled = all(_limiting(fleet.project.databases[fact.alias]) for fact in demand.direct)
         if fit and pooled:
-            ways.append(f"Lower max_size to {fit} at most, which giving back between queries allows")
+            ways.append(
+                f"Lower {fleet.limiting(demand.direct)} to {fit} at most, which giving back between queries allows"
+            )
         elif fit:
             ways.append(f"Have a pool of {fit} at most in each process")
         else:
@@ -306,7 +325,7 @@ def _clients(fleet: _Fleet, group: list[Facts]) -> Iterator[Finding]:
             what=f"The project may open {clients} connections to PgBouncer, whose max_client_conn is {allowed}.",
             why=f'{words}. Under load the rest is refused: "no more connections allowed (max_client_conn)".',
             remedy=f"Set max_client_conn to {clients} at least, with a limit of open files above it"
-            + (f"; or lower max_size to {fit} at most." if fit else "."),
+            + (f"; or lower {fleet.limiting(group)} to {fit} at most." if fit else "."),
         )
 
 
@@ -325,6 +344,6 @@ def _session_pool(fleet: _Fleet, group: list[Facts]) -> Iterator[Finding]:
             what=f"The project may open {clients} connections to PgBouncer, which has {bouncer.sessions} sessions for "
             "them.",
             why=f"{words}. In session mode each keeps one for as long as it is open. The rest waits, {then}.",
-            remedy=(f"Lower max_size to {fit} at most, " if fit else "Run fewer processes, ")
+            remedy=(f"Lower {fleet.limiting(group)} to {fit} at most, " if fit else "Run fewer processes, ")
             + f"or set pool_size to {clients}, or use transaction mode.",
         )

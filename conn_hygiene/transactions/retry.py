@@ -13,6 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
+from conn_hygiene.pools import backends
 from conn_hygiene.scopes import release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
 from conn_hygiene.using import alias
@@ -183,7 +184,7 @@ class _Retry:
 
     def _let_go(self, connection: BaseDatabaseWrapper) -> None:
         """Hold no connection of a pool while waiting; without a pool, the scopes around decide."""
-        if connection.settings_dict.get("OPTIONS", {}).get("pool") and conf.current.RELEASE != "never":
+        if backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
             release_connections(using=self._using)
 
     def _tell(self, name: str, state: Any) -> None:
