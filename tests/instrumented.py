@@ -6,6 +6,7 @@ needs Django to be set up, and is the ROOT_URLCONF of the requests.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import django
@@ -38,8 +39,11 @@ urlpatterns: list[Any] = [path("", view)]
 
 
 def sentry() -> Any:
-    import sentry_sdk
-    from sentry_sdk.integrations.django import DjangoIntegration
+    with warnings.catch_warnings():
+        # It imports eventlet, where that is installed, which says that it is deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import sentry_sdk
+        from sentry_sdk.integrations.django import DjangoIntegration
 
     sent: list[Any] = []
     sentry_sdk.init(

@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 MARK = "CONN_HYGIENE_TEST_RUN"
-PATIENCE = 120
+PATIENCE = 170
 
 
 def marked(mark: str) -> list[str]:

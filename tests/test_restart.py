@@ -83,13 +83,19 @@ def run(alias: str, sql: str) -> Any:
         return cursor.fetchone()[0] if cursor.description else None
 
 
+def idle_in_pool(alias: str) -> list[Any]:
+    return list(getattr(getattr(connections[alias], "pool", None), "_pool", ()))
+
+
 @every_alias
 def test_a_thread_that_was_idle_meanwhile_does_not_notice(alias: str, server: RestartableServer) -> None:
     before = run(alias, "SELECT pg_backend_pid()")
+    there = {before, *(connection.info.backend_pid for connection in idle_in_pool(alias))}
     with events_of(signals.connection_replaced) as events:
         server.restart()
         assert run(alias, "SELECT pg_backend_pid()") != before
-    assert [event["server_pid"] for event in events][:1] == [before]
+    # The first may be another one, if the reaper has seen the end of the thread's own before the thread did.
+    assert [event["server_pid"] in there for event in events][:1] == [True]
 
 
 @every_alias
