@@ -64,14 +64,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        public = import_module("conn_hygiene.public")
-        globals().update((each, getattr(public, each)) for each in __all__)
-        return globals()[name]
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# To a type checker, there is no name but those above.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            public = import_module("conn_hygiene.public")
+            globals().update((each, getattr(public, each)) for each in __all__)
+            return globals()[name]
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
