@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -385,6 +386,48 @@ def test_what_fails_before_any_receiver_leaves_nothing_either(
     wait_until(lambda: has_its_places(pool_of("default")), "the pool is whole")
 
 
+def test_a_copy_connects_by_itself() -> None:
+    found: list[Any] = []
+
+    def work() -> None:
+        with closing_connections():
+            original = connections["default"]
+            other = copy.copy(original)
+            with other.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                found.append((original.connection, cursor.fetchone()[0], vars(original).keys() & vars(other).keys()))
+            other.close()
+            # With nothing on it any more that a copy must not have.
+            run("SELECT 1")
+            found.append([name for name in vars(original) if name.startswith("__")])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    [(connected, one, common), left] = found
+    assert (connected, one, left) == (None, 1, [])
+    assert not common & {"connect", "get_new_connection", "__getstate__"}
+
+
+def test_a_broken_one_is_replaced_once_if_no_other_is_to_be_had(
+    admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    run("SELECT 1")
+    connection.close()
+    pool = pool_of("default")
+    wait_until(lambda: has_its_places(pool), "the pool is whole")
+    pool.pop_stats()
+    kwargs: Any = pool.kwargs
+    with monkeypatch.context() as unreachable, events_of(signals.connection_replaced) as events:
+        unreachable.setitem(kwargs, "port", 1)
+        unreachable.setattr(pool, "timeout", 0.1)
+        cut(admin)
+        with pytest.raises(OperationalError):
+            run("SELECT 1")
+    wait_until(lambda: has_its_places(pool), "the pool is whole")
+    assert pool.get_stats()["returns_bad"] == len(events) > 0
+
+
 # ##### Sessions that cannot write #####
 
 
@@ -465,6 +508,42 @@ def test_where_nobody_can_write_all_goes_on(
         quiet()
         assert pid() == before
     assert (events, read_only._renewed) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("alias", "method"),
+    [("default", "_configure_connection"), *((alias, "init_connection_state") for alias in ALIASES)],
+)
+def test_so_it_does_where_the_backend_makes_all_of_them_read_only(
+    alias: str, method: str, monkeypatch: pytest.MonkeyPatch, read_only_sessions: Callable[[bool], None]
+) -> None:
+    plain: Any = type(connection.copy())
+    own = getattr(plain, method)
+
+    def make_read_only(self: Any, *handle: Any) -> Any:
+        [on] = handle or [self.connection]
+        on.execute("SET default_transaction_read_only = on")
+        return own(self, *handle) or True
+
+    found: list[int] = []
+
+    def work() -> None:
+        with closing_connections():
+            found.append(pid(alias))
+            with pytest.raises(InternalError):
+                write(alias)
+            wait_until_told()
+            quiet(alias)
+            found.append(pid(alias))
+
+    connections.close_all()
+    connections["default"].close_pool()
+    monkeypatch.setattr(plain, method, make_read_only)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    connections["default"].close_pool()
+    assert (len(found), len(set(found)), read_only._renewed) == (2, 1, {})
 
 
 @pytest.mark.parametrize("how", ["session", "transaction"])

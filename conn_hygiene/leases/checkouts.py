@@ -83,7 +83,8 @@ def _works(alias: str, connection: psycopg.Connection[Any]) -> bool:
 def _discard(alias: str, connection: psycopg.Connection[Any], server_pid: int) -> None:
     idle_for = monotonic() - getattr(connection, LAST_USED, monotonic())
     connection.pgconn.finish()
-    records = pools.give_back(connection)
+    # So that it is given back once, should the next one not be had.
+    records = pools.vacate(connection)
     pools.tell(records)
     publish(
         Replaced(

@@ -16,7 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db import connections
+from django.db import Error, connections
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import conf
 from conn_hygiene.sessions import state
@@ -68,18 +69,31 @@ def refused(lease: Lease, connection: psycopg.Connection[Any]) -> None:
 
 def _ask(alias: str) -> None:
     """Have what is open replaced if a new connection of *alias* can write. In a worker's thread."""
-    wrapper: Any = connections[alias]
+    wrapper: Any = connections.create_connection(alias)
     parameters = {"connect_timeout": _CONNECT_TIMEOUT, **wrapper.get_connection_params(), "autocommit": True}
     began = monotonic()
     try:
         with psycopg.connect(**parameters) as connection:
+            _set_up(wrapper, connection)
             is_read_only = _is_read_only(connection)
-    except psycopg.OperationalError as error:
+    except (psycopg.Error, Error) as error:
         logger.info("Whether new connections of %r can write is not known: %s", alias, error)
         return
     if not is_read_only:
         _renewed[alias] = began
         logger.info("Sessions of %r are read-only, and new ones are not: those that are older are replaced.", alias)
+
+
+def _set_up(wrapper: Any, connection: psycopg.Connection[Any]) -> None:
+    """Have the backend do to *connection* what it does to each new one: it may be what makes all of them read-only."""
+    wrapper.connection, wrapper.autocommit = connection, True
+    wrapper.init_connection_state()
+    # Where there is a pool, that has done it.
+    if _CONFIGURE is not None and wrapper.pool is not None:
+        wrapper._configure_connection(connection)
+
+
+_CONFIGURE = getattr(PostgreSQLWrapper, "_configure_connection", None)
 
 
 def _is_read_only(connection: psycopg.Connection[Any]) -> bool:

@@ -119,6 +119,7 @@ _class_of = object.__dict__["__class__"]
 _LEASE = "_conn_hygiene_lease"
 _GET_NEW = "get_new_connection"
 _CONNECT = "connect"
+_GET_STATE = "__getstate__"
 
 # All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
 # Reentrant: a signal handler may fork while its thread is inside.
@@ -572,6 +573,26 @@ class _WholeConnect:
             raise
 
 
+class _PlainState:
+    """Stands on a wrapper with the above for its ``__getstate__()``, by which it is copied: no copy has any of them.
+
+    They would connect the wrapper that they were made for.
+    """
+
+    __slots__ = ("_wrapper",)
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        # As above.
+        self._wrapper = weakref.ref(wrapper)
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the attributes that the wrapper would have without the toolkit."""
+        return {name: value for name, value in vars(self._wrapper()).items() if type(value) not in _STAND_INS}
+
+
+_STAND_INS = (_FirstConnect, _WholeConnect, _PlainState)
+
+
 def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
     lease = lease_of(wrapper)
     if lease is not None:
@@ -597,6 +618,7 @@ def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
     if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
         _note(wrapper)
         wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
+        wrapper.__dict__[_GET_STATE] = _PlainState(wrapper)
         if internals.LEASES.available:
             # Not where Django's test classes forbid it.
             wrapper.__dict__.setdefault(_CONNECT, _WholeConnect(wrapper))
@@ -609,6 +631,7 @@ def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
     elif isinstance(getattr(whole, "wrapped", None), _WholeConnect):
         # Django's test classes will put it back.
         whole.wrapped = type(wrapper).connect.__get__(wrapper)  # type: ignore[union-attr]
+    wrapper.__dict__.pop(_GET_STATE, None)
     first = wrapper.__dict__.get(_GET_NEW)
     if not isinstance(first, _FirstConnect):
         return None
