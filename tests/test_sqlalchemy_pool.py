@@ -522,6 +522,30 @@ def test_who_waits_is_seen_and_the_owner_lets_go_at_once(pooled: Callable[..., N
     assert pid() == mine
 
 
+def test_what_a_thread_at_rest_holds_goes_to_who_waits(pooled: Callable[..., None], settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "scoped"}
+    pooled(1, TIMEOUT=10)
+    with ThreadPoolExecutor(1) as executor:
+        held = executor.submit(pid).result()
+        assert in_thread(pid) == held
+        assert executor.submit(pid).result() == held
+        executor.submit(connections.close_all).result()
+
+
+def test_a_proxy_that_its_owner_forgets_goes_back_when_nobody_has_it(pooled: Callable[..., None]) -> None:
+    pooled(1)
+    mine = pid()
+    query("SET app.tenant = 'acme'")
+    kept = connections[ALIAS].connection
+    connections[ALIAS].connection = None
+    connections[ALIAS].connection = kept
+    assert (pid(), query("SELECT current_setting('app.tenant')")) == (mine, "acme")
+    del kept
+    connections[ALIAS].connection = None
+    assert query("SELECT current_setting('app.tenant', true)") is None
+    assert pid() != mine
+
+
 # ##### Threads that end, and forks #####
 
 

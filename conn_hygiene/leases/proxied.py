@@ -57,8 +57,12 @@ class Shown(_Wrapper):
         return None if connection is None else sqlalchemy.proxy_of(connection) or connection
 
     def _assign_connection(self, handle: Any) -> None:
+        before = self._conn_hygiene_lease._connection
+        proxy = sqlalchemy.proxy_of(before)
         taken = None if handle is None else taken_from(self, self._conn_hygiene_lease, handle)
         self._set_connection(taken)
+        if before is not None and before is not taken:
+            sqlalchemy.forget(before, proxy)
 
     connection = property(_shown_connection, _assign_connection, doc="SQLAlchemy's proxy of the psycopg connection.")
 

@@ -124,6 +124,15 @@ def let_go(connection: psycopg.Connection[Any]) -> Any:
     return connection if checkout is None else checkout.proxy
 
 
+def forget(connection: psycopg.Connection[Any], proxy: Any) -> None:
+    """Have *connection*, whose owner has forgotten *proxy*, go back as soon as nobody has that any more; closed then.
+
+    Somebody may have kept it, to put it back later. Does nothing if the connection has gone back already.
+    """
+    if proxy is not None and proxy_of(connection) is proxy:
+        connection.__dict__[_CHECKOUT] = _Checkout(None, connection.pgconn.finish)
+
+
 def pool_of(connection: psycopg.Connection[Any]) -> Any:
     """Return the pool that *connection* is checked out of; None if there is none."""
     proxy = proxy_of(connection)
@@ -150,6 +159,13 @@ def queue_and_spare(pool: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 def is_pool(pool: Any) -> bool:
     """Return whether *pool* is SQLAlchemy's."""
     return type(pool).__module__.partition(".")[0] == "sqlalchemy"
+
+
+def timeout_of(pool: Any) -> float | None:
+    """Return for how many seconds *pool*, of whatever kind, lets anybody wait; None if it does not say."""
+    timeout = getattr(pool, "timeout", None)
+    # SQLAlchemy's is a method.
+    return timeout() if callable(timeout) else timeout
 
 
 def sets_sessions_up(pool: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.leases import policy
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,6 +115,5 @@ def waiting(queue: Sequence[Any]) -> int:
 def _rest(lease: Lease) -> float | None:
     connection = lease._connection
     pool = None if connection is None else pools.pool_of(connection)
-    # One of another class need not have any.
-    timeout = getattr(pool, "timeout", None)
+    timeout = sqlalchemy.timeout_of(pool)
     return None if timeout is None else min(REST, timeout / 2)
