@@ -41,7 +41,7 @@ urlpatterns: list[Any] = [path("", view)]
 def sentry() -> Any:
     with warnings.catch_warnings():
         # It imports eventlet, where that is installed, which says that it is deprecated.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         import sentry_sdk
         from sentry_sdk.integrations.django import DjangoIntegration
 
