@@ -58,6 +58,7 @@ FUNCTIONS: list[Any] = [
     Lease.prepare_return,
     Lease.take,
     LeasedWrapper._check_out_of_pool.__wrapped__,
+    LeasedWrapper._connect_once,
     LeasedWrapper.check_out_again,
     LeasedWrapper.connect,
     LeasedWrapper.create_cursor,

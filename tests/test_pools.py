@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import psycopg_pool.pool
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.test import override_settings
 from psycopg_pool import ConnectionPool, NullConnectionPool
 
 import conn_hygiene
 from conn_hygiene import closing_connections, internals, release_between_queries
-from conn_hygiene.pools import checking, keeping, reconnecting
+from conn_hygiene.events import PoolExhausted, listen, unlisten
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.pools import checking, keeping, reconnecting, waiting
 from conn_hygiene.pools.configuring import LAST_USED
+from conn_hygiene.sessions.following import SessionGone
 from tests.test_forks import remade
 from tests.waiting import wait_until, wait_until_released
 
@@ -226,6 +229,102 @@ def test_a_pool_connects_anew_as_soon_as_its_server_is_back(monkeypatch: pytest.
             assert pool.schedule_task._failed == {}
         finally:
             admin.close()
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have who asks a pool again find that its timeout has passed meanwhile."""
+    monkeypatch.setattr(waiting, "monotonic", lambda: time.monotonic() + 3600)
+
+
+@contextmanager
+def cut_off(pool: ConnectionPool) -> Iterator[None]:
+    """Have *pool* connect to nothing new."""
+    usual = pool.kwargs
+    pool.kwargs = {**connections["default"].get_connection_params(), "host": "/nowhere"}
+    try:
+        yield
+    finally:
+        pool.kwargs = usual
+
+
+@contextmanager
+def exhausted() -> Iterator[list[PoolExhausted]]:
+    """Give what is told of pools that had no connection in time."""
+    told: list[PoolExhausted] = []
+    listener = told.append
+    listen(PoolExhausted, listener)
+    try:
+        yield told
+    finally:
+        unlisten(PoolExhausted, listener)
+
+
+@pytest.mark.usefixtures("late")
+def test_a_checkout_takes_no_longer_than_the_timeout_however_many_are_broken(admin: psycopg.Connection) -> None:
+    with pooled() as pool, cut_off(pool), exhausted() as told:
+        terminate(pool, admin)
+        leave_unused(pool)
+        with pytest.raises(OperationalError):
+            pid()
+        # All of them were looked at, and nobody has waited another timeout.
+        assert pool.get_stats()["returns_bad"] == SIZE
+        assert [event.waited_for < pool.timeout for event in told] == [True]
+
+
+@pytest.mark.usefixtures("late")
+def test_nor_does_one_whose_settings_cannot_be_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def gone(lease: Any) -> None:
+        tried.append(lease._connection)
+        lease._connection.pgconn.finish()
+        raise SessionGone
+
+    with pooled() as pool, override_settings(CONN_HYGIENE={"RELEASE_AFTER": 0}), release_between_queries():
+        with connections["unpooled"].cursor() as cursor:
+            cursor.execute("SET application_name = 'followed'")
+        wait_until(lambda: pool.get_stats()["pool_available"] == SIZE, "the pool is whole")
+        with cut_off(pool), monkeypatch.context() as patch, exhausted() as told:
+            patch.setattr(Lease, "set_again", gone)
+            with pytest.raises(OperationalError):
+                pid()
+        assert len(tried) == SIZE
+        assert [event.waited_for < pool.timeout for event in told] == [True]
+
+
+@pytest.mark.parametrize("checks", [False, True], ids=["unchecked", "checked"])
+def test_who_asks_again_waits_for_what_is_left_of_the_timeout(checks: bool) -> None:
+    with pooled(CONN_HEALTH_CHECKS=checks) as pool:
+        out = [pool.getconn() for _ in range(SIZE)]
+        long_ago = time.monotonic() - pool.timeout
+        with waiting.since(long_ago, pool):
+            began = time.monotonic()
+            with pytest.raises(psycopg_pool.PoolTimeout):
+                pool.getconn()
+            assert time.monotonic() - began < pool.timeout
+            # What is there is given.
+            pool.putconn(out.pop())
+            out.append(pool.getconn())
+        for each in out:
+            pool.putconn(each)
+
+
+def test_what_is_left_is_of_the_first_time_and_of_one_pool() -> None:
+    with pooled() as pool:
+        assert waiting.shortened(5, pool) == 5
+        with waiting.since(time.monotonic() - pool.timeout, pool):
+            with waiting.since(time.monotonic(), pool):
+                assert waiting.shortened(5, pool) == waiting.GLANCE
+            with waiting.since(time.monotonic(), None):
+                assert waiting.shortened(5, pool) == waiting.GLANCE
+            assert waiting.shortened(5, object()) == 5
+        assert waiting.shortened(5, pool) == 5
+        conn_hygiene.uninstall()
+        try:
+            assert "_getconn_unchecked" not in vars(pool)
+        finally:
+            conn_hygiene.install()
 
 
 def look() -> None:

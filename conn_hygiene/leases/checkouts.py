@@ -18,6 +18,7 @@ from conn_hygiene.events import Replaced, publish
 from conn_hygiene.leases import read_only
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import waiting
 from conn_hygiene.pools.configuring import LAST_USED
 from conn_hygiene.work import serving
 
@@ -43,17 +44,20 @@ def is_trusted(connection: psycopg.Connection[Any], now: float) -> bool:
     )
 
 
-def working_one(wrapper: BaseDatabaseWrapper, get: Callable[[Any], Any], conn_params: Any) -> Any:
+def working_one(
+    wrapper: BaseDatabaseWrapper, get: Callable[[Any], Any], conn_params: Any, *, asked_at: float | None
+) -> Any:
     """Return what *get*, a ``get_new_connection()`` of *wrapper*, returns, once it is a connection that works.
 
     Gives back, closed, what of a pool does not: what the server has hung up on, which is looked at as
     :func:`~conn_hygiene.leases.ended.is_broken` does, and what cannot write any more. It ends: the pool runs out of old
-    connections, and a new one that is broken fails to connect.
+    connections, and a new one that is broken fails to connect. However many there are, all of it takes no longer than
+    the pool's timeout, from *asked_at* on; None for now.
     """
     connection = None
     try:
+        connection = get(conn_params)
         while True:
-            connection = get(conn_params)
             if not isinstance(connection, psycopg.Connection) or pools.pool_of(connection) is None:
                 # It has just been connected, or is of a backend that is left alone.
                 return connection
@@ -61,7 +65,12 @@ def working_one(wrapper: BaseDatabaseWrapper, get: Callable[[Any], Any], conn_pa
             server_pid = connection.pgconn.backend_pid
             if not conf.current.REPLACE_BROKEN or _works(wrapper.alias, connection):
                 return connection
+            pool = pools.pool_of(connection)
             _discard(wrapper.alias, connection, server_pid)
+            if asked_at is None:
+                asked_at = monotonic()
+            with waiting.since(asked_at, pool):
+                connection = get(conn_params)
     except BaseException:
         # Of a signal handler: nobody else has the connection yet.
         if isinstance(connection, psycopg.Connection) and pools.pool_of(connection) is not None:

@@ -33,7 +33,7 @@ from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, native, sqlalchemy
+from conn_hygiene.pools import backends, native, sqlalchemy, waiting
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
 from conn_hygiene.work import serving
@@ -166,7 +166,7 @@ class LeasedWrapper(_Wrapper):
             if "connect" in self.__dict__:
                 # Django's test classes forbid it by an attribute of the instance, and leave the plain method there when
                 # they allow it again.
-                self._checking_out(self.connect)
+                self._checking_out(self.connect, monotonic())
             else:
                 self.connect()
         return lease.take()
@@ -206,14 +206,14 @@ class LeasedWrapper(_Wrapper):
         )
 
     @async_unsafe
-    def _check_out_of_pool(self, lease: Lease) -> None:
+    def _check_out_of_pool(self, lease: Lease, asked_at: float) -> None:
         """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already.
 
         Nobody else's code runs in between, so that the lease need not be told of a connect() that is under way.
         """
         if lease.state == GIVEN_BACK:
             self.validate_thread_sharing()
-        lease.asked_at = monotonic()
+        lease.asked_at = asked_at
         if lease.carried is not None:
             # First of all: it may be on its way back with the only connection there is.
             lease.await_carried()
@@ -249,20 +249,32 @@ class LeasedWrapper(_Wrapper):
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
-        # A restarted server leaves a whole pool of connections that are broken, in which nothing can be set again.
-        for left in range(len(lease.spare) + 1, -1, -1):
-            try:
-                if self._is_plain_and_pooled(lease):
-                    self._check_out_of_pool(lease)
+        asked_at = monotonic()
+        try:
+            self._connect_once(lease, asked_at)
+        except SessionGone:
+            # As many as a restarted server may leave.
+            more = len(lease.spare) + 1
+        else:
+            return
+        # All together within the timeout.
+        with waiting.since(asked_at, getattr(self, "pool", None)):
+            for left in range(more - 1, -1, -1):
+                try:
+                    self._connect_once(lease, monotonic())
+                except SessionGone:
+                    if not left:
+                        raise
                 else:
-                    self._checking_out(super().connect)
-            except SessionGone:
-                if not left:
-                    raise
-            else:
-                return
+                    return
 
-    def _checking_out(self, connect: Callable[[], None]) -> None:
+    def _connect_once(self, lease: Lease, asked_at: float) -> None:
+        if self._is_plain_and_pooled(lease):
+            self._check_out_of_pool(lease, asked_at)
+        else:
+            self._checking_out(super().connect, asked_at)
+
+    def _checking_out(self, connect: Callable[[], None], asked_at: float) -> None:
         """Call *connect*, and tell the lease of it, once."""
         lease = self._conn_hygiene_lease
         again = lease.state == GIVEN_BACK
@@ -270,7 +282,7 @@ class LeasedWrapper(_Wrapper):
             self.validate_thread_sharing()
         # Ours alone to take back, however this ends: connect() may be called while another one is under way.
         attempt = Connect()
-        lease.asked_at = monotonic()
+        lease.asked_at = asked_at
         if lease.carried is not None:
             lease.await_carried()
         native.watch(getattr(self, "pool", None))
@@ -508,7 +520,8 @@ class CheckingWrapper(LeasedWrapper):
 
     def get_new_connection(self, conn_params: Any) -> Any:
         """Get one as the backend does, and have it replaced if it is of a pool and does not work."""
-        return checkouts.working_one(self, super().get_new_connection, conn_params)
+        asked_at = self._conn_hygiene_lease.asked_at
+        return checkouts.working_one(self, super().get_new_connection, conn_params, asked_at=asked_at)
 
 
 class _FirstConnect:
@@ -534,7 +547,7 @@ class _FirstConnect:
             self._keeper.wanted(spare)
         try:
             get = partial(type(wrapper).get_new_connection, wrapper)
-            connection = checkouts.working_one(wrapper, get, conn_params)
+            connection = checkouts.working_one(wrapper, get, conn_params, asked_at=began)
         except Exception as error:
             _not_served(wrapper, began, error)
             raise

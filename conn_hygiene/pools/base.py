@@ -210,6 +210,9 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
             pool.putconn(connection)
         if was_open:
             keeping.came_back(pool, connection)
+        else:
+            # psycopg_pool leaves it on what it replaces, and would replace it again for who gives it back once more.
+            connection._pool = None
     except Exception:
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()

@@ -17,6 +17,7 @@ import psycopg
 
 from conn_hygiene import internals
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import waiting
 from conn_hygiene.pools.configuring import LAST_USED
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Checkout:
         :raises psycopg_pool.PoolTimeout: there was none, as the pool's own does.
         """
         pool: Any = self._whose()
-        deadline = monotonic() + timeout
+        deadline = monotonic() + waiting.shortened(timeout, pool)
         # Ends: what is dead is replaced by what is new, and if that cannot be had in time, the pool says so.
         while True:
             connection: psycopg.Connection[Any] = type(pool)._getconn_unchecked(pool, deadline - monotonic())

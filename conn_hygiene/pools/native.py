@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conn_hygiene.pools import checking, configuring, parameters, reconnecting
+from conn_hygiene.pools import checking, configuring, parameters, reconnecting, waiting
 
 _PARTS = (configuring, checking, reconnecting)
 
@@ -42,4 +42,5 @@ def unwatch(pool: Any) -> None:
         delattr(pool, _WATCHED)
     for part in _PARTS:
         part.unwatch(pool)
+    waiting.unwatch(pool)
     parameters.unwatch(pool)

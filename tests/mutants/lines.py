@@ -1494,6 +1494,28 @@ MUTANTS = [
         "test_broken.py::test_every_way_to_a_connection_gets_one_that_works[atomically]",
     ),
     _mutant(
+        "who asks a pool again waits for its whole timeout again",
+        "pools/waiting.py",
+        """
+        return min(timeout, max(deadline - monotonic(), GLANCE)) if limited is pool else timeout
+        """,
+        """
+        return timeout
+        """,
+        "test_pools.py::test_what_is_left_is_of_the_first_time_and_of_one_pool",
+    ),
+    _mutant(
+        "a broken connection that is given back twice is replaced twice",
+        "pools/base.py",
+        """
+        connection._pool = None
+        """,
+        """
+        pass
+        """,
+        "test_pools.py::test_a_checkout_takes_no_longer_than_the_timeout_however_many_are_broken",
+    ),
+    _mutant(
         "a session that cannot write stays in the pool",
         "leases/checkouts.py",
         """
@@ -1939,7 +1961,7 @@ MUTANTS = [
         "a wait for the pool is not measured",
         "leases/wrapper.py",
         """
-        lease.asked_at = monotonic()
+        lease.asked_at = asked_at
         if lease.carried is not None:
             # First of all: it may be on its way back with the only connection there is.
         """,
