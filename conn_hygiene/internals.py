@@ -385,8 +385,10 @@ def _sqlalchemy_record() -> Any:
 def _sqlalchemy_proxy() -> Any:
     make = pkgutil.resolve_name("sqlalchemy.pool.base._ConnectionFairy")
     proxy = make(_sqlalchemy_pool(), None, _sqlalchemy_record(), False)
-    # What it holds was never checked out.
-    proxy._finalizer.detach()
+    finalizer = getattr(proxy, "_finalizer", None)
+    if finalizer is not None:
+        # From SQLAlchemy 2.1 on. What it holds was never checked out.
+        finalizer.detach()
     return proxy
 
 
