@@ -44,7 +44,7 @@ test: $(VENV)/.suite ## run the tests and measure branch coverage, in 8 minutes
 	$(BIN)/coverage report
 
 test-quick: $(VENV)/.test ## run the tests of the core, for every save, in two minutes
-	$(BIN)/python -m pytest --numprocesses=auto --randomly-seed=$(SEED) --ignore=tests/workers -m "not slow"
+	$(BIN)/python -m pytest --numprocesses=auto --randomly-seed=$(SEED) --ignore=tests/workers --ignore=tests/browser -m "not slow"
 
 mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time
 	@$(BIN)/python -m tests.mutants --share $(SHARE)

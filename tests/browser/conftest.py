@@ -1,0 +1,34 @@
+"""One browser for all tests of pages in a process: it takes a second to start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.chromium import MISSING, browser_path, chromium, said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from selenium.webdriver import Chrome
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[Chrome]:
+    pytest.importorskip("selenium", reason="Selenium is in the dependency group browser.")
+    if browser_path() is None:
+        pytest.skip(MISSING)
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_chromium: Chrome) -> Iterator[Chrome]:
+    """A browser without cookies; the test fails if a page has complained of anything."""
+    said(_chromium)
+    _chromium.delete_all_cookies()
+    yield _chromium
+    complaints = said(_chromium)
+    _chromium.get("about:blank")
+    assert complaints == []
