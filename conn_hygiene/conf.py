@@ -216,4 +216,16 @@ def apply(settings: Settings) -> None:
     global current, names_cursors  # noqa: PLW0603 - one process, one set of values
     current = settings
     wanted = settings.REPORT_UNCLOSED_CURSORS
-    names_cursors = django_settings.configured and django_settings.DEBUG if wanted is None else wanted
+    by_default = _watched or (django_settings.configured and django_settings.DEBUG)
+    names_cursors = by_default if wanted is None else wanted
+
+
+# Whether somebody watches what tests leave behind.
+_watched = False
+
+
+def name_cursors(*, wanted: bool) -> None:
+    """Have cursors that nobody closes told without DEBUG, too, unless the settings say that they are not."""
+    global _watched  # noqa: PLW0603 - as above
+    _watched = wanted
+    apply(current)

@@ -338,6 +338,24 @@ class Reaper:
         while not before.empty():
             self._bell.put(before.get_nowait())
 
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that has been put in by now is done, and told; *timeout* seconds at most. Return whether.
+
+        What the timer is told it gives to the workers, and what these have done may be for the timer again.
+        """
+        until = _now() + timeout
+        for _ in range(2):
+            if self._thread is not None and not self._pass_bell(until):
+                return False
+            if not self._workers.flush(until):
+                return False
+        return True
+
+    def _pass_bell(self, until: float) -> bool:
+        passed = threading.Event()
+        self._bell.put(passed.set)
+        return passed.wait(max(0.0, until - _now()))
+
     def stop(self, timeout: float = 1.0, *, for_good: bool = True) -> None:
         """End the thread, waiting *timeout* seconds at most; what is parked then stays with its owners.
 

@@ -6,6 +6,7 @@ There is a lane for each alias, and one for reports. What hangs in one of them d
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ LINGER = 2.0
 class Lane:
     """A queue, and the threads that work it off: started when there is something to do, gone when there is not.
 
-    ``_calls``, ``_threads``, ``_idle`` and ``_is_stopping`` are guarded by the lock of ``_changed``. It is a leaf but
-    for the start of a thread, and held while nothing is called.
+    ``_calls``, ``_threads``, ``_idle``, ``_awaited`` and ``_is_stopping`` are guarded by the lock of ``_changed``. It
+    is a leaf but for the start of a thread, and held while nothing is called.
     """
 
     def __init__(self, name: str, on_error: Callable[[BaseException], None], *, threads: int, length: int) -> None:
@@ -35,6 +36,8 @@ class Lane:
         self._calls: deque[Callable[[], None]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        # How many wait until all is done.
+        self._awaited = 0
         self._is_stopping = False
 
     def put(self, call: Callable[[], None]) -> bool:
@@ -44,7 +47,8 @@ class Lane:
                 return False
             self._calls.append(call)
             if self._idle >= len(self._calls):
-                self._changed.notify()
+                # One of those that are woken is a thread of the lane.
+                self._changed.notify(1 + self._awaited)
                 return True
             if len(self._threads) < self._most_threads and not self._start() and not self._threads:
                 self._calls.pop()
@@ -74,12 +78,26 @@ class Lane:
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             self._idle += 1
+            if self._awaited:
+                self._changed.notify_all()
             self._changed.wait_for(lambda: self._calls or self._is_stopping, LINGER)
             self._idle -= 1
             if self._calls:
                 return self._calls.popleft()
             self._threads.discard(threading.current_thread())
             return None
+
+    def flush(self, timeout: float) -> bool:
+        """Wait *timeout* seconds at most until nothing is left to do; return whether that is so."""
+        with self._changed:
+            self._awaited += 1
+            try:
+                return self._changed.wait_for(self._is_at_rest, timeout)
+            finally:
+                self._awaited -= 1
+
+    def _is_at_rest(self) -> bool:
+        return not self._calls and self._idle == len(self._threads)
 
     def stop(self, timeout: float) -> None:
         """Have the threads end when all is done that is waiting; wait *timeout* seconds for each at most."""
@@ -109,6 +127,12 @@ class Workers:
             if found is None:
                 found = self._lanes[lane] = Lane(lane, self._on_error, threads=threads, length=length)
         return found.put(call)
+
+    def flush(self, until: float) -> bool:
+        """Wait until the lanes have nothing to do, until the moment *until* at most; return whether that is so."""
+        with self._lock:
+            lanes = list(self._lanes.values())
+        return all(lane.flush(max(0.0, until - time.monotonic())) for lane in lanes)
 
     def stop(self, timeout: float) -> None:
         """End all threads, see :meth:`Lane.stop`. The next :meth:`put` starts others."""

@@ -20,12 +20,13 @@ from django.test import TransactionTestCase, override_settings
 from django.urls import reverse
 from psycopg_pool import PoolTimeout
 
+from conn_hygiene.testing import ConnectionHygieneMixin
 from example_project.processes import partner
 from example_project.shop import carrier, tenants, views
 from example_project.shop.models import Order, Product
 
 
-class ShopTests(TransactionTestCase):
+class ShopTests(ConnectionHygieneMixin, TransactionTestCase):
     databases = {"default", tenants.ALIAS}
 
     @classmethod
@@ -40,6 +41,7 @@ class ShopTests(TransactionTestCase):
         cls.addClassCleanup(connections[tenants.ALIAS].close_pool)  # type: ignore[attr-defined]
 
     def setUp(self) -> None:
+        super().setUp()
         call_command("seed", orders=20, verbosity=0)
         self.order = Order.objects.filter(status=Order.Status.SHIPPED)[0]
         patcher = mock.patch.object(views, "POLL_EVERY", 0)

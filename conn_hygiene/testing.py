@@ -1,0 +1,191 @@
+"""For tests: that nothing is held while something slow runs, and that nothing is left behind.
+
+With pytest they come as the fixture ``assert_released`` and the marker ``connection_hygiene``, see
+:mod:`conn_hygiene.contrib.pytest`; for the test classes of Django there is :class:`ConnectionHygieneMixin`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import unittest
+from contextlib import ContextDecorator
+from typing import TYPE_CHECKING
+
+from conn_hygiene import callsite
+from conn_hygiene.leases import policy
+from conn_hygiene.leases.description import describe
+from conn_hygiene.leases.lease import PARKED
+from conn_hygiene.masking import printable
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reports.leftovers import Leftovers
+from conn_hygiene.using import aliases
+from conn_hygiene.work import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from typing_extensions import Self
+
+    from conn_hygiene.leases.description import Description
+    from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.using import Using
+
+__all__ = ["ConnectionHygieneMixin", "assert_released", "flush"]
+
+
+def flush(timeout: float = 5.0) -> bool:
+    """Wait until what the toolkit has seen by now is done and told: connections back, records logged, signals sent.
+
+    A thread that was joined before, or a cursor that was collected, is among what was seen.
+
+    :param timeout: seconds to wait at most.
+    :returns: whether all is done; True without the toolkit installed. False from inside of a receiver or a logging
+        handler of a report, which would wait for itself.
+    """
+    return reaper.running is None or reaper.running.flush(timeout)
+
+
+class assert_released(ContextDecorator):
+    """Assert that no connection is held while the block, or the decorated function, runs.
+
+    What is looked at are the connections of the request that the running thread serves, or of all threads outside of
+    one. A connection passes if it has been given back, or if it will be after ``RELEASE_AFTER``: the look does not
+    wait for that. What a ``TestCase`` of Django's keeps open around the test does not count, so that the code is
+    judged as if it ran without. It is looked at the beginning, and at the end of a block that raises nothing; a block
+    that queries in between is not kept from that.
+
+    ::
+
+        with assert_released():
+            ...
+
+        # As a replacement for what is slow, called by a view:
+        mock.patch("mysite.views.urlopen", assert_released()(answer))
+
+    :param using: an alias of DATABASES, or several; by default all.
+    :raises AssertionError: a connection is held. The message says by whom, since which line, and what keeps it.
+    :raises TypeError: *using* is no alias; it may be that the parentheses are missing.
+    :raises ValueError: *using* names none, as an empty list does.
+    :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
+    """
+
+    def __init__(self, using: Using = None) -> None:
+        self._using = aliases(using, "assert_released")
+
+    def __enter__(self) -> Self:
+        self._assert()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self._assert()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def _assert(self) -> None:
+        held = held_now(self._using)
+        if held:
+            raise AssertionError("\n".join(held))
+
+
+def held_now(using: frozenset[str] | None = None) -> list[str]:
+    """Return which connections would stay with the running code for as long as it does not query, a sentence each."""
+    found = [_held(lease) for lease in _concerned() if using is None or lease.alias in using]
+    return [text for text in found if text is not None]
+
+
+def _concerned() -> Iterator[Lease]:
+    """Yield the leases of the request that is served, or of all threads that serve none, with this one's."""
+    leases = [] if reaper.running is None else reaper.running.leases()
+    for lease in leases:
+        if lease.request == serving.label or lease.thread_id == threading.get_ident():
+            yield lease
+
+
+def _held(lease: Lease) -> str | None:
+    found = describe(lease, time.monotonic())
+    keeps = None if found is None else _what_keeps(lease, found)
+    if found is None or keeps is None:
+        return None
+    threads = {thread.ident: thread.name for thread in threading.enumerate()}
+    who = lease.request or f"thread {threads.get(lease.thread_id, lease.thread_id)}"
+    since = "" if lease.checked_out_by is None else f" It was checked out at {lease.checked_out_by}."
+    last = "" if found.statement is None else f" The last statement was {found.statement}."
+    now = callsite.here()
+    where = "" if now is None else f" at {now}"
+    return printable(f"{who} holds a connection of {lease.alias!r}{where}: {keeps}.{since}{last}")
+
+
+def _what_keeps(lease: Lease, found: Description) -> str | None:
+    wrapper = lease.wrapper()
+    if wrapper is None:
+        return "its thread has lost it"
+    for place in list(lease.open_cursors.values()):
+        return f"a cursor is open{'' if place is None else f', since {place}'}"
+    of_test = _is_in_tests_transaction(wrapper)
+    if found.in_transaction and not of_test:
+        begun = found.transaction.place if found.transaction else None
+        return f"a transaction is open{'' if begun is None else f', since {begun}'}"
+    for reason, where in found.pins.items():
+        return f"it is pinned by {reason} at {where}"
+    if lease.state == PARKED:
+        return None
+    wish = policy.wish(lease.alias)
+    if wish == policy.HOLD:
+        return "hold_connection is around"
+    if wish == policy.KEEP:
+        return "nothing around says to give it back: no release_between_queries, and no middleware that does"
+    # Where a transaction hides whether anything else keeps it, there is nothing to be said.
+    return None if of_test else "somebody has read its handle, or shares it between threads"
+
+
+def _is_in_tests_transaction(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether the connection is in the transaction of a ``TestCase``, and in no other."""
+    blocks = wrapper.atomic_blocks
+    return bool(blocks) and all(block._from_testcase for block in blocks)  # type: ignore[attr-defined]
+
+
+class ConnectionHygieneMixin(unittest.TestCase):
+    """For Django's test classes: a test fails that leaves something behind, and can assert what is held.
+
+    What counts is a connection that was checked out in a thread that has ended, a transaction or a cursor that is
+    open yet, a transaction that a request has left open, a cursor that was collected without having been closed (where
+    :setting:`REPORT_UNCLOSED_CURSORS` has that told), state in the session of a connection, and what
+    :setting:`AUDIT_SESSIONS` finds. It stands in front of the class, and its ``setUp()`` must be called::
+
+        class ParcelTests(ConnectionHygieneMixin, TestCase):
+            def setUp(self):
+                super().setUp()
+
+    It looks after ``tearDown()`` and all other cleanups.
+    """
+
+    def setUp(self) -> None:
+        """Begin to watch."""
+        super().setUp()
+        watch = Leftovers()
+        watch.begin()
+        self.addCleanup(self._look_for_leftovers, watch)
+
+    def _look_for_leftovers(self, watch: Leftovers) -> None:
+        try:
+            found = watch.found()
+        finally:
+            watch.end()
+        if found:
+            self.fail("\n".join(found))
+
+    def assertReleased(self, using: Using = None) -> assert_released:
+        """Return :class:`assert_released`, for a ``with`` statement or as a decorator."""
+        return assert_released(using)

@@ -1,0 +1,545 @@
+"""What tests can assert of connections: the pytest plugin, the mixin, and what both are made of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import unittest
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import pytest
+from django.db import connection, transaction
+from django.http import HttpResponse
+from django.test import Client, TestCase, TransactionTestCase
+from django.urls import path
+
+import conn_hygiene
+from conn_hygiene import closing_connections, hold_connection, release_between_queries
+from conn_hygiene.signals import connection_reclaimed
+from conn_hygiene.testing import ConnectionHygieneMixin, assert_released, flush
+from conn_hygiene.work import serving
+from tests.processes import ROOT, run
+from tests.testapp.models import Item
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+uses_database = pytest.mark.django_db(transaction=True)
+
+# ##### What is held #####
+
+
+@uses_database
+def test_what_is_given_back_is_not_held() -> None:
+    with release_between_queries():
+        Item.objects.count()
+        with assert_released():
+            pass
+
+
+@uses_database
+def test_the_message_names_who_holds_what_and_since_when() -> None:
+    serving.label = "GET /orders/7/"
+    try:
+        Item.objects.filter(name="secret").exists()
+        with pytest.raises(AssertionError) as caught, assert_released():
+            pass
+    finally:
+        serving.label = None
+    text = str(caught.value)
+    here = "test_the_message_names_who_holds_what_and_since_when"
+    assert text.startswith("GET /orders/7/ holds a connection of 'default' at ")
+    assert ": nothing around says to give it back: no release_between_queries, and no middleware that does." in text
+    assert text.count(f"in {here}") == 2
+    assert "secret" not in text
+    assert "The last statement was SELECT" in text
+
+
+def opened_cursor() -> Any:
+    return connection.cursor()
+
+
+@uses_database
+@pytest.mark.parametrize(
+    ("scope", "keeps"),
+    [
+        (transaction.atomic, "a transaction is open, since "),
+        (hold_connection, "hold_connection is around"),
+        (opened_cursor, "a cursor is open"),
+    ],
+    ids=["transaction", "hold", "cursor"],
+)
+def test_what_keeps_it_is_named(scope: Callable[[], Any], keeps: str) -> None:
+    with release_between_queries():
+        Item.objects.count()
+        with scope():
+            Item.objects.count()
+            with pytest.raises(AssertionError, match=keeps), assert_released():
+                pass
+        with assert_released():
+            pass
+
+
+@uses_database
+def test_a_pin_is_named() -> None:
+    with release_between_queries():
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE mine (id int)")
+        with pytest.raises(AssertionError, match=r"it is pinned by temporary table at .* in test_a_pin_is_named"):
+            assert_released().__enter__()
+
+
+@uses_database
+def test_what_the_block_itself_keeps_is_seen_at_its_end_unless_it_raises() -> None:
+    with pytest.raises(AssertionError, match="nothing around says"), assert_released():
+        Item.objects.count()
+    connection.close()
+    with contextlib.suppress(KeyError), assert_released():
+        Item.objects.count()
+        raise KeyError
+
+
+@uses_database
+def test_as_a_decorator_and_for_some_aliases() -> None:
+    Item.objects.count()
+
+    @assert_released(using="unpooled")
+    def answer() -> str:
+        return "on its way"
+
+    assert answer() == "on its way"
+    with pytest.raises(AssertionError):
+        assert_released("default")(answer)()
+    with pytest.raises(TypeError, match="assert_released"):
+        assert_released(answer)  # type: ignore[arg-type]
+
+
+@uses_database
+async def test_in_async_code() -> None:
+    async with release_between_queries():
+        await Item.objects.acount()
+        async with assert_released():
+            pass
+    await Item.objects.acount()
+    with pytest.raises(AssertionError):
+        async with assert_released():
+            pass
+
+
+@uses_database
+def test_what_another_request_holds_is_its_own_business() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        serving.label = "GET /other/"
+        with closing_connections():
+            Item.objects.count()
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert held.wait(10)
+        serving.label = "GET /mine/"
+        with release_between_queries(), assert_released():
+            pass
+    finally:
+        serving.label = None
+        done.set()
+        thread.join()
+
+
+class InATestCase(TestCase):
+    """The transaction around each test does not count."""
+
+    def test_what_would_be_given_back_without_it_is_not_held(self) -> None:
+        with release_between_queries():
+            Item.objects.count()
+            with assert_released():
+                pass
+
+    def test_what_would_be_held_without_it_is(self) -> None:
+        Item.objects.count()
+        with pytest.raises(AssertionError, match="nothing around says"), assert_released():
+            pass
+        with (
+            release_between_queries(),
+            transaction.atomic(),
+            pytest.raises(AssertionError, match="a transaction is open"),
+            assert_released(),
+        ):
+            pass
+
+
+# ##### What is told #####
+
+
+@uses_database
+def test_flush_waits_for_what_a_dead_thread_has_left() -> None:
+    told = []
+
+    def receive(**event: Any) -> None:
+        told.append(event["alias"])
+
+    connection_reclaimed.connect(receive)
+    try:
+        thread = threading.Thread(target=Item.objects.count)
+        thread.start()
+        thread.join()
+        assert flush()
+        assert told == ["default"]
+        assert conn_hygiene.snapshot() == []
+    finally:
+        connection_reclaimed.disconnect(receive)
+
+
+@uses_database
+def test_flush_gives_up_and_says_so() -> None:
+    goes_on = threading.Event()
+
+    def receive(**event: Any) -> None:
+        goes_on.wait(10)
+
+    connection_reclaimed.connect(receive)
+    try:
+        thread = threading.Thread(target=Item.objects.count)
+        thread.start()
+        thread.join()
+        assert not flush(timeout=0.05)
+        goes_on.set()
+        assert flush()
+    finally:
+        connection_reclaimed.disconnect(receive)
+
+
+# ##### The mixin #####
+
+
+class Case(ConnectionHygieneMixin, TransactionTestCase):
+    """Runs what it is given, and is collected as a test of nothing."""
+
+    work: Callable[[], Any] = staticmethod(lambda: None)
+
+    def test(self) -> None:
+        self.work()
+
+
+class InTransaction(ConnectionHygieneMixin, TestCase):
+    """The same in a TestCase."""
+
+    work: Callable[[], Any] = staticmethod(lambda: None)
+
+    def test(self) -> None:
+        self.work()
+
+
+def fails_with(base: type[TransactionTestCase], work: Callable[[], Any]) -> list[str]:
+    """Return what a test says that does *work*, in a class of its own that is derived from *base*."""
+    case = type("Sample", (base,), {"work": staticmethod(work)})("test")
+    result = unittest.TestResult()
+    case(result)
+    assert result.testsRun == 1
+    failed = [text for _, text in [*result.failures, *result.errors]]
+    return failed[0].split("AssertionError: ")[1].strip().splitlines() if failed else []
+
+
+def leaves_a_transaction() -> None:
+    connection.set_autocommit(False)
+    Item.objects.count()
+
+
+def leaves_an_atomic_block() -> None:
+    transaction.atomic().__enter__()
+
+
+def leaves_a_cursor() -> None:
+    connection.cursor().execute("SELECT 1")
+
+
+LEFT_OPEN: list[Any] = []
+
+
+def leaves_a_cursor_open() -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    LEFT_OPEN.append(cursor)
+
+
+def leaves_a_setting() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET app.tenant_id = '42'")
+
+
+def leaves_a_server_setting() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '5s'")
+
+
+def leaves_a_table() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE mine (id int)")
+
+
+def leaves_a_carried_setting() -> None:
+    with release_between_queries(), connection.cursor() as cursor:
+        cursor.execute("SET app.tenant_id = '42'")
+    conn_hygiene.release_connections()
+
+
+def leaves_a_connection() -> None:
+    thread = threading.Thread(target=Item.objects.count)
+    thread.start()
+    thread.join()
+
+
+def takes_back_what_it_set() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET app.tenant_id = '42'")
+        cursor.execute("SET statement_timeout = '5s'")
+        cursor.execute("RESET app.tenant_id")
+        cursor.execute("RESET statement_timeout")
+
+
+def leaves_nothing() -> None:
+    with transaction.atomic():
+        Item.objects.count()
+    list(Item.objects.iterator())
+
+
+@pytest.fixture
+def mended() -> Iterator[None]:
+    """Take away what the test's test has left, which is no test of its own."""
+    yield
+    for cursor in LEFT_OPEN:
+        cursor.close()
+    LEFT_OPEN.clear()
+    connection.savepoint_ids.clear()
+    connection.atomic_blocks.clear()
+    connection.in_atomic_block = False
+    connection.close()
+
+
+@uses_database
+@pytest.mark.usefixtures("mended")
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (leaves_a_transaction, r"A transaction on 'default' of thread .*, last statement SELECT .* is open yet"),
+        (leaves_an_atomic_block, r"A transaction on 'default' .* is open yet, begun at .* in leaves_an_atomic_block\."),
+        (leaves_a_cursor, r"A cursor on 'default' was never closed\. Opened at .* in leaves_a_cursor\."),
+        (leaves_a_cursor_open, r"A cursor on 'default' .* is open yet, opened at .* in leaves_a_cursor_open\."),
+        (leaves_a_setting, r"State is left on 'default' .*: SET app.tenant_id\. RESET it, or set it by"),
+        (leaves_a_server_setting, r"State is left on 'default' .*: SET statement_timeout\."),
+        (leaves_a_carried_setting, r"State is left on 'default' .*: SET app.tenant_id\."),
+        (leaves_a_table, r"State is left on 'default' .*: temporary table, at .* in leaves_a_table\."),
+        (leaves_a_connection, r"Thread .* ended with a connection of 'default' checked out"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_test_fails_that_leaves_something(work: Callable[[], Any], expected: str) -> None:
+    assert [re.match(expected, line) is not None for line in fails_with(Case, work)] == [True]
+
+
+@uses_database
+@pytest.mark.parametrize("work", [leaves_nothing, takes_back_what_it_set])
+@pytest.mark.parametrize("base", [Case, InTransaction])
+def test_a_test_passes_that_leaves_nothing(base: type[TransactionTestCase], work: Callable[[], Any]) -> None:
+    assert fails_with(base, work) == []
+
+
+@uses_database
+def test_the_next_test_is_not_blamed() -> None:
+    assert len(fails_with(Case, leaves_a_setting)) == 1
+    assert fails_with(Case, leaves_nothing) == []
+    connection.close()
+
+
+@uses_database
+def test_what_a_testcase_takes_back_is_not_left() -> None:
+    assert fails_with(InTransaction, leaves_a_setting) == []
+
+
+def leaves_transaction(request: Any) -> HttpResponse:
+    leaves_a_transaction()
+    return HttpResponse()
+
+
+urlpatterns = [path("leaves-transaction/", leaves_transaction)]
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+def test_a_request_that_leaves_its_transaction_open_is_named() -> None:
+    lines = fails_with(Case, lambda: Client().get("/leaves-transaction/"))
+    assert [line.split(" on ")[0] for line in lines] == ["GET /leaves-transaction/ left a transaction open"]
+
+
+def test_the_mixin_hands_out_the_assertion() -> None:
+    assert isinstance(Case("test").assertReleased("default"), assert_released)
+
+
+# ##### The plugin #####
+
+SETTINGS = """
+from tests.settings import *
+from tests.settings import _URL, database
+DATABASES = {"default": database(_URL, pool={"min_size": 1, "max_size": 4, "timeout": 5}, TEST={"NAME": "test_sample"})}
+"""
+
+SAMPLE = """
+import threading
+import pytest
+from django.db import connection, transaction
+from django.test import TestCase
+from conn_hygiene import release_between_queries
+from tests.testapp.models import Item
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+def slow():
+    return "answer"
+
+def get():
+    Item.objects.count()
+    return slow()
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+def test_connection():
+    in_thread(Item.objects.count)
+
+@pytest.fixture
+def runs_a_thread():
+    yield
+    in_thread(Item.objects.count)
+
+def test_fixture(runs_a_thread):
+    pass
+
+@pytest.mark.django_db
+def test_transaction(request):
+    # Not the one of the fixture.
+    left_open = transaction.atomic()
+    left_open.__enter__()
+    request.addfinalizer(lambda: left_open.__exit__(None, None, None))
+
+def test_after_it():
+    assert not connection.in_atomic_block
+
+@pytest.mark.connection_hygiene(slow="test_sample.slow")
+def test_slow():
+    assert get() == "answer"
+
+@pytest.mark.connection_hygiene(slow=["test_sample.slow"])
+def test_slow_released():
+    with release_between_queries():
+        assert get() == "answer"
+
+@pytest.mark.connection_hygiene(False)
+def test_left_out():
+    in_thread(Item.objects.count)
+
+def test_fails_in_any_case():
+    in_thread(Item.objects.count)
+    assert not "its own failure"
+
+def test_released(assert_released):
+    with assert_released():
+        pass
+
+class TestClass(TestCase):
+    def test_nothing(self):
+        Item.objects.count()
+
+    def test_thread(self):
+        in_thread(Item.objects.count)
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what the plugin has to say of each test of the sample, by name; "" for those that pass."""
+    directory = tmp_path_factory.mktemp("sample")
+    (directory / "sample_settings.py").write_text(SETTINGS)
+    (directory / "test_sample.py").write_text(SAMPLE)
+    process = run_pytest(directory, "--connection-hygiene")
+    assert process.returncode == 1, process.stdout + process.stderr
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(directory / "junit.xml").iter("testcase"):
+        failures = [str(each.text) for each in case if each.tag in ("failure", "error")]
+        found[case.attrib["name"]] = "\n".join(failures)
+    # What is added to a failure stands in sections of its own.
+    found["sections"] = process.stdout
+    return found
+
+
+def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    installed = entry_points(group="pytest11", name="conn_hygiene")
+    plugin = [] if installed else ["-p", "conn_hygiene.contrib.pytest"]
+    options = [
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:asyncio",
+        "-p",
+        "no:cacheprovider",
+        "--junitxml",
+        str(directory / "junit.xml"),
+    ]
+    settings = ["--ds", "sample_settings", "--rootdir", str(directory), "-c", str(directory / "pytest.ini")]
+    (directory / "pytest.ini").touch()
+    modules = os.pathsep.join([str(directory), str(ROOT)])
+    return run("-m", "pytest", *plugin, *options, *settings, *arguments, str(directory), PYTHONPATH=modules)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test_connection", "ended with a connection of 'default' checked out"),
+        ("test_fixture", "ended with a connection of 'default' checked out"),
+        ("test_transaction", "is open yet, begun at "),
+        ("test_slow", "While test_sample.slow is called: thread MainThread holds a connection of 'default' at "),
+        ("test_thread", "ended with a connection of 'default' checked out"),
+    ],
+)
+def test_the_plugin_fails_a_test(results: dict[str, str], name: str, expected: str) -> None:
+    assert results[name].count(expected) == 1
+    assert f"{name} fails the connection hygiene:" in results[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["test_after_it", "test_slow_released", "test_left_out", "test_released", "test_nothing"]
+)
+def test_the_plugin_lets_a_test_pass(results: dict[str, str], name: str) -> None:
+    assert results[name] == ""
+
+
+def test_the_plugin_adds_to_a_failure_and_does_not_hide_it(results: dict[str, str]) -> None:
+    text = results["test_fails_in_any_case"]
+    assert "its own failure" in text
+    assert "fails the connection hygiene" not in text
+    (section,) = re.findall(r"- Captured connection hygiene call -+\n(.+)\n", results["sections"])
+    assert re.fullmatch(r"Thread \d+ ended with a connection of 'default' checked out .*", section)
+
+
+def test_the_plugin_says_where_the_toolkit_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "sample_settings.py").write_text("SECRET_KEY = 'tests'")
+    (tmp_path / "test_sample.py").write_text("def test_nothing(): pass")
+    process = run_pytest(tmp_path, "--connection-hygiene")
+    assert 'put "conn_hygiene" into INSTALLED_APPS' in process.stdout
+    assert run_pytest(tmp_path).returncode == 0
+
+
+def test_the_plugin_imports_nothing_of_django() -> None:
+    code = "import conn_hygiene.contrib.pytest, sys; print('django' in sys.modules)"
+    assert run("-c", code).stdout == "False\n"
