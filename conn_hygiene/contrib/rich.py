@@ -6,24 +6,22 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from conn_hygiene.management.fitting import fitted
 from conn_hygiene.management.rendering import BAD, GOOD, PLAIN, QUIET, WARN, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rich.console import ConsoleOptions
 
     from conn_hygiene.management.rendering import Block
 
 _STYLES = {BAD: "bold red", WARN: "yellow", GOOD: "green", QUIET: "dim", PLAIN: ""}
-
-# No pid and no duration is longer.
-_SHORT = 12
-# What is left of a text at least, before it is folded.
-_FOLDED = 8
 
 
 def console(stream: Any, *, no_color: bool, force_terminal: bool) -> Console:
@@ -43,29 +41,39 @@ def live(to: Console) -> Iterator[Callable[[Iterable[Block]], None]]:
         yield lambda blocks: drawing.update(_drawn(blocks), refresh=True)
 
 
-def _drawn(blocks: Iterable[Block]) -> Group:
-    # Text and not markup: what a server reports may contain brackets.
-    return Group(
-        *[
-            _table(block) if isinstance(block, Table) else Text(block.text, style=_STYLES[block.mood])
-            for block in blocks
-        ]
-    )
+def _drawn(blocks: Iterable[Block]) -> _Drawing:
+    return _Drawing(list(blocks))
 
 
-def _table(block: Table) -> RichTable | Text:
-    used = [place for place in range(len(block.columns)) if any(row[place] for row in block.rows)]
-    if not used:
+class _Drawing:
+    """Blocks, drawn as wide as the console is whenever it draws them: a terminal changes its width."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
+        for block in self._blocks:
+            # Text and not markup: what a server reports may contain brackets.
+            if isinstance(block, Table):
+                yield _table(block, options.max_width)
+            else:
+                yield Text(block.text, style=_STYLES[block.mood])
+
+
+# Between two columns, and what the box adds on both sides.
+_GAP, _EDGES = 2, 3
+
+
+def _table(block: Table, width: int) -> RichTable | Text:
+    if not any(map(any, block.rows)):
         return Text()
+    block = fitted(block, width - _EDGES, _GAP)
     table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place in used:
-        width = max(len(row[place]) for row in (block.columns, *block.rows))
-        # On a narrow terminal texts are folded, so that numbers can still be read.
-        short = width <= _SHORT
-        table.add_column(block.columns[place], min_width=width if short else _FOLDED, no_wrap=short, overflow="fold")
+    for name in block.columns:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
     for number, (row, mood) in enumerate(zip(block.rows, block.moods, strict=True), 1):
         table.add_row(
-            *[Text(row[place]) for place in used],
+            *map(Text, row),
             style=_STYLES[mood],
             end_section=number < len(block.rows) and block.rows[number][0] != row[0],
         )

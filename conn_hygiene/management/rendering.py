@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from conn_hygiene.management import fitting
 from conn_hygiene.masking import harmless, mask, printable
 from conn_hygiene.server import fleet
 from conn_hygiene.server import sessions as server
@@ -31,9 +32,8 @@ _MOODS = {server.ABORTED: BAD, server.IDLE_IN_TRANSACTION: WARN, server.ACTIVE: 
 # A statement is a hint at what a session does; whoever wants all of it asks for JSON.
 _STATEMENT = 120
 
-# How wide the table of processes may be: an old terminal's width, less what rich adds. No cell is made narrower than
-# the least.
-_WIDTH, _LEAST = 80 - 3, 8
+# How wide the table of processes may be: an old terminal's width, less what rich adds.
+_WIDTH = 80 - 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,24 +177,8 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
         for group in groups
     ]
     moods = [WARN if group.idle_in_transaction else PLAIN for group in groups]
-    return _within(_WIDTH, Table(columns, rows, moods), cut=(0, 2))
-
-
-def _within(width: int, table: Table, cut: Sequence[int]) -> Table:
-    """Return *table*, the texts of the columns *cut* shortened, each in its turn, until it is no wider than *width*."""
-    rows = [list(row) for row in table.rows]
-    for place in cut:
-        widest = max((len(row[place]) for row in rows), default=0)
-        excess = sum(_widths(dataclasses.replace(table, rows=rows))) - width
-        for row in rows:
-            row[place] = _middle_cut(row[place], max(_LEAST, widest - max(0, excess)))
-    return dataclasses.replace(table, rows=rows)
-
-
-def _middle_cut(text: str, length: int) -> str:
-    """Return *text* in *length* characters: names that are made by machines differ at the end, and begin alike."""
-    head = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+    # Wherever it is read: names that are made by machines are long, and the numbers count.
+    return fitting.fitted(Table(columns, rows, moods), _WIDTH, len(_GAP))
 
 
 def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[str]:
@@ -305,7 +289,10 @@ def unseen_blocks(found: Sequence[UnseenState]) -> list[Block]:
     # Of the same in many requests the first says it all.
     once = {(event.where, event.reason, event.names, event.alias): event for event in reversed(found)}
     kept = [*reversed(once.values())]
-    rows = [(event.alias, event.left, _shortened(printable(event.statement or "")), event.where) for event in kept]
+    rows = [
+        (event.alias, event.left, fitting.statement_cut(printable(event.statement or ""), _STATEMENT), event.where)
+        for event in kept
+    ]
     blocks: list[Block] = [Table(("Database", "Left", "Statement", "Place"), rows, [BAD] * len(rows))] if rows else []
     return [*blocks, *map(Line, dict.fromkeys(event.advice for event in kept))]
 
@@ -329,12 +316,12 @@ def _duration(seconds: float | None) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2])
 
 
-def _shortened(text: str, length: int = _STATEMENT) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
+def _shortened(statement: str) -> str:
+    return fitting.statement_cut(statement, _STATEMENT)
 
 
 def plain(blocks: Iterable[Block], width: int | None = None) -> str:
-    """Return *blocks* as text with aligned columns, the last of which is cut so that a table fits into *width*."""
+    """Return *blocks* as text with aligned columns. Tables fit into *width* where that can be: see :mod:`.fitting`."""
     lines: list[str] = []
     for block in blocks:
         lines += _aligned(block, width) if isinstance(block, Table) else [block.text]
@@ -344,26 +331,15 @@ def plain(blocks: Iterable[Block], width: int | None = None) -> str:
 _GAP = "  "
 
 
-def _widths(table: Table) -> list[int]:
-    """Return how wide each column is, with the gap in front of all but the first; 0 for one that tells nothing."""
-    widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
-    used = [any(row[place] for row in table.rows) for place in range(len(widths))]
-    return [(width + len(_GAP) * any(used[:place])) if used[place] else 0 for place, width in enumerate(widths)]
-
-
 def _aligned(table: Table, width: int | None) -> list[str]:
     if not table.rows:
         return []
-    widths = _widths(table)
-    # Of rows that tell nothing, the first column stays.
-    used = [place for place, each in enumerate(widths) if each] or [0]
-    gaps = dict.fromkeys(used, len(_GAP)) | {used[0]: 0}
-    lines = [
-        "".join(" " * gaps[place] + row[place].ljust(widths[place] - gaps[place]) for place in used).rstrip()
+    table = fitting.fitted(table, width, len(_GAP))
+    widths = fitting.widths(table)
+    return [
+        _GAP.join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in (table.columns, *table.rows)
     ]
-    least = sum(widths) - widths[used[-1]] + len(_GAP) + _LEAST
-    return lines if width is None else [_shortened(line, max(width, least) - 1) for line in lines]
 
 
 def status_json(status: Status) -> dict[str, Any]:
