@@ -371,7 +371,12 @@ def leaves_transaction(request: Any) -> HttpResponse:
     return HttpResponse()
 
 
-urlpatterns = [path("leaves-transaction/", leaves_transaction)]
+def sets(request: Any) -> HttpResponse:
+    leaves_a_setting()
+    return HttpResponse()
+
+
+urlpatterns = [path("leaves-transaction/", leaves_transaction), path("sets/", sets)]
 
 
 @uses_database
@@ -379,6 +384,13 @@ urlpatterns = [path("leaves-transaction/", leaves_transaction)]
 def test_a_request_that_leaves_its_transaction_open_is_named() -> None:
     lines = fails_with(Case, lambda: Client().get("/leaves-transaction/"))
     assert [line.split(" on ")[0] for line in lines] == ["GET /leaves-transaction/ left a transaction open"]
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+def test_what_a_request_has_set_is_not_the_tests() -> None:
+    assert fails_with(Case, lambda: Client().get("/sets/")) == []
+    connection.close()
 
 
 def test_the_mixin_hands_out_the_assertion() -> None:

@@ -2308,4 +2308,49 @@ MUTANTS = [
         """,
         "test_sqlalchemy_pool.py::test_a_server_side_cursor_keeps_the_connection_until_it_is_exhausted",
     ),
+    # ##### Tests #####
+    _mutant(
+        "what a request leaves is the test's",
+        "reports/leftovers.py",
+        """
+        self._excused |= {thing.key for thing in _things() if thing.own and thing.key[2] in ("pin", "set")}
+        """,
+        """
+        pass
+        """,
+        "test_testing.py::test_what_a_request_has_set_is_not_the_tests",
+    ),
+    _mutant(
+        "a setting is believed to be set for ever",
+        "reports/leftovers.py",
+        """
+        if kind != "set" or not thing.own or wrapper is None:
+        """,
+        """
+        if True:
+        """,
+        "test_testing.py::test_a_test_passes_that_leaves_nothing",
+    ),
+    _mutant(
+        "a TestCase's transaction counts",
+        "testing.py",
+        """
+        return bool(blocks) and all(block._from_testcase for block in blocks)  # type: ignore[attr-defined]
+        """,
+        """
+        return False
+        """,
+        "test_testing.py::InATestCase",
+    ),
+    _mutant(
+        "flush() does not wait for the workers",
+        "reaper/workers.py",
+        """
+        return not self._calls and self._idle == len(self._threads)
+        """,
+        """
+        return True
+        """,
+        "test_testing.py::test_flush_gives_up_and_says_so",
+    ),
 ]
