@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         close_all_before_fork,
         closing_connections,
         histograms,
+        histograms_by_alias,
         hold_connection,
         install,
         pool_stats,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         session_settings,
         snapshot,
         stats,
+        stats_by_alias,
         uninstall,
     )
 
@@ -49,6 +51,7 @@ __all__ = [
     "close_all_before_fork",
     "closing_connections",
     "histograms",
+    "histograms_by_alias",
     "hold_connection",
     "install",
     "pool_stats",
@@ -60,6 +63,7 @@ __all__ = [
     "session_settings",
     "snapshot",
     "stats",
+    "stats_by_alias",
     "uninstall",
 ]
 

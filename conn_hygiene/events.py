@@ -105,6 +105,20 @@ class CheckedIn(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOpened(Event):
+    """Django's native pool has opened a connection, for whoever asks next. Published in a thread of the pool's, mostly.
+
+    Without a pool, a checkout opens one: :class:`CheckedOut`, whose ``pooled`` is false, says how long that took. Of
+    other pools it is not seen.
+    """
+
+    alias: str
+    server_pid: int
+    #: Seconds from asking the server to having the connection, without what the pool sets up there.
+    opened_in: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolExhausted(Event):
     """A checkout failed, since the pool had no connection in time. Published in the thread that gets the exception."""
 
@@ -391,6 +405,7 @@ class ConnectionsDiscarded(Event):
 ALL: tuple[type[Event], ...] = (
     CheckedOut,
     CheckedIn,
+    ConnectionOpened,
     PoolExhausted,
     Pinned,
     Reclaimed,

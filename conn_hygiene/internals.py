@@ -110,6 +110,10 @@ PARAMETERS = Feature(
     "parameters",
     "A pool connects with the parameters that it was made with, also where the backend's have changed since.",
 )
+OPENED = Feature(
+    "opened",
+    "What a pool opens is not told of, so that nobody learns how long that takes.",
+)
 NULL_POOLS = Feature(
     "null-pools",
     "Who waits for a connection of a full NullConnectionPool may have to wait for UNPOOLED_RELEASE_AFTER.",
@@ -229,6 +233,7 @@ FEATURES = (
     POOL_CHECKS,
     RECONNECTS,
     PARAMETERS,
+    OPENED,
     NULL_POOLS,
     FORKED_POOLS,
     POOL_STATS,
@@ -676,6 +681,7 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_POOL, RECONNECTS, {"schedule_task": "Extended: of what could not connect, one is tried soon."}),
+    *_names(_POOL, OPENED, {"connection_class": "Stood for: its connect() is what opens a connection of the pool."}),
     *_names(_POOL, NULL_POOLS, {"_nconns": "How many it has open, of max_size."}),
     *_names(_ADD_CONNECTION, RECONNECTS, {"attempt": "Tells what has failed to connect from other tasks."}),
     *_names(_POOL, CLEANING, {"_configure": "What the pool does to a new session is due after a reset."}),

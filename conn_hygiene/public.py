@@ -11,9 +11,11 @@ from conn_hygiene.reports.snapshot import (
     PoolInfo,
     Stats,
     histograms,
+    histograms_by_alias,
     pool_stats,
     snapshot,
     stats,
+    stats_by_alias,
 )
 from conn_hygiene.scopes import (
     closing_connections,
@@ -36,6 +38,7 @@ __all__ = [
     "close_all_before_fork",
     "closing_connections",
     "histograms",
+    "histograms_by_alias",
     "hold_connection",
     "install",
     "pool_stats",
@@ -47,5 +50,6 @@ __all__ = [
     "session_settings",
     "snapshot",
     "stats",
+    "stats_by_alias",
     "uninstall",
 ]

@@ -103,6 +103,35 @@ def facts(event: events.Event, *without: str) -> dict[str, Any]:
 # ##### What is published #####
 
 
+def test_a_connection_that_a_pool_opens_is_told_with_its_time() -> None:
+    connections["default"].close_pool()
+    with heard(events.ConnectionOpened) as published:
+        pid = pid_of("default")
+    # A pool that has given its last one away opens another.
+    [opened] = [event for event in published if event.server_pid == pid]
+    assert facts(opened, "opened_in") == {"alias": "default", "server_pid": pid}
+    assert 0 < opened.opened_in < 60
+
+
+def test_a_pool_has_its_own_class_back_after_uninstall() -> None:
+    pid_of("default")
+    pool: Any = connections["default"].pool
+    connections.close_all()
+    own = pool.connection_class.connection_class
+    conn_hygiene.uninstall()
+    try:
+        assert pool.connection_class is own
+    finally:
+        conn_hygiene.install()
+
+
+def test_a_connection_without_a_pool_is_told_as_a_checkout_alone() -> None:
+    connections["unpooled"].close()
+    with heard(events.ConnectionOpened, events.CheckedOut) as published:
+        pid_of("unpooled")
+    assert published.kinds() == [events.CheckedOut]
+
+
 @every_alias
 @pytest.mark.usefixtures("at_once")
 def test_a_query_is_a_checkout_and_a_release(alias: str, published: Published) -> None:

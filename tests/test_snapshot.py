@@ -16,6 +16,7 @@ from django.urls import path
 import conn_hygiene
 from conn_hygiene import LeaseInfo, Stats
 from conn_hygiene.reaper import reaper
+from conn_hygiene.reports.snapshot import held_by_alias
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
@@ -368,6 +369,41 @@ def test_numbers_only_grow_while_many_threads_query_and_somebody_looks(settings:
     assert (reclaimed, pinned) == (0, 0)
     changed = change(before)
     assert changed["seconds_held"] >= changed["seconds_in_use"] > 0
+
+
+def test_the_numbers_of_each_alias_are_those_of_that_alias(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
+    before, waits = conn_hygiene.stats_by_alias(), conn_hygiene.histograms_by_alias()
+    for alias, times in {"default": 3, "unpooled": 2}.items():
+        for _ in range(times):
+            query(alias)
+    after = conn_hygiene.stats_by_alias()
+    # None of SQLite, and those without a query as well.
+    assert list(after) == list(conn_hygiene.histograms_by_alias()) == ["default", "small", "unpooled", "persistent"]
+    assert {alias: after[alias].checkouts - before[alias].checkouts for alias in after} == {
+        "default": 3,
+        "small": 0,
+        "unpooled": 2,
+        "persistent": 0,
+    }
+    assert after["unpooled"].seconds_waited > before["unpooled"].seconds_waited
+    now = conn_hygiene.histograms_by_alias()
+    assert [now[alias].waited.count - waits[alias].waited.count for alias in now] == [3, 0, 2, 0]
+    assert after == {alias: conn_hygiene.stats(alias) for alias in after}
+
+
+def test_what_is_held_by_alias_and_state() -> None:
+    query("persistent")
+    query(sql="LISTEN activity")
+    with transaction.atomic("small"):
+        query("small")
+        held = held_by_alias()
+    assert {alias: dict(states) for alias, states in held.items()} == {
+        "default": {"pinned": 1},
+        "small": {"in use": 1},
+        "unpooled": {},
+        "persistent": {"idle": 1},
+    }
 
 
 def test_a_released_connection_is_in_no_snapshot(settings: Any) -> None:

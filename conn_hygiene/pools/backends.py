@@ -11,6 +11,7 @@ import threading
 from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,6 +19,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 
 from conn_hygiene import internals
 from conn_hygiene.pools import sqlalchemy
+from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +83,13 @@ def has_pool(alias: str) -> bool:
     except ImproperlyConfigured:
         return False
     return any(base.__module__.partition(".")[0] in _POOLED for base in cls.__mro__)
+
+
+def on_postgresql() -> list[str]:
+    """Return the aliases of DATABASES whose backends are PostgreSQL's, in their order there; makes no wrapper."""
+    if not (settings.configured and internals.CONNECT_OPTIONS.available):
+        return []
+    return [alias for alias in connections.settings if connect_options.is_postgresql(alias)]
 
 
 def leave_alone(alias: str, engine: str, reason: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conn_hygiene.pools import checking, configuring, parameters, reconnecting, waiting
+from conn_hygiene.pools import checking, configuring, opening, parameters, reconnecting, waiting
 
 _PARTS = (configuring, checking, reconnecting)
 
@@ -31,7 +31,9 @@ def watch(pool: Any) -> None:
         # Of a class of somebody's own.
         return
     # Before it is wrapped: the wrapper whose method it is has made the pool.
-    parameters.watch(pool, getattr(getattr(pool, "_configure", None), "__self__", None))
+    backend = getattr(getattr(pool, "_configure", None), "__self__", None)
+    parameters.watch(pool, backend)
+    opening.watch(pool, backend)
     for part in _PARTS:
         part.watch(pool)
 
@@ -43,4 +45,5 @@ def unwatch(pool: Any) -> None:
     for part in _PARTS:
         part.unwatch(pool)
     waiting.unwatch(pool)
+    opening.unwatch(pool)
     parameters.unwatch(pool)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import Counter
 from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
 from conn_hygiene.leases.description import describe
+from conn_hygiene.pools import backends, sqlalchemy
 from conn_hygiene.pools import base as pools
-from conn_hygiene.pools import sqlalchemy
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters
 from conn_hygiene.reports.counters import BOUNDS, COUNTED
@@ -245,6 +246,11 @@ def stats(using: Using = None) -> Stats:
     return Stats(**totals)
 
 
+def stats_by_alias() -> dict[str, Stats]:
+    """Return :func:`stats` of each alias of DATABASES that is on PostgreSQL, zeros included, as ordered there."""
+    return {alias: stats(alias) for alias in backends.on_postgresql()}
+
+
 def _totals(chosen: frozenset[str] | None) -> dict[str, Any]:
     read = [tally.read() for tally in counters.chosen(chosen)]
     return {name: sum(values[name] for values in read) for name in COUNTED}
@@ -261,6 +267,25 @@ def histograms(using: Using = None) -> Histograms:
     chosen = aliases(using, "histograms")
     read = [] if reaper.running is None else [tally.series() for tally in counters.chosen(chosen)]
     return Histograms(**{name: _histogram([series[name] for series in read]) for name in ("waited", "held", "used")})
+
+
+def histograms_by_alias() -> dict[str, Histograms]:
+    """Return :func:`histograms` of each alias of DATABASES that is on PostgreSQL, zeros included, as ordered there."""
+    return {alias: histograms(alias) for alias in backends.on_postgresql()}
+
+
+def held_by_alias() -> dict[str, Counter[str]]:
+    """Return how many connections of each alias are checked out now, by :attr:`LeaseInfo.state`.
+
+    Dearer than counting and cheaper than :func:`snapshot`: no stack is looked at.
+    """
+    held: dict[str, Counter[str]] = {alias: Counter() for alias in backends.on_postgresql()}
+    now = time.monotonic()
+    for lease in _leases():
+        seen = describe(lease, now)
+        if seen is not None:
+            held.setdefault(lease.alias, Counter())[seen.state] += 1
+    return held
 
 
 def _histogram(series: list[Series]) -> Histogram:
