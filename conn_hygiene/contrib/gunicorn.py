@@ -58,6 +58,17 @@ def worker_exit(server: Any, worker: Any) -> None:
         close_pools()
 
 
+def child_exit(server: Any, worker: Any) -> None:
+    """Take the gauges of a worker that is gone out of Prometheus' sums, however it ended; its counters stay there.
+
+    Called by the master, for the multiprocess mode of prometheus_client. Does nothing outside of that.
+    """
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid)
+
+
 def install() -> None:
     """Refuse to be loaded by a master that will fork gevent workers, and has not patched; see :func:`pre_fork`.
 

@@ -2,6 +2,7 @@
 
 ``DATABASE_URL``   a database of the test's own
 ``DATABASE_POOL``  size of the native pool; 0 for none
+``URLS``           the module of other URLs than the site's own
 ``CONN_HYGIENE``   "off" for plain Django, else the setting, as JSON
 """
 
@@ -15,7 +16,7 @@ from example_project.embedded import database
 SECRET_KEY = "tests"
 ALLOWED_HOSTS = ["127.0.0.1"]
 USE_TZ = True
-ROOT_URLCONF = "tests.workers.site.urls"
+ROOT_URLCONF = os.environ.get("URLS", "tests.workers.site.urls")
 
 _TOOLKIT = os.environ.get("CONN_HYGIENE", "{}")
 INSTALLED_APPS = [] if _TOOLKIT == "off" else ["conn_hygiene"]
