@@ -8,7 +8,7 @@ serves the metrics, such as ``prometheus_client.start_http_server()`` or django-
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from django.db import transaction
@@ -53,7 +53,7 @@ class Collector(_Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        described = {metric.name: metric for metric in self.describe()}
+        described: dict[str, Any] = {metric.name: metric for metric in self.describe()}
         for family, labels, value in [*families.gauges(), *families.counters()]:
             described[family.name].add_metric(labels, value)
         for family, labels, histogram in families.histograms():
