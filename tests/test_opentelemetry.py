@@ -111,10 +111,12 @@ def test_each_checkout_is_a_wait_and_a_use(reader: InMemoryMetricReader) -> None
     finally:
         for kind in kinds:
             events.unlisten(kind, told.append)
-    waited = {
+    waited: dict[str, list[Any]] = {
         alias: [e.waited_for for e in told if type(e) is events.CheckedOut and e.alias == alias] for alias in ALIASES
     }
-    held = {alias: [e.held_for for e in told if type(e) is events.CheckedIn and e.alias == alias] for alias in ALIASES}
+    held: dict[str, list[Any]] = {
+        alias: [e.held_for for e in told if type(e) is events.CheckedIn and e.alias == alias] for alias in ALIASES
+    }
     found = metrics(reader)
     assert times(found, "wait_time", "default") == (3, pytest.approx(sum(waited["default"])))
     assert times(found, "use_time", "default") == (3, pytest.approx(sum(held["default"])))
@@ -146,9 +148,10 @@ def test_a_pool_without_a_connection_is_a_timeout(
     try:
         wait_until(lambda: conn_hygiene.pool_stats("default")[0].waiting == 1, "somebody waits")
         # Who is turned away at once has not waited in vain.
-        with monkeypatch.context() as patch, pytest.raises(OperationalError, match="already 1 requests waiting"):
-            patch.setattr(pool, "max_waiting", 1)
+        monkeypatch.setattr(pool, "max_waiting", 1)
+        with pytest.raises(OperationalError, match="already 1 requests waiting"):
             query()
+        monkeypatch.setattr(pool, "max_waiting", 0)
         monkeypatch.setattr(pool, "timeout", 0.05)
         for _ in range(2):
             with pytest.raises(OperationalError, match="couldn't get a connection"):
