@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard that come with the package ask for what is exported; and gunicorn's hook."""
+"""The alert rules and the dashboard ask for what is exported; and the files by which several processes export it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conn_hygiene.contrib import gunicorn, prometheus
+from tests import metered
+from tests.processes import in_fresh_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,3 +102,20 @@ def test_the_gauges_of_a_dead_worker_go_and_its_counters_stay(tmp_path: Path, mo
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     gunicorn.child_exit(None, _Worker())
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
+
+
+# ##### Several processes #####
+
+
+def test_what_is_written_follows_the_process() -> None:
+    # Checkouts, the largest sizes of all pools, and threads that write.
+    assert in_fresh_process(metered.a_life) == {
+        "registered": [0, 0, 0],
+        "queried": [1, 4, 1],
+        "forked": [3, 8, 1],
+        "marked": [3, 4, 1],
+        "closed": [3, 0, 1],
+        "installed anew": [3, 0, 1],
+        "queried again": [4, 4, 1],
+        "unregistered": [4, 0, 0],
+    }

@@ -79,6 +79,9 @@ def write() -> None:
 def _first(event: events.Event) -> None:
     """Begin for good: from now on there is something to be told, in this process."""
     global _stop  # noqa: PLW0603 - as above
+    if isinstance(event, events.ConnectionsDiscarded):
+        # Of each forked child, which may be about to fork others, and does that best without a thread.
+        return
     events.unlisten(events.Event, _first)
     with _lock:
         if _stop is not None or not _begun:
