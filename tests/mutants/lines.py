@@ -2111,7 +2111,7 @@ MUTANTS = [
         "a pool keeps its first password",
         "pools/native.py",
         """
-        parameters.watch(pool, getattr(getattr(pool, "_configure", None), "__self__", None))
+        parameters.watch(pool, backend)
         """,
         "",
         "test_rotating_passwords.py::test_a_new_connection_of_a_pool_has_the_new_password",
@@ -2352,5 +2352,96 @@ MUTANTS = [
         return True
         """,
         "test_testing.py::test_flush_gives_up_and_says_so",
+    ),
+    _mutant(
+        "nobody hears of what a pool opens",
+        "pools/native.py",
+        """
+        opening.watch(pool, backend)
+        """,
+        "",
+        "test_events.py::test_a_connection_that_a_pool_opens_is_told_with_its_time",
+    ),
+    _mutant(
+        "a pool goes on with the toolkit's class",
+        "pools/native.py",
+        """
+        opening.unwatch(pool)
+        """,
+        "",
+        "test_events.py::test_a_pool_has_its_own_class_back_after_uninstall",
+    ),
+    _mutant(
+        "a scrape begins a transaction",
+        "contrib/prometheus/__init__.py",
+        """
+        @transaction.non_atomic_requests
+        """,
+        "",
+        "test_prometheus.py::test_a_scrape_needs_no_connection_while_the_pool_is_empty",
+    ),
+    _mutant(
+        "a forked child counts what its parent has added",
+        "contrib/prometheus/multiprocess.py",
+        """
+        _added.clear()
+        """,
+        "",
+        "test_prometheus_files.py::test_what_is_written_follows_the_process",
+    ),
+    _mutant(
+        "a closed pool keeps its gauges",
+        "contrib/prometheus/multiprocess.py",
+        """
+        found.set(gauges.get(found, 0))
+        """,
+        """
+        found.set(gauges[found]) if found in gauges else None
+        """,
+        "test_prometheus_files.py::test_what_is_written_follows_the_process",
+    ),
+    _mutant(
+        "a child that only discards has a thread",
+        "contrib/prometheus/multiprocess.py",
+        """
+        if isinstance(event, events.ConnectionsDiscarded):
+        """,
+        """
+        if event is None:
+        """,
+        "test_prometheus_files.py::test_what_is_written_follows_the_process",
+    ),
+    _mutant(
+        "who is turned away is a time-out",
+        "contrib/opentelemetry.py",
+        """
+        if event.error != "TooManyRequests":
+        """,
+        """
+        if event.error:
+        """,
+        "test_opentelemetry.py::test_a_pool_without_a_connection_is_a_timeout",
+    ),
+    _mutant(
+        "a report is in the name of whoever started the thread",
+        "contrib/sentry.py",
+        """
+        if thread_id == threading.get_ident():
+        """,
+        """
+        if thread_id:
+        """,
+        "test_sentry.py::test_each_report_is_an_issue_of_one_place_and_in_nobody_elses_name",
+    ),
+    _mutant(
+        "a report is sent twice",
+        "contrib/sentry.py",
+        """
+        return None if is_double and _is_on() else event
+        """,
+        """
+        return event
+        """,
+        "test_sentry.py::test_each_report_is_an_issue_of_one_place_and_in_nobody_elses_name",
     ),
 ]
