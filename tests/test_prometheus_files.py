@@ -12,12 +12,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conn_hygiene.contrib import gunicorn, prometheus
+from conn_hygiene.contrib.prometheus import __main__ as files
 from tests import metered
-from tests.processes import in_fresh_process
+from tests.processes import in_fresh_process, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+
+NO_PROJECT = {"DJANGO_SETTINGS_MODULE": ""}
 
 Samples = dict[str, dict[tuple[str, ...], float]]
 
@@ -79,11 +82,17 @@ def test_every_alert_and_panel_has_an_expression_and_says_what_it_is() -> None:
 
 
 def test_the_files_are_printed_without_a_project() -> None:
-    command = [sys.executable, "-m", "conn_hygiene.contrib.prometheus"]
-    printed = subprocess.run([*command, "alerts"], capture_output=True, text=True, check=True, env={})
+    command = [sys.executable, "-m", "conn_hygiene.contrib.prometheus", "alerts"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=unmeasured() | NO_PROJECT)
     assert printed.stdout == prometheus.ALERTS.read_text("utf-8")
-    printed = subprocess.run([*command, "dashboard", "--path"], capture_output=True, text=True, check=True, env={})
-    assert printed.stdout == f"{prometheus.DASHBOARD}\n"
+
+
+def test_a_file_may_be_asked_for_by_its_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prometheus", "dashboard", "--path"])
+    files.main()
+    assert capsys.readouterr().out == f"{prometheus.DASHBOARD}\n"
 
 
 # ##### gunicorn's hook #####
