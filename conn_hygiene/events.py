@@ -119,17 +119,146 @@ class ConnectionOpened(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a connection of a pool that had none for somebody else, as it was then. No event; times in seconds."""
+
+    #: The holder's, which may be another one than that of who waits, on the same pool.
+    alias: str
+    server_pid: int
+    thread_id: int
+    #: None for a thread that has ended, or that Python's threading module does not know.
+    thread_name: str | None
+    request: str | None
+    #: ``"in use"`` (a cursor is open or a transaction runs), ``"idle"``, or ``"pinned"`` (idle, but must stay).
+    state: str
+    held_for: float
+    #: Since its last statement; 0 while one runs.
+    idle_for: float
+    in_transaction: bool
+    #: What pins it.
+    pinned_by: tuple[str, ...]
+    #: The last one, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
+    statement: str | None
+    #: Places in the code, such as ``"/app/shop/views.py:12 in pay"``: where it was checked out, where its transaction
+    #: began, and where its thread is now. None where they are not known.
+    where_checked_out: str | None
+    where_began: str | None
+    where_now: str | None
+
+    @property
+    def message(self) -> str:
+        """Who it is, and what it does, in sentences: on one line."""
+        # More than one line of code is too much to read at once: where a transaction began is the nearer one.
+        if self.where_began:
+            begun = place_told("Its transaction began at", self.where_began)
+        else:
+            begun = place_told("It was checked out at", self.where_checked_out)
+        pinned = f" It is pinned by {', '.join(self.pinned_by)}." if self.pinned_by else ""
+        last = f" Its last statement was: {shortened(self.statement)}" if self.statement else ""
+        thread = f" in thread {self.thread_name or self.thread_id}" if self.request else ""
+        return printable(
+            f"{who(self)}{thread} on {self.alias!r} (server pid {self.server_pid}) for {self.held_for:.1f} s, "
+            f"{self._activity}.{place_told('Its thread is at', self.where_now)}{begun}{pinned}{last}"
+        )
+
+    @property
+    def _activity(self) -> str:
+        inside = " in a transaction" if self.in_transaction else ""
+        return f"idle{inside} for {self.idle_for:.1f} s" if self.idle_for else f"running a statement{inside}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolExhausted(Event):
-    """A checkout failed, since the pool had no connection in time. Published in the thread that gets the exception."""
+    """A checkout failed, since the pool had no connection in time. Published in the thread that gets the exception.
+
+    The numbers are those of the pool at that moment, or up to a tenth of a second before where many fail at once. They
+    are all 0 where they could not be found out, which the log says then.
+    """
 
     alias: str
     thread_id: int
+    thread_name: str | None = None
     request: str | None
     #: Seconds.
     waited_for: float
     #: The exception of psycopg_pool: ``"PoolTimeout"``, also where none could be opened, or ``"TooManyRequests"`` for
     #: more than the pool's ``max_waiting``. SQLAlchemy's: ``"TimeoutError"``.
     error: Literal["PoolTimeout", "TooManyRequests", "TimeoutError"]
+    #: How many others wait for a connection of the pool.
+    waiting: int = 0
+    #: How many connections the pool has, those that it is opening included; how many it may have, 0 for no limit; and
+    #: how many of them are in it, for whoever asks.
+    size: int = 0
+    max_size: int = 0
+    available: int = 0
+    #: How many of them are checked out by Django's wrappers, of whichever alias and thread of this process.
+    held: int = 0
+    #: How many are on their way back: being cleaned, or rolled back.
+    returning: int = 0
+    #: How many attempts to open a connection have failed since the pool was opened; 0 for SQLAlchemy's, where the
+    #: error is that of who asks.
+    connect_errors: int = 0
+    #: Who holds them: the ten that have held theirs for longest, with the longest first.
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def unaccounted(self) -> int:
+        """How many are neither held, in the pool nor on their way back.
+
+        They are being opened, which takes long where the server is down; or somebody has got them from the pool itself,
+        past Django.
+        """
+        return max(0, self.size - self.held - self.available - self.returning)
+
+    @property
+    def summary(self) -> str:
+        """What the matter is, in numbers: sentences on one line."""
+        waited = "and may not wait" if self.error == "TooManyRequests" else f"in {self.waited_for:.1f} s"
+        others = f"; {self.waiting} more wait{'s' if self.waiting == 1 else ''}" if self.waiting else ""
+        found = f"{who(self)} has got no connection of the pool of {self.alias!r} {waited}{others}."
+        return printable(f"{found}{self._connections}{self._failures}")
+
+    @property
+    def _connections(self) -> str:
+        if not (self.size or self.max_size):
+            return ""
+        limit = f" of at most {self.max_size}" if self.max_size else ""
+        kinds = {
+            "held": self.held,
+            "on the way back": self.returning,
+            "left": self.available,
+            "being opened, or taken past Django": self.unaccounted,
+        }
+        told = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        nobody = "" if self.held else " Nobody holds one by Django."
+        return f" It has {self.size}{limit}{': ' if told else ''}{told}.{nobody}"
+
+    @property
+    def _failures(self) -> str:
+        # What has failed long ago matters to nobody whose pool is whole.
+        if not self.connect_errors or (self.size >= self.max_size and not self.unaccounted):
+            return ""
+        attempts = "attempt" if self.connect_errors == 1 else "attempts"
+        return (
+            f" {self.connect_errors} {attempts} to open one have failed since the pool was opened; the logger "
+            "'psycopg.pool' has the errors."
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """What is told, line by line: the matter, and each holder."""
+        lines = [self.summary]
+        if self.holders:
+            lines[0] += " Those who hold one, longest first:"
+            lines += [f"- {holder.message}" for holder in self.holders]
+        more = self.held - len(self.holders)
+        if self.holders and more > 0:
+            lines.append(f"and {more} more.")
+        return lines
+
+    def with_plain_holders(self) -> dict[str, Any]:
+        """Return the facts with dictionaries in the place of the holders, for a log of JSON."""
+        return self.facts() | {"holders": [dataclasses.asdict(holder) for holder in self.holders]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -493,7 +622,7 @@ def begin_anew() -> None:
 # ##### Texts #####
 
 
-def who(event: _Transaction | HeldTooLong) -> str:
+def who(event: _Transaction | HeldTooLong | PoolExhausted | Holder) -> str:
     """Return what a person would call the owner: the request, or else the thread."""
     return printable(event.request or f"thread {event.thread_name or event.thread_id}")
 
@@ -501,3 +630,9 @@ def who(event: _Transaction | HeldTooLong) -> str:
 def place_told(before: str, place: str | None) -> str:
     """Return *before* and *place* as a sentence with a space in front; nothing without a place."""
     return f" {before} {printable(place)}." if place else ""
+
+
+def shortened(statement: str, limit: int = 200) -> str:
+    """Return *statement* on one line, cut to *limit* characters."""
+    line = " ".join(statement.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"

@@ -47,3 +47,12 @@ unclosed_cursor_detected = Signal()
 #:
 #: Arguments: ``count``, ``aliases``.
 connections_discarded = Signal()
+
+#: A checkout failed, since the pool had no connection in time, or too many waited already. Sent for each, in the thread
+#: that gets the exception: it is the log that tells of a pool once a minute at most.
+#:
+#: Arguments: ``alias``, ``thread_id``, ``thread_name``, ``request``, ``waited_for`` (seconds), ``error`` (the name of
+#: the exception), ``waiting`` (how many others wait), ``size``, ``max_size``, ``available``, ``held``, ``returning``
+#: and ``connect_errors`` (numbers of the pool), ``holders`` (a tuple of :class:`.events.Holder`, the longest first, ten
+#: at most); see :class:`.events.PoolExhausted`.
+pool_exhausted = Signal()

@@ -16,6 +16,7 @@ from psycopg_pool.pool import WaitingClient
 import conn_hygiene
 from conn_hygiene import hold_connection
 from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import demand, reaper
 from conn_hygiene.work import serving
 from tests.test_forks import remade
@@ -280,10 +281,10 @@ def test_half_of_what_the_pool_lets_anybody_wait_is_enough(monkeypatch: pytest.M
 
 def test_who_has_given_up_does_not_wait() -> None:
     queue: deque[Any] = deque(WaitingClient() for _ in range(3))
-    assert demand.waiting(queue) == 3
+    assert pools.waiting_in(queue) == 3
     queue[1].fail(TimeoutError())
-    assert demand.waiting(queue) == 2
-    assert demand.waiting(()) == 0
+    assert pools.waiting_in(queue) == 2
+    assert pools.waiting_in(()) == 0
 
 
 def test_nothing_is_looked_at_when_nobody_waits() -> None:

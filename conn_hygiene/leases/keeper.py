@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
 
+    import psycopg
+
     from conn_hygiene.events import Event
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return, TimeLimit
@@ -28,6 +30,12 @@ class Keeper(Protocol):
 
     def tally_of(self, alias: str) -> Tally:
         """Return who counts the checkouts of *alias*; for ever the same."""
+
+    def leases(self) -> list[Lease]:
+        """Return the leases that hold a connection now. Called under no lock."""
+
+    def returning_to(self, pool: object) -> list[psycopg.Connection[Any]]:
+        """Return the connections that are on their way back to *pool*. Called under no lock."""
 
     def checked_out(self, lease: Lease) -> None:
         """Take note that *lease* has a connection; it must stay reachable until :meth:`checked_in`."""

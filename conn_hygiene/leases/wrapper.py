@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import django
 import psycopg
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
-from conn_hygiene.events import LeftAlone, PoolExhausted, publish
-from conn_hygiene.leases import checkouts, cursors, ended, news, proxied, usage
+from conn_hygiene.events import LeftAlone, publish
+from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
@@ -36,7 +37,6 @@ from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, native, sqlalchemy, waiting
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
-from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,6 +119,7 @@ _class_of = object.__dict__["__class__"]
 _LEASE = "_conn_hygiene_lease"
 _GET_NEW = "get_new_connection"
 _CONNECT = "connect"
+_ENSURE = "ensure_connection"
 _GET_STATE = "__getstate__"
 
 # All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
@@ -162,13 +163,17 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         if not lease.serves_thread():
             return None
-        with self.wrap_database_errors:
-            if "connect" in self.__dict__:
-                # Django's test classes forbid it by an attribute of the instance, and leave the plain method there when
-                # they allow it again.
-                self._checking_out(self.connect, monotonic())
-            else:
-                self.connect()
+        try:
+            with self.wrap_database_errors:
+                if "connect" in self.__dict__:
+                    # Django's test classes forbid it by an attribute of the instance, and leave the plain method there
+                    # when they allow it again.
+                    self._checking_out(self.connect, monotonic())
+                else:
+                    self.connect()
+        except OperationalError as error:
+            exhausted.take_over_note(error)
+            raise
         return lease.take()
 
     @async_unsafe
@@ -180,11 +185,11 @@ class LeasedWrapper(_Wrapper):
         """
         if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
             with _replacing.calling(self):
-                super().ensure_connection()
+                _ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
         if not lease.__dict__ and lease.use() is None:
-            (_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection)(self)
+            _ensure_noted(partial(_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection, self))
 
     def _is_plain_and_pooled(self, lease: Lease) -> bool:
         """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
@@ -233,7 +238,7 @@ class LeasedWrapper(_Wrapper):
             # would lose it to an exception of a signal handler.
             lease.assign(self.get_new_connection({}))
         except psycopg.OperationalError as error:
-            _not_served(self, lease.asked_at, error)
+            exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
             raise
         except BaseException:
@@ -296,7 +301,7 @@ class LeasedWrapper(_Wrapper):
                 connect()
             lease.has_set_again()
         except BaseException as error:
-            _not_served(self, lease.asked_at, error)
+            exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             # Half set up, it is good for nothing: a receiver of `connection_created` that has failed may have been
             # about to say whose the session is. The next use begins anew.
             if lease.checkouts != before:
@@ -549,7 +554,7 @@ class _FirstConnect:
             get = partial(type(wrapper).get_new_connection, wrapper)
             connection = checkouts.working_one(wrapper, get, conn_params, asked_at=began)
         except Exception as error:
-            _not_served(wrapper, began, error)
+            exhausted.tell_if_exhausted(wrapper, self._keeper, began, error)
             raise
         try:
             self.waited = monotonic() - began
@@ -565,6 +570,30 @@ class _FirstConnect:
                 pools.give_back(connection)
             raise
         return connection
+
+
+class _FirstEnsure:
+    """Stands on a wrapper without a lease for its ``ensure_connection()``, for the note of a pool that had none."""
+
+    __slots__ = ("_wrapper",)
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        # As above.
+        self._wrapper = weakref.ref(wrapper)
+
+    def __call__(self) -> None:
+        """Call the wrapper's own, or what somebody has put in its place."""
+        wrapper: Any = self._wrapper()
+        _ensure_noted(partial(type(wrapper).ensure_connection, wrapper))
+
+
+def _ensure_noted(ensure_connection: Callable[[], None]) -> None:
+    """Call *ensure_connection*; what Django makes of a pool's exception has the note that this one has got."""
+    try:
+        ensure_connection()
+    except OperationalError as error:
+        exhausted.take_over_note(error)
+        raise
 
 
 class _WholeConnect:
@@ -603,7 +632,7 @@ class _PlainState:
         return {name: value for name, value in vars(self._wrapper()).items() if type(value) not in _STAND_INS}
 
 
-_STAND_INS = (_FirstConnect, _WholeConnect, _PlainState)
+_STAND_INS = (_FirstConnect, _FirstEnsure, _WholeConnect, _PlainState)
 
 
 def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
@@ -631,6 +660,7 @@ def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
     if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
         _note(wrapper)
         wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
+        wrapper.__dict__[_ENSURE] = _FirstEnsure(wrapper)
         wrapper.__dict__[_GET_STATE] = _PlainState(wrapper)
         if internals.LEASES.available:
             # Not where Django's test classes forbid it.
@@ -645,38 +675,13 @@ def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
         # Django's test classes will put it back.
         whole.wrapped = type(wrapper).connect.__get__(wrapper)  # type: ignore[union-attr]
     wrapper.__dict__.pop(_GET_STATE, None)
+    if isinstance(wrapper.__dict__.get(_ENSURE), _FirstEnsure):
+        del wrapper.__dict__[_ENSURE]
     first = wrapper.__dict__.get(_GET_NEW)
     if not isinstance(first, _FirstConnect):
         return None
     del wrapper.__dict__[_GET_NEW]
     return first
-
-
-# What a pool raises that has no connection; by name, since neither need be installed.
-_NONE_TO_BE_HAD = frozenset(
-    {("psycopg_pool", "PoolTimeout"), ("psycopg_pool", "TooManyRequests"), ("sqlalchemy.exc", "TimeoutError")}
-)
-
-
-def _not_served(wrapper: BaseDatabaseWrapper, asked_at: float | None, error: BaseException) -> None:
-    """Tell of *error*, if it is that the pool of *wrapper* had no connection for who asked for one at *asked_at*."""
-    kind: Any = type(error).__name__
-    if (type(error).__module__, kind) not in _NONE_TO_BE_HAD:
-        return
-    waited = 0.0 if asked_at is None else monotonic() - asked_at
-    request = usage.current.get()
-    if request is not None:
-        request.waited(waited)
-    if PoolExhausted.listeners:
-        publish(
-            PoolExhausted(
-                alias=wrapper.alias,
-                thread_id=threading.get_ident(),
-                request=serving.label,
-                waited_for=waited,
-                error=kind,
-            )
-        )
 
 
 def leased_class(cls: Any) -> type[Any]:

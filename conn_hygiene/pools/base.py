@@ -69,6 +69,33 @@ def queue_and_spare(pool: Any) -> tuple[Sequence[Any], Sequence[Any]]:
         return sqlalchemy.queue_and_spare(pool) if sqlalchemy.is_pool(pool) else ((), ())
 
 
+def waiting_in(queue: Sequence[Any]) -> int:
+    """Return how many wait in a pool's *queue*; those who have given up stay in psycopg_pool's until their turn."""
+    try:
+        return sum(getattr(each, "error", None) is None for each in tuple(queue))
+    except RuntimeError:
+        # It has changed meanwhile: somebody does.
+        return len(queue)
+
+
+def opened_for(wrapper: BaseDatabaseWrapper) -> Any:
+    """Return the pool that *wrapper* has its connections from; None without one, or before it is opened."""
+    pool = getattr(wrapper, "pool", None)
+    return sqlalchemy.opened().get(wrapper.alias) if pool is None else pool
+
+
+def numbers_of(pool: Any) -> dict[str, Any]:
+    """Return the numbers of *pool* by psycopg_pool's names for them (its documentation, "Pool stats").
+
+    But who has given up does not wait.
+    """
+    numbers = sqlalchemy.numbers_of(pool) if sqlalchemy.is_pool(pool) else pool.get_stats()
+    if numbers["requests_waiting"]:
+        queue, _ = queue_and_spare(pool)
+        numbers["requests_waiting"] = waiting_in(queue) if internals.TURNS.available else numbers["requests_waiting"]
+    return dict(numbers)
+
+
 def native_pools() -> dict[str, ConnectionPool[Any]]:
     """Return Django's native pools that this process has opened, by alias."""
     if not internals.POOL_STATS.available:

@@ -74,7 +74,7 @@ class Demands:
     def begin_where_somebody_waits(self, leases: Iterable[Lease], now: float) -> None:
         """The same for the pools of all *leases* for which somebody waits that has not been heard. By the timer."""
         for lease in leases:
-            if lease.queue and may_rest(lease) and waiting(lease.queue):
+            if lease.queue and may_rest(lease) and pools.waiting_in(lease.queue):
                 self.begin(lease, now)
 
     def see_to(self, leases: Iterable[Lease], returning: Iterable[Any], now: float) -> None:
@@ -86,7 +86,7 @@ class Demands:
         for demand in list(self._demands.values()):
             if now < demand.look_at:
                 continue
-            wanted = waiting(demand.queue) - sum(spare is demand.spare for spare in coming)
+            wanted = pools.waiting_in(demand.queue) - sum(spare is demand.spare for spare in coming)
             if wanted <= 0 and now - demand.asked_at > demand.rest / _LOOKS:
                 del self._demands[id(demand.spare)]
                 continue
@@ -101,15 +101,6 @@ def may_rest(lease: Lease) -> bool:
     """Return whether *lease* is of those that go back on demand: for no request, and under no scope."""
     # A request's connection stays its own between two steps of it; under a scope, nothing needs to be asked for.
     return lease.pooled and lease.request is None and lease._wish == policy.KEEP
-
-
-def waiting(queue: Sequence[Any]) -> int:
-    """Return how many wait in a pool's *queue*; those who have given up stay in it until their turn comes."""
-    try:
-        return sum(getattr(each, "error", None) is None for each in tuple(queue))
-    except RuntimeError:
-        # It has changed meanwhile: somebody does.
-        return len(queue)
 
 
 def _rest(lease: Lease) -> float | None:

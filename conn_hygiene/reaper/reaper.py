@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from queue import SimpleQueue
 
+    import psycopg
+
     from conn_hygiene.events import Event
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.keeper import Tally
@@ -261,6 +263,11 @@ class Reaper:
         """Return the leases that hold a connection now."""
         with self._registry_lock:
             return list(self._leases)
+
+    def returning_to(self, pool: object) -> list[psycopg.Connection[Any]]:
+        """Return the connections that are on their way back to *pool*."""
+        with self._registry_lock:
+            return [each.connection for each in self._returning if each.pool is pool]
 
     def parked(self, lease: Lease, deadline: float) -> None:
         """Have *lease* looked at when *deadline* has come.

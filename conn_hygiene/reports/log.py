@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import events
-from conn_hygiene.events import place_told, who
+from conn_hygiene.events import place_told, shortened, who
 from conn_hygiene.masking import told
 from conn_hygiene.reports.repeats import Repeats
 
@@ -21,6 +21,7 @@ _threads = logging.getLogger("conn_hygiene.threads")
 _cursors = logging.getLogger("conn_hygiene.cursors")
 _broken = logging.getLogger("conn_hygiene.broken")
 _sessions = logging.getLogger("conn_hygiene.sessions")
+_pools = logging.getLogger("conn_hygiene.pools")
 _forks = logging.getLogger("conn_hygiene.forks")
 
 
@@ -29,6 +30,32 @@ def _say(logger: logging.Logger, level: int, message: str, *arguments: object, e
     # As if the one who asks had made it.
     if logger.isEnabledFor(level):
         logger.log(level, message, *map(told, arguments), extra=extra, stacklevel=2)
+
+
+def _pool_exhausted(event: events.PoolExhausted) -> None:
+    """Tell of a pool seldom, if it goes on: each exception has its own note of who holds what."""
+    here = (event.alias, event.error)
+    for there, number in exhausted_pools.count(here, time.monotonic()):
+        if there == here:
+            _warn_of_exhausted(event, number)
+
+
+def _warn_of_exhausted(event: events.PoolExhausted, count: int) -> None:
+    lines = event.lines
+    if count > 1:
+        lines.append(f"{count - 1} more checkouts have failed like this since the last report.")
+    # Each is told on its own: what would be a line break in it must not be one.
+    _say(
+        _pools,
+        logging.WARNING,
+        "\n".join(["%s"] * len(lines)),
+        *lines,
+        extra=event.with_plain_holders() | {"count": count},
+    )
+
+
+# By alias and exception. Where there are more of them than Repeats keeps in mind, what is forgotten is not said.
+exhausted_pools: Repeats[tuple[str, str]] = Repeats()
 
 
 def _pinned(event: events.Pinned) -> None:
@@ -169,6 +196,7 @@ unclosed_cursors: Repeats[tuple[str, str]] = Repeats()
 def begin_anew() -> None:
     """Say everything again in a forked child, which nobody has told of it."""
     unclosed_cursors.begin_anew()
+    exhausted_pools.begin_anew()
 
 
 def _unseen_state(event: events.UnseenState) -> None:
@@ -211,15 +239,11 @@ def _connections_discarded(event: events.ConnectionsDiscarded) -> None:
 
 
 def _last(event: events.IdleInTransaction | events.LeftOpen | events.HeldTooLong) -> str:
-    return f" Its last statement was: {_short(event.statement)}" if event.statement else ""
-
-
-def _short(statement: str, limit: int = 200) -> str:
-    line = " ".join(statement.split())
-    return line if len(line) <= limit else f"{line[:limit]}…"
+    return f" Its last statement was: {shortened(event.statement)}" if event.statement else ""
 
 
 _LISTENERS: dict[type[events.Event], Callable[[Any], None]] = {
+    events.PoolExhausted: _pool_exhausted,
     events.Pinned: _pinned,
     events.LeftAlone: _left_alone,
     events.IdleInTransaction: _idle_in_transaction,

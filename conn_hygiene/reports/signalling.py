@@ -24,6 +24,7 @@ def _send(signal: Signal, facts: dict[str, Any]) -> None:
 
 
 _LISTENERS: dict[type[events.Event], Callable[[Any], None]] = {
+    events.PoolExhausted: lambda event: _send(signals.pool_exhausted, event.facts()),
     events.IdleInTransaction: lambda event: _send(signals.idle_in_transaction_detected, event.facts()),
     events.LeftOpen: lambda event: _send(signals.idle_in_transaction_detected, event.as_idle_in_transaction()),
     events.HeldTooLong: lambda event: _send(signals.connection_held_too_long, event.with_reasons()),

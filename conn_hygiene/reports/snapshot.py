@@ -191,7 +191,7 @@ def pool_stats(using: Using = None) -> list[PoolInfo]:
     """Return the pools that this process has opened, by alias; it neither waits nor opens one.
 
     The numbers are psycopg_pool's own (its documentation, "Pool stats"), or SQLAlchemy's, with or without the toolkit
-    installed.
+    installed. Of those who wait, psycopg_pool also counts who has given up; here they are not.
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
@@ -204,8 +204,7 @@ def pool_stats(using: Using = None) -> list[PoolInfo]:
 
 
 def _pool_info(alias: str, pool: Any) -> PoolInfo:
-    is_native = not sqlalchemy.is_pool(pool)
-    numbers = pool.get_stats() if is_native else sqlalchemy.numbers_of(pool)
+    numbers = pools.numbers_of(pool)
     return PoolInfo(
         alias=alias,
         size=numbers["pool_size"],
@@ -213,7 +212,7 @@ def _pool_info(alias: str, pool: Any) -> PoolInfo:
         waiting=numbers["requests_waiting"],
         min_size=numbers["pool_min"],
         max_size=numbers["pool_max"],
-        timeout=pool.timeout if is_native else pool.timeout(),
+        timeout=pool.timeout() if sqlalchemy.is_pool(pool) else pool.timeout,
     )
 
 
