@@ -238,11 +238,8 @@ class PoolExhausted(Event):
         # What has failed long ago matters to nobody whose pool is whole.
         if not self.connect_errors or (self.size >= self.max_size and not self.unaccounted):
             return ""
-        attempts = "attempt" if self.connect_errors == 1 else "attempts"
-        return (
-            f" {self.connect_errors} {attempts} to open one have failed since the pool was opened; the logger "
-            "'psycopg.pool' has the errors."
-        )
+        failed = "attempt to open one has" if self.connect_errors == 1 else "attempts to open one have"
+        return f" {self.connect_errors} {failed} failed since the pool was opened; the logger 'psycopg.pool' has the errors."
 
     @property
     def lines(self) -> list[str]:

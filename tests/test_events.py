@@ -503,11 +503,20 @@ def test_a_pool_that_has_none_in_time_is_counted(first: bool, published: Publish
     with ThreadPoolExecutor(1) as executor:
         executor.submit(work).result()
     event = published.only(events.PoolExhausted)
-    assert facts(event, "waited_for") == {
+    size = pool_of("default").max_size
+    assert facts(event, "waited_for", "thread_name") == {
         "alias": "default",
         "thread_id": idents[0],
         "request": None,
         "error": "PoolTimeout",
+        "waiting": 0,
+        "size": size,
+        "max_size": size,
+        "available": 0,
+        "held": 0,
+        "returning": 0,
+        "connect_errors": 0,
+        "holders": (),
     }
     assert event.waited_for >= SECONDS
     after = conn_hygiene.stats("default")

@@ -183,7 +183,7 @@ def test_one_that_is_not_would_be_found(text: str) -> None:
 PROMISED = {
     *("alias", "cursor", "features", "vendor", "closed", "putconn", "name", "open", "check"),
     *("copy", "on_commit", "info", "kwargs", "reset", "server_version", "flush", "get_stats", "timeout"),
-    *("wait", "check_connection", "host", "hostaddr", "port", "user"),
+    *("wait", "check_connection", "host", "hostaddr", "port", "user", "max_size"),
 }
 
 

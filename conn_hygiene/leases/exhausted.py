@@ -152,18 +152,11 @@ def _holder(lease: Lease, found: Description, names: dict[int | None, str]) -> H
         idle_for=min(max(0.0, found.idle_for), held_for),
         in_transaction=found.in_transaction,
         pinned_by=tuple(found.pins),
-        statement=_statement(lease, found),
+        statement=found.statement,
         where_checked_out=_text(lease.checked_out_by),
         where_began=_text(found.transaction.place) if found.transaction else None,
         where_now=_text(callsite.of_thread(lease.thread_id)),
     )
-
-
-def _statement(lease: Lease, found: Description) -> str | None:
-    # It may be of a class of the project's own, whose text is made by code that fails.
-    with _harmless(lease.alias):
-        return found.statement
-    return None
 
 
 def _thread_names() -> dict[int | None, str]:

@@ -660,9 +660,9 @@ def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
     if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
         _note(wrapper)
         wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
-        wrapper.__dict__[_ENSURE] = _FirstEnsure(wrapper)
         wrapper.__dict__[_GET_STATE] = _PlainState(wrapper)
         if internals.LEASES.available:
+            wrapper.__dict__[_ENSURE] = _FirstEnsure(wrapper)
             # Not where Django's test classes forbid it.
             wrapper.__dict__.setdefault(_CONNECT, _WholeConnect(wrapper))
 

@@ -2000,7 +2000,7 @@ MUTANTS = [
         "leases/wrapper.py",
         """
         except psycopg.OperationalError as error:
-            _not_served(self, lease.asked_at, error)
+            exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
             raise
         """,
@@ -2009,6 +2009,52 @@ MUTANTS = [
             raise
         """,
         "test_events.py::test_a_pool_that_has_none_in_time_is_counted[False]",
+    ),
+    _mutant(
+        "who holds the connections of another pool is named",
+        "leases/exhausted.py",
+        """
+        held = [(lease, found) for lease, found in seen if pools.pool_of(found.connection) is pool]
+        """,
+        """
+        held = seen
+        """,
+        "test_pool_exhausted.py::test_a_holder_of_another_pool_is_not_named",
+    ),
+    _mutant(
+        "what was found of another pool is told",
+        "leases/exhausted.py",
+        """
+        if last is None or last.pool() is not pool or now - last.at > FRESH:
+        """,
+        """
+        if last is None or now - last.at > FRESH:
+        """,
+        "test_pool_exhausted.py::test_many_that_fail_at_once_look_once",
+    ),
+    _mutant(
+        "what fails in looking for holders fails the request",
+        "leases/exhausted.py",
+        """
+        except Exception:
+            # A logging handler may fail as well.
+        """,
+        """
+        except ImportError:
+            # A logging handler may fail as well.
+        """,
+        "test_pool_exhausted.py::test_what_fails_in_looking_leaves_the_exception_as_it_was",
+    ),
+    _mutant(
+        "a pool that is exhausted fills the log",
+        "reports/log.py",
+        """
+        for there, number in exhausted_pools.count(here, time.monotonic()):
+        """,
+        """
+        for there, number in [(here, 1)]:
+        """,
+        "test_pool_exhausted.py::test_the_log_tells_of_it_once_a_minute",
     ),
     _mutant(
         "a release is not counted",
@@ -2167,7 +2213,7 @@ MUTANTS = [
     ),
     _mutant(
         "who has given up is waiting for ever",
-        "reaper/demand.py",
+        "pools/base.py",
         """
         return sum(getattr(each, "error", None) is None for each in tuple(queue))
         """,
