@@ -239,7 +239,8 @@ class PoolExhausted(Event):
         if not self.connect_errors or (self.size >= self.max_size and not self.unaccounted):
             return ""
         failed = "attempt to open one has" if self.connect_errors == 1 else "attempts to open one have"
-        return f" {self.connect_errors} {failed} failed since the pool was opened; the logger 'psycopg.pool' has the errors."
+        since = "failed since the pool was opened; the logger 'psycopg.pool' has the errors"
+        return f" {self.connect_errors} {failed} {since}."
 
     @property
     def lines(self) -> list[str]:
@@ -247,10 +248,10 @@ class PoolExhausted(Event):
         lines = [self.summary]
         if self.holders:
             lines[0] += " Those who hold one, longest first:"
-            lines += [f"- {holder.message}" for holder in self.holders]
+            lines += [f"({number}) {holder.message}" for number, holder in enumerate(self.holders, 1)]
         more = self.held - len(self.holders)
         if self.holders and more > 0:
-            lines.append(f"and {more} more.")
+            lines.append(f"And {more} more.")
         return lines
 
     def with_plain_holders(self) -> dict[str, Any]:

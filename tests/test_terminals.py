@@ -68,15 +68,18 @@ EXAMPLES: dict[str, Any] = {
     "Mapping[str, str]": {NASTY: NASTY},
     "Mapping[str, int]": {NASTY: 1},
 }
+EXAMPLES["tuple[Holder, ...]"] = (
+    events.Holder(**{field.name: EXAMPLES[str(field.type)] for field in dataclasses.fields(events.Holder)}),
+)
 
 
 @pytest.mark.parametrize("kind", sorted(log._LISTENERS, key=str), ids=lambda kind: kind.__name__)
 def test_no_message_of_any_event(kind: type[events.Event], messages: Messages, caplog: Any) -> None:
     # A Literal is ours.
     facts = {field.name: EXAMPLES.get(str(field.type), "log") for field in dataclasses.fields(kind)}
-    log.unclosed_cursors.begin_anew()
+    log.begin_anew()
     log._LISTENERS[kind](kind(**facts))
-    log.unclosed_cursors.begin_anew()
+    log.begin_anew()
     said = [record.getMessage() for record in caplog.records]
     assert said
     for message in said:

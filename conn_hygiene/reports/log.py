@@ -44,14 +44,8 @@ def _warn_of_exhausted(event: events.PoolExhausted, count: int) -> None:
     lines = event.lines
     if count > 1:
         lines.append(f"{count - 1} more checkouts have failed like this since the last report.")
-    # Each is told on its own: what would be a line break in it must not be one.
-    _say(
-        _pools,
-        logging.WARNING,
-        "\n".join(["%s"] * len(lines)),
-        *lines,
-        extra=event.with_plain_holders() | {"count": count},
-    )
+    # A record is a line, however long.
+    _say(_pools, logging.WARNING, "%s", " ".join(lines), extra=event.with_plain_holders() | {"count": count})
 
 
 # By alias and exception. Where there are more of them than Repeats keeps in mind, what is forgotten is not said.
