@@ -231,7 +231,8 @@ class PoolExhausted(Event):
         }
         told = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
         nobody = "" if self.held else " Nobody holds one by Django."
-        return f" It has {self.size}{limit}{': ' if told else ''}{told}.{nobody}"
+        connections = "connection" if self.size == 1 else "connections"
+        return f" It has {self.size} {connections}{limit}{': ' if told else ''}{told}.{nobody}"
 
     @property
     def _failures(self) -> str:

@@ -233,8 +233,8 @@ def test_the_holders_are_named_longest_first(first: bool, told: list[PoolExhaust
     assert note_of(error) == "\n".join(event.lines)
     first_line, *lines = event.lines
     assert first_line == (
-        f"thread waiter_0 has got no connection of the pool of '{ALIAS}' in {event.waited_for:.1f} s. It has 2 of at "
-        "most 2: 2 held. Those who hold one, longest first:"
+        f"thread waiter_0 has got no connection of the pool of '{ALIAS}' in {event.waited_for:.1f} s. It has 2 "
+        "connections of at most 2: 2 held. Those who hold one, longest first:"
     )
     one, other = event.holders
     assert lines == [
@@ -304,7 +304,9 @@ def test_who_has_taken_one_past_django_is_counted(told: list[PoolExhausted]) -> 
             error = fail()
     [event] = told
     assert (event.held, event.unaccounted) == (1, 1)
-    assert " It has 2 of at most 2: 1 held, 1 being opened, or taken past Django. Those who" in note_of(error)
+    assert " It has 2 connections of at most 2: 1 held, 1 being opened, or taken past Django. Those who" in note_of(
+        error
+    )
 
 
 def test_a_long_list_is_cut(told: list[PoolExhausted], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +368,7 @@ def test_what_is_on_its_way_back_is_counted(
             thread.join()
     [event] = told
     assert (event.held, event.returning, event.unaccounted) == (0, 1, 0)
-    assert note_of(error).endswith(" It has 1 of at most 1: 1 on the way back. Nobody holds one by Django.")
+    assert note_of(error).endswith(" It has 1 connection of at most 1: 1 on the way back. Nobody holds one by Django.")
 
 
 # ##### How it comes about #####
@@ -385,8 +387,8 @@ def test_a_queue_that_is_too_long_names_them_too(told: list[PoolExhausted]) -> N
     [event] = told
     assert (event.error, event.waiting) == ("TooManyRequests", 1)
     assert note_of(error).startswith(
-        f"thread MainThread has got no connection of the pool of '{ALIAS}' and may not wait; 1 more waits. It has 1 of "
-        "at most 1: 1 held."
+        f"thread MainThread has got no connection of the pool of '{ALIAS}' and may not wait; 1 more waits. It has 1 "
+        "connection of at most 1: 1 held."
     )
     assert [holder.thread_name for holder in event.holders] == ["holder"]
 
@@ -418,7 +420,7 @@ def test_without_a_server_nobody_is_named(told: list[PoolExhausted]) -> None:
     number = event.connect_errors
     failed = "1 attempt to open one has" if number == 1 else f"{number} attempts to open one have"
     assert note_of(error).endswith(
-        " It has 1 of at most 1: 1 being opened, or taken past Django. Nobody holds one by Django. "
+        " It has 1 connection of at most 1: 1 being opened, or taken past Django. Nobody holds one by Django. "
         f"{failed} failed since the pool was opened; the logger 'psycopg.pool' has the errors."
     )
 
@@ -671,15 +673,15 @@ def test_no_text_of_others_steers_a_terminal() -> None:
     ("numbers", "told"),
     [
         ({}, ""),
-        ({"size": 3, "held": 3}, " It has 3: 3 held."),
-        ({"max_size": 4}, " It has 0 of at most 4. Nobody holds one by Django."),
-        ({"size": 4, "max_size": 4, "held": 3, "available": 1}, " It has 4 of at most 4: 3 held, 1 left."),
+        ({"size": 3, "held": 3}, " It has 3 connections: 3 held."),
+        ({"max_size": 4}, " It has 0 connections of at most 4. Nobody holds one by Django."),
+        ({"size": 4, "max_size": 4, "held": 3, "available": 1}, " It has 4 connections of at most 4: 3 held, 1 left."),
         # All that it may have is there: nothing was refused that matters now.
-        ({"size": 4, "max_size": 4, "held": 4, "connect_errors": 9}, " It has 4 of at most 4: 4 held."),
+        ({"size": 4, "max_size": 4, "held": 4, "connect_errors": 9}, " It has 4 connections of at most 4: 4 held."),
         (
             {"size": 2, "max_size": 4, "held": 2, "connect_errors": 1},
-            " It has 2 of at most 4: 2 held. 1 attempt to open one has failed since the pool was opened; the logger "
-            "'psycopg.pool' has the errors.",
+            " It has 2 connections of at most 4: 2 held. 1 attempt to open one has failed since the pool was opened; "
+            "the logger 'psycopg.pool' has the errors.",
         ),
     ],
 )

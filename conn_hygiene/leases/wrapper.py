@@ -189,7 +189,11 @@ class LeasedWrapper(_Wrapper):
             return
         lease = self._conn_hygiene_lease
         if not lease.__dict__ and lease.use() is None:
-            _ensure_noted(partial(_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection, self))
+            try:
+                (_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection)(self)
+            except OperationalError as error:
+                exhausted.take_over_note(error)
+                raise
 
     def _is_plain_and_pooled(self, lease: Lease) -> bool:
         """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
