@@ -136,7 +136,12 @@ _LOGGERS = frozenset({"conn_hygiene.transactions", "conn_hygiene.held"})
 def _pool_exhausted(event: events.PoolExhausted) -> None:
     if _is_on():
         text = f"No connection on {event.alias!r} after {event.waited_for:.3f} s: {event.error}"
-        data = {"alias": event.alias, "waited_for": event.waited_for, "request": event.request}
+        data = {
+            "alias": event.alias,
+            "waited_for": event.waited_for,
+            "request": event.request,
+            "holders": [holder.message for holder in event.holders],
+        }
         sentry_sdk.add_breadcrumb(category="conn_hygiene", level="warning", message=text, data=data)
 
 
