@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
-from typing import TYPE_CHECKING, NamedTuple
+import traceback
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from conn_hygiene import functions
 
 if TYPE_CHECKING:
-    from types import CodeType, FrameType
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from conn_hygiene.functions import Code
 
 
 class Place(NamedTuple):
     """A line of code. ``str()`` gives it as "file:line in function"."""
 
-    code: CodeType
+    code: Code
+    #: 0 where it is not known.
     line: int
+    #: The whole stack, outermost first, where that was asked for.
+    stack: tuple[tuple[Code, int], ...] | None = None
 
     def __str__(self) -> str:
-        return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
+        line = f":{self.line}" if self.line else ""
+        return f"{self.code.co_filename}{line} in {self.code.co_name}"
+
+    @property
+    def stack_text(self) -> str | None:
+        """The whole stack as a traceback has it, with the lines of source; None if it was not asked for."""
+        if self.stack is None:
+            return None
+        frames = [(code.co_filename, line, code.co_name, None) for code, line in self.stack]
+        return "".join(traceback.StackSummary.from_list(frames).format())
 
 
-_OWN, _LIBRARY, _PLUMBING, _STANDARD, _CURSORS = range(5)
+_OWN, _LIBRARY, _PLUMBING, _STANDARD, _CURSORS, _CONTEXTS, _RETRIES, _HANDLERS = range(8)
 
 #: For texts, where there is none.
 UNKNOWN = "a place that is not known"
@@ -34,8 +54,20 @@ _CURSORS_PATH = os.path.join("django", "db", "backends", "utils.py")
 _CALLS_WRAPPERS = "_execute_with_wrappers"
 _CALLED_BY_WRAPPERS = ("_execute", "_executemany")
 
+# Where a function that is decorated with a context manager has yet to be called: the frames here have it as `func`.
+_CONTEXTS_FILE = contextlib.ContextDecorator.__call__.__code__.co_filename
+_CALLS_FUNC = ("inner", "_attempt")
+
+# Where Django calls a view, and what is its name there.
+_HANDLERS_PATH = os.path.join("django", "core", "handlers", "base.py")
+_CALLS_VIEW = "_get_response"
+
+# What wrappers of libraries call, by the names that are usual in them.
+_CALLED = frozenset({"f", "fn", "fun", "func", "function", "handler", "method", "view_func", "wrapped"})
+
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD_PATHS = ("<frozen ", *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_RETRIES_FILE = os.path.join(_HERE, "transactions", "retry.py")
 # Of installed commands, such as gunicorn.
 _SCRIPTS = sysconfig.get_path("scripts") + os.sep
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
@@ -46,30 +78,83 @@ _kinds: dict[str, int] = {}
 _passed: set[str] = set()
 
 
+class _Answering:
+    """A request under ASGI, whose view awaits what other threads do for it, and where that view is."""
+
+    __slots__ = ("place", "request")
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        # Looked for once.
+        self.place: Place | None = None
+
+
+_answering: ContextVar[_Answering | None] = ContextVar("conn_hygiene_answering", default=None)
+
+
+@contextlib.contextmanager
+def answering(request: Any) -> Iterator[None]:
+    """Have what is done inside in other threads, with no line of the application's, be the view's of *request*."""
+    token = _answering.set(_Answering(request))
+    try:
+        yield
+    finally:
+        _answering.reset(token)
+
+
 def here(skip: int = 0) -> Place | None:
     """Return the innermost place of the running stack that is the application's own.
 
-    That is outside of the standard library and of installed packages; failing that, outside of what stands between an
-    application and its connection (Django, psycopg, this package). None if there is nothing else, as where an ``await``
-    of Django's has the query run in a worker thread.
+    That is outside of the standard library and of installed packages. A function of the application's that has yet to
+    be called counts, with the line of its definition: ``@transaction.atomic`` begins a transaction before there is a
+    frame of the view, the task or the receiver under it. So does the view of the request that Django answers.
+
+    Failing that, it is outside of what stands between an application and its connection (Django, psycopg, this
+    package). None if there is nothing else.
 
     An ``execute_wrapper`` that passes a statement on is not the place where it comes from, whosever it is.
 
     :param skip: how many of the innermost frames, from the caller's on, are known to be passed.
     """
-    return _innermost(sys._getframe(1 + skip))
+    return _innermost(sys._getframe(1 + skip), True)
 
 
-def of_thread(thread_id: int) -> Place | None:
-    """Return the same of the thread *thread_id*, as it stands at this moment; at least a line of Django's.
+def here_in_full(skip: int = 0) -> Place:
+    """Return the same with the whole stack, but for this package's part of it; at least a line of Django's."""
+    frame: FrameType | None = sys._getframe(1 + skip)
+    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    assert frame is not None
+    return in_full(frame, _innermost(frame, True))
 
-    None if it has ended, or is at rest.
+
+def in_full(frame: FrameType, place: Place | None) -> Place:
+    """Return *place*, or else the innermost line, with the whole stack of *frame*."""
+    found: FrameType | None = frame
+    stack: list[tuple[Code, int]] = []
+    while found is not None:
+        # Between two lines it has none.
+        stack.append((found.f_code, found.f_lineno or 0))
+        found = found.f_back
+    code, line = stack[0] if place is None else (place.code, place.line)
+    return Place(code, line, tuple(reversed(stack)))
+
+
+def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
+    """Return the innermost line of the thread *thread_id* that is the application's own, as it stands at this moment.
+
+    At least a line of Django's; None if it has ended, or is at rest. With the whole stack if *full* says so.
     """
     frame = sys._current_frames().get(thread_id)
     if frame is None:
         return None
+    # What its functions are about to call is not looked for: it runs, and changes its variables meanwhile.
     place = _innermost(frame)
-    return place if place is not None or _is_at_rest(frame) else Place(frame.f_code, frame.f_lineno)
+    if place is None:
+        if _is_at_rest(frame):
+            return None
+        place = Place(frame.f_code, frame.f_lineno)
+    return in_full(frame, place) if full else place
 
 
 def is_at_rest(thread_id: int) -> bool:
@@ -81,27 +166,68 @@ def is_at_rest(thread_id: int) -> bool:
 def _is_at_rest(frame: FrameType) -> bool:
     found: FrameType | None = frame
     while found is not None:
-        if kind_of(found.f_code.co_filename) in (_OWN, _PLUMBING, _CURSORS):
+        if kind_of(found.f_code.co_filename) in (_OWN, _PLUMBING, _CURSORS, _RETRIES, _HANDLERS):
             return False
         found = found.f_back
     return True
 
 
-def _innermost(frame: FrameType) -> Place | None:
+def _innermost(frame: FrameType, ahead: bool = False) -> Place | None:
     found: FrameType | None = frame
     library = None
     while found is not None:
         # Most are passed without a call: the stack is deep.
         if found.f_code.co_filename not in _passed:
-            kind = kind_of(found.f_code.co_filename)
+            kind = _kinds.get(found.f_code.co_filename)
+            if kind is None:
+                kind = kind_of(found.f_code.co_filename)
             if kind == _OWN:
                 return Place(found.f_code, found.f_lineno)
+            if ahead and (place := _ahead(found, kind)):
+                return place
             if kind == _LIBRARY and library is None:
                 library = found
             elif kind == _CURSORS and found.f_code.co_name in _CALLED_BY_WRAPPERS:
                 found = _past_wrappers(found)
         found = found.f_back
+    if ahead and (answering := _answering.get()) and (place := _view(answering)):
+        return place
     return None if library is None else Place(library.f_code, library.f_lineno)
+
+
+def _ahead(frame: FrameType, kind: int) -> Place | None:
+    """Return the definition of the application's function that *frame* is there to call; None if there is none."""
+    code = frame.f_code
+    if kind in (_CONTEXTS, _RETRIES) and code.co_name in _CALLS_FUNC:
+        variables = frame.f_locals
+        arguments = variables.get("args")
+        return _defined(variables.get("func"), arguments[0] if arguments else None)
+    if kind == _HANDLERS and code.co_name == _CALLS_VIEW:
+        variables = frame.f_locals
+        return _defined(variables.get("callback"), variables.get("request"))
+    if kind == _LIBRARY and not _CALLED.isdisjoint(code.co_freevars):
+        variables = frame.f_locals
+        called = [variables.get(name) for name in code.co_freevars if name in _CALLED]
+        found = functions.of_values(called, None, is_own)
+        return None if found is None else Place(*found)
+    return None
+
+
+def _view(answering: _Answering) -> Place | None:
+    if answering.place is None:
+        resolved = getattr(answering.request, "resolver_match", None)
+        answering.place = _defined(getattr(resolved, "func", None), answering.request)
+    return answering.place
+
+
+def _defined(function: Any, request: Any) -> Place | None:
+    found = functions.definition(function, request, is_own)
+    return None if found is None else Place(*found)
+
+
+def is_own(filename: str) -> bool:
+    """Return whether *filename* is the application's code."""
+    return kind_of(filename) == _OWN
 
 
 def _past_wrappers(frame: FrameType) -> FrameType:
@@ -119,7 +245,10 @@ def _past_wrappers(frame: FrameType) -> FrameType:
 
 
 def kind_of(filename: str) -> int:
-    """Return whose code *filename* is: the application's, a library's, plumbing, Python's own, or Django's cursors."""
+    """Return whose code *filename* is: the application's, a library's, plumbing, Python's own.
+
+    Of what is passed, some files are kinds of their own, since they have frames that are looked at.
+    """
     kind = _kinds.get(filename)
     if kind is None:
         kind = _kinds[filename] = _kind(filename)
@@ -129,6 +258,10 @@ def kind_of(filename: str) -> int:
 
 
 def _kind(filename: str) -> int:
+    if filename == _CONTEXTS_FILE:
+        return _CONTEXTS
+    if filename == _RETRIES_FILE:
+        return _RETRIES
     if filename.startswith(_HERE):
         return _PLUMBING
     for installed in _INSTALLED:
@@ -136,6 +269,8 @@ def _kind(filename: str) -> int:
         if found:
             if inside == _CURSORS_PATH:
                 return _CURSORS
+            if inside == _HANDLERS_PATH:
+                return _HANDLERS
             return _PLUMBING if inside.partition(os.sep)[0].removesuffix(".py") in _PACKAGES else _LIBRARY
     if filename.startswith(_STANDARD_PATHS):
         return _STANDARD

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 
-from conn_hygiene import conf, installation, scopes
+from conn_hygiene import callsite, conf, installation, scopes
 from conn_hygiene.leases import usage
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _ScopeMiddleware:
             self.scope.leave(entry)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        with _timed() as timed, self._step():
+        with callsite.answering(request), _timed() as timed, self._step():
             return self._covered(timed(await self.get_response(request)))
 
     def _step(self) -> AbstractContextManager[None]:

@@ -1,19 +1,48 @@
-"""Whose line a statement is, where execute wrappers stand between it and the server."""
+"""Whose line a statement is, and whose a transaction that begins around a function with no frame yet."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_django
-from django.db import connection, connections
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core.asgi import get_asgi_application
+from django.core.management import BaseCommand, call_command
+from django.core.wsgi import get_wsgi_application
+from django.db import connection, connections, transaction
+from django.dispatch import Signal
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from rest_framework import viewsets  # type: ignore[import-untyped]
+from rest_framework.decorators import (  # type: ignore[import-untyped]
+    api_view,
+    authentication_classes,
+    permission_classes,
+    renderer_classes,
+)
+from rest_framework.generics import ListAPIView  # type: ignore[import-untyped]
+from rest_framework.renderers import JSONRenderer  # type: ignore[import-untyped]
+from rest_framework.response import Response  # type: ignore[import-untyped]
+from rest_framework.serializers import ModelSerializer  # type: ignore[import-untyped]
+from rest_framework.views import APIView  # type: ignore[import-untyped]
 
 import conn_hygiene
-from conn_hygiene import callsite, closing_connections
+from conn_hygiene import callsite, closing_connections, retry_transaction
+from tests.testapp.models import Item
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -21,7 +50,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +166,376 @@ def _in_library(source: str, path: str, **names: Any) -> Any:
     namespace: dict[str, Any] = dict(names)
     exec(compile(source, path, "exec"), namespace)
     return namespace["run"]
+
+
+# ##### Around a function that has no frame yet #####
+
+# What snapshot() said inside.
+seen: list[tuple[str | None, str | None]] = []
+
+
+def look() -> None:
+    """Note where the transaction began, and where its connection was checked out. Opens no cursor of its own."""
+    [info] = conn_hygiene.snapshot()
+    seen.append((info.where_began, info.where_checked_out))
+
+
+def of_frameworks(function: Callable[..., Any], *arguments: Any) -> str | None:
+    """Call *function* as a server or a worker does, with no line of the application's on the stack.
+
+    Returns where the transaction that it looked at began, which is where its connection was checked out.
+    """
+    seen.clear()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(copy_context().run, function, *arguments).result(30)
+        executor.submit(connections.close_all).result(30)
+    [(began, checked_out)] = seen
+    assert began == checked_out
+    return began
+
+
+def defined(function: Callable[..., Any]) -> str:
+    """Return the place of the function behind *function*, with its decorators."""
+    code = inspect.unwrap(function).__code__
+    return f"{__file__}:{code.co_firstlineno} in {code.co_name}"
+
+
+def careful(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate, as an application's own decorator does."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+def unnamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate as a library does that keeps no ``__wrapped__``."""
+    source = "def run(function):\n def wrapper(*arguments):\n  return function(*arguments)\n return wrapper\n"
+    decorated: Callable[..., Any] = _in_library(source, pytest.__file__)(function)
+    return decorated
+
+
+@transaction.atomic
+def task() -> None:
+    look()
+
+
+@transaction.atomic
+@careful
+def careful_task() -> None:
+    look()
+
+
+@unnamed
+@transaction.atomic
+@unnamed
+def decorated_task() -> None:
+    look()
+
+
+@retry_transaction
+def repeated_task() -> None:
+    look()
+
+
+@retry_transaction
+@careful
+def careful_repeated_task() -> None:
+    look()
+
+
+@retry_transaction
+async def repeated_async_task() -> None:
+    await sync_to_async(look)()
+
+
+class Job:
+    @transaction.atomic
+    def perform(self) -> None:
+        look()
+
+
+class Callable_:
+    def __call__(self) -> None:
+        look()
+
+
+AROUND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "a function": (task, task),
+    "an own decorator": (careful_task, careful_task),
+    "retry_transaction": (repeated_task, repeated_task),
+    "both": (careful_repeated_task, careful_repeated_task),
+    "a method": (Job().perform, Job.perform),
+    "a partial": (functools.partial(Job().perform), Job.perform),
+    "a bound method": (transaction.atomic(Job().perform), Job.perform),
+    "a function with a partial": (transaction.atomic(functools.partial(task)), task),
+    "an object that can be called": (transaction.atomic(Callable_()), Callable_.__call__),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_a_transaction_around_a_function_began_at_the_function(around: str) -> None:
+    called, where = AROUND[around]
+    assert of_frameworks(called) == defined(where)
+
+
+def test_past_decorators_that_name_nothing() -> None:
+    lines = Path(__file__).read_text().splitlines()
+    assert of_frameworks(decorated_task) == (
+        f"{__file__}:{lines.index('def decorated_task() -> None:') - 2} in decorated_task"
+    )
+
+
+def test_around_a_coroutine_function_too() -> None:
+    async def work() -> None:
+        async with ThreadSensitiveContext():
+            await repeated_async_task()
+            await sync_to_async(connections.close_all)()
+
+    seen.clear()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, work()).result(30)
+    assert seen[0][0] == defined(repeated_async_task)
+
+
+def test_a_receiver_and_a_command_are_where_theirs_began() -> None:
+    signal = Signal()
+
+    @transaction.atomic
+    def receiver(**kwargs: Any) -> None:
+        look()
+
+    signal.connect(receiver)
+    assert of_frameworks(functools.partial(signal.send, sender=None)) == defined(receiver)
+
+    class Command(BaseCommand):
+        requires_system_checks = []  # noqa: RUF012 - as Django declares it
+
+        @transaction.atomic
+        def handle(self, *args: Any, **options: Any) -> None:
+            look()
+
+    assert of_frameworks(call_command, Command()) == defined(Command.handle)
+
+
+def test_the_caller_is_not_where_a_decorated_function_begins() -> None:
+    """A project's middleware is on every stack, and begins nothing."""
+    seen.clear()
+    task()
+    assert seen[0][0] == defined(task)
+
+
+# ##### Views #####
+
+
+@transaction.atomic
+def plain(request: HttpRequest) -> HttpResponse:
+    look()
+    return HttpResponse()
+
+
+@never_cache
+@transaction.atomic
+@require_safe
+def decorated(request: HttpRequest) -> HttpResponse:
+    look()
+    return HttpResponse()
+
+
+class OneMethod(View):
+    @method_decorator(transaction.atomic)
+    def get(self, request: HttpRequest) -> HttpResponse:
+        look()
+        return HttpResponse()
+
+
+@method_decorator(transaction.atomic, name="dispatch")
+class Dispatched(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        look()
+        return HttpResponse()
+
+
+class Rest(APIView):  # type: ignore[misc]
+    """Asks no user of Django's, which is not installed here."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    renderer_classes = (JSONRenderer,)
+
+
+class OfRest(Rest):
+    @transaction.atomic
+    def get(self, request: HttpRequest) -> Any:
+        look()
+        return Response()
+
+
+class OfRestPlain(Rest):
+    def get(self, request: HttpRequest) -> Any:
+        look()
+        return Response()
+
+
+class Shelf(viewsets.ViewSetMixin, Rest):  # type: ignore[misc]
+    def list(self, request: HttpRequest) -> Any:
+        look()
+        return Response()
+
+
+@api_view(["GET"])
+@authentication_classes([])
+@permission_classes([])
+@renderer_classes([JSONRenderer])
+def by_api_view(request: HttpRequest) -> Any:
+    look()
+    return Response()
+
+
+undecorated_by_api_view = inspect.getclosurevars(by_api_view.cls.get).nonlocals["func"]
+
+
+def undecorated(request: HttpRequest) -> HttpResponse:
+    look()
+    return HttpResponse()
+
+
+class Telling(ModelSerializer):  # type: ignore[misc]
+    class Meta:
+        model = Item
+        fields = ("name",)
+
+
+class Generic(ListAPIView, Rest):  # type: ignore[misc]
+    """Nothing here has a frame: all is in REST framework."""
+
+    queryset = Item.objects.all()
+    serializer_class = Telling
+
+    @property
+    def paginator(self) -> Any:
+        return None
+
+    def finalize_response(self, *args: Any, **kwargs: Any) -> Any:
+        look()
+        return super().finalize_response(*args, **kwargs)
+
+
+async def awaiting(request: HttpRequest) -> HttpResponse:
+    with_one = await Item.objects.acount()
+    await sync_to_async(look_in_thread)()
+    return HttpResponse(str(with_one))
+
+
+# As a library would have it: with no line of the application's on the stack of the thread.
+look_in_thread = _in_library("def run():\n look()\n", pytest.__file__, look=look)
+
+urlpatterns = [
+    path("plain/", plain),
+    path("decorated/", decorated),
+    path("undecorated/", undecorated),
+    path("one-method/", OneMethod.as_view()),
+    path("dispatched/", Dispatched.as_view()),
+    path("of-rest/", OfRest.as_view()),
+    path("of-rest-plain/", OfRestPlain.as_view()),
+    path("shelf/", Shelf.as_view({"get": "list"})),
+    path("by-api-view/", by_api_view),
+    path("generic/", Generic.as_view()),
+    path("awaiting/", awaiting),
+]
+
+
+@pytest.fixture
+def site(settings: Any) -> None:
+    settings.MIDDLEWARE = ["conn_hygiene.middleware.ConnectionHygieneMiddleware"]
+    settings.REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
+    settings.CONN_HYGIENE = {"RELEASE": "never"}
+
+
+def began_at(url: str) -> str | None:
+    """Have Django answer as a WSGI server does; return where the transaction of its view began."""
+    status: list[str] = []
+    environ = RequestFactory().get(url).environ
+    place = of_frameworks(get_wsgi_application(), environ, lambda line, *others: status.append(line))
+    assert status == ["200 OK"]
+    return place
+
+
+@pytest.mark.parametrize(
+    ("url", "view"),
+    [
+        ("/plain/", plain),
+        ("/decorated/", decorated),
+        ("/one-method/", OneMethod.get),
+        ("/dispatched/", Dispatched.get),
+        ("/of-rest/", OfRest.get),
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_a_transaction_around_a_view_began_at_the_view(url: str, view: Callable[..., Any]) -> None:
+    assert began_at(url) == defined(view)
+
+
+@pytest.mark.parametrize(
+    ("url", "view"),
+    [
+        ("/plain/", plain),
+        ("/undecorated/", undecorated),
+        ("/decorated/", decorated),
+        ("/one-method/", OneMethod.get),
+        ("/dispatched/", Dispatched.get),
+        ("/of-rest/", OfRest.get),
+        ("/of-rest-plain/", OfRestPlain.get),
+        ("/shelf/", Shelf.list),
+        ("/by-api-view/", undecorated_by_api_view),
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_so_does_that_of_atomic_requests(url: str, view: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    assert began_at(url) == defined(view)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_view_of_a_librarys_is_the_class_that_the_application_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = began_at_without_transaction("/generic/")
+    assert re.sub(r":\d+ ", " ", place) == f"{__file__} in Generic"
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    assert began_at("/generic/") == place
+
+
+def began_at_without_transaction(url: str) -> str:
+    """Return where the connection of a view was checked out that begins no transaction."""
+    environ = RequestFactory().get(url).environ
+    seen.clear()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(get_wsgi_application(), environ, lambda *status: None).result(30)  # type: ignore[arg-type]
+        executor.submit(connections.close_all).result(30)
+    [(began, place)] = seen
+    assert began is None
+    assert place is not None
+    return place
+
+
+@pytest.mark.usefixtures("site")
+def test_what_an_async_view_awaits_is_where_the_view_is() -> None:
+    messages: list[Any] = []
+    asked = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if asked.is_set():
+            await asyncio.Event().wait()
+        asked.set()
+        return {"type": "http.request"}
+
+    async def send(message: dict[str, Any]) -> None:
+        messages.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/awaiting/", "query_string": b"", "headers": []}
+    seen.clear()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, get_asgi_application()(scope, receive, send)).result(30)  # type: ignore[arg-type]
+    assert messages[0]["status"] == 200
+    assert seen == [(None, defined(awaiting))]

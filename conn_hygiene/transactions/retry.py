@@ -125,7 +125,7 @@ class _Retry:
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
                 async def attempt() -> Any:
                     # The thread runs the attempt from beginning to end; the function's own queries come back to it.
-                    return await sync_to_async(self._attempt)(lambda: async_to_sync(func)(*args, **kwargs))
+                    return await sync_to_async(self._attempt)(func, lambda: async_to_sync(func)(*args, **kwargs))
 
                 return _outcome(await retrying.copy()(attempt))
 
@@ -134,7 +134,7 @@ class _Retry:
 
             @functools.wraps(func)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return _outcome(retrying.copy()(self._attempt, lambda: func(*args, **kwargs)))
+                return _outcome(retrying.copy()(self._attempt, func, lambda: func(*args, **kwargs)))
 
         return wrapper  # type: ignore[return-value]
 
@@ -158,8 +158,8 @@ class _Retry:
             reraise=True,
         )
 
-    def _attempt(self, body: Callable[[], Any]) -> Any:
-        """Run *body* once, in its transaction, in the thread of the connection."""
+    def _attempt(self, func: Callable[..., Any], body: Callable[[], Any]) -> Any:
+        """Run *body*, which calls *func*, once, in its transaction, in the thread of the connection."""
         connection = connections[self._using]
         if not internals.RETRIES.available:
             with transaction.atomic(using=self._using, durable=True):
