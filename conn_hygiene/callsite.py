@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import sysconfig
+import threading
 import traceback
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,26 +20,29 @@ if TYPE_CHECKING:
     from conn_hygiene.functions import Code
 
 
+class Stack(NamedTuple):
+    """A whole stack. ``str()`` gives it as a traceback has it, with the lines of source, and reads files for that."""
+
+    #: Outermost first.
+    frames: tuple[tuple[Code, int], ...]
+
+    def __str__(self) -> str:
+        frames = [(code.co_filename, line, code.co_name, None) for code, line in self.frames]
+        return "".join(traceback.StackSummary.from_list(frames).format())
+
+
 class Place(NamedTuple):
     """A line of code. ``str()`` gives it as "file:line in function"."""
 
     code: Code
     #: 0 where it is not known.
     line: int
-    #: The whole stack, outermost first, where that was asked for.
-    stack: tuple[tuple[Code, int], ...] | None = None
+    #: The whole stack, where that was asked for.
+    stack: Stack | None = None
 
     def __str__(self) -> str:
         line = f":{self.line}" if self.line else ""
         return f"{self.code.co_filename}{line} in {self.code.co_name}"
-
-    @property
-    def stack_text(self) -> str | None:
-        """The whole stack as a traceback has it, with the lines of source; None if it was not asked for."""
-        if self.stack is None:
-            return None
-        frames = [(code.co_filename, line, code.co_name, None) for code, line in self.stack]
-        return "".join(traceback.StackSummary.from_list(frames).format())
 
 
 _OWN, _LIBRARY, _PLUMBING, _STANDARD, _CURSORS, _CONTEXTS, _RETRIES, _HANDLERS = range(8)
@@ -137,7 +141,47 @@ def in_full(frame: FrameType, place: Place | None) -> Place:
         stack.append((found.f_code, found.f_lineno or 0))
         found = found.f_back
     code, line = stack[0] if place is None else (place.code, place.line)
-    return Place(code, line, tuple(reversed(stack)))
+    return Place(code, line, Stack(tuple(reversed(stack))))
+
+
+def text(place: Place | None) -> str | None:
+    """Return *place* as reports have it; None if there is none."""
+    return None if place is None else str(place)
+
+
+def stack(place: Place | None) -> Stack | None:
+    """Return the whole stack of *place*; None if there is none."""
+    return None if place is None else place.stack
+
+
+def stack_text(place: Place | None) -> str | None:
+    """Return the same as a text; reads files."""
+    return None if place is None or place.stack is None else str(place.stack)
+
+
+def of_target() -> Place | None:
+    """Return the function that the running thread was started for, with the line of its definition.
+
+    The application's, where that is decorated by somebody else. None for the main thread, and for one that takes jobs
+    from the standard library's executors: which job it is that it ends with, nobody knows yet.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    frames: list[FrameType] = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    if frames[-1].f_code.co_filename != threading.__file__:
+        return None
+    below = [found for found in reversed(frames) if found.f_code.co_filename != threading.__file__]
+    if not below or kind_of(below[0].f_code.co_filename) == _STANDARD:
+        return None
+    for found in below:
+        kind = kind_of(found.f_code.co_filename)
+        if kind == _OWN:
+            return Place(found.f_code, found.f_code.co_firstlineno)
+        if place := _ahead(found, kind):
+            return place
+    return Place(below[0].f_code, below[0].f_code.co_firstlineno)
 
 
 def of_thread(thread_id: int, *, full: bool = False) -> Place | None:

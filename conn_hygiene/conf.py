@@ -27,6 +27,7 @@ class Settings:
     RECLAIM_DEAD_THREADS: bool = True
     DISCARD_AFTER_FORK: bool = True
     CAPTURE_STACKS: bool = True
+    FULL_STACKS: bool = False
     REPORT_UNCLOSED_CURSORS: bool | None = None
     SESSION_TIMEOUTS: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     TAG_SESSIONS: bool = False
@@ -147,6 +148,7 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "RECLAIM_DEAD_THREADS": _boolean,
     "DISCARD_AFTER_FORK": _boolean,
     "CAPTURE_STACKS": _boolean,
+    "FULL_STACKS": _boolean,
     "REPORT_UNCLOSED_CURSORS": _boolean_or_none,
     "SESSION_TIMEOUTS": _session_timeouts,
     "TAG_SESSIONS": _boolean,
@@ -206,6 +208,10 @@ def lenient() -> Settings:
 # Read on every query, replaced whole and never changed in place, so that a reader needs no lock.
 current = Settings()
 
+# What checkouts and transactions remember of where they began: a line, the whole stack, or nothing. In one look, since
+# each of them asks.
+captures: Literal["lines", "stacks"] | None = "lines"
+
 # Whether cursors that nobody closes should be named with where they were opened. Kept beside the settings, since asking
 # Django for DEBUG costs more than all else that is done when a cursor is opened.
 names_cursors = False
@@ -213,8 +219,9 @@ names_cursors = False
 
 def apply(settings: Settings) -> None:
     """Put *settings* in force for this process; to be repeated when DEBUG changes."""
-    global current, names_cursors  # noqa: PLW0603 - one process, one set of values
+    global current, captures, names_cursors  # noqa: PLW0603 - one process, one set of values
     current = settings
+    captures = ("stacks" if settings.FULL_STACKS else "lines") if settings.CAPTURE_STACKS else None
     wanted = settings.REPORT_UNCLOSED_CURSORS
     by_default = _watched or (django_settings.configured and django_settings.DEBUG)
     names_cursors = by_default if wanted is None else wanted

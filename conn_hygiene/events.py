@@ -39,6 +39,8 @@ from conn_hygiene.masking import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from conn_hygiene.callsite import Stack
+
 logger = logging.getLogger("conn_hygiene.events")
 
 
@@ -283,11 +285,36 @@ class Reclaimed(Event):
     alias: str
     #: Of the thread that is no more.
     thread_id: int
+    #: As it was when the thread connected; None for one that Python's threading module does not know.
+    thread_name: str | None
+    request: str | None
     server_pid: int
     #: Seconds.
     held_for: float
     #: What was open has been rolled back.
     in_transaction: bool
+    #: The function that the thread was started for, with the line of its definition; None for the main thread, for a
+    #: thread of the standard library's executors, and where ``CAPTURE_STACKS`` is off. The next two are places, too.
+    thread_runs: str | None
+    where_checked_out: str | None
+    #: Where the transaction began that was rolled back; None if there was none, or that is not known.
+    where_began: str | None
+    #: The whole stacks of these two; None without ``FULL_STACKS``.
+    stack_checked_out: Stack | None = None
+    stack_began: Stack | None = None
+
+    @property
+    def message(self) -> str:
+        """What happened, in sentences."""
+        name = printable(str(self.thread_name or self.thread_id))
+        served = f" It served {printable(self.request)}." if self.request else ""
+        return (
+            f"Reclaimed connection {self.alias!r} (server pid {self.server_pid}) from thread {name}, which ended with "
+            f"it checked out{'; its open transaction was rolled back' if self.in_transaction else ''}.{served}"
+            f"{place_told('The thread ran', self.thread_runs)}"
+            f"{place_told('It was checked out at', self.where_checked_out)}"
+            f"{place_told('Its transaction began at', self.where_began)}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +351,8 @@ class _Transaction(Event):
     where_began: str | None
     #: Whether it is the one of ``ATOMIC_REQUESTS``.
     by_atomic_requests: bool
+    #: The whole stack there, which ``str()`` writes as a traceback; None without ``FULL_STACKS``.
+    stack_began: Stack | None = None
 
     @property
     def beginning(self) -> str:
@@ -340,6 +369,8 @@ class IdleInTransaction(_Transaction):
     where_now: str | None
     #: ``"terminate"`` if its session was ended, else ``"log"``.
     action: Literal["log", "terminate"]
+    #: Its whole stack, as above.
+    stack_now: Stack | None = None
 
     @property
     def message(self) -> str:
@@ -364,7 +395,7 @@ class LeftOpen(_Transaction):
         """
         facts = self.facts()
         del facts["left_by"]
-        return facts | {"where_now": None, "action": "rollback"}
+        return facts | {"where_now": None, "stack_now": None, "action": "rollback"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +419,9 @@ class HeldTooLong(Event):
     pins: Mapping[str, str]
     #: ``"release"`` if it was given back, else ``"log"``.
     action: Literal["log", "release"]
+    #: The whole stacks of the two places; None without ``FULL_STACKS``.
+    stack_checked_out: Stack | None = None
+    stack_now: Stack | None = None
 
     def with_reasons(self) -> dict[str, Any]:
         """Return the facts with ``pinned_by``, a tuple of reasons, in the place of ``pins``."""
@@ -434,6 +468,8 @@ class UnclosedCursor(Event):
     request: str | None
     #: A place in the code.
     where_opened: str
+    #: The whole stack there; None without ``FULL_STACKS``.
+    stack_opened: Stack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

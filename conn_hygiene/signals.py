@@ -15,20 +15,22 @@ from django.dispatch import Signal
 #: ``"GET /orders/7/"``, or ``None``), ``open_for`` and ``idle_for`` (seconds), ``statement`` (the last one, without its
 #: parameters, and as ``LOG_STATEMENTS`` says), ``where_began`` and ``where_now`` (places in the code such as
 #: ``"/app/shop/views.py:12 in pay"``, or ``None``), ``by_atomic_requests``, ``action`` (``"log"``, ``"terminate"`` or
-#: ``"rollback"``).
+#: ``"rollback"``), ``stack_began`` and ``stack_now`` (the whole stacks, by ``str()``; ``None`` without
+#: ``FULL_STACKS``).
 idle_in_transaction_detected = Signal()
 
 #: A connection was checked out for ``HELD_TOO_LONG_AFTER`` seconds without a transaction and without a statement.
 #:
 #: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request``, ``held_for`` and ``idle_for``
 #: (seconds), ``statement``, ``where_checked_out`` and ``where_now`` (all as above), ``pinned_by`` (a tuple of
-#: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``).
+#: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``), ``stack_checked_out`` and ``stack_now``.
 connection_held_too_long = Signal()
 
 #: A thread ended, or a connection wrapper was collected, with a connection checked out, and it went back to its pool.
 #:
-#: Arguments: ``alias``, ``thread_id``, ``server_pid``, ``held_for`` (seconds), ``in_transaction`` (what was open has
-#: been rolled back).
+#: Arguments: ``alias``, ``thread_id``, ``thread_name``, ``request``, ``server_pid``, ``held_for`` (seconds),
+#: ``in_transaction`` (what was open has been rolled back), ``thread_runs`` (the function that the thread was started
+#: for), ``where_checked_out`` and ``where_began`` (places, as above), ``stack_checked_out`` and ``stack_began``.
 connection_reclaimed = Signal()
 
 #: The server had closed a connection, and another one took its place before anybody noticed.
@@ -40,7 +42,7 @@ connection_replaced = Signal()
 #: A cursor was collected without having been closed. Sent where ``REPORT_UNCLOSED_CURSORS`` says so, for each: it is
 #: the log that names a line of code once a minute at most.
 #:
-#: Arguments: ``alias``, ``thread_id``, ``request``, ``where_opened`` (a place, as above).
+#: Arguments: ``alias``, ``thread_id``, ``request``, ``where_opened`` (a place, as above), ``stack_opened``.
 unclosed_cursor_detected = Signal()
 
 #: Inherited connections were discarded in a forked process.

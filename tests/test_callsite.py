@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -539,3 +540,47 @@ def test_what_an_async_view_awaits_is_where_the_view_is() -> None:
         executor.submit(asyncio.run, get_asgi_application()(scope, receive, send)).result(30)  # type: ignore[arg-type]
     assert messages[0]["status"] == 200
     assert seen == [(None, defined(awaiting))]
+
+
+# ##### The whole stack #####
+
+
+def begin(done: Callable[[], Any]) -> None:
+    with transaction.atomic():
+        done()
+
+
+def test_the_whole_stack_is_remembered_if_it_is_wanted(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"FULL_STACKS": True}
+    found: list[Any] = []
+    begin(lambda: found.extend(conn_hygiene.snapshot()))
+    [info] = found
+    assert info.where_began == line_of(begin, "with transaction.atomic()")
+    for stack in (info.stack_began, info.stack_checked_out):
+        assert f'{__file__}", line ' in stack
+        assert "in test_the_whole_stack_is_remembered_if_it_is_wanted\n    begin(lambda" in stack
+        assert "in begin\n    with transaction.atomic():\n" in stack
+        # What has looked at the stack is no part of it.
+        assert "/conn_hygiene/" not in stack[stack.rindex("  File") :]
+    assert "in <lambda>" in info.stack_now
+
+
+@pytest.mark.parametrize("values", [{}, {"FULL_STACKS": True, "CAPTURE_STACKS": False}])
+def test_and_not_if_it_is_not(values: dict[str, Any], settings: Any) -> None:
+    settings.CONN_HYGIENE = values
+    found: list[Any] = []
+    begin(lambda: found.extend(conn_hygiene.snapshot()))
+    assert (found[0].stack_began, found[0].stack_checked_out) == (None, None)
+
+
+def test_the_log_has_the_stack_below_the_message(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    settings.CONN_HYGIENE = {"FULL_STACKS": True, "IDLE_IN_TRANSACTION_AFTER": 0.05}
+    begin(lambda: wait_until(lambda: caplog.records, "it is reported"))
+    record = caplog.records[0]
+    assert record.name == "conn_hygiene.transactions"
+    assert "\n" not in record.getMessage()
+    first, *_ = record.stack_info.splitlines()
+    assert first == "Stack (most recent call last):"
+    assert "in begin\n    with transaction.atomic():\n" in record.stack_info
+    assert (record.stack_info in logging.Formatter().format(record), record.filename) == (True, "log.py")
+    assert "in begin\n    done()\n" in str(record.stack_now)

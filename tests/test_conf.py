@@ -32,6 +32,7 @@ RIGHT: dict[str, list[Any]] = {
     "HELD_TOO_LONG_AFTER": [0.1, 30, None, conf.LONGEST],
     "RECLAIM_DEAD_THREADS": [True, False],
     "DISCARD_AFTER_FORK": [True, False],
+    "FULL_STACKS": [True, False],
     "CAPTURE_STACKS": [True, False],
     "REPORT_UNCLOSED_CURSORS": [True, False, None],
     "SESSION_TIMEOUTS": [
@@ -69,6 +70,7 @@ WRONG: dict[str, list[Any]] = {
     "HELD_TOO_LONG_AFTER": [*_NOT_SECONDS, 0],
     "RECLAIM_DEAD_THREADS": [1, 0, None, "yes"],
     "DISCARD_AFTER_FORK": [1, 0, None, "yes"],
+    "FULL_STACKS": [1, 0, None, "yes"],
     "CAPTURE_STACKS": [1, 0, None, "yes"],
     "AUDIT_SESSIONS": [1, 0, None, "yes"],
     "LOG_STATEMENTS": ["Masked", "", None, True],

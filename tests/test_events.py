@@ -18,8 +18,10 @@ from django.urls import path
 
 import conn_hygiene
 from conn_hygiene import closing_connections, events, release_between_queries, retry_transaction
+from conn_hygiene.reaper import reaper
 from conn_hygiene.reports.counters import BOUNDS, Tally
 from conn_hygiene.reports.snapshot import _histogram
+from conn_hygiene.work import serving
 from tests.test_forks import in_child
 from tests.test_lease import query
 from tests.test_watch import end
@@ -193,16 +195,25 @@ def test_what_a_dead_thread_held_is_reclaimed(alias: str, in_transaction: bool, 
             transaction.set_autocommit(False, using=alias)
         sessions.append((pid_of(alias), threading.get_ident()))
 
-    thread = threading.Thread(target=leave)
+    thread = threading.Thread(target=leave, name="forgetful")
     thread.start()
     thread.join()
     wait_until(lambda: len(published) == 3, "it is reclaimed")
     [(pid, ident)] = sessions
+    where = published.only(events.Reclaimed).where_checked_out
+    assert where.endswith(" in leave" if in_transaction else " in pid_of")
     assert facts(published.only(events.Reclaimed), "held_for") == {
         "alias": alias,
         "server_pid": pid,
         "thread_id": ident,
+        "thread_name": "forgetful",
+        "request": None,
         "in_transaction": in_transaction,
+        "thread_runs": f"{__file__}:{leave.__code__.co_firstlineno} in leave",
+        "where_checked_out": where,
+        "where_began": where if in_transaction else None,
+        "stack_checked_out": None,
+        "stack_began": None,
     }
     assert published[0] is published.only(events.CheckedOut)
     back = published.only(events.CheckedIn)
@@ -331,9 +342,33 @@ def test_a_cursor_that_is_never_closed_is_published(published: Published, settin
         "thread_id": threading.get_ident(),
         "request": None,
         "where_opened": opened,
+        "stack_opened": None,
     }
     assert conn_hygiene.stats().unclosed_cursors - before == 1
     wait_until_released()
+
+
+def test_an_unclosed_cursor_is_that_of_the_request_that_opened_it(published: Published, settings: Any) -> None:
+    """The reaper, which makes the report, comes late: after the next request has the connection."""
+    settings.CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": True}
+    pid_of("default")
+    gate = threading.Event()
+    reaper.running._bell.put(gate.wait)
+    try:
+        serving.label = "GET /first/"
+        connections.close_all()
+        opened = line_after(inspect.currentframe())
+        connection.cursor()
+        gc.collect()
+        connections.close_all()
+        serving.label = "GET /second/"
+        pid_of("default")
+    finally:
+        serving.label = None
+        gate.set()
+    wait_until(lambda: published.of(events.UnclosedCursor), "it is reported")
+    event = published.only(events.UnclosedCursor)
+    assert (event.request, event.where_opened) == ("GET /first/", opened)
 
 
 def test_a_transaction_that_is_run_again_is_published(published: Published, admin: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import math
 import threading
@@ -17,6 +18,7 @@ import conn_hygiene
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.reaper import reaper
 from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detected
+from conn_hygiene.transactions import left_open
 from tests.test_forks import in_child
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
@@ -72,10 +74,17 @@ def query(alias: str = "default", sql: str = "SELECT pg_backend_pid()") -> Any:
 def run(work: Callable[[], Any]) -> Any:
     """Return what *work* returns in a thread that ends without closing anything."""
     result: list[Any] = []
-    thread = threading.Thread(target=lambda: result.append(work()))
+    thread = threading.Thread(target=lambda: result.append(work()), name="forgetful")
     thread.start()
     thread.join()
     return result[0]
+
+
+def place(function: Callable[..., Any], text: str, name: str) -> str:
+    """Return the place of the one line of *function* that has *text*, as of the function *name*."""
+    lines, first = inspect.getsourcelines(function)
+    [line] = [first + offset for offset, line in enumerate(lines) if text in line]
+    return f"{__file__}:{line} in {name}"
 
 
 def begin(alias: str = "default") -> Any:
@@ -205,14 +214,49 @@ def test_the_connection_of_a_dead_thread_goes_back(alias: str, events: list[dict
     [event] = events
     assert event.pop("held_for") > 0
     assert event.pop("sender") is Lease
-    assert event == {"alias": alias, "thread_id": ident, "server_pid": pid, "in_transaction": False}
+    ran, where = place(run, "result.append(work())", "<lambda>"), event["where_checked_out"]
+    assert where.endswith(" in query")
+    assert event == {
+        "alias": alias,
+        "thread_id": ident,
+        "thread_name": "forgetful",
+        "request": None,
+        "server_pid": pid,
+        "in_transaction": False,
+        "thread_runs": ran,
+        "where_checked_out": where,
+        "where_began": None,
+        "stack_checked_out": None,
+        "stack_began": None,
+    }
     [record] = [record for record in caplog.records if record.name == "conn_hygiene.threads"]
     assert record.levelno == logging.INFO
     assert record.getMessage() == (
-        f"Reclaimed connection {alias!r} (server pid {pid}) from thread {ident}, which ended with it checked out."
+        f"Reclaimed connection {alias!r} (server pid {pid}) from thread forgetful, which ended with it checked out. "
+        f"The thread ran {ran}. It was checked out at {where}."
     )
     assert (record.alias, record.server_pid, record.thread_id) == (alias, pid, ident)
     assert not holds(alias)
+
+
+def test_a_dead_threads_report_names_its_request(events: list[dict[str, Any]], caplog: Any) -> None:
+    def serve() -> None:
+        left_open.request_started(environ={"REQUEST_METHOD": "GET", "PATH_INFO": "/stock/"})
+        query()
+
+    with caplog.at_level(logging.INFO, logger="conn_hygiene"):
+        run(serve)
+        wait_until(lambda: events, "it is reclaimed")
+    assert events[0]["request"] == "GET /stock/"
+    [record] = [record for record in caplog.records if record.name == "conn_hygiene.threads"]
+    assert "which ended with it checked out. It served GET /stock/. The thread ran " in record.getMessage()
+
+
+def test_no_job_of_an_executor_is_what_its_thread_ran(events: list[dict[str, Any]]) -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="executor") as executor:
+        executor.submit(query).result()
+    wait_until(lambda: events, "it is reclaimed")
+    assert (events[0]["thread_name"], events[0]["thread_runs"]) == ("executor_0", None)
 
 
 @pytest.mark.parametrize("alias", ["unpooled", "persistent"])
@@ -228,11 +272,15 @@ def test_the_transaction_of_a_dead_thread_is_rolled_back_and_reported(
     pid, ident = run(lambda: (begin(alias), threading.get_ident()))
     wait_until(lambda: events, "it is reclaimed")
     assert events[0]["in_transaction"]
+    assert events[0]["thread_id"] == ident
+    began = place(begin, "set_autocommit", "begin")
+    assert (events[0]["where_began"], events[0]["where_checked_out"]) == (began, began)
     [record] = [record for record in caplog.records if record.name == "conn_hygiene.threads"]
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"Reclaimed connection {alias!r} (server pid {pid}) from thread {ident}, which ended with it checked out; "
-        "its open transaction was rolled back."
+        f"Reclaimed connection {alias!r} (server pid {pid}) from thread forgetful, which ended with it checked out; "
+        f"its open transaction was rolled back. The thread ran {place(run, 'result.append(work())', '<lambda>')}. "
+        f"It was checked out at {began}. Its transaction began at {began}."
     )
     wait_until_released(alias)
     assert not Item.objects.exists()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import Error, InterfaceError, ServerCursor
 
@@ -263,6 +263,26 @@ class _Unlisted(dict["weakref.ref[Any]", None]):
         self.pop(reference, None)
 
 
+class Opened(NamedTuple):
+    """Where a cursor was opened, and for which request. Its report comes later, when the lease may be another's."""
+
+    place: callsite.Place | None
+    request: str | None
+
+
+class _NamedRef(weakref.ref[Any]):
+    """A weak reference to a cursor that should be named if it is never closed."""
+
+    __slots__ = ("opened",)
+
+    opened: Opened
+
+
+def opened(cursor: weakref.ref[Any]) -> Opened | None:
+    """Return what was noted when the *cursor* was opened; None if it is not to be named. Safe in a finaliser."""
+    return cursor.opened if type(cursor) is _NamedRef else None
+
+
 class _StandsFor(type):
     """Makes a class equal to the one that it stands for: code may compare ``cursor_factory`` with what it has set."""
 
@@ -362,6 +382,15 @@ def register(cursor: Any, lease: Lease) -> None:
             # A class of a layout of its own: its end cannot be seen, so it holds the connection for good.
             lease.open_cursors[object()] = None
             return
-    reference = weakref.ref(cursor, lease.cursor_collected)
-    lease.open_cursors[reference] = callsite.here() if conf.names_cursors else None
+    reference: weakref.ref[Any]
+    if conf.names_cursors:
+        reference = named = _NamedRef(cursor, lease.cursor_collected)
+        named.opened = Opened(_here(), lease.request)
+    else:
+        reference = weakref.ref(cursor, lease.cursor_collected)
+    lease.open_cursors[reference] = None
     cursor._conn_hygiene_entry = (lease, reference)
+
+
+def _here() -> callsite.Place | None:
+    return callsite.here_in_full(2) if conf.current.FULL_STACKS else callsite.here(2)

@@ -46,6 +46,8 @@ WRITERS: dict[str, Writer] = {
     "wrapper": ONCE,
     "thread_id": ONCE,
     "thread_end": ONCE,
+    "thread_name": ONCE,
+    "thread_runs": ONCE,
     "tally": ONCE,
     # Where it is in its life, and with what.
     "state": LOCK,

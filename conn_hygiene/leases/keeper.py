@@ -82,8 +82,11 @@ class Keeper(Protocol):
     def parked(self, lease: Lease, deadline: float) -> None:
         """End *lease* at *deadline* on the monotonic clock, unless it is taken back before."""
 
-    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
-        """Settle for a cursor that was collected; called from a finaliser, so it may take no lock."""
+    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any], *, is_of_checkout: bool) -> None:
+        """Settle for a cursor that was collected, in its own checkout or after it.
+
+        Called from a finaliser, so it may take no lock.
+        """
 
     def wrapper_lost(self, lease: Lease) -> None:
         """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""

@@ -149,6 +149,8 @@ class Lease:
         "tally",
         "thread_end",
         "thread_id",
+        "thread_name",
+        "thread_runs",
         "trusted",
         "wrapper",
     )
@@ -167,6 +169,9 @@ class Lease:
         # the wrapper.
         self.thread_id = threading.get_ident()
         self.thread_end = thread_end
+        # For the day when it has ended.
+        self.thread_name = _thread_name(self.thread_id)
+        self.thread_runs = callsite.of_target() if conf.captures else None
         self.state = CLOSED
         # Counts the checkouts.
         self.checkouts = 0
@@ -197,9 +202,8 @@ class Lease:
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
-        # By weak references, each with where it was opened, if that was asked for. Every checkout has its own: a cursor
-        # that is not in it is of an earlier one.
-        self.open_cursors: dict[object, callsite.Place | None] = {}
+        # By weak references. Every checkout has its own: a cursor that is not in it is of an earlier one.
+        self.open_cursors: dict[object, None] = {}
         self.__dict__.clear()
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
@@ -567,14 +571,8 @@ class Lease:
     def cursor_collected(self, cursor: weakref.ref[Any]) -> None:
         """Hand a cursor that was collected without being closed to the reaper; safe in a finaliser, in any thread."""
         if not sys.is_finalizing():
-            self.keeper.cursor_lost(self, cursor)
-
-    def lost(self, cursor: weakref.ref[Any]) -> callsite.Place | None:
-        """Count a collected cursor as closed; return where it was opened, if that was noted. Called by the reaper."""
-        with self._lock:
-            opened = self.open_cursors.get(cursor)
-        self.cursor_closed(cursor, by_owner=False)
-        return opened
+            # Looked up now, and not by the reaper: the checkout may have ended by then.
+            self.keeper.cursor_lost(self, cursor, is_of_checkout=cursor in self.open_cursors)
 
     def looked_at(self, look: Callable[[], bool]) -> bool:
         """Call *look*, which asks whether the connection works, and leave the lease as it was.
@@ -1163,13 +1161,7 @@ class Lease:
             if self.state == PARKED:
                 # On its way back in any case.
                 return self._leave(), None
-            found = Reclaimed(
-                alias=self.alias,
-                thread_id=self.thread_id,
-                server_pid=self.server_pid,
-                held_for=_now() - self.checked_out_at,
-                in_transaction=not pools.is_idle(connection),
-            )
+            found = news.reclaimed(self, connection)
             return self._leave(is_rolled_back=found.in_transaction, reason="reclaim"), found
 
     def reconsider(self) -> None:
@@ -1346,6 +1338,13 @@ _current_scopes = policy.entered.get
 _current_timing = usage.current.get
 
 
+def _thread_name(thread_id: int) -> str | None:
+    # Not current_thread(), which makes an object for a thread that is not Python's.
+    return next((thread.name for thread in threading.enumerate() if thread.ident == thread_id), None)
+
+
 def _here() -> callsite.Place | None:
+    if not conf.captures:
+        return None
     # Past this one and the method that asks.
-    return callsite.here(2) if conf.current.CAPTURE_STACKS else None
+    return callsite.here_in_full(2) if conf.captures == "stacks" else callsite.here(2)

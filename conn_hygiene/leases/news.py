@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
-from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Pinned, Replaced, publish
+from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
+from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
+    import psycopg
+
     from conn_hygiene.events import Ending
     from conn_hygiene.leases.lease import Lease
 
@@ -47,6 +51,27 @@ def came_back(lease: Lease, held_for: float) -> CameBack:
         request=lease.request,
         held_for=held_for,
         reported_as=tuple(lease.reported),
+    )
+
+
+def reclaimed(lease: Lease, connection: psycopg.Connection[Any]) -> Reclaimed:
+    """Return what is told of a checkout whose owner is no more. Called under the lock."""
+    in_transaction = not pools.is_idle(connection)
+    begun = lease._transaction.place if in_transaction and lease._transaction is not None else None
+    checked_out = lease.checked_out_by
+    return Reclaimed(
+        alias=lease.alias,
+        thread_id=lease.thread_id,
+        thread_name=lease.thread_name,
+        request=lease.request,
+        server_pid=lease.server_pid,
+        held_for=time.monotonic() - lease.checked_out_at,
+        in_transaction=in_transaction,
+        thread_runs=callsite.text(lease.thread_runs),
+        where_checked_out=callsite.text(checked_out),
+        where_began=callsite.text(begun),
+        stack_checked_out=callsite.stack(checked_out),
+        stack_began=callsite.stack(begun),
     )
 
 

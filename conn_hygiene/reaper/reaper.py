@@ -32,7 +32,7 @@ from django.db import connections
 
 from conn_hygiene import conf, internals, locks
 from conn_hygiene.events import UnclosedCursor, publish
-from conn_hygiene.leases import ended, policy, returns
+from conn_hygiene.leases import cursors, ended, policy, returns
 from conn_hygiene.leases.backoff import PATIENCE, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
@@ -288,15 +288,20 @@ class Reaper:
             self._bell.put(None)
             self.ensure_running()
 
-    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
+    def cursor_lost(self, lease: Lease, cursor: weakref.ref[Any], *, is_of_checkout: bool) -> None:
         """Settle for a collected cursor. Called from finalisers: SimpleQueue.put() is the one thing allowed there."""
-        self._bell.put(lambda: self._settle_lost_cursor(lease, cursor))
+        self._bell.put(lambda: self._settle_lost_cursor(lease, cursor, is_of_checkout=is_of_checkout))
 
-    def _settle_lost_cursor(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
-        opened = lease.lost(cursor)
-        if opened is not None:
+    def _settle_lost_cursor(self, lease: Lease, cursor: weakref.ref[Any], *, is_of_checkout: bool) -> None:
+        lease.cursor_closed(cursor, by_owner=False)
+        opened = cursors.opened(cursor) if is_of_checkout else None
+        if opened is not None and opened.place is not None:
             event = UnclosedCursor(
-                alias=lease.alias, thread_id=lease.thread_id, request=lease.request, where_opened=str(opened)
+                alias=lease.alias,
+                thread_id=lease.thread_id,
+                request=opened.request,
+                where_opened=str(opened.place),
+                stack_opened=opened.place.stack,
             )
             self.tell(publish, event)
 

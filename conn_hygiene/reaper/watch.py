@@ -14,7 +14,6 @@ from conn_hygiene import callsite, conf, events
 from conn_hygiene.events import HeldTooLong, IdleInTransaction, LeftOpen
 
 if TYPE_CHECKING:
-    from conn_hygiene.callsite import Place
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.lease import Lease
 
@@ -23,7 +22,7 @@ def idle_in_transaction(lease: Lease, found: Description) -> IdleInTransaction:
     """Return what is to be told of a transaction that runs no statement."""
     return IdleInTransaction(
         **_transaction(lease, found),
-        where_now=_text(callsite.of_thread(lease.thread_id)),
+        **_now(lease),
         action=conf.current.IDLE_IN_TRANSACTION_ACTION,
     )
 
@@ -39,8 +38,9 @@ def held_too_long(lease: Lease, found: Description) -> HeldTooLong:
         **_owner(lease),
         held_for=found.held_for,
         idle_for=found.idle_for,
-        where_checked_out=_text(lease.checked_out_by),
-        where_now=_text(callsite.of_thread(lease.thread_id)),
+        where_checked_out=callsite.text(lease.checked_out_by),
+        stack_checked_out=callsite.stack(lease.checked_out_by),
+        **_now(lease),
         pins=found.pins,
         action="log",
     )
@@ -56,9 +56,15 @@ def _transaction(lease: Lease, found: Description) -> dict[str, Any]:
     return _owner(lease) | {
         "open_for": found.open_for,
         "idle_for": found.idle_for,
-        "where_began": _text(begun.place) if begun else None,
+        "where_began": callsite.text(begun.place) if begun else None,
+        "stack_began": callsite.stack(begun.place) if begun else None,
         "by_atomic_requests": begun is not None and begun.by_atomic_requests,
     }
+
+
+def _now(lease: Lease) -> dict[str, Any]:
+    place = callsite.of_thread(lease.thread_id, full=conf.current.FULL_STACKS)
+    return {"where_now": callsite.text(place), "stack_now": callsite.stack(place)}
 
 
 def _owner(lease: Lease) -> dict[str, Any]:
@@ -71,7 +77,3 @@ def _owner(lease: Lease) -> dict[str, Any]:
         "request": lease.request,
         "statement": None,
     }
-
-
-def _text(place: Place | None) -> str | None:
-    return None if place is None else str(place)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import events
 from conn_hygiene.events import place_told, shortened, who
-from conn_hygiene.masking import told
+from conn_hygiene.masking import harmless, told
 from conn_hygiene.reports.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from conn_hygiene.callsite import Stack
 
 _lease = logging.getLogger("conn_hygiene.lease")
 _transactions = logging.getLogger("conn_hygiene.transactions")
@@ -25,11 +27,38 @@ _pools = logging.getLogger("conn_hygiene.pools")
 _forks = logging.getLogger("conn_hygiene.forks")
 
 
-def _say(logger: logging.Logger, level: int, message: str, *arguments: object, extra: dict[str, Any]) -> None:
-    """Make a record. Texts in its message are fit for a terminal; the facts in *extra* are as the event has them."""
+def _say(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *arguments: object,
+    extra: dict[str, Any],
+    stack: Stack | None = None,
+) -> None:
+    """Make a record. Texts in its message are fit for a terminal; the facts in *extra* are as the event has them.
+
+    A *stack* is the record's ``stack_info``, which formatters write below the message.
+    """
+    if not logger.isEnabledFor(level):
+        return
     # As if the one who asks had made it.
-    if logger.isEnabledFor(level):
+    if stack is None:
         logger.log(level, message, *map(told, arguments), extra=extra, stacklevel=2)
+        return
+    # logger.log() takes no stack but that of who calls it.
+    file, line, function, _ = logger.findCaller(stacklevel=2)
+    told_arguments = tuple(map(told, arguments))
+    logger.handle(
+        logger.makeRecord(
+            logger.name, level, file, line, message, told_arguments, None, function, extra, _stack_info(stack)
+        )
+    )
+
+
+def _stack_info(stack: Stack) -> str:
+    # As logging writes that of its caller. A file's name may be anything.
+    lines = (harmless(line) for line in str(stack).rstrip().split("\n"))
+    return "\n".join(("Stack (most recent call last):", *lines))
 
 
 def _pool_exhausted(event: events.PoolExhausted) -> None:
@@ -84,7 +113,16 @@ def _left_alone(event: events.LeftAlone) -> None:
 
 def _idle_in_transaction(event: events.IdleInTransaction) -> None:
     ended = " Its session is ended." if event.action == "terminate" else ""
-    _say(_transactions, logging.WARNING, "%s%s%s", event.message, ended, _last(event), extra=event.facts())
+    _say(
+        _transactions,
+        logging.WARNING,
+        "%s%s%s",
+        event.message,
+        ended,
+        _last(event),
+        extra=event.facts(),
+        stack=event.stack_began or event.stack_now,
+    )
 
 
 def _left_open(event: events.LeftOpen) -> None:
@@ -98,6 +136,7 @@ def _left_open(event: events.LeftOpen) -> None:
         event.beginning,
         _last(event),
         extra=event.as_idle_in_transaction(),
+        stack=event.stack_began,
     )
 
 
@@ -118,6 +157,7 @@ def _held_too_long(event: events.HeldTooLong) -> None:
         " It is given back." if event.action == "release" else "",
         _last(event),
         extra=event.with_reasons(),
+        stack=event.stack_checked_out or event.stack_now,
     )
 
 
@@ -138,12 +178,10 @@ def _reclaimed(event: events.Reclaimed) -> None:
     _say(
         _threads,
         logging.WARNING if event.in_transaction else logging.INFO,
-        "Reclaimed connection %r (server pid %d) from thread %d, which ended with it checked out%s.",
-        event.alias,
-        event.server_pid,
-        event.thread_id,
-        "; its open transaction was rolled back" if event.in_transaction else "",
+        "%s",
+        event.message,
         extra=event.facts(),
+        stack=event.stack_began or event.stack_checked_out,
     )
 
 
@@ -163,7 +201,7 @@ def _unclosed_cursor(event: events.UnclosedCursor) -> None:
     here = (event.alias, event.where_opened)
     for there, number in unclosed_cursors.count(here, time.monotonic()):
         # Of another place, these facts are not known any more.
-        whose = {} if there == here else {"thread_id": None, "request": None}
+        whose = {} if there == here else {"thread_id": None, "request": None, "stack_opened": None}
         _warn_of_unclosed(event.facts() | whose | {"alias": there[0], "where_opened": there[1], "count": number})
 
 
@@ -177,6 +215,7 @@ def _warn_of_unclosed(facts: dict[str, Any]) -> None:
             alias,
             where,
             extra=facts,
+            stack=facts["stack_opened"],
         )
     else:
         message = "%d more cursors on %r were never closed; they were opened at %s."

@@ -10,7 +10,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from conn_hygiene import callsite
+from conn_hygiene import callsite, conf
 from conn_hygiene.leases.description import describe
 from conn_hygiene.pools import backends, sqlalchemy
 from conn_hygiene.pools import base as pools
@@ -20,7 +20,6 @@ from conn_hygiene.reports.counters import BOUNDS, COUNTED
 from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
-    from conn_hygiene.callsite import Place
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.reports.counters import Series
     from conn_hygiene.using import Using
@@ -60,6 +59,10 @@ class LeaseInfo:
     where_checked_out: str | None
     where_began: str | None
     where_now: str | None
+    #: The whole stacks of these three, as tracebacks have them; ``None`` without ``FULL_STACKS``.
+    stack_checked_out: str | None = None
+    stack_began: str | None = None
+    stack_now: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo |
         return None
     # Its owner may have used it between the look at the clock and the look at the lease.
     held_for = max(0.0, seen.held_for)
+    began = seen.transaction.place if seen.transaction else None
+    running = callsite.of_thread(lease.thread_id, full=conf.current.FULL_STACKS)
     return LeaseInfo(
         alias=lease.alias,
         state=seen.state,
@@ -162,9 +167,12 @@ def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo |
         pinned_by=seen.pins,
         transaction_for=max(0.0, seen.open_for),
         statement=seen.statement,
-        where_checked_out=_text(lease.checked_out_by),
-        where_began=_text(seen.transaction.place) if seen.transaction else None,
-        where_now=_text(callsite.of_thread(lease.thread_id)),
+        where_checked_out=callsite.text(lease.checked_out_by),
+        where_began=callsite.text(began),
+        where_now=callsite.text(running),
+        stack_checked_out=callsite.stack_text(lease.checked_out_by),
+        stack_began=callsite.stack_text(began),
+        stack_now=callsite.stack_text(running),
     )
 
 
@@ -214,10 +222,6 @@ def _pool_info(alias: str, pool: Any) -> PoolInfo:
         max_size=numbers["pool_max"],
         timeout=pool.timeout() if sqlalchemy.is_pool(pool) else pool.timeout,
     )
-
-
-def _text(place: Place | None) -> str | None:
-    return None if place is None else str(place)
 
 
 def stats(using: Using = None) -> Stats:

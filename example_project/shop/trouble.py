@@ -68,7 +68,11 @@ def unclosed_cursor(request: HttpRequest) -> HttpResponse:
 @require_GET
 def dead_thread(request: HttpRequest) -> HttpResponse:
     """Query in a thread that ends without closing what it opened."""
-    thread = threading.Thread(target=one_order().get)
+
+    def work() -> None:
+        one_order().get()
+
+    thread = threading.Thread(target=work, name="stock-counter")
     thread.start()
     thread.join()
     return plain("A thread has queried, and ended with its connection checked out.")

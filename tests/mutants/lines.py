@@ -1397,12 +1397,12 @@ MUTANTS = [
     ),
     _mutant(
         "the transaction of a dead thread is not noticed",
-        "leases/lease.py",
+        "leases/news.py",
         """
-        in_transaction=not pools.is_idle(connection),
+        in_transaction = not pools.is_idle(connection)
         """,
         """
-        in_transaction=False,
+        in_transaction = False
         """,
         "test_reaper.py::test_the_transaction_of_a_dead_thread_is_rolled_back_and_reported[default]",
     ),
@@ -1421,12 +1421,56 @@ MUTANTS = [
         "a collected cursor is not noticed",
         "leases/lease.py",
         """
-        self.keeper.cursor_lost(self, cursor)
+        self.keeper.cursor_lost(self, cursor, is_of_checkout=cursor in self.open_cursors)
         """,
         """
         pass
         """,
         "test_leisure.py::test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing",
+    ),
+    _mutant(
+        "a collected cursor is looked up when its report is made",
+        "reaper/reaper.py",
+        """
+        request=opened.request,
+        """,
+        """
+        request=lease.request,
+        """,
+        "test_events.py::test_an_unclosed_cursor_is_that_of_the_request_that_opened_it",
+    ),
+    _mutant(
+        "a collected cursor is not looked up before its checkout ends",
+        "leases/lease.py",
+        """
+        self.keeper.cursor_lost(self, cursor, is_of_checkout=cursor in self.open_cursors)
+        """,
+        """
+        self.keeper.cursor_lost(self, cursor, is_of_checkout=False)
+        """,
+        "test_events.py::test_an_unclosed_cursor_is_that_of_the_request_that_opened_it",
+    ),
+    _mutant(
+        "a function that has no frame yet is not looked for",
+        "callsite.py",
+        """
+        if ahead and (place := _ahead(found, kind)):
+        """,
+        """
+        if False:
+        """,
+        "test_callsite.py::test_the_caller_is_not_where_a_decorated_function_begins",
+    ),
+    _mutant(
+        "what an async view awaits has no place",
+        "callsite.py",
+        """
+        if ahead and (answering := _answering.get()) and (place := _view(answering)):
+        """,
+        """
+        if False:
+        """,
+        "test_callsite.py::test_what_an_async_view_awaits_is_where_the_view_is",
     ),
     _mutant(
         "a hold goes on in the tasks that were started inside",

@@ -29,8 +29,9 @@ PAGES = {
         r"Its thread is at \S+trouble\.py:\d+ in ask_somebody_slow\. Its last statement was: SELECT"
     ),
     "dead-thread/": (
-        r"INFO conn_hygiene\.threads: Reclaimed connection 'default' \(server pid \d+\) from thread \d+, "
-        r"which ended with it checked out\."
+        r"INFO conn_hygiene\.threads: Reclaimed connection 'default' \(server pid \d+\) from thread stock-counter, "
+        r"which ended with it checked out\. The thread ran \S+trouble\.py:\d+ in work\. "
+        r"It was checked out at \S+trouble\.py:\d+ in work\."
     ),
     "unclosed-cursor/": (
         r"WARNING conn_hygiene\.cursors: A cursor on 'default' was never closed; "
