@@ -33,6 +33,7 @@ class Settings:
     TAG_SESSIONS: bool = False
     SERVER_TIMING: bool = False
     NOTICE_DIRECTORY: str | os.PathLike[str] | None = None
+    DOCS_URL: str | None = None
     ON_SET: Literal["follow", "pin"] = "follow"
     FOLLOWED_SETTINGS: Literal["auto"] | Sequence[str] = "auto"
     CLEAN_SESSIONS: Literal["auto", "seen", "always"] = "auto"
@@ -95,6 +96,11 @@ def _directory(value: Any) -> str | None:
     return None if value is None or absolute else "Use the absolute path of a directory, or None for no notices."
 
 
+def _url(value: Any) -> str | None:
+    is_one = isinstance(value, str) and value.startswith(("https://", "http://", "file://"))
+    return None if value is None or is_one else 'Use a URL, such as "https://docs.example.com/", or None for the files.'
+
+
 # A parameter's name, and a namespace in front of it for one of an extension or of the project's own.
 _PARAMETER = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)*", re.IGNORECASE)
 
@@ -154,6 +160,7 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "TAG_SESSIONS": _boolean,
     "SERVER_TIMING": _boolean,
     "NOTICE_DIRECTORY": _directory,
+    "DOCS_URL": _url,
     "ON_SET": _choice("follow", "pin"),
     "FOLLOWED_SETTINGS": _followed,
     "CLEAN_SESSIONS": _choice("auto", "seen", "always"),

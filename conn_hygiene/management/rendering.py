@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from conn_hygiene import pages
 from conn_hygiene.management import fitting
 from conn_hygiene.masking import harmless, mask, printable
 from conn_hygiene.server import fleet
@@ -278,7 +279,7 @@ def finding_blocks(findings: Sequence[Finding]) -> list[Block]:
             Line(f"{level.upper()} {', '.join(finding.aliases)}: {finding.what}", moods.get(level, GOOD)),
             Line(f"  Why:  {finding.why}"),
             Line(f"  Do:   {finding.remedy}"),
-            Line(f"  Read: {finding.docs}", QUIET),
+            Line(f"  Read: {pages.told(finding.docs)}", QUIET),
             Line(""),
         ]
     return blocks

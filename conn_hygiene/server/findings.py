@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from conn_hygiene import pages
 from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from conn_hygiene.server.pooler import Pooler
     from conn_hygiene.server.sessions import Activity, Identity, Limits
     from conn_hygiene.sessions.catalogue import Findings
-
-#: What a finding's ``docs`` begin with: the documentation's sources, as the repository and the source distribution
-#: have them.
-DOCS = "docs/"
 
 # What psycopg_pool takes when OPTIONS["pool"] names no sizes (its ConnectionPool's min_size; max_size follows it).
 POOL_SIZE = 4
@@ -48,7 +45,8 @@ class Finding:
     why: str
     #: What to do.
     remedy: str
-    #: The page of the documentation that mends it.
+    #: The page of the documentation that mends it, and the place on it behind a ``#``: a path of this machine, or a URL
+    #: where ``DOCS_URL`` is set.
     docs: str
 
 
@@ -113,7 +111,7 @@ class Facts:
 
 def finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: str, page: str = "") -> Finding:
     """Return a finding whose page is the doctor's own, at the place of its id, unless *page* is another."""
-    return Finding(level, id, aliases, what, why, remedy, f"{DOCS}{page or f'how-to/doctor.rst#{id}'}")
+    return Finding(level, id, aliases, what, why, remedy, pages.where(page or f"how-to/doctor.rst#{id}"))
 
 
 def pool_sizes(pool: Any) -> tuple[int, int]:

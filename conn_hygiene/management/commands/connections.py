@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
-from conn_hygiene import conf, internals
+from conn_hygiene import conf, internals, pages
 from conn_hygiene.management import auditing, rendering
 from conn_hygiene.management.rendering import Line, Status, View
 from conn_hygiene.masking import printable
@@ -85,6 +85,7 @@ class Command(BaseCommand):
         self._add_terminate(add("terminate", "Ends sessions that match, after showing them and asking."))
         self._add_doctor(add("doctor", "Looks at settings and servers, and says what will hurt, worst first."))
         self._add_audit(add("audit", "Runs the project's URLs or tests, and says what they leave in sessions unseen."))
+        self._add_docs(add("docs", "Shows a page of the documentation, or lists all."))
 
     def _add_status(self, parser: CommandParser) -> None:
         _add_databases(parser)
@@ -155,8 +156,18 @@ class Command(BaseCommand):
             "--test", nargs="*", metavar="LABEL", help="Runs the project's tests, or those of the labels, in its place."
         )
 
+    def _add_docs(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "page", nargs="?", metavar="PAGE", help='Such as "doctor", or "doctor#no-pool" for a section of it.'
+        )
+        parser.add_argument("--path", action="store_true", help="Says where it is, and shows nothing of it.")
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand."""
+        if options["subcommand"] == "docs":
+            # It asks no server, and needs nothing of anybody.
+            self.docs(options)
+            return
         # The modules of commands are loaded by now.
         internals.look()
         if not internals.COMMAND.available:
@@ -293,6 +304,32 @@ class Command(BaseCommand):
         if bad:
             what = "1 finding is" if len(bad) == 1 else f"{len(bad)} findings are"
             raise CommandError(f"{what} of level {options['fail_level']} or above.", returncode=FOUND)
+
+    # ##### docs #####
+
+    def docs(self, options: dict[str, Any]) -> None:
+        """Show one page, or where it is; without one, all of them by name."""
+        if options["page"] is None:
+            found = pages.all_pages()
+            if not found:
+                raise CommandError(f"No pages are installed; see {pages.where('index.rst')}.", returncode=NOT_ASKED)
+            width = max(len(page.name) for page in found)
+            self._write("\n".join(f"{page.name:{width}}  {page.title}" for page in found))
+            return
+        name, _, anchor = options["page"].partition("#")
+        found = pages.matching(name)
+        if len(found) != 1:
+            names = " or ".join(page.name for page in found)
+            which = f"It may be {names}." if found else "Without a name, it lists all."
+            raise CommandError(f"{printable(name)!r} is no page of the documentation. {which}", returncode=MISUSED)
+        [page] = found
+        text: str | None = page.path.read_text("utf-8")
+        if anchor:
+            text = pages.section(text or "", anchor)
+            if text is None:
+                raise CommandError(f"{page.name} has no place {printable(anchor)!r}.", returncode=MISUSED)
+        place = pages.where(f"{page.name}.rst{'#' if anchor else ''}{anchor}")
+        self._write(pages.told(place) if options["path"] else (text or "").rstrip())
 
     # ##### audit #####
 
