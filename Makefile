@@ -26,7 +26,7 @@ TESTS ?= $(addprefix tests/test_,$(addsuffix .py,\
 SHARE ?= 1/1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix free-threaded clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix free-threaded dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,8 +97,14 @@ free-threaded: ## run the tests of locks, forks and load on a Python without a G
 	CONN_HYGIENE_DEBUG=1 $(VENV)-free-threaded/bin/python -X gil=0 -X context_aware_warnings=0 -m pytest --numprocesses=auto \
 		--randomly-seed=$(SEED) -k "not closes_unpooled_sessions_as_in_plain_django" $(TESTS)
 
+# The build needs nothing that the group does not have, so that it is not left to what the network gives at that moment.
+dist: $(VENV)/.release ## build the wheel and the source distribution into dist, and check them
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation > /dev/null
+	@$(BIN)/python -m twine check --strict dist/*
+
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) $(VENV)-free-threaded .tox .cache .coverage .coverage.* docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-free-threaded dist .tox .cache .coverage .coverage.* docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found: try make PYTHON=..." >&2; exit 1; }

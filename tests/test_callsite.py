@@ -321,6 +321,27 @@ def test_a_receiver_and_a_command_are_where_theirs_began() -> None:
     assert of_frameworks(call_command, Command()) == defined(Command.handle)
 
 
+def test_a_celery_task_is_where_its_transaction_began() -> None:
+    celery = pytest.importorskip("celery")
+    app = celery.Celery(set_as_current=False)
+    app.conf.result_backend = "disabled://"
+
+    @app.task(shared=False)
+    @transaction.atomic
+    def sync() -> None:
+        look()
+
+    @app.task(shared=False, autoretry_for=(OSError,))
+    @retry_transaction
+    @careful
+    def sync_again() -> None:
+        look()
+
+    for run in (sync, sync_again):
+        line = f"{__file__}:{inspect.unwrap(run.run).__code__.co_firstlineno} in {run.__name__}"
+        assert of_frameworks(functools.partial(run.apply, throw=True)) == line
+
+
 def test_the_caller_is_not_where_a_decorated_function_begins() -> None:
     """A project's middleware is on every stack, and begins nothing."""
     seen.clear()
@@ -579,6 +600,7 @@ def test_the_log_has_the_stack_below_the_message(settings: Any, caplog: pytest.L
     record = caplog.records[0]
     assert record.name == "conn_hygiene.transactions"
     assert "\n" not in record.getMessage()
+    assert record.stack_info is not None
     first, *_ = record.stack_info.splitlines()
     assert first == "Stack (most recent call last):"
     assert "in begin\n    with transaction.atomic():\n" in record.stack_info

@@ -353,7 +353,11 @@ def test_an_unclosed_cursor_is_that_of_the_request_that_opened_it(published: Pub
     settings.CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": True}
     pid_of("default")
     gate = threading.Event()
-    reaper.running._bell.put(gate.wait)
+
+    def wait() -> None:
+        gate.wait(10)
+
+    reaper.running._bell.put(wait)
     try:
         serving.label = "GET /first/"
         connections.close_all()

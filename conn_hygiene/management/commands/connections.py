@@ -327,7 +327,7 @@ class Command(BaseCommand):
         if anchor:
             text = pages.section(text or "", anchor)
             if text is None:
-                raise CommandError(f"{page.name} has no place {printable(anchor)!r}.", returncode=MISUSED)
+                raise CommandError(f"{page.name} has no place {printable(anchor)}.", returncode=MISUSED)
         place = pages.where(f"{page.name}.rst{'#' if anchor else ''}{anchor}")
         self._write(pages.told(place) if options["path"] else (text or "").rstrip())
 

@@ -1,0 +1,88 @@
+"""Where findings send their readers, and the pages of the documentation on a terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from conn_hygiene import pages
+from conn_hygiene.management.commands.connections import MISUSED
+
+DOCS = Path(__file__).parent.parent / "docs"
+DOCTOR = DOCS / "how-to" / "doctor.rst"
+
+
+def docs(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("connections", "docs", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_a_page_is_a_file_of_this_machine() -> None:
+    place = pages.where("how-to/doctor.rst#no-pool")
+    assert place == f"{DOCTOR}#no-pool"
+    assert pages.told(place) == f"{DOCTOR} (no-pool)"
+
+
+@pytest.mark.parametrize("url", ["https://docs.example.com/conn", "https://docs.example.com/conn/"])
+def test_or_at_an_address_of_the_projects_own(url: str, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"DOCS_URL": url}
+    place = pages.where("how-to/doctor.rst#no-pool")
+    assert place == "https://docs.example.com/conn/how-to/doctor.html#no-pool"
+    assert pages.told(place) == place
+    assert docs("doctor", "--path") == "https://docs.example.com/conn/how-to/doctor.html\n"
+
+
+def test_the_pages_of_the_package_go_before_those_of_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "conn_hygiene"
+    (tmp_path / "docs").mkdir()
+    (package / "docs").mkdir(parents=True)
+    monkeypatch.setattr(pages, "_PACKAGE", package)
+    assert (pages.directory(), pages.all_pages()) == (None, [])
+    assert pages.where("tutorial.rst") == "docs/tutorial.rst"
+    (tmp_path / "docs" / "index.rst").touch()
+    assert pages.directory() == tmp_path / "docs"
+    (package / "docs" / "index.rst").touch()
+    assert pages.directory() == package / "docs"
+
+
+def test_all_pages_are_listed_with_their_titles() -> None:
+    listed = dict(line.split(maxsplit=1) for line in docs().splitlines())
+    parts = ("how-to", "reference", "explanation")
+    assert set(listed) == {"tutorial"} | {
+        f"{part}/{path.stem}" for part in parts for path in (DOCS / part).glob("*.rst")
+    }
+    assert listed["how-to/doctor"] == "Have settings and server looked over"
+    assert listed["reference/connections-command"] == "manage.py connections"
+
+
+@pytest.mark.parametrize("name", ["doctor", "how-to/doctor", "how-to/doctor.rst"])
+def test_a_page_is_shown(name: str) -> None:
+    assert docs(name) == DOCTOR.read_text().rstrip() + "\n"
+
+
+def test_or_a_section_of_it() -> None:
+    text = docs("doctor#no-pool")
+    whole = DOCTOR.read_text()
+    label, following = whole.index(".. _no-pool:"), whole.index(".. _pool-without-sizes:")
+    assert text == whole[label:following].partition("\n")[2].strip() + "\n"
+    assert docs("doctor#no-pool", "--path") == f"{DOCTOR} (no-pool)\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("nothing", r"'nothing' is no page of the documentation\. Without a name, it lists all\."),
+        ("doctor#nothing", r"how-to/doctor has no place nothing\."),
+    ],
+)
+def test_what_is_no_page_is_said_to_be_none(page: str, message: str) -> None:
+    with pytest.raises(CommandError, match=message) as caught:
+        docs(page)
+    assert caught.value.returncode == MISUSED
