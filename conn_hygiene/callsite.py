@@ -227,12 +227,13 @@ def _innermost(frame: FrameType, ahead: bool = False) -> Place | None:
                 kind = kind_of(found.f_code.co_filename)
             if kind == _OWN:
                 return Place(found.f_code, found.f_lineno)
-            if ahead and (place := _ahead(found, kind)):
+            if kind == _CURSORS:
+                if found.f_code.co_name in _CALLED_BY_WRAPPERS:
+                    found = _past_wrappers(found)
+            elif ahead and (place := _ahead(found, kind)):
                 return place
-            if kind == _LIBRARY and library is None:
+            elif kind == _LIBRARY and library is None:
                 library = found
-            elif kind == _CURSORS and found.f_code.co_name in _CALLED_BY_WRAPPERS:
-                found = _past_wrappers(found)
         found = found.f_back
     if ahead and (answering := _answering.get()) and (place := _view(answering)):
         return place

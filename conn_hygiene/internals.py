@@ -180,7 +180,8 @@ BLAME = Feature(
 )
 CALLERS = Feature(
     "callers",
-    "Reports name an execute wrapper of the project where they should name the caller of its statement.",
+    "Reports name an execute wrapper of the project where they should name the caller of its statement, or "
+    "a library's line where they should name the view.",
 )
 ASYNC_TASKS = Feature(
     "async-tasks",
@@ -562,6 +563,11 @@ NAMES: tuple[Name, ...] = (
         _HANDLER,
         BLAME,
         {"make_view_atomic": "Opens the transaction of ATOMIC_REQUESTS; known by its module."},
+    ),
+    *_names(
+        _HANDLER,
+        CALLERS,
+        {"_get_response": "Calls the view, its local `callback`: for where no line of the project's is there yet."},
     ),
     *_names(
         _CURSOR_WRAPPER,

@@ -384,11 +384,13 @@ def register(cursor: Any, lease: Lease) -> None:
             return
     reference: weakref.ref[Any]
     if conf.names_cursors:
+        place = _here()
         reference = named = _NamedRef(cursor, lease.cursor_collected)
-        named.opened = Opened(_here(), lease.request)
+        named.opened = Opened(place, lease.request)
+        lease.open_cursors[reference] = place
     else:
         reference = weakref.ref(cursor, lease.cursor_collected)
-    lease.open_cursors[reference] = None
+        lease.open_cursors[reference] = None
     cursor._conn_hygiene_entry = (lease, reference)
 
 

@@ -202,8 +202,9 @@ class Lease:
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
-        # By weak references. Every checkout has its own: a cursor that is not in it is of an earlier one.
-        self.open_cursors: dict[object, None] = {}
+        # By weak references, each with where it was opened, if that was asked for. Every checkout has its own: a cursor
+        # that is not in it is of an earlier one.
+        self.open_cursors: dict[object, callsite.Place | None] = {}
         self.__dict__.clear()
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
@@ -1344,7 +1345,7 @@ def _thread_name(thread_id: int) -> str | None:
 
 
 def _here() -> callsite.Place | None:
-    if not conf.captures:
-        return None
-    # Past this one and the method that asks.
-    return callsite.here_in_full(2) if conf.captures == "stacks" else callsite.here(2)
+    if conf.captures == "lines":
+        # Past this one and the method that asks.
+        return callsite.here(2)
+    return callsite.here_in_full(2) if conf.captures else None

@@ -484,10 +484,10 @@ MUTANTS = [
         "a wrapper's own statements are its caller's",
         "callsite.py",
         """
-        elif kind == _CURSORS and found.f_code.co_name in _CALLED_BY_WRAPPERS:
+        if found.f_code.co_name in _CALLED_BY_WRAPPERS:
         """,
         """
-        elif kind == _CURSORS and found.f_code.co_name == "execute":
+        if found.f_code.co_name == "execute":
         """,
         "test_callsite.py::test_what_a_wrapper_sends_of_its_own_accord_is_its_own",
     ),
@@ -1454,10 +1454,10 @@ MUTANTS = [
         "a function that has no frame yet is not looked for",
         "callsite.py",
         """
-        if ahead and (place := _ahead(found, kind)):
+        elif ahead and (place := _ahead(found, kind)):
         """,
         """
-        if False:
+        elif False:
         """,
         "test_callsite.py::test_the_caller_is_not_where_a_decorated_function_begins",
     ),
