@@ -26,7 +26,7 @@ TESTS ?= $(addprefix tests/test_,$(addsuffix .py,\
 SHARE ?= 1/1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick pgbouncer lint types docs django-suite tenant-suites matrix free-threaded dist clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick screenshots pgbouncer chromium lint types docs django-suite tenant-suites matrix free-threaded dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,10 +61,18 @@ chaos: $(VENV)/.bench pgbouncer ## break servers, networks and workers, and coun
 chaos-quick: $(VENV)/.bench ## the same in 40 seconds, with three of the faults
 	@$(BIN)/python -m example_project.chaos --quick
 
+screenshots: $(VENV)/.suite chromium ## take the pictures of pages for the docs, in a minute
+	@$(BIN)/python -m tests.browser.pictures
+
 # No Python package has it. Without it, and without the right to install it, the rest is compared.
 pgbouncer:
 	@PATH="$$PATH:/usr/sbin"; command -v pgbouncer >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	|| { apt-get update --quiet=2; DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 pgbouncer; } || true
+
+# Nor this one; where it is missing, the tests in a browser are skipped.
+chromium:
+	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	|| { apt-get update --quiet=2; DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 chromium chromium-driver; } || true
 
 lint: $(VENV)/.lint ## check style and formatting
 	$(BIN)/ruff check
