@@ -22,6 +22,9 @@ SEED ?= default
 TESTS ?= $(addprefix tests/test_,$(addsuffix .py,\
 	stress locks forks forks_under_load lease checkout outside_the_lock reaper turns leisure interruptions demand broken))
 
+# Where "make serve" opens the example site.
+PORT ?= 8000
+
 # Of the mutants: "make mutants SHARE=1/3" tries every third of them.
 SHARE ?= 1/1
 
@@ -34,8 +37,8 @@ help: ## list the targets
 demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 seconds
 	@$(BIN)/python -m example_project.demo
 
-serve: $(VENV)/.demo ## open the example site on this machine
-	@$(BIN)/python -m example_project.serve
+serve: $(VENV)/.demo ## open the example site on this machine: PORT=8000
+	@$(BIN)/python -m example_project.serve --port=$(PORT)
 
 test: $(VENV)/.suite ## run the tests and measure branch coverage, in 8 minutes
 	$(BIN)/coverage erase

@@ -47,6 +47,9 @@ CONFIGURATION = {
 }
 
 
+# PGOPTIONS, PGAPPNAME and the like say how to talk to a server, but not to which.
+_NAMING_A_SERVER = {"host", "hostaddr", "port", "service", "dbname"}
+
 _stop_keeper: Callable[[], None] | None = None
 
 
@@ -55,6 +58,13 @@ def database_url() -> str:
     url = os.environ.get("DATABASE_URL") or _url_from_libpq_environment() or _start_keeper()
     os.environ["DATABASE_URL"] = url
     return url
+
+
+def server_variables() -> list[str]:
+    """Return the names of the variables by which the environment names a server; none, where one will be started."""
+    if os.environ.get("DATABASE_URL"):
+        return [] if is_own_server() else ["DATABASE_URL"]
+    return sorted(name for keyword, (name, _) in _libpq_environment().items() if keyword in _NAMING_A_SERVER)
 
 
 def is_own_server() -> bool:
@@ -102,17 +112,21 @@ def database(
     }
 
 
-def _url_from_libpq_environment() -> str:
+def _libpq_environment() -> dict[str, tuple[str, str]]:
+    """Return libpq's options that the environment sets, each with the variable's name and its value."""
     from psycopg.pq import Conninfo
 
     # libpq lists its options with the variable that sets each, so this list never goes out of date.
-    options = {
-        option.keyword.decode(): option.val.decode()
+    return {
+        option.keyword.decode(): (option.envvar.decode(), option.val.decode())
         for option in Conninfo.get_defaults()
         if option.val is not None and option.envvar is not None and option.envvar.decode() in os.environ
     }
-    # PGOPTIONS, PGAPPNAME and the like say how to talk to a server, but not to which.
-    if not options.keys() & {"host", "hostaddr", "port", "service", "dbname"}:
+
+
+def _url_from_libpq_environment() -> str:
+    options = {keyword: value for keyword, (_, value) in _libpq_environment().items()}
+    if not options.keys() & _NAMING_A_SERVER:
         return ""
     if "service" not in options:
         # Django wants a name; libpq would fall back on the user's.

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from example_project.embedded import database_url
+from example_project.embedded import database_url, server_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
+CONNECT_TIMEOUT = 5  # seconds, for each address of a server that is named by the environment
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -201,7 +202,13 @@ def check_port(port: int) -> None:
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise Trouble(f"Port {port} cannot be used: {error.strerror}. Choose another one with --port.") from error
+        raise Trouble(
+            f"Port {port} cannot be used: {error.strerror}. Choose another one: make serve PORT={another_than(port)}"
+        ) from error
+
+
+def another_than(port: int) -> int:
+    return port + 1 if port < 2**16 - 1 else port - 1
 
 
 def manage(*arguments: str, env: Mapping[str, str]) -> None:
@@ -242,10 +249,33 @@ def temporary_database(url: str) -> Iterator[str]:
 
 def postgresql() -> str:
     """Return the URL of the server to use; it may be started for the purpose."""
+    named_by = server_variables()
     try:
-        return database_url()
+        url = database_url()
     except RuntimeError as error:
         raise Trouble(str(error)) from error
+    if named_by:
+        check_server(url, named_by)
+    return url
+
+
+def check_server(url: str, named_by: Sequence[str]) -> None:
+    """Complain of a server that the environment names, perhaps since long ago, and that is not there or not for us."""
+    variables = f"{' and '.join(named_by)} {'name' if len(named_by) > 1 else 'names'}"
+    remedy = f"unset {' '.join(named_by)} to use the embedded server"
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # Neither the string nor the reason is shown: who knows where in it the password is.
+        raise Trouble(f"{variables} no server that libpq understands: {remedy}.") from None
+    masked: dict[str, Any] = {name: "***" if "password" in name else value for name, value in parameters.items()}
+    try:
+        psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT).close()
+    except psycopg.OperationalError as error:
+        # Only a server's own answer has a severity.
+        what = "refuses us" if "FATAL: " in str(error) else "does not answer"
+        reason = str(error).strip()
+        raise Trouble(f"{variables} {make_conninfo(**masked)}, which {what}: {remedy}.\n\n{reason}") from error
 
 
 @contextlib.contextmanager

@@ -2,52 +2,67 @@
 
     python -m example_project.serve [--port 8000] [--off] [--gunicorn]
 
-The database is a throwaway one, so buy whatever you like.
+The database is a throwaway one, so buy whatever you like. Beside the shop run
+two more of it, one without the toolkit and one with it, which the first page
+sends forty visitors to.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import shlex
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from example_project.processes import (
     HOST,
+    Child,
     Trouble,
     check_port,
     end_on_signals,
+    free_port,
     partner,
     postgresql,
     running,
     shop_database,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Four connections, held for a second each, are four visitors a second: when the pool's patience of five seconds is
+# over, some of the forty have had none, on the fastest machine as well.
+COMPARED_POOL = 4
+COMPARED_DELAY = 1.0  # seconds
+# One for each visitor, and some for whoever looks on.
+COMPARED_THREADS = 48
+
 
 def serve(options: argparse.Namespace) -> None:
     check_port(options.port)
-    if options.gunicorn:
-        command = ["gunicorn", "--config=example_project/gunicorn_conf.py", f"--bind={HOST}:{options.port}"]
-    else:
-        command = [
-            "uvicorn",
-            "--lifespan=off",
-            f"--host={HOST}",
-            f"--port={options.port}",
-            "example_project.asgi:application",
-        ]
-
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-serve-")))
         print("Starting PostgreSQL and a slow carrier, and filling the shop ...", flush=True)
         env = stack.enter_context(shop_database(postgresql()))
+        print("Opening the shop, and two more to compare ...", flush=True)
+        # The processes start side by side; only then is any of them waited for.
+        shops = {toolkit: stack.enter_context(compared_shop(env, directory, toolkit)) for toolkit in ("off", "on")}
         env |= stack.enter_context(partner(options.delay, directory=directory))
-        env |= {"CONN_HYGIENE": "off" if options.off else "on"}
-        server = stack.enter_context(running(command[0], [sys.executable, "-m", *command], env=env))
+        env |= {
+            "CONN_HYGIENE": "off" if options.off else "on",
+            "COMPARED": json.dumps({"without": shops["off"].url, "with": shops["on"].url}),
+            "REPORTS": json.dumps({"SERVER_TIMING": True, **json.loads(os.environ.get("REPORTS", "{}"))}),
+        }
+        server = stack.enter_context(running("The shop", command(options), env=env))
         server.wait_until_ready(options.port)
+        for shop in shops.values():
+            shop.child.wait_until_ready(shop.port)
         print(
             f"\nThe shop is open at http://{HOST}:{options.port}/ "
             f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n\n"
@@ -55,8 +70,58 @@ def serve(options: argparse.Namespace) -> None:
             flush=True,
         )
         while True:
-            server.check()
+            for child in (server, *(shop.child for shop in shops.values())):
+                child.check()
             time.sleep(0.2)
+
+
+def command(options: argparse.Namespace) -> list[str]:
+    """Return the command that serves the shop on the port that was asked for."""
+    if options.gunicorn:
+        server = ["gunicorn", "--config=example_project/gunicorn_conf.py", f"--bind={HOST}:{options.port}"]
+    else:
+        server = [
+            "uvicorn",
+            "--lifespan=off",
+            # Streams end when the window is closed, and not with the server.
+            "--timeout-graceful-shutdown=1",
+            f"--host={HOST}",
+            f"--port={options.port}",
+            "example_project.asgi:application",
+        ]
+    return [sys.executable, "-m", *server]
+
+
+class Shop(NamedTuple):
+    """One of the two that the first page compares."""
+
+    child: Child
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+@contextlib.contextmanager
+def compared_shop(env: Mapping[str, str], directory: Path, toolkit: str) -> Iterator[Shop]:
+    """Run the shop under gunicorn, with the toolkit "on" or "off", and without a word on the terminal."""
+    port = free_port()
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--config=example_project/gunicorn_conf.py",
+        f"--bind={HOST}:{port}",
+        f"--threads={COMPARED_THREADS}",
+    ]
+    place = directory / toolkit
+    place.mkdir()
+    with partner(COMPARED_DELAY, directory=place) as carrier:
+        more = {"CONN_HYGIENE": toolkit, "DATABASE_POOL": str(COMPARED_POOL), "WATCHED": "1", "DEBUG": ""}
+        name = f"The shop with conn_hygiene {toolkit}"
+        with running(name, gunicorn, log=place / "gunicorn.log", env={**env, **carrier, **more}) as child:
+            yield Shop(child, port)
 
 
 def export(env: dict[str, str]) -> str:
@@ -66,9 +131,15 @@ def export(env: dict[str, str]) -> str:
     return "export " + " ".join(f"{name}={shlex.quote(found[name])}" for name in names)
 
 
+def port_number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Open the example shop on this machine.")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=port_number, default=8000)
     parser.add_argument("--delay", type=float, default=0.2, help="seconds that the carrier takes for an answer")
     parser.add_argument("--off", action="store_true", help="leave the toolkit out")
     parser.add_argument("--gunicorn", action="store_true", help="serve with gunicorn's threads, and not with uvicorn")

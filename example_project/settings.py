@@ -9,6 +9,8 @@ The environment chooses what is compared; each variable has a default that works
 ``TENANT_ROLE``     which role the tenants' pages assume; "" for the user's own, if that is no superuser.
 ``CARRIER_URL``     where the carrier's API answers.
 ``REPORTS``         settings of the toolkit, as JSON.
+``COMPARED``        as JSON, where the shops answer that the first page sends its visitors to.
+``WATCHED``         "1" in those shops: they tell what their pool's connections do.
 ``DEBUG``           "1" for Django's debug pages.
 ``SECRET_KEY``      needed only to run several processes behind one address.
 """
@@ -35,11 +37,13 @@ SECRET_KEY = os.environ.get("SECRET_KEY") or get_random_secret_key()
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [
+    "django.contrib.staticfiles",
     "example_project.shop",
     "example_project.bank",
 ]
 
 MIDDLEWARE = [
+    "example_project.shop.middleware.page_middleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -64,6 +68,10 @@ CONN_HYGIENE = {
     **json.loads(os.environ.get("REPORTS", "{}")),
 }
 
+# What "make serve" starts beside this shop.
+COMPARED = json.loads(os.environ.get("COMPARED", "{}"))
+WATCHED = os.environ.get("WATCHED") == "1"
+
 ROOT_URLCONF = "example_project.urls"
 WSGI_APPLICATION = "example_project.wsgi.application"
 
@@ -78,13 +86,14 @@ TEMPLATES = [
 # A small pool with a short patience: 32 threads share 4 connections, and a
 # request that waits five seconds for one fails.
 POOL_SIZE = int(os.environ.get("DATABASE_POOL", "4"))
+POOL_TIMEOUT = 5
 CONN_MAX_AGE = os.environ.get("CONN_MAX_AGE", "0")
 
 
 def shop_database(**more: Any) -> dict[str, Any]:
     return database(
         database_url(),
-        pool={"min_size": POOL_SIZE, "max_size": POOL_SIZE, "timeout": 5} if POOL_SIZE else None,
+        pool={"min_size": POOL_SIZE, "max_size": POOL_SIZE, "timeout": POOL_TIMEOUT} if POOL_SIZE else None,
         conn_max_age=None if CONN_MAX_AGE == "None" else int(CONN_MAX_AGE),
         **more,
     )
@@ -105,6 +114,8 @@ DATABASES = {
 }
 
 CARRIER_URL = os.environ.get("CARRIER_URL", "http://127.0.0.1:8001")
+
+STATIC_URL = "/static/"
 
 USE_I18N = False
 USE_TZ = True

@@ -6,23 +6,27 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from example_project import embedded
 from example_project.embedded import ROOT, database_url
-from example_project.processes import HOST, free_port, get, temporary_database
+from example_project.processes import HOST, Trouble, check_server, free_port, get, postgresql, temporary_database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 # Not by importing them: locust patches the standard library when it is imported.
@@ -157,11 +161,68 @@ def test_demo_stops_what_it_started(own_server: dict[str, str], moment: str, num
     assert demo.returncode == 128 + number, seen + rest
 
 
-def test_demo_explains_what_is_wrong(env: dict[str, str]) -> None:
-    finished = run("-m", "example_project.demo", env={**env, "DATABASE_URL": "postgresql://127.0.0.1:1/none"})
+def without_server(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name != "DATABASE_URL" and not name.startswith("PG")}
+
+
+@pytest.mark.parametrize(
+    ("module", "beginning"),
+    [("demo", "The demo could not be run. "), ("serve", "The shop could not be opened. ")],
+)
+def test_a_server_that_is_not_there_is_named(env: dict[str, str], module: str, beginning: str) -> None:
+    url = "postgresql://shop:secret@127.0.0.1:1/none"
+    finished = run("-m", f"example_project.{module}", env={**env, "DATABASE_URL": url})
     assert finished.returncode == 1
-    assert "The demo could not be run. No database could be created" in finished.stdout
+    assert (
+        f"{beginning}DATABASE_URL names user=shop password=*** dbname=none host=127.0.0.1 port=1, "
+        "which does not answer: unset DATABASE_URL to use the embedded server.\n"
+    ) in finished.stdout
+    assert "secret" not in finished.stdout
     assert "Traceback" not in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"PGHOST": "127.0.0.1", "PGPORT": "1"}, ["PGHOST and PGPORT name dbname=postgres", "which does not answer"]),
+        ({"DATABASE_URL": "postgresql://shop:secret@127.0.0.1:port/"}, ["DATABASE_URL names no server that libpq"]),
+    ],
+)
+def test_variables_that_name_no_server(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: list[str]
+) -> None:
+    for name in os.environ.keys() - without_server(dict(os.environ)).keys():
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(embedded, "_stop_keeper", None)
+    with pytest.raises(Trouble) as caught:
+        postgresql()
+    for text in (*expected, f"unset {' '.join(variables)} to use the embedded server"):
+        assert text in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_refuses_is_named() -> None:
+    url = make_conninfo(database_url(), host=HOST, password="secret")
+    with pytest.raises(Trouble, match=r"^DATABASE_URL names .*password=\*\*\* .*, which refuses us: ") as caught:
+        check_server(url, ["DATABASE_URL"])
+    assert "secret" not in str(caught.value)
+
+
+def visits(port: int, side: str) -> Generator[tuple[str, dict[str, Any]]]:
+    """Do what the first page's button does, and yield the events that come back."""
+    with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=PATIENCE, trust_env=False) as client:
+        client.get("/")
+        headers = {"X-CSRFToken": client.cookies["csrftoken"]}
+        with client.stream("POST", f"/compare/{side}/", headers=headers) as response:
+            name = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--gunicorn"]], ids=["uvicorn", "gunicorn"])
@@ -186,9 +247,15 @@ def test_serve(env: dict[str, str], arguments: list[str]) -> None:
             assert re.search(r"export DJANGO_SETTINGS_MODULE=\S+ DATABASE_URL='.+' CARRIER_URL=http://\S+\n", seen)
             for path in ("/", "/orders/1/", "/orders/1/async/"):
                 assert get(port, path) == 200, seen
+            *_, (name, last) = visits(port, "with")
+            assert (name, last["served"], last["timeouts"]) == ("done", 40, 0)
+            # Ctrl-C comes in the middle of the next one.
+            under_way = visits(port, "without")
+            assert next(under_way)[0] == "begin"
         finally:
             serve.send_signal(signal.SIGINT)
             rest, _ = serve.communicate(timeout=PATIENCE)
+    under_way.close()
     assert serve.returncode == 128 + signal.SIGINT, seen + rest
 
 
@@ -197,7 +264,25 @@ def test_serve_on_a_port_that_is_taken(env: dict[str, str]) -> None:
         port = taken.getsockname()[1]
         finished = run("-m", "example_project.serve", f"--port={port}", env=env)
     assert finished.returncode == 1
-    assert f"Port {port} cannot be used" in finished.stdout
+    expected = f"The shop could not be opened. Port {port} cannot be used: Address already in use. Choose another one: "
+    assert f"{expected}make serve PORT={port + 1}" in finished.stdout
+
+
+def test_serve_on_what_is_no_port(env: dict[str, str]) -> None:
+    finished = run("-m", "example_project.serve", "--port=70000", env=env)
+    assert finished.returncode == 2
+    assert "'70000' is no port: a number from 1 to 65535" in finished.stdout
+
+
+def test_make_serve_has_a_port() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for arguments, port in (([], 8000), (["PORT=8123"], 8123)):
+        # What it would do; "-o" takes the environment's packages for installed.
+        command = ["make", "--dry-run", "--old-file=.venv/.demo", "serve", *arguments]
+        environment = {name: value for name, value in os.environ.items() if name != "PORT"}
+        printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, env=environment).stdout
+        assert printed.splitlines()[-1] == f".venv/bin/python -m example_project.serve --port={port}"
 
 
 def test_runserver_script(env: dict[str, str]) -> None:

@@ -9,20 +9,23 @@ None of these is a ``TestCase``: inside its transaction there is nothing to give
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import tempfile
 from pathlib import Path
 from unittest import mock
 
 from django.core.management import call_command
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.http import StreamingHttpResponse
-from django.test import TransactionTestCase, override_settings
+from django.test import RequestFactory, TransactionTestCase, override_settings
 from django.urls import reverse
 from psycopg_pool import PoolTimeout
 
 from conn_hygiene.testing import ConnectionHygieneMixin
 from example_project.processes import partner
-from example_project.shop import carrier, tenants, views
+from example_project.shop import carrier, tenants, views, watching
 from example_project.shop.models import Order, Product
 
 
@@ -54,6 +57,58 @@ class ShopTests(ConnectionHygieneMixin, TransactionTestCase):
         for name in ("index", "report", "checkout", "connections", "session"):
             with self.subTest(name):
                 self.assertEqual(self.client.get(reverse(name)).status_code, 200)
+
+    def test_pages_tell_their_time(self) -> None:
+        response = self.client.get(reverse("index"))
+        self.assertRegex(response["Server-Timing"], r'(^|, )total;dur=\d+\.\d;desc="in Django"(,|$)')
+        # For browsers without JavaScript; with it, they say more.
+        self.assertContains(response, "This page took")
+
+    async def test_async_pages_tell_their_time(self) -> None:
+        response = await self.async_client.get(reverse("order-async", args=[self.order.pk]))
+        self.assertRegex(response["Server-Timing"], r"total;dur=\d+\.\d")
+
+    def test_scripts_and_styles_come_from_the_site_alone(self) -> None:
+        with override_settings(COMPARED={"without": "", "with": ""}):
+            pages = [self.client.get(reverse(name)) for name in ("index", "report", "checkout", "connections")]
+        pages.append(self.client.get(reverse("order", args=[self.order.pk])))
+        for response in pages:
+            text = response.content.decode()
+            self.assertEqual(response["Content-Security-Policy"], "default-src 'self'; img-src 'self' data:")
+            self.assertNotRegex(text, r"<style|style=|<script>|\son\w+=")
+            found = re.findall(r'(?:<script src|rel="stylesheet" href)="([^"]+)"', text)
+            self.assertGreaterEqual(len(found), 2)
+            for path in found:
+                self.assertEqual(self.client.get(path).status_code, 200)
+
+    def test_nothing_to_compare(self) -> None:
+        self.assertNotContains(self.client.get(reverse("index")), "<button")
+        self.assertEqual(self.client.post(reverse("compare", args=["with"])).status_code, 404)
+        self.assertEqual(self.client.get(reverse("pool")).status_code, 404)
+
+    @override_settings(WATCHED=True)
+    def test_what_the_pool_does(self) -> None:
+        connection = connections["default"]
+        self.addCleanup(connection.close)
+        connection.close()
+        connection_created.connect(watching._note_holder)
+        self.addCleanup(connection_created.disconnect, watching._note_holder)
+        watching._note_visitor({"PATH_INFO": "/orders/7/"})
+        self.addCleanup(watching._forget_visitor)
+
+        with transaction.atomic():
+            Order.objects.count()
+            self.assertEqual(self.of_the_pool("in use"), [7])
+        connection.ensure_connection()
+        self.assertEqual(self.of_the_pool("held idle"), [7])
+        connection.close()
+        self.assertEqual((self.of_the_pool("in use"), self.of_the_pool("held idle")), ([], []))
+
+    def of_the_pool(self, state: str) -> list[int | None]:
+        """Return the visitors who have connections in this state."""
+        pool = json.loads(watching.pool(RequestFactory().get("/pool/")).content)
+        self.assertEqual((pool["size"], pool["patience"]), (4, 5))
+        return [each["visitor"] for each in pool["connections"] if each["state"] == state]
 
     def test_index_of_an_empty_shop(self) -> None:
         Order.objects.all().delete()

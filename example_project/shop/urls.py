@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from example_project.shop import trouble, views
+from example_project.shop import trouble, views, visitors, watching
 
 urlpatterns = [
     path("", views.index, name="index"),
@@ -13,6 +13,8 @@ urlpatterns = [
     path("report/", views.report, name="report"),
     path("checkout/", views.checkout, name="checkout"),
     path("connections/", views.connections, name="connections"),
+    path("compare/<str:side>/", visitors.compare, name="compare"),
+    path("pool/", watching.pool, name="pool"),
     path("session/", views.session, name="session"),
     path("schemas/<str:schema>/", views.schema_offers, name="schema-offers"),
     path("stalls/<str:stall>/", views.shared_offers, name="shared-offers"),

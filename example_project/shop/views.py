@@ -7,6 +7,7 @@ toolkit works around the code of a project, not inside it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -14,16 +15,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connection
 from django.db.models import Count, F, QuerySet, Sum
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import aget_object_or_404, get_object_or_404, redirect, render
+from django.urls import NoReverseMatch, reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from example_project.shop import carrier, services, tenants
+from example_project.shop import carrier, services, tenants, visitors
 from example_project.shop.models import Order, OrderLine, Product, SchemaOffer, SharedOffer
 
 if TYPE_CHECKING:
@@ -38,7 +41,24 @@ A_PARCEL = "PX0000000001"
 def index(request: HttpRequest) -> HttpResponse:
     # One that is still on its way has more to show.
     order = Order.objects.exclude(status=Order.Status.DELIVERED).first() or Order.objects.first()
-    return render(request, "shop/index.html", {"order": order, "orders": Order.objects.count()})
+    context: dict[str, Any] = {"order": order, "orders": Order.objects.count(), "tools": tools()}
+    if shops := visitors.shops():
+        context |= {
+            "sides": list(shops),
+            "results": visitors.RESULTS,
+            "pool": settings.POOL_SIZE,
+            "patience": settings.POOL_TIMEOUT,
+        }
+    return render(request, "shop/index.html", context)
+
+
+def tools() -> list[tuple[str, str]]:
+    """Return names and addresses of what is installed beside the shop."""
+    found = []
+    for name, view in (("The admin", "admin:index"),):
+        with contextlib.suppress(NoReverseMatch):
+            found.append((name, reverse(view)))
+    return found
 
 
 def order_queryset() -> QuerySet[Order]:

@@ -1,0 +1,3 @@
+"use strict";
+
+setTimeout(() => location.reload(), 2000);
