@@ -203,7 +203,7 @@ def check_port(port: int) -> None:
         socket.create_server((HOST, port)).close()
     except OSError as error:
         raise Trouble(
-            f"Port {port} cannot be used: {error.strerror}. Choose another one: make serve PORT={another_than(port)}"
+            f"Port {port} cannot be used: {os.strerror(error.errno or 0)}. Choose another one: make serve PORT={another_than(port)}"
         ) from error
 
 
@@ -259,16 +259,28 @@ def postgresql() -> str:
     return url
 
 
+def readable(url: str) -> dict[str, Any] | None:
+    """Return what a connection string says, if it may be shown apart from the password.
+
+    A password with a "/" or an "@" that is not escaped ends up in other places, as in "postgresql://shop:a/b@host/".
+    """
+    try:
+        parameters: dict[str, Any] = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return None
+    ports = str(parameters.get("port", "")).replace(",", "")
+    names = f"{parameters.get('host', '')}{parameters.get('dbname', '')}"
+    return parameters if (ports.isdecimal() or not ports) and "@" not in names else None
+
+
 def check_server(url: str, named_by: Sequence[str]) -> None:
     """Complain of a server that the environment names, perhaps since long ago, and that is not there or not for us."""
     variables = f"{' and '.join(named_by)} {'name' if len(named_by) > 1 else 'names'}"
     remedy = f"unset {' '.join(named_by)} to use the embedded server"
-    try:
-        parameters = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # Neither the string nor the reason is shown: who knows where in it the password is.
-        raise Trouble(f"{variables} no server that libpq understands: {remedy}.") from None
-    masked: dict[str, Any] = {name: "***" if "password" in name else value for name, value in parameters.items()}
+    parameters = readable(url)
+    if parameters is None:
+        raise Trouble(f"{variables} no server that libpq understands: {remedy}.")
+    masked = {name: "***" if "password" in name else value for name, value in parameters.items()}
     try:
         psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT).close()
     except psycopg.OperationalError as error:

@@ -185,7 +185,9 @@ def test_a_server_that_is_not_there_is_named(env: dict[str, str], module: str, b
     ("variables", "expected"),
     [
         ({"PGHOST": "127.0.0.1", "PGPORT": "1"}, ["PGHOST and PGPORT name dbname=postgres", "which does not answer"]),
-        ({"DATABASE_URL": "postgresql://shop:secret@127.0.0.1:port/"}, ["DATABASE_URL names no server that libpq"]),
+        ({"DATABASE_URL": "postgresql://shop:secret@[127.0.0.1/"}, ["DATABASE_URL names no server that libpq"]),
+        ({"DATABASE_URL": "postgresql://shop:/secret@127.0.0.1/"}, ["DATABASE_URL names no server that libpq"]),
+        ({"DATABASE_URL": "postgresql://shop:1@secret@127.0.0.1/"}, ["DATABASE_URL names no server that libpq"]),
     ],
 )
 def test_variables_that_name_no_server(

@@ -53,11 +53,11 @@ def test_the_same_visitors_without_and_with(browser: Chrome, site: str) -> None:
     assert browser.find_element("css selector", "#with button").get_attribute("aria-disabled") == "true"
     begin(browser, "with")
     assert text(browser, "#with .now") == "Nobody is there yet."
-    headers = {"X-CSRFToken": browser.get_cookie("csrftoken")["value"]}
-    cookies = {"csrftoken": browser.get_cookie("csrftoken")["value"]}
-    elsewhere = httpx.post(f"{site}/compare/with/", headers=headers, cookies=cookies, trust_env=False)
-    assert elsewhere.text.startswith("event: problem\n")
-    assert "Visitors are under way for another window." in elsewhere.text
+    with httpx.Client(base_url=site, trust_env=False) as elsewhere:
+        elsewhere.get("/")
+        answer = elsewhere.post("/compare/with/", headers={"X-CSRFToken": elsewhere.cookies["csrftoken"]}).text
+    assert answer.startswith("event: problem\n")
+    assert "Visitors are under way for another window." in answer
 
     when(browser, lambda: is_over(browser, "without"))
     assert text(browser, "#verdict") == ""
@@ -83,7 +83,7 @@ def test_the_same_visitors_without_and_with(browser: Chrome, site: str) -> None:
         assert drawn == {"served": served[index], "timeout": timeouts[index], "waiting": 0, "failed": 0}
         assert count(browser, f"#{side} rect.track") == 4
         # What a screen reader is told, and a table for what the picture shows.
-        aloud = browser.find_element("css selector", f"#{side} [role=status]").get_property("textContent")
+        aloud = str(browser.find_element("css selector", f"#{side} [role=status]").get_property("textContent"))
         assert f" {served[index]} served, 0 waiting, {timeouts[index]} without a connection in time. " in aloud
         assert aloud.endswith("Connections: 0 in use, 0 held idle, 4 free.")
         browser.find_element("css selector", f"#{side} summary").click()
