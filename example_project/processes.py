@@ -202,13 +202,9 @@ def check_port(port: int) -> None:
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise Trouble(
-            f"Port {port} cannot be used: {os.strerror(error.errno or 0)}. Choose another one: make serve PORT={another_than(port)}"
-        ) from error
-
-
-def another_than(port: int) -> int:
-    return port + 1 if port < 2**16 - 1 else port - 1
+        reason = os.strerror(error.errno or 0)
+        another = port + 1 if port < 2**16 - 1 else port - 1
+        raise Trouble(f"Port {port} cannot be used: {reason}. Choose another one: make serve PORT={another}") from error
 
 
 def manage(*arguments: str, env: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""One browser for all tests of pages in a process: it takes a second to start."""
+"""One browser for all tests of a module: it takes a second to start, and nothing of it is left to the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _chromium() -> Iterator[Chrome]:
     pytest.importorskip("selenium", reason="Selenium is in the dependency group browser.")
     if browser_path() is None:

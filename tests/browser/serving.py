@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 #: Seconds for what takes eight on a machine that does nothing else.
-PATIENCE = 60
+PATIENCE = 100
 
 
 @contextlib.contextmanager

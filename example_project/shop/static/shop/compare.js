@@ -47,7 +47,7 @@
       shape.rect.setAttribute("width", Math.max(x(shape.to) - x(shape.from), 0.5));
       if (!shape.label) return;
       shape.label.setAttribute("x", shape.inside ? (x(shape.from) + x(shape.to)) / 2 : x(shape.to) + 4);
-      if (shape.inside) shape.label.classList.toggle("hidden", x(shape.to) - x(shape.from) < ROOM);
+      shape.label.classList.toggle("hidden", Boolean(shape.inside) && x(shape.to) - x(shape.from) < ROOM);
     }
 
     function axis() {
@@ -82,9 +82,8 @@
           const rect = draw(svg, "rect", { class: CLASSES[state], y: row.y, height: CONNECTION - 6 });
           const shape = { rect, from: at, to: at, inside: true };
           if (state === "held idle" && visitor) {
-            shape.label = draw(svg, "text", { class: "on-held", y: row.y + 13, "text-anchor": "middle" }, visitor);
+            shape.label = draw(svg, "text", { class: "on-held hidden", y: row.y + 13, "text-anchor": "middle" }, visitor);
           }
-          place(shape);
           row.shapes.push(shape);
         }
         [row.state, row.visitor] = [state, visitor];
@@ -95,11 +94,10 @@
       if (!visitors.has(number)) {
         const y = VISITORS_AT + (number - 1) * VISITOR;
         draw(svg, "text", { class: "small", x: LEFT - 6, y: y + 8, "text-anchor": "end" }, number);
-        const label = draw(svg, "text", { class: "small", y: y + 8 });
+        const label = draw(svg, "text", { class: "small hidden", y: y + 8 });
         visitors.set(number, { rect: draw(svg, "rect", { y, height: VISITOR - 2 }), label, from: at, to: at });
       }
       const shape = visitors.get(number);
-      place(shape);
       Object.assign(shape, { state, took, to: at });
       shape.rect.setAttribute("class", state);
       if (state !== "waiting") {
@@ -116,11 +114,11 @@
       const states = [...rows.values()].map((row) => row.state);
       const [inUse, held, free] = ["in use", "held idle", "free"].map((state) => states.filter((each) => each === state).length);
       const failed = count("failed") ? `, ${count("failed")} failed` : "";
-      return (
+      return [
         `${seconds(at)}: ${count("served")} served, ${count("waiting")} waiting, ` +
-        `${count("timeout")} without a connection in time${failed}. ` +
-        `Connections: ${inUse} in use, ${held} held idle, ${free} free.`
-      );
+          `${count("timeout")} without a connection in time${failed}.`,
+        `Connections: ${inUse} in use, ${held} held idle, ${free} free.`,
+      ];
     }
 
     function show() {
@@ -134,10 +132,10 @@
         place(shape);
       }
       for (const { shapes } of rows.values()) shapes.forEach(place);
-      now.textContent = words();
+      now.textContent = words().join("\n");
       if (done || performance.now() > said + SAY_EVERY) {
         said = performance.now();
-        aloud.textContent = words();
+        aloud.textContent = words().join(" ");
       }
     }
 
