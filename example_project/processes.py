@@ -287,11 +287,17 @@ def check_server(url: str, named_by: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def shop_database(url: str, *, tenants: bool = True) -> Iterator[dict[str, str]]:
-    """Yield the environment of a shop that has its tables, and some orders; *tenants*, with policies, if wanted."""
+def shop_database(
+    url: str, *, tenants: bool = True, settings: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Yield the environment of a shop that has its tables, and some orders; *tenants*, with policies, if wanted.
+
+    The tables are those of a shop with these *settings*, by their variables.
+    """
     with temporary_database(url) as database_url:
         env = {"DATABASE_URL": database_url}
-        manage("migrate", "--verbosity=0", *([] if tenants else ["shop", "0001"]), env=env)
+        installed = {**env, **(settings or {})}
+        manage("migrate", "--verbosity=0", *([] if tenants else ["shop", "0001"]), env=installed)
         manage("seed", "--verbosity=0", env=env)
         yield env
 

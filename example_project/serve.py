@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from example_project.processes import (
     check_port,
     end_on_signals,
     free_port,
+    manage,
     partner,
     postgresql,
     running,
@@ -43,29 +45,35 @@ COMPARED_DELAY = 1.0  # seconds
 # One for each visitor, and some for whoever looks on.
 COMPARED_THREADS = 48
 
+ADMINISTRATOR = "admin"
+
 
 def serve(options: argparse.Namespace) -> None:
     check_port(options.port)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-serve-")))
         print("Starting PostgreSQL and a slow carrier, and filling the shop ...", flush=True)
-        env = stack.enter_context(shop_database(postgresql()))
+        env = stack.enter_context(shop_database(postgresql(), settings={"TOOLS": "1"}))
         print("Opening the shop, and two more to compare ...", flush=True)
         # The processes start side by side; only then is any of them waited for.
         shops = {toolkit: stack.enter_context(compared_shop(env, directory, toolkit)) for toolkit in ("off", "on")}
         env |= stack.enter_context(partner(options.delay, directory=directory))
         env |= {
             "CONN_HYGIENE": "off" if options.off else "on",
+            "TOOLS": "1",
             "COMPARED": json.dumps({"without": shops["off"].url, "with": shops["on"].url}),
             "REPORTS": json.dumps({"SERVER_TIMING": True, **json.loads(os.environ.get("REPORTS", "{}"))}),
         }
         server = stack.enter_context(running("The shop", command(options), env=env))
+        password = secrets.token_urlsafe(9)
+        make_administrator(password, env)
         server.wait_until_ready(options.port)
         for shop in shops.values():
             shop.child.wait_until_ready(shop.port)
         print(
             f"\nThe shop is open at http://{HOST}:{options.port}/ "
-            f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n\n"
+            f"(conn_hygiene is {env['CONN_HYGIENE']}). Ctrl-C closes it.\n"
+            f"Its admin knows the user {ADMINISTRATOR} with the password {password}\n\n"
             f"To use its database from another terminal:\n\n    {export(env)}\n",
             flush=True,
         )
@@ -73,6 +81,13 @@ def serve(options: argparse.Namespace) -> None:
             for child in (server, *(shop.child for shop in shops.values())):
                 child.check()
             time.sleep(0.2)
+
+
+def make_administrator(password: str, env: Mapping[str, str]) -> None:
+    """Add who may see the admin; beside the servers, which take longer to start."""
+    variables = {"DJANGO_SUPERUSER_PASSWORD": password}
+    arguments = ("--noinput", f"--username={ADMINISTRATOR}", "--email=admin@example.com", "--verbosity=0")
+    manage("createsuperuser", *arguments, env={**env, **variables})
 
 
 def command(options: argparse.Namespace) -> list[str]:
@@ -118,7 +133,7 @@ def compared_shop(env: Mapping[str, str], directory: Path, toolkit: str) -> Iter
     place = directory / toolkit
     place.mkdir()
     with partner(COMPARED_DELAY, directory=place) as carrier:
-        more = {"CONN_HYGIENE": toolkit, "DATABASE_POOL": str(COMPARED_POOL), "WATCHED": "1", "DEBUG": ""}
+        more = {"CONN_HYGIENE": toolkit, "DATABASE_POOL": str(COMPARED_POOL), "WATCHED": "1", "TOOLS": "", "DEBUG": ""}
         name = f"The shop with conn_hygiene {toolkit}"
         with running(name, gunicorn, log=place / "gunicorn.log", env={**env, **carrier, **more}) as child:
             yield Shop(child, port)

@@ -10,6 +10,7 @@ The environment chooses what is compared; each variable has a default that works
 ``CARRIER_URL``     where the carrier's API answers.
 ``REPORTS``         settings of the toolkit, as JSON.
 ``COMPARED``        as JSON, where the shops answer that the first page sends its visitors to.
+``TOOLS``           "1" for the admin, and for the debug toolbar where it is asked for.
 ``WATCHED``         "1" in those shops: they tell what their pool's connections do.
 ``DEBUG``           "1" for Django's debug pages.
 ``SECRET_KEY``      needed only to run several processes behind one address.
@@ -18,6 +19,7 @@ The environment chooses what is compared; each variable has a default that works
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import json
 import os
 import tempfile
@@ -53,12 +55,47 @@ MIDDLEWARE = [
     "example_project.shop.tenants.PolicyTenantMiddleware",
 ]
 
+# What "make serve" has beside the shop. Where something is measured, it would be measured, too.
+TOOLS = os.environ.get("TOOLS") == "1"
+CONTEXT_PROCESSORS = ["example_project.shop.context_processors.toolkit"]
+if TOOLS:
+    INSTALLED_APPS += [
+        "django.contrib.admin",
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.messages",
+        "django.contrib.sessions",
+        "debug_toolbar",
+    ]
+    MIDDLEWARE.insert(1, "debug_toolbar.middleware.DebugToolbarMiddleware")
+    MIDDLEWARE += [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ]
+    CONTEXT_PROCESSORS += [
+        "django.template.context_processors.request",
+        "django.contrib.auth.context_processors.auth",
+        "django.contrib.messages.context_processors.messages",
+    ]
+    DEBUG_TOOLBAR_PANELS = [
+        "debug_toolbar.panels.history.HistoryPanel",
+        "debug_toolbar.panels.timer.TimerPanel",
+        "debug_toolbar.panels.sql.SQLPanel",
+    ]
+    DEBUG_TOOLBAR_CONFIG = {"SHOW_TOOLBAR_CALLBACK": "example_project.shop.middleware.wants_toolbar"}
+
 # These two lines are all that a project needs. The middleware comes first, so
 # that it covers the queries of the others as well.
 TOOLKIT = os.environ.get("CONN_HYGIENE", "on") != "off"
 if TOOLKIT:
     INSTALLED_APPS.insert(0, "conn_hygiene")
     MIDDLEWARE.insert(0, "conn_hygiene.middleware.ConnectionHygieneMiddleware")
+if TOOLKIT and TOOLS:
+    if importlib.util.find_spec("conn_hygiene.contrib.admin"):
+        INSTALLED_APPS.append("conn_hygiene.contrib.admin")
+    if importlib.util.find_spec("conn_hygiene.contrib.debug_toolbar"):
+        DEBUG_TOOLBAR_PANELS.append("conn_hygiene.contrib.debug_toolbar.panels.ConnectionsPanel")
 
 # Limits, for trying them out: REPORTS='{"IDLE_IN_TRANSACTION_AFTER": 1}'.
 CONN_HYGIENE = {
@@ -79,7 +116,7 @@ TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["example_project.shop.context_processors.toolkit"]},
+        "OPTIONS": {"context_processors": CONTEXT_PROCESSORS},
     },
 ]
 

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Not by importing them: locust patches the standard library when it is imported.
-MISSING = [name for name in ("gunicorn", "httpx", "locust", "rich", "uvicorn") if not importlib.util.find_spec(name)]
+MISSING = [
+    name
+    for name in ("debug_toolbar", "gunicorn", "httpx", "locust", "rich", "uvicorn")
+    if not importlib.util.find_spec(name)
+]
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"The demo's packages are not installed: {', '.join(MISSING)}"),
@@ -100,9 +104,10 @@ def test_every_page_answers(env: dict[str, str], toolkit: str) -> None:
     assert "\nOK\n" in finished.stdout
 
 
-@pytest.mark.parametrize("toolkit", ["on", "off"])
-def test_checks_find_nothing(env: dict[str, str], toolkit: str) -> None:
-    finished = run("example_project/manage.py", "check", "--fail-level=INFO", env={**env, "CONN_HYGIENE": toolkit})
+@pytest.mark.parametrize(("toolkit", "tools"), [("on", ""), ("off", ""), ("on", "1")])
+def test_checks_find_nothing(env: dict[str, str], toolkit: str, tools: str) -> None:
+    env |= {"CONN_HYGIENE": toolkit, "TOOLS": tools}
+    finished = run("example_project/manage.py", "check", "--fail-level=INFO", env=env)
     assert finished.returncode == 0, finished.stdout
 
 

@@ -38,6 +38,11 @@ def page_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[Htt
     return timed
 
 
+def wants_toolbar(request: HttpRequest) -> bool:
+    """Have the debug toolbar on pages that are asked for with ``?toolbar`` alone: it takes time, and place."""
+    return "toolbar" in request.GET or request.path.startswith("/__debug__/")
+
+
 def begin(request: HttpRequest) -> float:
     request.started = time.perf_counter()  # type: ignore[attr-defined]
     return request.started  # type: ignore[attr-defined]

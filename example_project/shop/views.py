@@ -41,7 +41,7 @@ A_PARCEL = "PX0000000001"
 def index(request: HttpRequest) -> HttpResponse:
     # One that is still on its way has more to show.
     order = Order.objects.exclude(status=Order.Status.DELIVERED).first() or Order.objects.first()
-    context: dict[str, Any] = {"order": order, "orders": Order.objects.count(), "tools": tools()}
+    context: dict[str, Any] = {"order": order, "orders": Order.objects.count(), "tools": tools(order)}
     if shops := visitors.shops():
         context |= {
             "sides": list(shops),
@@ -52,12 +52,17 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "shop/index.html", context)
 
 
-def tools() -> list[tuple[str, str]]:
-    """Return names and addresses of what is installed beside the shop."""
-    found = []
-    for name, view in (("The admin", "admin:index"),):
-        with contextlib.suppress(NoReverseMatch):
-            found.append((name, reverse(view)))
+def tools(order: Order | None) -> list[tuple[str, str, str]]:
+    """Return what is installed beside the shop: names, addresses, and what there is to see."""
+    if not getattr(settings, "TOOLS", False):
+        return []
+    found = [("The admin", reverse("admin:index"), "As the user that make serve has printed.")]
+    with contextlib.suppress(NoReverseMatch):
+        page = reverse("admin:conn_hygiene_admin_connections_changelist")
+        found.append(("Connections in the admin", page, "Who holds what, in all processes and on the server."))
+    if order is not None:
+        page = f"{order.get_absolute_url()}?toolbar"
+        found.append(("The debug toolbar", page, "On an order; the end of the address has it on other pages, too."))
     return found
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from example_project.processes import HOST, free_port, running
 
@@ -19,16 +20,26 @@ if TYPE_CHECKING:
 PATIENCE = 100
 
 
+class Site(NamedTuple):
+    """Where it is, and what its administrator's password is."""
+
+    address: str
+    password: str
+
+
 @contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[str]:
-    """Yield the address of the site, on a free port."""
+def serving(*arguments: str) -> Iterator[Site]:
+    """Run the site on a free port, with these arguments."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-u", "-m", "example_project.serve", f"--port={port}", *arguments]
-        with running("make serve", command, log=Path(directory, "log")) as child:
+        log = Path(directory, "log")
+        with running("make serve", command, log=log) as child:
             try:
                 child.wait_for_output("The shop is open", seconds=PATIENCE)
-                yield f"http://{HOST}:{port}"
+                child.wait_for_output("the password ", seconds=PATIENCE)
+                (password,) = re.findall(r"the user admin with the password (\S+)\n", log.read_text())
+                yield Site(f"http://{HOST}:{port}", password)
             finally:
                 # What it has started it stops one by one.
                 child.stop(patience=PATIENCE)

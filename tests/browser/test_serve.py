@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.browser.serving import begin, is_over, serving, when
+from tests.browser.serving import Site, begin, is_over, serving, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from selenium.webdriver import Chrome
 
-for name in ("gunicorn", "uvicorn"):
+for name in ("debug_toolbar", "gunicorn", "uvicorn"):
     pytest.importorskip(name, reason="Gunicorn and uvicorn are in the dependency group demo.")
 
 pytestmark = [pytest.mark.usefixtures("unmeasured"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def site(unmeasured: None, _chromium: Chrome) -> Iterator[str]:
-    with serving() as address:
-        yield address
+def site(unmeasured: None, _chromium: Chrome) -> Iterator[Site]:
+    with serving() as site:
+        yield site
 
 
 def text(browser: Chrome, selector: str) -> str:
@@ -51,15 +51,15 @@ def colour(browser: Chrome, selector: str) -> str:
     )
 
 
-def test_the_same_visitors_without_and_with(browser: Chrome, site: str) -> None:
-    browser.get(f"{site}/")
+def test_the_same_visitors_without_and_with(browser: Chrome, site: Site) -> None:
+    browser.get(f"{site.address}/")
     begin(browser, "without")
     when(browser, lambda: count(browser, "#without rect.held") >= 4)
     # One run at a time. The other button keeps the focus, and does nothing.
     assert browser.find_element("css selector", "#with button").get_attribute("aria-disabled") == "true"
     begin(browser, "with")
     assert text(browser, "#with .now") == "Nobody is there yet."
-    with httpx.Client(base_url=site, trust_env=False) as elsewhere:
+    with httpx.Client(base_url=site.address, trust_env=False) as elsewhere:
         elsewhere.get("/")
         answer = elsewhere.post("/compare/with/", headers={"X-CSRFToken": elsewhere.cookies["csrftoken"]}).text
     assert answer.startswith("event: problem\n")
@@ -100,8 +100,8 @@ def test_the_same_visitors_without_and_with(browser: Chrome, site: str) -> None:
         assert text(browser, f"#{side} tbody").count("no connection in time") == timeouts[index]
 
 
-def test_light_and_dark(browser: Chrome, site: str) -> None:
-    browser.get(f"{site}/")
+def test_light_and_dark(browser: Chrome, site: Site) -> None:
+    browser.get(f"{site.address}/")
     colours = []
     for theme in ("light", "dark"):
         emulate(browser, "prefers-color-scheme", theme)
@@ -111,15 +111,15 @@ def test_light_and_dark(browser: Chrome, site: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/orders/1/", "/orders/1/async/", "/report/", "/checkout/", "/connections/"])
-def test_pages_show_their_time(browser: Chrome, site: str, path: str) -> None:
-    browser.get(f"{site}{path}")
+def test_pages_show_their_time(browser: Chrome, site: Site, path: str) -> None:
+    browser.get(f"{site.address}{path}")
     when(browser, lambda: "waiting for the server" in text(browser, "#took"))
     shown = [item.text.split()[0] for item in browser.find_elements("css selector", "#took li")]
     assert shown == ["total", "db-wait", "db-held", "db-used"]
 
 
-def test_an_order_changes_while_it_is_looked_at(browser: Chrome, site: str) -> None:
-    browser.get(f"{site}/")
+def test_an_order_changes_while_it_is_looked_at(browser: Chrome, site: Site) -> None:
+    browser.get(f"{site.address}/")
     browser.find_element("link text", "An order").click()
     before = text(browser, "#status")
     # As another window would: this one is not loaded again.
@@ -130,3 +130,16 @@ def test_an_order_changes_while_it_is_looked_at(browser: Chrome, site: str) -> N
         """
     )
     when(browser, lambda: text(browser, "#status") != before)
+
+
+def test_the_admin_and_the_debug_toolbar(browser: Chrome, site: Site) -> None:
+    browser.get(f"{site.address}/")
+    browser.find_element("link text", "The debug toolbar").click()
+    when(browser, lambda: count(browser, "#djDebugRoot") == 1)
+    # As on a page without it: nothing that the toolbar does is what the policy forbids.
+    assert text(browser, "h1").startswith("Order ")
+
+    browser.get(f"{site.address}/admin/")
+    browser.find_element("name", "username").send_keys("admin")
+    browser.find_element("name", "password").send_keys(f"{site.password}\n")
+    when(browser, lambda: "Site administration" in text(browser, "body"))

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def take_all(directory: Path) -> None:
-    with serving() as address:
+    with serving() as site:
         for theme in ("light", "dark"):
             with chromium(dark=theme == "dark", width=1300) as browser:
-                browser.get(f"{address}/")
+                browser.get(f"{site.address}/")
                 begin(browser, "with")
                 when(browser, lambda: is_over(browser, "with"))
                 begin(browser, "without")
