@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const LEFT = 74, RIGHT = 592, CONNECTIONS_AT = 22, CONNECTION = 24, VISITORS_AT = 152, VISITOR = 10, SHORTEST = 7;
+  const LEFT = 74, RIGHT = 592, CONNECTIONS_AT = 22, CONNECTION = 24, VISITORS_AT = 152, VISITOR = 10, SHORTEST = 8;
   const ROOM = 16; // for a visitor's number inside of a rectangle
   const SAY_EVERY = 2500; // milliseconds: a screen reader takes longer to say it
   const WORDS = { served: "served", timeout: "no connection in time", failed: "failed", waiting: "waiting" };
@@ -97,13 +97,7 @@
         const label = draw(svg, "text", { class: "small hidden", y: y + 8 });
         visitors.set(number, { rect: draw(svg, "rect", { y, height: VISITOR - 2 }), label, from: at, to: at });
       }
-      const shape = visitors.get(number);
-      Object.assign(shape, { state, took, to: at });
-      shape.rect.setAttribute("class", state);
-      if (state !== "waiting") {
-        shape.label.textContent = state === "served" ? seconds(took) : `✕ ${seconds(took)}`;
-        shape.label.classList.toggle("bad", state !== "served");
-      }
+      Object.assign(visitors.get(number), { state, took, to: at });
     }
 
     function count(state) {
@@ -128,7 +122,11 @@
         axis();
       }
       for (const shape of visitors.values()) {
-        if (shape.state === "waiting") shape.to = at;
+        const { state, took, rect, label } = shape;
+        rect.setAttribute("class", state);
+        if (state === "waiting") shape.to = at;
+        else label.textContent = state === "served" ? seconds(took) : `✕ ${seconds(took)}`;
+        label.classList.toggle("bad", state !== "served");
         place(shape);
       }
       for (const { shapes } of rows.values()) shapes.forEach(place);
