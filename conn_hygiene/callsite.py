@@ -289,6 +289,11 @@ def _past_wrappers(frame: FrameType) -> FrameType:
     return frame
 
 
+def is_own(filename: str) -> bool:
+    """Return whether *filename* is the application's own code."""
+    return kind_of(filename) == _OWN
+
+
 def kind_of(filename: str) -> int:
     """Return whose code *filename* is: the application's, a library's, plumbing, Python's own.
 

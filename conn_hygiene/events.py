@@ -330,6 +330,19 @@ class Replaced(Event):
     idle_for: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed(Event):
+    """What the owner had set in an earlier session has been set again in its new one, ahead of its next statement."""
+
+    alias: str
+    #: Of the new session.
+    server_pid: int
+    thread_id: int
+    request: str | None
+    #: The names of the settings, sorted; their values are nobody else's.
+    settings: tuple[str, ...]
+
+
 # ##### What should not be #####
 
 
@@ -574,6 +587,7 @@ ALL: tuple[type[Event], ...] = (
     Pinned,
     Reclaimed,
     Replaced,
+    Followed,
     IdleInTransaction,
     LeftOpen,
     HeldTooLong,

@@ -72,11 +72,12 @@ class _ScopeMiddleware:
 @contextmanager
 def _timed() -> Iterator[Callable[[Any], Any]]:
     """Measure the request inside, if the settings ask for it; yield what adds the result to its response."""
-    if not conf.current.SERVER_TIMING or usage.current.get() is not None:
+    around = usage.current.get()
+    if not conf.current.SERVER_TIMING or (around is not None and around.is_told):
         # Off, or another middleware of this module is around this one.
         yield lambda response: response
         return
-    measured = usage.Timing()
+    measured = usage.Timing(around)
 
     def add_header(response: Any) -> Any:
         response["Server-Timing"] = usage.server_timing(measured, response.get("Server-Timing"))

@@ -214,7 +214,7 @@ def test_the_list_of_wrappers_is_touched_under_its_lock(monkeypatch: pytest.Monk
     assert known.unguarded == set()
 
 
-def test_a_requests_times_are_added_up_under_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requests_times_are_added_up_under_their_lock(parked: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     locked: list[bool] = []
     real = Timing._catch_up
 
@@ -224,7 +224,7 @@ def test_a_requests_times_are_added_up_under_their_lock(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Timing, "_catch_up", catch_up)
     timing = Timing()
-    timing.change(held=1, used=1)
+    timing.change(parked, held=1, used=1)
     timing.read()
     assert locked == [True, True]
 

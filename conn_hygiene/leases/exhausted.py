@@ -75,7 +75,7 @@ def tell_if_exhausted(
     waited = 0.0 if asked_at is None else monotonic() - asked_at
     request = usage.current.get()
     if request is not None:
-        request.waited(waited)
+        request.waited(waited, wrapper.alias, in_vain=True)
     event = PoolExhausted(
         alias=wrapper.alias,
         thread_id=threading.get_ident(),

@@ -38,7 +38,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, internals, locks
-from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Reclaimed, publish
+from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Followed, Reclaimed, publish
 from conn_hygiene.leases import (
     ahead,
     backoff,
@@ -332,9 +332,9 @@ class Lease:
             self.asked_at = None
             request = _current_timing()
             if request is not None:
-                self._join_request()
                 if waited is not None:
-                    request.waited(waited)
+                    request.waited(waited, self.alias)
+                self._join_request()
             # Kept, since a connection that the application has closed no longer tells.
             self.server_pid = connection.pgconn.backend_pid
             if pool is not None:
@@ -376,7 +376,7 @@ class Lease:
         assert connection is not None
         now = _now()
         if self._timing is not None:
-            self._timing.change(held=-1, used=-(self.in_use_since is not None))
+            self._timing.change(self, held=-1, used=-(self.in_use_since is not None), ending=reason)
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
         # In this order: a handle that stays readable would be somebody else's soon.
@@ -464,7 +464,7 @@ class Lease:
             with self._lock:
                 self._join_request()
                 if self._timing is not None:
-                    self._timing.change(used=1)
+                    self._timing.change(self, used=1)
 
     def _heed(self, scopes: tuple[policy.Entry, ...]) -> None:
         """Take note of what the scopes around and the settings want. Called where they may be others, by the owner.
@@ -484,10 +484,10 @@ class Lease:
         if request is self._timing:
             return
         if self._timing is not None:
-            self._timing.change(held=-1)
+            self._timing.change(self, held=-1)
         self._timing = request
         if request is not None:
-            request.change(held=1)
+            request.change(self, held=1)
 
     def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
         """Have the session remembered as it is now, unless it is not set up yet."""
@@ -536,11 +536,13 @@ class Lease:
             if connection.closed:
                 raise following.SessionGone(*error.args) from error
             raise
-        carried.set_in = self.checkouts
+        again, carried.set_in = carried.set_in == self.checkouts, self.checkouts
         with self._lock:
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.
             self.session_state.follows |= carried.values(0).keys()
+        if Followed.listeners and carried.values(0) and not again:
+            publish(news.followed(self, carried.values(0)))
 
     def has_set_again(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.
@@ -653,7 +655,7 @@ class Lease:
                 self._used += now - self.in_use_since
                 self.in_use_since = None
                 if self._timing is not None:
-                    self._timing.change(used=-1)
+                    self._timing.change(self, used=-1)
             if self._wish == policy.RELEASE and not (
                 (
                     self.session_state.pins or wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count  # type: ignore[attr-defined]

@@ -6,10 +6,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite
-from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Pinned, Reclaimed, Replaced, publish
+from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Followed, Pinned, Reclaimed, Replaced, publish
 from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import psycopg
 
     from conn_hygiene.events import Ending
@@ -105,4 +107,15 @@ def replaced(lease: Lease, server_pid: int, idle_for: float) -> Replaced:
         thread_id=lease.thread_id,
         request=lease.request,
         idle_for=idle_for,
+    )
+
+
+def followed(lease: Lease, settings: Iterable[str]) -> Followed:
+    """Return what is told of a session in which *settings* of the one before were set again."""
+    return Followed(
+        alias=lease.alias,
+        server_pid=lease.server_pid,
+        thread_id=lease.thread_id,
+        request=lease.request,
+        settings=tuple(sorted(settings)),
     )
