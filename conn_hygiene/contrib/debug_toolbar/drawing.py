@@ -6,7 +6,6 @@ from typing import Any
 
 # Of the pictures, in pixels of CSS; along the time everything is in parts of the width.
 _BAR = 16
-_MARKS = 8
 # What is shorter would not be seen, in percent.
 _THINNEST = 0.2
 _TICKS = 4
@@ -16,7 +15,9 @@ _HEIGHTS = {"waited": 1.0, "used": 1.0, "idle": 0.5}
 # Each has a contrast of at least three to both backgrounds of the toolbar, white and #121212.
 COLOURS = {"waited": "#cf4640", "used": "#2f7fd1", "idle": "#b8740f", "hidden": "#b04fc4"}
 
-_QUERIES = ("query", "failed")
+_LETTERS = {"pinned": "P", "followed": "F"}
+# What is marked below the bar.
+_MARKED = ("query", "failed", *_LETTERS)
 
 
 def subtitle(stats: dict[str, Any]) -> str:
@@ -33,16 +34,13 @@ def drawn(stats: dict[str, Any]) -> dict[str, Any]:
     if not stats.get("tracks"):
         return {"tracks": []}
     end = stats["seconds"] or 1e-9
-    several = {track["alias"] for track in stats["tracks"]}
-    threads = len(several) < len(stats["tracks"])
-    plain = max(stats["plain"], stats["held"])
+    threads = len({track["alias"] for track in stats["tracks"]}) < len(stats["tracks"])
     return {
         **{key: _ms(stats[key]) for key in ("seconds", "waited", "held", "used")},
-        "plain": _ms(plain),
-        "spared": _ms(plain - stats["held"]),
+        "plain": _ms(stats["plain"]),
         "checkouts": _counted(stats["checkouts"], "checkout"),
         "queries": _counted(stats["queries"], "query", "queries"),
-        "hidden": stats["hidden"],
+        "hidden": _counted(stats["hidden"], "query", "queries") if stats["hidden"] else "",
         "colours": COLOURS,
         "tracks": [_track(track, stats["entries"], end, threads=threads) for track in stats["tracks"]],
         "ticks": [_tick(part, end) for part in range(_TICKS + 1)],
@@ -54,21 +52,29 @@ def drawn(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def _track(track: dict[str, Any], entries: list[dict[str, Any]], end: float, *, threads: bool) -> dict[str, Any]:
-    mine = [
-        entry
-        for entry in entries
-        if entry["alias"] == track["alias"] and entry["thread"] in (None, track["thread"]) and entry["what"] in _QUERIES
-    ]
     first = track["first"]
+    marks = [
+        _mark(entry, end)
+        for entry in entries
+        if entry["what"] in _MARKED and entry["alias"] == track["alias"] and entry["thread"] in (None, track["thread"])
+    ]
     return {
+        # With or without the letters.
+        "height": 50 if any(mark["letter"] for mark in marks) else 38,
         "label": f"{track['alias']}, {track['thread']}" if threads else track["alias"],
         "checkouts": _counted(track["checkouts"], "checkout"),
         "segments": [_segment(begin, stop, what, end) for begin, stop, what in track["segments"]],
         "plain": None if first is None else {"x": _percent(first, end), "width": _percent(end - first, end)},
-        "marks": [
-            {"x": _percent(entry["at"], end), "hidden": entry["hidden"], "height": _MARKS if entry["hidden"] else 4}
-            for entry in mine
-        ],
+        "marks": marks,
+    }
+
+
+def _mark(entry: dict[str, Any], end: float) -> dict[str, Any]:
+    return {
+        "x": _percent(entry["at"], end),
+        "width": _wide(entry["seconds"] or 0.0, end),
+        "letter": _LETTERS.get(entry["what"]),
+        "hidden": entry["hidden"],
     }
 
 
@@ -76,7 +82,7 @@ def _segment(begin: float, stop: float, what: str, end: float) -> dict[str, Any]
     height = _BAR * _HEIGHTS[what]
     return {
         "x": _percent(begin, end),
-        "width": f"{max((stop - begin) / end * 100, _THINNEST):.3f}%",
+        "width": _wide(stop - begin, end),
         "height": f"{height:g}",
         # Below the label, in the middle of the bar.
         "y": f"{22 + (_BAR - height) / 2:g}",
@@ -99,8 +105,12 @@ def _percent(seconds: float, end: float) -> str:
     return f"{min(max(seconds / end, 0.0), 1.0) * 100:.3f}%"
 
 
+def _wide(seconds: float, end: float) -> str:
+    return f"{max(seconds / end * 100, _THINNEST):.3f}%"
+
+
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1000:.1f}\N{NO-BREAK SPACE}ms"
 
 
 def _whole(seconds: float) -> str:

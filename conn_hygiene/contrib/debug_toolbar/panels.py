@@ -40,6 +40,8 @@ class ConnectionsPanel(Panel):
     is_async = True
     title = "Database connections"
     nav_title = "Connections"
+    # Where the application is in INSTALLED_APPS; else there is none.
+    nav_icon = "conn_hygiene/connections.svg"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
