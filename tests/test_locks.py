@@ -218,9 +218,9 @@ def test_a_requests_times_are_added_up_under_their_lock(parked: Lease, monkeypat
     locked: list[bool] = []
     real = Timing._catch_up
 
-    def catch_up(self: Timing) -> None:
+    def catch_up(self: Timing, now: float) -> None:
         locked.append(self._lock.locked())
-        real(self)
+        real(self, now)
 
     monkeypatch.setattr(Timing, "_catch_up", catch_up)
     timing = Timing()

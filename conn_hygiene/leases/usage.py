@@ -41,17 +41,21 @@ class Timing:
         """Whether somebody tells the browser what is measured, here or around."""
         return True
 
-    def change(self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None) -> None:
-        """Take note that from now on *held* more connections are held, and *used* more are in use.
+    def change(
+        self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
+    ) -> None:
+        """Take note that from *now* on *held* more connections are held, and *used* more are in use.
 
         It is the one of *lease*, under whose lock this is called. *ending* tells why its checkout ends, if it does.
         """
+        if now is None:
+            now = _now()
         with self._lock:
-            self._catch_up()
+            self._catch_up(now)
             self._holding += held
             self._using += used
         if self.around is not None:
-            self.around.change(lease, held=held, used=used, ending=ending)
+            self.around.change(lease, held=held, used=used, ending=ending, now=now)
 
     def waited(self, seconds: float, alias: str, *, in_vain: bool = False) -> None:
         """Take note that the running thread has waited for *seconds* for a connection of *alias*; *in_vain* or not."""
@@ -66,11 +70,12 @@ class Timing:
         Who waits at this moment is not included.
         """
         with self._lock:
-            self._catch_up()
+            self._catch_up(_now())
             return self._waited, self._held, self._used
 
-    def _catch_up(self) -> None:
-        now = _now()
+    def _catch_up(self, now: float) -> None:
+        # One of another thread may have come first.
+        now = max(now, self._since)
         self._held += self._holding * (now - self._since)
         self._used += self._using * (now - self._since)
         self._since = now

@@ -167,13 +167,17 @@ class Timeline(usage.Timing):
 
     # ##### What the leases tell #####
 
-    def change(self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None) -> None:
+    def change(
+        self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
+    ) -> None:
         """Take note of it, and have the statements told as well."""
-        super().change(lease, held=held, used=used, ending=ending)
+        if now is None:
+            now = _now()
+        super().change(lease, held=held, used=used, ending=ending, now=now)
         if self._end is not None:
             return
         with self._mine:
-            now = self._time()
+            now -= self._began
             track = self._track(lease.alias, lease.thread_id)
             track.held += held
             track.used += used
@@ -238,11 +242,11 @@ class Timeline(usage.Timing):
             self._add(Entry(at, "failed" if failed else "query", track, seconds, origin, statement))
 
     def heard(self, event: events.Pinned | events.Replaced | events.Followed) -> None:
-        """Take note of *event*, if it is of a connection of this request."""
+        """Take note of *event*, which is of a connection of this request."""
+        if self._end is not None:
+            return
         with self._mine:
-            track = self._tracks.get((event.alias, event.thread_id))
-            if track is None or self._end is not None:
-                return
+            track = self._track(event.alias, event.thread_id)
             entry = Entry(self._time(), type(event).__name__.lower(), track)
             if isinstance(event, events.Pinned):
                 entry.note, entry.origin = event.pinned_by, Origin(hidden.short(event.where), None, None)
@@ -376,10 +380,11 @@ def coarsely(segments: list[Segment], end: float) -> list[Segment]:
         if what is None or sum(found.values()) < step / 2:
             continue
         begin = part * step
+        end_of_part = (part + 1) * step
         if drawn and drawn[-1].what == what and drawn[-1].end == begin:
-            drawn[-1].end = begin + step
+            drawn[-1].end = end_of_part
         else:
-            drawn.append(Segment(begin, begin + step, what))
+            drawn.append(Segment(begin, end_of_part, what))
     return drawn
 
 

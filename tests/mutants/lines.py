@@ -155,12 +155,12 @@ MUTANTS = [
         "leases/usage.py",
         """
         with self._lock:
-            self._catch_up()
+            self._catch_up(now)
             self._holding += held
             self._using += used
         """,
         """
-        self._catch_up()
+        self._catch_up(now)
         self._holding += held
         self._using += used
         """,

@@ -41,7 +41,7 @@ class ConnectionsPanel(Panel):
     title = "Database connections"
     nav_title = "Connections"
     # Where the application is in INSTALLED_APPS; else there is none.
-    nav_icon = "conn_hygiene/connections.svg"
+    nav_icon: Any = "conn_hygiene/connections.svg"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
