@@ -262,6 +262,28 @@ def test_a_connection_that_the_server_closed_is_replaced(
     assert conn_hygiene.stats().replaced - before == 1
 
 
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+def test_settings_that_follow_are_published_by_name_for_each_session(
+    alias: str, published: Published, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+    query(alias, "SET app.b TO 'a secret'")
+    query(alias, "SET app.a TO '1'")
+    assert published.of(events.Followed) == []
+    for _ in range(2):
+        conn_hygiene.release_connections()
+        pid = pid_of(alias)
+    first, second = published.of(events.Followed)
+    assert facts(second) == {
+        "alias": alias,
+        "server_pid": pid,
+        "thread_id": threading.get_ident(),
+        "request": None,
+        "settings": ("app.a", "app.b"),
+    }
+    assert first.settings == second.settings
+
+
 @pytest.mark.parametrize("action", ["log", "terminate"])
 def test_an_idle_transaction_is_published_as_often_as_it_is_counted(
     action: str, published: Published, settings: Any, caplog: Any

@@ -29,6 +29,10 @@ class Origin(NamedTuple):
     #: Where it hides, such as ``"template"`` or ``"middleware"``; None for one that does not.
     hidden: str | None
 
+    def told(self) -> dict[str, str | None]:
+        """Return it by its names."""
+        return {"where": self.where, "template": self.template, "hidden": self.hidden}
+
 
 _TEMPLATE = "template"
 _MIDDLEWARE = "middleware"
@@ -46,8 +50,8 @@ _HIDING: dict[str, tuple[tuple[str, str], ...]] = {
     "render": (("django/template/response.py", _AFTER_THE_VIEW),),
 }
 # Where Django calls the view, where it calls a middleware, and where asgiref calls what a thread is to do.
-_VIEW = ("_get_response", "django/core/handlers/base.py")
-_CHAIN = ("inner", "django/core/handlers/exception.py")
+_VIEW = "django/core/handlers/base.py"
+_CHAIN = "django/core/handlers/exception.py"
 _THREAD = ("thread_handler", "asgiref/sync.py")
 
 
@@ -61,9 +65,9 @@ def origin(awaited: Any = None) -> Origin:
     found: FrameType | None = sys._getframe(1)
     while found is not None:
         name, filename = found.f_code.co_name, found.f_code.co_filename
-        if _is_one(name, filename, _VIEW) or _is_one(name, filename, _THREAD):
+        if _is_in(filename, _VIEW) or (name == _THREAD[0] and _is_in(filename, _THREAD[1])):
             break
-        if _is_one(name, filename, _CHAIN):
+        if _is_in(filename, _CHAIN):
             # No view in between.
             hidden = hidden or _MIDDLEWARE
             break
@@ -77,10 +81,6 @@ def origin(awaited: Any = None) -> Origin:
             hidden = hidden or (None if template is None else _TEMPLATE)
         found = found.f_back
     return Origin(where or _awaiting(awaited), template, hidden)
-
-
-def _is_one(name: str, filename: str, function: tuple[str, str]) -> bool:
-    return name == function[0] and _is_in(filename, function[1])
 
 
 def _kind(name: str, filename: str) -> str | None:
@@ -117,21 +117,26 @@ def _awaiting(awaited: Any) -> str | None:
     waits: Any = awaited.get_coro() if isinstance(awaited, asyncio.Task) else awaited
     place = None
     while waits is not None:
-        frame = _attribute(waits, "frame")
-        if frame is not None and callsite.is_own(frame.f_code.co_filename):
+        frame, waits = _step(waits)
+        if frame is None:
+            break
+        if callsite.is_own(frame.f_code.co_filename):
             place = callsite.Place(frame.f_code, frame.f_lineno)
         # What anext() waits for cannot be asked; where it is ours that waits, its frame knows of whom.
-        covered = None if frame is None else frame.f_locals.get("iterator")
-        waits = covered if inspect.isasyncgen(covered) else _attribute(waits, "await")
+        covered = frame.f_locals.get("iterator")
+        waits = covered if inspect.isasyncgen(covered) else waits
     return None if place is None else short(str(place))
 
 
-def _attribute(waits: Any, name: str) -> Any:
-    """Return the frame of a coroutine or a generator of either kind, or what it awaits."""
-    for kind in ("cr", "ag", "gi"):
-        if hasattr(waits, f"{kind}_frame"):
-            return getattr(waits, f"{kind}_{'yieldfrom' if (kind, name) == ('gi', 'await') else name}", None)
-    return None
+def _step(waits: Any) -> tuple[FrameType | None, Any]:
+    """Return the frame of a coroutine or of a generator, and what that awaits; nothing of anything else."""
+    if inspect.iscoroutine(waits):
+        return waits.cr_frame, waits.cr_await
+    if inspect.isasyncgen(waits):
+        return waits.ag_frame, waits.ag_await
+    if inspect.isgenerator(waits):
+        return waits.gi_frame, waits.gi_yieldfrom
+    return None, None
 
 
 def short(place: str) -> str:

@@ -347,7 +347,7 @@ class Timeline(usage.Timing):
             ],
             "left_out": left_out,
             "lines": [
-                {**origin._asdict(), "queries": queries, "seconds": seconds, "checkouts": checkouts}
+                {**origin.told(), "queries": queries, "seconds": seconds, "checkouts": checkouts}
                 for origin, queries, seconds, checkouts in sorted(lines, key=lambda line: (-line[2], -line[1]))
             ],
         }
@@ -405,7 +405,7 @@ def _told_entry(entry: Entry, *, several: bool) -> dict[str, Any]:
         "alias": entry.track.alias,
         "thread": entry.track.thread if several else None,
         "seconds": entry.seconds,
-        **entry.origin._asdict(),
+        **entry.origin.told(),
         "statement": statement,
         "note": entry.note,
     }

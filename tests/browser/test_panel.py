@@ -33,7 +33,7 @@ def site() -> Iterator[str]:
 def _as_new(browser: Chrome, site: str) -> None:
     """Have the toolbar shown, as it is for somebody who has never hidden it, in the light theme."""
     browser.get(f"{site}/light/")
-    browser.execute_script("localStorage.clear(); localStorage.setItem('djdt.user-theme', 'light')")  # type: ignore[no-untyped-call]
+    browser.execute_script("localStorage.clear(); localStorage.setItem('djdt.user-theme', 'light')")
 
 
 def subtitle(browser: Chrome) -> str:
@@ -84,7 +84,7 @@ def test_it_is_opened_and_read_by_the_keyboard(browser: Chrome, site: str) -> No
     panel = content(browser)
     panel.send_keys(Keys.END)
     last = find_all(browser, f"#{PANEL} tbody tr")[-1]
-    when(browser, lambda: last.rect["y"] < browser.execute_script("return innerHeight"))  # type: ignore[no-untyped-call]
+    when(browser, lambda: last.rect["y"] < browser.execute_script("return innerHeight"))
 
 
 def test_the_history_switches_to_another_request(browser: Chrome, site: str) -> None:
@@ -102,7 +102,7 @@ def test_the_history_switches_to_another_request(browser: Chrome, site: str) -> 
 
 @pytest.mark.parametrize(("theme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(18, 18, 18)")])
 def test_it_has_the_theme_of_the_toolbar(browser: Chrome, site: str, theme: str, background: str) -> None:
-    browser.execute_script(f"localStorage.setItem('djdt.user-theme', '{theme}')")  # type: ignore[no-untyped-call]
+    browser.execute_script(f"localStorage.setItem('djdt.user-theme', '{theme}')")
     browser.get(f"{site}/order/")
     open_panel(browser)
     when(browser, lambda: find(browser, "#djDebug").get_attribute("data-theme") == theme)

@@ -26,9 +26,7 @@ def when(browser: Chrome, true: Callable[[], Any]) -> Any:
 
 def root(browser: Chrome) -> Any:
     """Return what the toolbar is in: a shadow root, unless it is told to do without."""
-    return browser.execute_script(  # type: ignore[no-untyped-call]
-        "const root = document.querySelector('#djDebugRoot'); return root.shadowRoot || root"
-    )
+    return browser.execute_script("const root = document.querySelector('#djDebugRoot'); return root.shadowRoot || root")
 
 
 def find(browser: Chrome, selector: str) -> Any:

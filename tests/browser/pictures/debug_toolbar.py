@@ -21,8 +21,9 @@ def take_all(directory: Path) -> None:
                 browser.get(f"{address}/order/")
                 open_panel(browser)
                 # The toolbar covers the window, and the page is shorter.
-                browser.execute_script(  # type: ignore[no-untyped-call]
-                    "Object.assign(document.body.style, {margin: 0, minHeight: `${innerHeight}px`})"
+                browser.execute_script(
+                    "Object.assign(document.body.style,"
+                    " {margin: 0, display: 'flow-root', minHeight: `${innerHeight}px`})"
                 )
                 name = "debug-toolbar-panel.png" if theme == "light" else "debug-toolbar-panel-dark.png"
                 take(browser, directory / name)
