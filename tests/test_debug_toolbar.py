@@ -107,6 +107,20 @@ def unserved(request: HttpRequest) -> HttpResponse:
     return page()
 
 
+def watched(request: HttpRequest) -> HttpResponse:
+    """Have statements watched by somebody else, from before there is a connection."""
+    seen: list[str] = []
+
+    def watch(execute: Any, sql: str, *args: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(watch):
+        query()
+    query(sql="SELECT 2")
+    return page(" ".join(seen))
+
+
 def pinning(request: HttpRequest) -> HttpResponse:
     query(sql="CREATE TEMPORARY TABLE kept (a int)")
     return page()
@@ -260,6 +274,7 @@ VIEWS: list[Any] = [
     leaving,
     refused,
     unserved,
+    watched,
     pinning,
     following,
     many,
@@ -516,6 +531,11 @@ def test_lines_beyond_a_number_are_counted_together(monkeypatch: pytest.MonkeyPa
 @override_settings(CONN_HYGIENE={"RELEASE": "never", "LOG_STATEMENTS": "raw"})
 def test_statements_are_told_as_the_setting_says() -> None:
     assert only(get(kept), "query")["statement"] == "SELECT 1"
+
+
+def test_a_block_that_begins_before_the_connection_pops_its_own() -> None:
+    assert b"<body>SELECT 1</body>" in Client().get("/watched/").content
+    assert [entry["statement"] for entry in stored()["entries"] if entry["statement"]] == ["SELECT ?", "SELECT ?"]
 
 
 def test_a_panel_that_is_switched_off_listens_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

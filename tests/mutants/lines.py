@@ -2000,6 +2000,68 @@ MUTANTS = [
         """,
         "test_events.py::test_a_child_listens_although_another_thread_was_about_to_at_the_fork",
     ),
+    # ##### Timelines #####
+    _mutant(
+        "a timeline takes the place of the one around",
+        "leases/usage.py",
+        """
+        if self.around is not None:
+            self.around.change(lease, held=held, used=used, ending=ending, now=now)
+        """,
+        """
+        """,
+        "test_debug_toolbar.py::test_the_middleware_around_it_says_the_same",
+    ),
+    _mutant(
+        "statements of other requests are told as well",
+        "reports/timeline.py",
+        """
+        if not _is_inside(self._timeline):
+            return execute(sql, params, many, context)
+        """,
+        """
+        """,
+        "test_debug_toolbar.py::test_requests_that_take_turns_do_not_mix",
+    ),
+    _mutant(
+        "what listens to statements stays on the wrapper",
+        "reports/timeline.py",
+        """
+        if self._timeline.is_over:
+            # The list has been read for this statement, so it may change.
+            self.leave(context["connection"])
+        """,
+        """
+        """,
+        "test_debug_toolbar.py::test_an_async_view_has_the_line_that_awaits",
+    ),
+    _mutant(
+        "what listens to statements is where an execute_wrapper() pops it",
+        "reports/timeline.py",
+        """
+        wrapper.execute_wrappers.insert(0, statements)
+        """,
+        """
+        wrapper.execute_wrappers.append(statements)
+        """,
+        "test_debug_toolbar.py::test_a_block_that_begins_before_the_connection_pops_its_own",
+    ),
+    _mutant(
+        "what goes past the toolbar is never over",
+        "contrib/debug_toolbar/panels.py",
+        """
+        except BaseException:
+            self._finish()
+            raise
+        return self._finished(response) if inspect.isawaitable(response) else response
+        """,
+        """
+        except BaseException:
+            raise
+        return self._finished(response) if inspect.isawaitable(response) else response
+        """,
+        "test_debug_toolbar.py::test_what_goes_past_the_toolbar_is_over_as_well",
+    ),
     # ##### Numbers #####
     _mutant(
         "a wait for the pool is not measured",
