@@ -107,7 +107,7 @@ def unserved(request: HttpRequest) -> HttpResponse:
     return page()
 
 
-def watched(request: HttpRequest) -> HttpResponse:
+def watched(request: HttpRequest) -> JsonResponse:
     """Have statements watched by somebody else, from before there is a connection."""
     seen: list[str] = []
 
@@ -118,7 +118,7 @@ def watched(request: HttpRequest) -> HttpResponse:
     with connection.execute_wrapper(watch):
         query()
     query(sql="SELECT 2")
-    return page(" ".join(seen))
+    return JsonResponse({"seen": seen})
 
 
 def pinning(request: HttpRequest) -> HttpResponse:
@@ -534,7 +534,7 @@ def test_statements_are_told_as_the_setting_says() -> None:
 
 
 def test_a_block_that_begins_before_the_connection_pops_its_own() -> None:
-    assert b"<body>SELECT 1</body>" in Client().get("/watched/").content
+    assert Client().get("/watched/").json() == {"seen": ["SELECT 1"]}
     assert [entry["statement"] for entry in stored()["entries"] if entry["statement"]] == ["SELECT ?", "SELECT ?"]
 
 
