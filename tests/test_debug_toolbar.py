@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.checks.registry import registry
 from django.db import connection, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.utils import OperationalError
@@ -315,6 +316,7 @@ OURS = "conn_hygiene.middleware.ConnectionHygieneMiddleware"
 @pytest.fixture(autouse=True)
 def _toolbar() -> Iterator[None]:
     connections.close_all()
+    checks = set(registry.registered_checks)
     # The applications come last: the toolbar's looks at the settings when it is installed.
     apps = ["django.contrib.staticfiles", "debug_toolbar", "conn_hygiene", "tests.testapp"]
     with (
@@ -347,6 +349,8 @@ def _toolbar() -> Iterator[None]:
             clear_url_caches()
         yield
         DebugToolbar._panel_classes = DebugToolbar._urlpatterns = None
+    # The toolbar's would look for its application for as long as the process lives.
+    registry.registered_checks = checks
     assert usage.current.get() is None
     assert timeline._open == []
     for wrapper in connections.all(initialized_only=True):
