@@ -34,6 +34,7 @@ class Settings:
     SERVER_TIMING: bool = False
     NOTICE_DIRECTORY: str | os.PathLike[str] | None = None
     DOCS_URL: str | None = None
+    STATUS_DIRECTORY: str | os.PathLike[str] | None = "auto"
     ON_SET: Literal["follow", "pin"] = "follow"
     FOLLOWED_SETTINGS: Literal["auto"] | Sequence[str] = "auto"
     CLEAN_SESSIONS: Literal["auto", "seen", "always"] = "auto"
@@ -101,6 +102,12 @@ def _url(value: Any) -> str | None:
     return None if value is None or is_one else 'Use a URL, such as "https://docs.example.com/", or None for the files.'
 
 
+def _status_directory(value: Any) -> str | None:
+    if value == "auto" or _directory(value) is None:
+        return None
+    return 'Use "auto", the absolute path of a directory, or None for no answers.'
+
+
 # A parameter's name, and a namespace in front of it for one of an extension or of the project's own.
 _PARAMETER = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)*", re.IGNORECASE)
 
@@ -161,6 +168,7 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "SERVER_TIMING": _boolean,
     "NOTICE_DIRECTORY": _directory,
     "DOCS_URL": _url,
+    "STATUS_DIRECTORY": _status_directory,
     "ON_SET": _choice("follow", "pin"),
     "FOLLOWED_SETTINGS": _followed,
     "CLEAN_SESSIONS": _choice("auto", "seen", "always"),

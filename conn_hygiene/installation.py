@@ -22,7 +22,7 @@ from conn_hygiene.leases import read_only, wrapper
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import native, sqlalchemy
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports import counters, log, notices, signalling
+from conn_hygiene.reports import answering, counters, log, notices, signalling
 from conn_hygiene.sessions import connect_options, known
 from conn_hygiene.transactions import left_open
 
@@ -102,6 +102,7 @@ def _setting_changed(*, setting: str, **kwargs: Any) -> None:
         conf.apply(conf.strict(_overrides))
         connect_options.renew()
         _watch_anew()
+        answering.settings_changed()
     elif setting == "DEBUG":
         conf.apply(conf.current)
 
@@ -146,23 +147,31 @@ def install(**settings: Any) -> None:
         _overrides.update(settings)
         connect_options.renew()
         _watch_anew()
-        if reaper.running is not None:
-            return
-        counters.reset()
-        running = reaper.running = reaper.Reaper(counters.of)
-        if internals.WAITS.available:
-            connections.create_connection = _create_connection  # type: ignore[method-assign]
-        _connect_first(connection_created, _connection_created)
-        _connect_first(core_signals.request_started, left_open.request_started)
-        _connect_first(core_signals.request_finished, left_open.request_finished)
-        setting_changed.connect(_setting_changed, dispatch_uid=_UID)
-        post_migrate.connect(_migrated, dispatch_uid=_UID)
+        running = _start() if reaper.running is None else None
+    # Under no lock, since it may wait for a thread.
+    answering.settings_changed()
+    if running is None:
+        return
     # Under no lock, since those are told who listen.
     for connection in connections.all(initialized_only=True):
         if internals.LEASES.available and connection.connection is not None:
             _attach(connection, connecting=False)
         else:
             wrapper.measure_first_connect(connection, running)
+
+
+def _start() -> reaper.Reaper:
+    """Have the toolkit told of what happens from here on. Under `reaper.installing`."""
+    counters.reset()
+    running = reaper.running = reaper.Reaper(counters.of)
+    if internals.WAITS.available:
+        connections.create_connection = _create_connection  # type: ignore[method-assign]
+    _connect_first(connection_created, _connection_created)
+    _connect_first(core_signals.request_started, left_open.request_started)
+    _connect_first(core_signals.request_finished, left_open.request_finished)
+    setting_changed.connect(_setting_changed, dispatch_uid=_UID)
+    post_migrate.connect(_migrated, dispatch_uid=_UID)
+    return running
 
 
 def uninstall() -> None:
@@ -194,6 +203,8 @@ def uninstall() -> None:
         _overrides.clear()
         conf.apply(conf.Settings())
         connect_options.renew()
+    # Under no lock, since it waits for a thread.
+    answering.stop()
     # Under no lock, since those are told who listen.
     for connection in attached:
         wrapper.detach(connection)
@@ -201,6 +212,7 @@ def uninstall() -> None:
 
 def _at_exit() -> None:
     """Stop the reaper while its modules are still whole."""
+    answering.stop()
     if reaper.running is not None:
         reaper.running.stop()
     notices.take_away()
@@ -209,7 +221,7 @@ def _at_exit() -> None:
 # Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
-for _module in (known, counters, log, notices, read_only):
+for _module in (answering, known, counters, log, notices, read_only):
     forks.begin_anew_as_well(_module.begin_anew)
 
 atexit.register(_at_exit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conn_hygiene.forks.hooks import close_all_after_fork, close_all_before_fork
 from conn_hygiene.installation import install, uninstall
+from conn_hygiene.reports.live import Process, processes
 from conn_hygiene.reports.snapshot import (
     Histogram,
     Histograms,
@@ -32,6 +33,7 @@ __all__ = [
     "Histograms",
     "LeaseInfo",
     "PoolInfo",
+    "Process",
     "QueryTimeout",
     "Stats",
     "close_all_after_fork",
@@ -42,6 +44,7 @@ __all__ = [
     "hold_connection",
     "install",
     "pool_stats",
+    "processes",
     "query_timeout",
     "release_between_queries",
     "release_connections",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
 
 from conn_hygiene import conf, masking
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql
 
 if TYPE_CHECKING:
-    import psycopg
-
     from conn_hygiene import callsite
     from conn_hygiene.leases.lease import Lease
 
@@ -71,6 +74,20 @@ def reportable(query: Any) -> str | None:
     return masking.mask(text[:_LONGEST])
 
 
+class End(NamedTuple):
+    """To what a connection leads, and from where, as libpq and the system have it; None for what is not known."""
+
+    #: The server's name or address, or the directory of its socket, and its port.
+    host: str | None
+    address: str | None
+    port: int | None
+    database: str | None
+    user: str | None
+    #: Of this side, as ``pg_stat_activity`` has them unless something in between translates; None for a Unix socket.
+    client_address: str | None
+    client_port: int | None
+
+
 class Reported(NamedTuple):
     """A report that was made, and that is not made again too soon."""
 
@@ -124,3 +141,31 @@ def _quiet_since(lease: Lease, now: float) -> float:
         return lease.idle_since
     last, since = lease.quiet
     return since if last is lease.last_statement else now
+
+
+def end_of(lease: Lease) -> End | None:
+    """Return where the lease's connection leads, for who has to tell it from another server's of the same pid.
+
+    Nothing is asked: libpq and the system know. Under the lock, since nobody may close it meanwhile.
+    """
+    with lease._lock, contextlib.suppress(psycopg.Error, OSError):
+        connection = lease._connection
+        if connection is not None:
+            info = connection.info
+            return End(info.host, _hostaddr(info), info.port, info.dbname, info.user, *_own_end(connection.fileno()))
+    return None
+
+
+def _hostaddr(info: psycopg.ConnectionInfo) -> str | None:
+    try:
+        return info.hostaddr or None
+    except psycopg.NotSupportedError:
+        # libpq is older than 12.
+        return None
+
+
+def _own_end(descriptor: int) -> tuple[str | None, int | None]:
+    # Python's own, of which gevent and eventlet make nothing else: it is asked for its name only.
+    with contextlib.closing(_socket.socket(fileno=os.dup(descriptor))) as copy:
+        name = copy.getsockname()
+    return (name[0], name[1]) if isinstance(name, tuple) else (None, None)

@@ -137,11 +137,16 @@ class Histograms:
 
 def snapshot() -> list[LeaseInfo]:
     """Return what every thread of this process holds right now, longest first; empty without the toolkit installed."""
+    return [info for info, _ in with_leases()]
+
+
+def with_leases() -> list[tuple[LeaseInfo, Lease]]:
+    """Return the same, each with the lease that it describes."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     # One moment for all, so that their order is that of their checkouts.
     now = time.monotonic()
-    found = [_info(lease, names, now) for lease in _leases()]
-    return sorted((info for info in found if info is not None), key=lambda info: -info.held_for)
+    found = [(_info(lease, names, now), lease) for lease in _leases()]
+    return sorted(((info, lease) for info, lease in found if info is not None), key=lambda each: -each[0].held_for)
 
 
 def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo | None:

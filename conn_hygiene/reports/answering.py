@@ -1,0 +1,367 @@
+"""A thread in which this process answers for itself, to whoever of its user asks over a Unix domain socket.
+
+It starts with the process's first checkout, which it learns of as an event and listens to no longer: later ones cost
+nothing. It is not the reaper's, nor one of its workers': whatever hangs there, this one answers. It waits for no server
+and for no request, and takes a lease's lock for as long as it describes that one.
+
+The protocol is a line of JSON each way, over a connection of its own for each question, and both ends give up soon.
+
+Who may touch what: ``_answering`` is replaced under ``_lock``, which is a leaf but for the start of a thread. In a
+forked child both are new: what it inherits of its parent is a descriptor, which is closed there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import connections
+
+from conn_hygiene import events, green, locks
+from conn_hygiene.leases import description
+from conn_hygiene.locks import Rank
+from conn_hygiene.masking import printable
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import snapshot, status_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger("conn_hygiene.status")
+
+#: What stands in each question and answer, under the key ``"format"``; another one for another meaning of its keys.
+FORMAT = "conn_hygiene status 1"
+
+#: What is asked, on a line.
+QUESTION = json.dumps({"format": FORMAT}).encode() + b"\n"
+
+#: Bytes of an answer: some thousands of leases. What does not fit is left off, the newest first, and said.
+LARGEST = 4 * 1024 * 1024
+
+# Bytes of a question, and seconds that one conversation may take.
+_LONGEST_QUESTION = 1024
+_PATIENCE = 1.0
+
+# Seconds after which it is looked whether the socket's file is still there: what is in /tmp may be swept out, and what
+# is in XDG_RUNTIME_DIR goes when the user logs out.
+_LOOK_AFTER = 60.0
+
+# Characters of a command, and of its program.
+_COMMAND = 100
+
+
+class _Answering:
+    """One thread with its socket, from the first checkout to the end of the process, or of the toolkit in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.pid = os.getpid()
+        self.directory = directory
+        self.path = directory / status_directory.name_of(self.pid)
+        self._kind = green.library()
+        self._is_stopping = False
+        self._socket: socket.socket | None = None
+        self._bound: tuple[int, int] | None = None
+        self.thread = threading.Thread(target=self._run, name="conn-hygiene-status", daemon=True)
+
+    # ##### The thread #####
+
+    def _run(self) -> None:
+        try:
+            while self._is_current():
+                self._serve()
+        except status_directory.Refused as error:
+            _say(logging.WARNING, "This process does not answer `connections status`: %s", str(error))
+        except OSError as error:
+            _say(logging.INFO, "This process does not answer `connections status`: %s", str(error))
+        finally:
+            if os.getpid() == self.pid:
+                self._take_away()
+
+    def _is_current(self) -> bool:
+        """Whether this is to go on: a greenlet survives a fork, and threads may be green by now, which this is not."""
+        return not self._is_stopping and os.getpid() == self.pid and green.library() == self._kind
+
+    def _serve(self) -> None:
+        """Answer until the socket's file is gone, or this is to end."""
+        listening = self._bind()
+        while self._is_current() and self._is_there():
+            try:
+                asker, _ = listening.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                # It was shut down; or there are no descriptors left, of which others will say more.
+                if self._is_current():
+                    time.sleep(_PATIENCE)
+                continue
+            if self._is_current():
+                with contextlib.suppress(OSError), asker:
+                    _answer(asker)
+            else:
+                asker.close()
+
+    def _bind(self) -> socket.socket:
+        status_directory.make(self.directory)
+        _sweep(self.directory)
+        self._close()
+        listening = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(FileNotFoundError):
+            # Of a process that had the number before; or swept out and put back.
+            os.unlink(self.path)
+        with status_directory.address(self.path) as address:
+            listening.bind(address)
+        # Where a system asks for the socket's own mode, and not only for the directory's.
+        os.chmod(self.path, 0o600)
+        listening.listen(16)
+        listening.settimeout(_LOOK_AFTER)
+        found = os.lstat(self.path)
+        self._bound = (found.st_dev, found.st_ino)
+        return listening
+
+    def _is_there(self) -> bool:
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._bound
+
+    # ##### Called by others #####
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Take the socket away, and end the thread, waiting *timeout* seconds at most."""
+        self._is_stopping = True
+        listening = self._socket
+        if listening is not None:
+            # Wakes who waits in accept(), on Linux; elsewhere a connection does.
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
+        if sys.platform != "linux":
+            _knock(self.path)
+        if self.thread is not threading.current_thread():
+            self.thread.join(timeout)
+        self._take_away()
+
+    def disinherit(self) -> None:
+        """Close a forked child's copies, so that nobody is kept waiting by them when the parent is gone."""
+        self._is_stopping = True
+        self._close()
+
+    def _take_away(self) -> None:
+        if self._is_there():
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self._close()
+
+    def _close(self) -> None:
+        listening, self._socket = self._socket, None
+        if listening is not None:
+            with contextlib.suppress(OSError):
+                listening.close()
+
+
+def _knock(path: Path) -> None:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+        knocking.setblocking(False)
+        with status_directory.address(path) as address:
+            knocking.connect(address)
+
+
+def _sweep(directory: Path) -> None:
+    """Take away what processes have left that were killed; nobody may ever ask them."""
+    with contextlib.suppress(OSError):
+        for path, pid, ticks in status_directory.sockets(directory):
+            # Of another container's processes nothing is known here.
+            if not status_directory.is_alive(pid, ticks) and not _is_listened_to(path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, status_directory.address(path) as address:
+        asking.setblocking(False)
+        try:
+            asking.connect(address)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+        found = status_directory.peer(asking)
+        # Who listens has ended if only its children have the descriptor still.
+        return found is None or found[0] == 0 or status_directory.is_alive(found[0], 0)
+
+
+def _say(level: int, message: str, text: str) -> None:
+    """Have it logged by a thread that no question waits for."""
+    running = reaper.running
+    if running is not None:
+        running.tell(logger.log, level, message, printable(text))
+
+
+# ##### An answer #####
+
+
+def _answer(asker: socket.socket) -> None:
+    """Answer one question, within :data:`_PATIENCE`.
+
+    :raises OSError: it came to nothing.
+    """
+    give_up_at = time.monotonic() + _PATIENCE
+    asker.settimeout(_PATIENCE)
+    if not status_directory.is_trusted(asker):
+        return
+    asked = b""
+    while not asked.endswith(b"\n"):
+        asker.settimeout(max(0.001, give_up_at - time.monotonic()))
+        more = asker.recv(_LONGEST_QUESTION)
+        asked += more
+        if not more or len(asked) > _LONGEST_QUESTION:
+            return
+    if asked != QUESTION:
+        # Of another version, which finds out by what comes back.
+        text = json.dumps({"format": FORMAT}).encode()
+    else:
+        text = encoded(about_process())
+    # In one call, for which the limit is one of all of it.
+    asker.settimeout(_PATIENCE)
+    asker.sendall(text + b"\n")
+    # Not only closed: a child that is being forked may have a copy.
+    asker.shutdown(socket.SHUT_RDWR)
+
+
+def encoded(facts: dict[str, Any]) -> bytes:
+    """Return *facts* as JSON of at most :data:`LARGEST` bytes, with fewer leases if they are too many."""
+    while True:
+        text = json.dumps(facts).encode()
+        if len(text) < LARGEST or not facts["leases"]:
+            return text
+        leases = facts["leases"]
+        kept = leases[: len(leases) // 2]
+        facts = {**facts, "leases": kept, "leases_left_off": facts["leases_left_off"] + len(leases) - len(kept)}
+
+
+def about_process() -> dict[str, Any]:
+    """Return all that this process says of itself, as what JSON has."""
+    return {
+        "format": FORMAT,
+        "pid": os.getpid(),
+        "command": command_of(getattr(sys, "argv", [])),
+        "started": status_directory.started(os.getpid()) or _began_at,
+        "settings_module": getattr(settings, "SETTINGS_MODULE", None),
+        "databases": {alias: _database(entry) for alias, entry in connections.settings.items()},
+        "leases": _leases(),
+        "leases_left_off": 0,
+        "pools": [dataclasses.asdict(pool) for pool in snapshot.pool_stats()],
+        "stats": dataclasses.asdict(snapshot.stats()),
+    }
+
+
+def _leases() -> list[dict[str, Any]]:
+    found = []
+    for info, lease in snapshot.with_leases():
+        end = description.end_of(lease)
+        # It may have gone on to another connection in between.
+        if end is not None and lease.server_pid != info.server_pid:
+            end = None
+        found.append(dataclasses.asdict(info) | {"end": end and end._asdict()})
+    return found
+
+
+def _database(entry: dict[str, Any]) -> dict[str, str]:
+    """Return what of an entry of DATABASES says where it is; a password may stand in a name that is a URI."""
+    return {key.lower(): _without_secrets(str(entry.get(key) or "")) for key in ("HOST", "PORT", "NAME", "USER")}
+
+
+def _without_secrets(text: str) -> str:
+    return printable("…" if _SECRET.search(text) else text)
+
+
+# What may well have a password in it: a URI, a connection string, an option by its name.
+_SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """Return what *arguments* run, such as ``"manage.py runserver"``: without folders, secrets, and what is long."""
+    program = Path(arguments[0] if arguments else "")
+    # Of a package that is run as one.
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    text = printable(" ".join([name or "python", *map(_without_secrets, arguments[1:])]))
+    return text if len(text) <= _COMMAND else f"{text[: _COMMAND - 1]}…"
+
+
+# ##### Beginning and end #####
+
+_lock = locks.make(Rank.LEAF)
+_answering: _Answering | None = None
+
+# For systems that do not say when a process started.
+_began_at = time.time()
+
+
+def begin() -> None:
+    """Have this process answer from its next checkout on, where the settings say now; elsewhere no longer."""
+    stop()
+    if status_directory.mine() is not None:
+        events.listen(events.CheckedOut, _checked_out)
+
+
+def _checked_out(event: events.CheckedOut) -> None:
+    """Begin to answer."""
+    global _answering  # noqa: PLW0603 - one process, one answer
+    events.unlisten(events.CheckedOut, _checked_out)
+    directory = status_directory.mine()
+    if directory is None or reaper.running is None:
+        return
+    with _lock:
+        if _answering is not None:
+            return
+        answering = _answering = _Answering(directory)
+    try:
+        answering.thread.start()
+    except RuntimeError:
+        # The interpreter is shutting down, or is one that can have no such thread.
+        with _lock:
+            _answering = None
+
+
+def settings_changed() -> None:
+    """Go by what the settings say now. Under no lock."""
+    answering = _answering
+    if reaper.running is not None and status_directory.mine() != (answering and answering.directory):
+        begin()
+
+
+def stop() -> None:
+    """Answer no longer, and leave nothing behind."""
+    global _answering
+    events.unlisten(events.CheckedOut, _checked_out)
+    with _lock:
+        answering, _answering = _answering, None
+    if answering is not None and answering.pid == os.getpid():
+        answering.stop()
+
+
+def pause() -> None:
+    """Answer no longer until the next checkout, ahead of a fork."""
+    if _answering is not None:
+        begin()
+
+
+def begin_anew() -> None:
+    """Have a forked child answer for itself, from its first checkout on, and never on its parent's socket."""
+    global _lock, _answering, _began_at
+    _lock, _began_at = locks.make(Rank.LEAF), time.time()
+    inherited, _answering = _answering, None
+    if inherited is not None:
+        inherited.disinherit()
+        events.listen(events.CheckedOut, _checked_out)
