@@ -18,6 +18,7 @@ import psycopg
 from asgiref.sync import SyncToAsync
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from conn_hygiene.reports import answering
 from example_project import embedded
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _lasting_threads() -> Iterator[threading.Thread]:
     yield from SyncToAsync.single_thread_executor._threads
     names = tuple(f"{pool.name}-" for pool in DatabaseWrapper._connection_pools.values())
     for thread in threading.enumerate():
-        if thread.name.startswith((*names, "conn-hygiene-reaper")):
+        if thread.name.startswith((*names, "conn-hygiene-reaper", "conn-hygiene-status")):
             yield thread
 
 
@@ -113,6 +114,9 @@ def _lasting_descriptors() -> Iterator[int]:
         forkserver._forkserver._forkserver_alive_fd,
     ]
     yield from (number for number in kept if number is not None)
+    current = answering._answering
+    if current is not None and current._socket is not None:
+        yield current._socket.fileno()
 
 
 def _descriptors() -> dict[str, int]:

@@ -74,7 +74,8 @@ def reportable(query: Any) -> str | None:
     return masking.mask(text[:_LONGEST])
 
 
-class End(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class End:
     """To what a connection leads, and from where, as libpq and the system have it; None for what is not known."""
 
     #: The server's name or address, or the directory of its socket, and its port.
@@ -146,13 +147,18 @@ def _quiet_since(lease: Lease, now: float) -> float:
 def end_of(lease: Lease) -> End | None:
     """Return where the lease's connection leads, for who has to tell it from another server's of the same pid.
 
-    Nothing is asked: libpq and the system know. Under the lock, since nobody may close it meanwhile.
+    Under the lock, since nobody may close it meanwhile.
     """
-    with lease._lock, contextlib.suppress(psycopg.Error, OSError):
+    with lease._lock:
         connection = lease._connection
-        if connection is not None:
-            info = connection.info
-            return End(info.host, _hostaddr(info), info.port, info.dbname, info.user, *_own_end(connection.fileno()))
+        return None if connection is None else end_of_connection(connection)
+
+
+def end_of_connection(connection: psycopg.Connection[Any]) -> End | None:
+    """Return where *connection* leads; None if it is broken. Nothing is asked: libpq and the system know."""
+    with contextlib.suppress(psycopg.Error, OSError):
+        info = connection.info
+        return End(info.host, _hostaddr(info), info.port, info.dbname, info.user, *_own_end(connection.fileno()))
     return None
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
 
 from conn_hygiene import pages
 from conn_hygiene.management import fitting
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from conn_hygiene.events import UnseenState
+    from conn_hygiene.reports.live import Process
     from conn_hygiene.reports.snapshot import LeaseInfo
     from conn_hygiene.server.doctor import Finding
 
@@ -72,7 +76,8 @@ class View:
     identity: server.Identity | None = None
     activity: server.Activity | None = None
     error: str | None = None
-    #: What this host's processes know of the sessions, by pid: ``request``, ``where_began``, ``where_now``.
+    #: What this host's processes know of the sessions, by pid: the attributes of a :class:`LeaseInfo`, with the process
+    #: as ``holder`` where it is not this one; of a notice ``request``, ``where_began`` and ``where_now`` only.
     known: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     #: A pooler is in between, which has the sessions.
     pooled: bool = False
@@ -86,6 +91,10 @@ class Status:
     leases: list[LeaseInfo]
     #: How many rows a table of sessions or processes has at most; 0 is no limit.
     limit: int = 0
+    #: The processes of this host, those that did not answer included.
+    processes: Sequence[Process] = ()
+    #: Why places are not looked at in which there may be more of them.
+    refused: Sequence[str] = ()
 
 
 def status_blocks(status: Status) -> list[Block]:
@@ -93,6 +102,12 @@ def status_blocks(status: Status) -> list[Block]:
     blocks: list[Block] = []
     for view in status.views:
         blocks += _view_blocks(view, status.limit)
+    blocks += [
+        Line(f"{printable(whose(process))} does not answer.", WARN)
+        for process in status.processes
+        if not process.answered
+    ]
+    blocks += [Line(f"Nobody is asked there, STATUS_DIRECTORY being unsafe: {text}", WARN) for text in status.refused]
     if status.leases:
         blocks += [Line(""), Line("Leases of this process", GOOD), leases_table(status.leases)]
     return blocks
@@ -185,15 +200,38 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
 def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[str]:
     """Yield what only the process that owns *session* can know, and who keeps it waiting."""
     facts = known.get(session.pid, {})
-    parts = [facts.get("request")]
+    parts = [_owner(facts)]
     # A notice tells where it was when the report was made, and the process that answers where it is.
     at = "its thread was at" if "reported_at" in facts else "its thread is at"
-    for key, words in (("where_began", "its transaction began at"), ("where_now", at)):
+    where = [("where_began", "its transaction began at"), ("where_now", at)]
+    if not facts.get("where_began"):
+        where.insert(0, ("where_checked_out", "checked out at"))
+    for key, words in where:
         parts.append(f"{words} {facts[key]}" if facts.get(key) else None)
     if any(parts):
         yield f"{session.pid}: {'; '.join(printable(part) for part in parts if part)}"
     if session.blocked_by:
         yield f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}"
+
+
+def _owner(facts: dict[str, Any]) -> str | None:
+    """Return who holds a session and for how long, if its process has answered; else whose request it is."""
+    holder: Process | None = facts.get("holder")
+    if holder is None:
+        return facts.get("request")
+    thread = f"thread {facts['thread_name'] or facts['thread_id']} of {whose(holder)}"
+    pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
+    held, idle = _duration(facts["held_for"]), _duration(facts["idle_for"])
+    owner = f"{facts['request']} in {thread}" if facts["request"] else thread
+    return f"{owner}; {facts['state']}{pins}, held {held}, idle {idle}"
+
+
+def whose(process: Process) -> str:
+    """Return which process it is, and of which project, if that is not the one that asks."""
+    about = [process.command]
+    if process.settings_module not in (None, getattr(settings, "SETTINGS_MODULE", None)):
+        about.append(f"settings {process.settings_module}")
+    return f"process {process.pid} ({', '.join(about)})"
 
 
 def _unseen(activity: server.Activity) -> Iterable[str]:
@@ -348,6 +386,7 @@ def status_json(status: Status) -> dict[str, Any]:
     return {
         "version": JSON_VERSION,
         "databases": [_view_json(view) for view in status.views],
+        "processes": [_process_json(process) for process in status.processes],
         "leases": [
             dataclasses.asdict(lease) | {"statement": mask(lease.statement) if lease.statement else None}
             for lease in status.leases
@@ -372,13 +411,47 @@ def _view_json(view: View) -> dict[str, Any]:
     }
 
 
+def _process_json(process: Process) -> dict[str, Any]:
+    names = ("pid", "command", "started", "settings_module", "answered", "leases_left_off")
+    return {name: getattr(process, name) for name in names} | {
+        "databases": {alias: dataclasses.asdict(database) for alias, database in process.databases.items()},
+        "leases": len(process.leases),
+        "pools": [dataclasses.asdict(pool) for pool in process.pools],
+        "stats": process.stats and dataclasses.asdict(process.stats),
+    }
+
+
 def session_json(session: server.Session, known: dict[int, dict[str, Any]] | None = None) -> dict[str, Any]:
     """Return *session* for JSON, with what is *known* of it."""
     facts = (known or {}).get(session.pid, {})
     names = ("request", "where_began", "where_now")
     tag = session.tag
-    whose = {"host": tag and tag.host, "process": tag and tag.pid, "alias": tag and tag.alias}
-    return dataclasses.asdict(session) | whose | {name: facts.get(name) for name in names}
+    of_tag = {"host": tag and tag.host, "process": tag and tag.pid, "alias": tag and tag.alias}
+    told = {name: facts.get(name) for name in names}
+    return dataclasses.asdict(session) | of_tag | told | {"holder": _holder_json(facts)}
+
+
+def _holder_json(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Return who holds a session, if its process has answered; None of a notice's."""
+    if "held_for" not in facts:
+        return None
+    holder: Process | None = facts.get("holder")
+    return {"process": os.getpid() if holder is None else holder.pid} | {name: facts[name] for name in _OF_HOLDER}
+
+
+# What JSON has of the lease that a session is held by. Its process is listed once for all.
+_OF_HOLDER = (
+    "alias",
+    "state",
+    "thread_id",
+    "thread_name",
+    "held_for",
+    "in_use_for",
+    "idle_for",
+    "open_cursors",
+    "pinned_by",
+    "where_checked_out",
+)
 
 
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def _leases() -> list[dict[str, Any]]:
         # It may have gone on to another connection in between.
         if end is not None and lease.server_pid != info.server_pid:
             end = None
-        found.append(dataclasses.asdict(info) | {"end": end and end._asdict()})
+        found.append(dataclasses.asdict(info) | {"end": end and dataclasses.asdict(end)})
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import os
 import selectors
@@ -12,15 +13,17 @@ import stat
 import time
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_origin, get_type_hints
 
-from conn_hygiene.leases.description import End
+from conn_hygiene.leases.description import End, end_of_connection
 from conn_hygiene.masking import printable
 from conn_hygiene.reports import answering, status_directory
 from conn_hygiene.reports.snapshot import LeaseInfo, PoolInfo, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import psycopg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ def processes(*, timeout: float = 1.0) -> list[Process]:
 
     :param timeout: seconds after which who has not answered is listed without an answer.
     """
-    questions = []
+    questions: list[_Question] = []
     for directory in status_directory.all_of_user():
         with contextlib.suppress(OSError, status_directory.Refused):
             status_directory.look(directory)
@@ -82,6 +85,86 @@ def processes(*, timeout: float = 1.0) -> list[Process]:
     _ask(questions, timeout)
     found = [question.process() for question in questions]
     return sorted((each for each in found if each is not None), key=lambda each: (each.started, each.pid))
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a session: a process, by one of its leases, over a connection with these ends."""
+
+    process: Process
+    lease: LeaseInfo
+    end: End
+    #: Whether its server is the one that :func:`holders` was asked about, as far as names and addresses tell.
+    is_there: bool
+
+    def has(self, session: Session) -> bool:
+        """Return whether *session*, of the server that :func:`holders` was asked about, is what is held.
+
+        A pid alone says little: it may be of another database, or have been another session's a moment ago.
+        """
+        end = self.end
+        if self.lease.server_pid != session.pid or (end.database, end.user) != (session.database, session.role):
+            return False
+        if session.age is not None and self.lease.held_for > session.age + _LATE:
+            return False
+        if end.client_address is not None and end.client_address == session.client_address:
+            # The server and the client have the same connection before them, by whatever names they call it.
+            return end.client_port == session.client_port
+        # Else, addresses are translated on the way, or there are none.
+        return self.is_there
+
+
+class Session(Protocol):
+    """What is to be known of a session in ``pg_stat_activity`` to find its holder.
+
+    The client's address and port are ``None`` for a Unix-domain socket. *age* is seconds.
+    """
+
+    pid: int
+    database: str
+    role: str
+    client_address: str | None
+    client_port: int | None
+    age: float | None
+
+
+# Seconds that may lie between a look at the server and the answers of the processes.
+_LATE = 5.0
+
+
+def holders(found: Iterable[Process], connection: psycopg.Connection[Any]) -> list[Holder]:
+    """Return what *found* hold, to be compared with the sessions that *connection* shows; see :meth:`Holder.has`.
+
+    :param connection: to the server itself. What a pooler calls pids are none of the server's.
+    """
+    here = end_of_connection(connection)
+    return [
+        Holder(process, lease, end, is_there=here is not None and _are_of_one_server(end, here))
+        for process in found
+        for lease, end in zip(process.leases, process.ends, strict=True)
+        if end is not None
+    ]
+
+
+def _are_of_one_server(one: End, other: End) -> bool:
+    if one.port != other.port:
+        return False
+    if _is_local(one) and _is_local(other):
+        # By a directory and by an address there may be two, which have no pid in common, being on one machine.
+        directories = {os.path.realpath(end.host) for end in (one, other) if end.host and end.host.startswith("/")}
+        return len(directories) < 2
+    if one.address and other.address and (":" in one.address) == (":" in other.address):
+        return one.address == other.address
+    # A name may have an address of either family.
+    return one.host is not None and one.host == other.host
+
+
+def _is_local(end: End) -> bool:
+    if end.host is not None and end.host.startswith(("/", "@")):
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(end.address or "").is_loopback
+    return False
 
 
 class _Question:

@@ -59,7 +59,7 @@ def write(directory: str | os.PathLike[str], server_pid: int, facts: dict[str, A
 
 
 def read(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Yield the facts of each notice of a process that lives; take away those of processes that do not.
+    """Yield the facts of each notice of a process that lives, and which; take away those of processes that do not.
 
     Those of other machines, which cannot be asked for their processes, are passed over, as is whatever is no notice.
     """
@@ -71,7 +71,7 @@ def read(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             if facts is None or facts.get("server_pid") != int(name[3]):
                 continue
             if _is_alive(int(name[1]), int(name[2])):
-                yield facts
+                yield facts | {"process": int(name[1])}
             elif facts.pop(_IS_OWN):
                 with contextlib.suppress(OSError):
                     os.unlink(Path(directory, name[0]))

@@ -118,7 +118,7 @@ def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a notice in *found*. Each may be anything, since the directory need not be ours alone."""
-    notice = {key: found[key] for key in (*KEPT, "in_transaction", "reported_at")}
+    notice = {key: found[key] for key in (*KEPT, "in_transaction", "reported_at", "process")}
     notice["reported_at"] = float(notice["reported_at"])
     texts = [notice[key] for key in KEPT if key != "server_pid"]
     if type(notice["server_pid"]) is not int or not all(isinstance(text, (str, type(None))) for text in texts):
@@ -127,13 +127,22 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def known(
-    directory: str | os.PathLike[str], aliases: Collection[str], sessions: Iterable[Session]
+    directory: str | os.PathLike[str],
+    aliases: Collection[str],
+    sessions: Iterable[Session],
+    *,
+    but: Collection[int] = (),
 ) -> dict[int, dict[str, Any]]:
     """Return what the notices in *directory* tell of *sessions* as they are now, by pid.
 
     :param aliases: those that lead to the database of the sessions; another server may have the same pids.
+    :param but: processes that have been asked, and know better.
     """
-    latest = {notice["server_pid"]: notice for notice in read(directory) if notice["alias"] in aliases}
+    latest = {
+        notice["server_pid"]: notice
+        for notice in read(directory)
+        if notice["alias"] in aliases and notice["process"] not in but
+    }
     return {
         session.pid: _as_of_now(latest[session.pid], session)
         for session in sessions

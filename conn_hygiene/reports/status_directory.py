@@ -95,6 +95,20 @@ def why_refused(found: os.stat_result) -> str | None:
     return None
 
 
+def refused() -> list[str]:
+    """Return why places are not looked at in which the processes of this user may be found, a sentence for each."""
+    found = []
+    for directory in all_of_user():
+        try:
+            look(directory)
+        except Refused as error:
+            found.append(str(error))
+        except OSError:
+            # There is none.
+            continue
+    return found
+
+
 def make(directory: Path) -> None:
     """Make *directory* for its owner alone if it is missing, and see to it that it is.
 

@@ -78,6 +78,8 @@ class Session:
     statement: str | None
     #: It is of the command that asks.
     own: bool
+    #: As *client_address*.
+    client_port: int | None = None
 
     @property
     def is_idle_in_transaction(self) -> bool:
@@ -173,7 +175,8 @@ def identity(connection: psycopg.Connection[Any]) -> Identity:
 # client sessions at all have no role; parallel workers of hidden sessions cannot be told from these.
 _SESSIONS = """
 SELECT pid, datname AS database, usename AS role, coalesce(application_name, '') AS application_name,
-       host(client_addr) AS client_address, state, backend_start, xact_start, state_change,
+       host(client_addr) AS client_address, nullif(client_port, -1) AS client_port, state,
+       backend_start, xact_start, state_change,
        extract(epoch FROM clock_timestamp() - backend_start)::float8 AS age,
        extract(epoch FROM clock_timestamp() - state_change)::float8 AS in_state,
        extract(epoch FROM clock_timestamp() - xact_start)::float8 AS in_transaction,

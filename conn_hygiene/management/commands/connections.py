@@ -20,7 +20,7 @@ from conn_hygiene.management.rendering import Line, Status, View
 from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports import notices
+from conn_hygiene.reports import live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
@@ -485,6 +485,19 @@ class _Source:
         pids = {session.pid for session in activity.sessions if session.own}
         return View(self._names[alias], identity, activity, pooled=connection.info.backend_pid not in pids)
 
+    def held(self, view: View, found: list[live.Process]) -> dict[int, dict[str, Any]]:
+        """Return what the processes *found* know of the sessions in *view*, by pid."""
+        connection = self._connections.get(view.aliases[0])
+        if connection is None or view.activity is None:
+            return {}
+        holders = live.holders(found, connection)
+        return {
+            session.pid: vars(holder.lease) | {"holder": holder.process}
+            for session in view.activity.sessions
+            for holder in holders
+            if holder.has(session)
+        }
+
     def _drop(self, alias: str) -> None:
         if alias in self._connections:
             self._connections.pop(alias).close()
@@ -495,15 +508,25 @@ class _Source:
 
 
 def _collect(source: _Source, limit: int) -> Status:
-    """Return what the servers say now, and what this process knows itself; tables are to have *limit* rows at most."""
-    leases = own.snapshot()
+    """Return what the servers say now, and who holds it; tables are to have *limit* rows at most."""
     views = source.look()
+    # After the servers: what is told of a request must be true when it is shown.
+    found = live.processes()
+    leases = own.snapshot()
     for view in views:
-        if view.activity is not None and conf.current.NOTICE_DIRECTORY is not None:
-            view.known.update(notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions))
+        if view.activity is None:
+            continue
+        if conf.current.NOTICE_DIRECTORY is not None:
+            asked = {process.pid for process in found if process.answered}
+            view.known.update(
+                notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions, but=asked)
+            )
+        # The pids that a pooler tells its clients are not the server's.
+        if not view.pooled:
+            view.known.update(source.held(view, found))
         # Of its own this process knows more, and better.
         view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
-    return Status(views, leases, limit)
+    return Status(views, leases, limit, found, status_directory.refused())
 
 
 def _facts(aliases: list[str]) -> list[doctor.Facts]:
