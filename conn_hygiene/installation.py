@@ -224,6 +224,8 @@ for _listeners in (counters, log, notices, signalling):
 for _module in (answering, known, counters, log, notices, read_only):
     forks.begin_anew_as_well(_module.begin_anew)
 
+forks.rest_before_fork_as_well(answering.rest)
+
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

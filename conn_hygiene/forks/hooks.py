@@ -49,6 +49,9 @@ _inherited_on_their_way: list[tuple[str, Any]] = []
 # What those have to do in a child that this module does not know; see `begin_anew_as_well`.
 _more_to_begin_anew: list[Callable[[], None]] = []
 
+# The same ahead of a fork, of those that have a thread; see `rest_before_fork_as_well`.
+_more_to_rest: list[Callable[[], None]] = []
+
 # All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
 # discards. The threads are gone there, and Python collects what was theirs before it calls any hook: a wrapper's
 # finaliser that knows nothing of forks would speak to the parent's server, and whatever traces one of ours (coverage, a
@@ -113,6 +116,8 @@ def close_all_before_fork() -> int:
     closed += discarding.close_pools()
     if reaper.running is not None:
         reaper.running.stop(for_good=False)
+    for call in _more_to_rest:
+        call()
     return closed
 
 
@@ -178,6 +183,11 @@ def begin_anew() -> None:
 def begin_anew_as_well(call: Callable[[], None]) -> None:
     """Have *call* called in each forked child, once, before anything is told of the fork: for locks and for numbers."""
     _more_to_begin_anew.append(call)
+
+
+def rest_before_fork_as_well(call: Callable[[], None]) -> None:
+    """Have *call* called by :func:`close_all_before_fork`: to end a thread, which the next checkout starts again."""
+    _more_to_rest.append(call)
 
 
 def _take_from_leases() -> Iterator[tuple[str, Any]]:

@@ -351,7 +351,7 @@ def stop() -> None:
         answering.stop()
 
 
-def pause() -> None:
+def rest() -> None:
     """Answer no longer until the next checkout, ahead of a fork."""
     if _answering is not None:
         begin()

@@ -13,7 +13,7 @@ import stat
 import time
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from conn_hygiene.leases.description import End, end_of_connection
 from conn_hygiene.masking import printable
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import psycopg
+
+    from conn_hygiene.server.sessions import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +114,6 @@ class Holder:
             return end.client_port == session.client_port
         # Else, addresses are translated on the way, or there are none.
         return self.is_there
-
-
-class Session(Protocol):
-    """What is to be known of a session in ``pg_stat_activity`` to find its holder.
-
-    The client's address and port are ``None`` for a Unix-domain socket. *age* is seconds.
-    """
-
-    pid: int
-    database: str
-    role: str
-    client_address: str | None
-    client_port: int | None
-    age: float | None
 
 
 # Seconds that may lie between a look at the server and the answers of the processes.
