@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import signal
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Where processes answer for themselves: none but this one and those that it starts, however many run beside it.
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="tests-")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ.pop("XDG_RUNTIME_DIR"), ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -49,7 +49,8 @@ def directory(tmp_path: Path) -> Path:
 
 
 def reporting(directory: Path, **settings: Any) -> Any:
-    return override_settings(CONN_HYGIENE={"NOTICE_DIRECTORY": directory} | settings)
+    # What the process answers itself would go over its notices.
+    return override_settings(CONN_HYGIENE={"NOTICE_DIRECTORY": directory, "STATUS_DIRECTORY": None} | settings)
 
 
 def status_elsewhere(directory: Path, *arguments: str) -> str:

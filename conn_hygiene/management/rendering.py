@@ -10,7 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
+from django.conf import ENVIRONMENT_VARIABLE, settings
 
 from conn_hygiene import pages
 from conn_hygiene.management import fitting
@@ -229,7 +229,7 @@ def _owner(facts: dict[str, Any]) -> str | None:
 def whose(process: Process) -> str:
     """Return which process it is, and of which project, if that is not the one that asks."""
     about = [process.command]
-    if process.settings_module not in (None, getattr(settings, "SETTINGS_MODULE", None)):
+    if process.settings_module not in (None, settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE)):
         about.append(f"settings {process.settings_module}")
     return f"process {process.pid} ({', '.join(about)})"
 

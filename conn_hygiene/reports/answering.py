@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
+from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.db import connections
 
 from conn_hygiene import events, green, locks
@@ -73,6 +73,15 @@ class _Answering:
         self._socket: socket.socket | None = None
         self._bound: tuple[int, int] | None = None
         self.thread = threading.Thread(target=self._run, name="conn-hygiene-status", daemon=True)
+
+    def begin(self) -> bool:
+        """Start the thread; return False if there can be none."""
+        try:
+            self.thread.start()
+        except RuntimeError:
+            # The interpreter is shutting down, or is one that can have no such thread.
+            return False
+        return True
 
     # ##### The thread #####
 
@@ -141,12 +150,8 @@ class _Answering:
     def stop(self, timeout: float = 1.0) -> None:
         """Take the socket away, and end the thread, waiting *timeout* seconds at most."""
         self._is_stopping = True
-        listening = self._socket
-        if listening is not None:
-            # Wakes who waits in accept(), on Linux; elsewhere a connection does.
-            with contextlib.suppress(OSError):
-                listening.shutdown(socket.SHUT_RDWR)
-        if sys.platform != "linux":
+        # Wakes who waits in accept(). Closing or shutting down what is waited for does not, on every system.
+        if self._is_there():
             _knock(self.path)
         if self.thread is not threading.current_thread():
             self.thread.join(timeout)
@@ -257,7 +262,7 @@ def about_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "command": command_of(getattr(sys, "argv", [])),
         "started": status_directory.started(os.getpid()) or _began_at,
-        "settings_module": getattr(settings, "SETTINGS_MODULE", None),
+        "settings_module": settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE),
         "databases": {alias: _database(entry) for alias, entry in connections.settings.items()},
         "leases": _leases(),
         "leases_left_off": 0,
@@ -283,8 +288,10 @@ def _database(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _without_secrets(text: str) -> str:
-    return printable("…" if _SECRET.search(text) else text)
+    return printable(_HIDDEN if _SECRET.search(text) else text)
 
+
+_HIDDEN = "…"
 
 # What may well have a password in it: a URI, a connection string, an option by its name.
 _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
@@ -295,7 +302,14 @@ def command_of(arguments: Sequence[str]) -> str:
     program = Path(arguments[0] if arguments else "")
     # Of a package that is run as one.
     name = program.parent.name if program.name == "__main__.py" else program.name
-    text = printable(" ".join([name or "python", *map(_without_secrets, arguments[1:])]))
+    told: list[str] = []
+    is_next = False
+    for argument in arguments[1:]:
+        is_secret = _SECRET.search(argument) is not None
+        told.append(_HIDDEN if is_secret or is_next else argument)
+        # What follows the name of one.
+        is_next = is_secret and argument.startswith("-") and "=" not in argument
+    text = printable(" ".join([name or "python", *told]))
     return text if len(text) <= _COMMAND else f"{text[: _COMMAND - 1]}…"
 
 
@@ -326,10 +340,7 @@ def _checked_out(event: events.CheckedOut) -> None:
         if _answering is not None:
             return
         answering = _answering = _Answering(directory)
-    try:
-        answering.thread.start()
-    except RuntimeError:
-        # The interpreter is shutting down, or is one that can have no such thread.
+    if not answering.begin():
         with _lock:
             _answering = None
 

@@ -34,6 +34,9 @@ _BASE = "conn_hygiene"
 # What sockaddr_un has room for, without the NUL at its end: 108 bytes on Linux, 104 on the BSDs and macOS.
 _LONGEST = 107 if sys.platform == "linux" else 103
 
+# By which a directory that is open has a short name, on Linux.
+_DESCRIPTORS = "/proc/self/fd"
+
 # Bits of a mode that somebody else than the owner has something of.
 _OTHERS = 0o077
 
@@ -147,7 +150,7 @@ def address(path: Path) -> Iterator[str]:
     # The same directory by a short name, for as long as it is open.
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        short = f"/proc/self/fd/{descriptor}"
+        short = f"{_DESCRIPTORS}/{descriptor}"
         if not os.path.isdir(short):
             raise OSError(f"{path} is longer than the {_LONGEST} bytes that the path of a socket may have")
         yield f"{short}/{path.name}"
