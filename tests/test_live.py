@@ -24,6 +24,7 @@ import conn_hygiene
 from conn_hygiene import events, hold_connection
 from conn_hygiene.leases.description import End
 from conn_hygiene.reports import answering, live, status_directory
+from conn_hygiene.server import checks
 from conn_hygiene.server import sessions as server
 from conn_hygiene.work import serving
 from tests.processes import run
@@ -480,6 +481,19 @@ def test_a_directory_that_is_not_its_users_alone_is_refused(
     assert list(directory.iterdir()) == []
     assert asked() == []
     assert f"{directory} {why}" in status()
+    [message] = checks.check_status_directory()
+    assert (message.id, message.msg) == (
+        "conn_hygiene.W013",
+        f"No process answers `connections status`: {directory} {why}",
+    )
+
+
+def test_a_directory_of_ones_own_is_fine(directory: Path) -> None:
+    assert checks.check_status_directory() == []
+    answers(directory)
+    assert checks.check_status_directory() == []
+    with override_settings(CONN_HYGIENE={"STATUS_DIRECTORY": None}):
+        assert checks.check_status_directory() == []
 
 
 def test_a_file_is_no_directory(directory: Path, caplog: pytest.LogCaptureFixture) -> None:

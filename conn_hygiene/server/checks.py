@@ -5,8 +5,8 @@ without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the mi
 SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
 connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
 W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone; W012
-SESSION_TIMEOUTS behind what looks like a pooler. For your information: I001 releasing without a pool closes
-connections.
+SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY is not its user's alone. For your information:
+I001 releasing without a pool closes connections.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from django.db import connections
 
 from conn_hygiene import conf, internals
 from conn_hygiene.pools import backends
+from conn_hygiene.reports import status_directory
 from conn_hygiene.sessions import connect_options
 
 _RELEASING = (
@@ -42,7 +43,14 @@ AppConfigs = Sequence[AppConfig] | None
 
 def register() -> None:
     """Register the checks with Django; registering twice is the same as once."""
-    for check in (check_setting, check_databases, check_session_timeouts, check_middleware, check_internals):
+    for check in (
+        check_setting,
+        check_status_directory,
+        check_databases,
+        check_session_timeouts,
+        check_middleware,
+        check_internals,
+    ):
         # None asks a database, those about databases neither: they need no connection and no --database.
         checks.register(check, checks.Tags.compatibility)
 
@@ -51,6 +59,27 @@ def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.
     """Report unknown keys and wrong values in ``CONN_HYGIENE`` (E001 to E003)."""
     values = getattr(settings, "CONN_HYGIENE", {})
     return [checks.Error(problem.message, hint=problem.hint, id=problem.id) for problem in conf.problems(values)]
+
+
+def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Report a ``STATUS_DIRECTORY`` that others have something of, so that nothing is put there (W013)."""
+    directory = status_directory.mine()
+    try:
+        if directory is not None:
+            status_directory.look(directory)
+    except status_directory.Refused as error:
+        return [
+            checks.Warning(
+                f"No process answers `connections status`: {error}",
+                hint="Remove it, or have CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode "
+                "0700; None turns the answers off.",
+                id="conn_hygiene.W013",
+            )
+        ]
+    except OSError:
+        # It is made by the first that answers.
+        pass
+    return []
 
 
 def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:

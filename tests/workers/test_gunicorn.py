@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from example_project.processes import HOST, free_port, running
@@ -213,3 +215,58 @@ def test_a_transaction_that_the_master_leaves_open_keeps_no_worker_from_its_star
     assert (
         "stay open: close_all_before_fork() was called inside atomic() on 'default'" in (tmp_path / "log").read_text()
     )
+
+
+_STATUS = (
+    "import django; django.setup(); from django.core.management import call_command as c; c('connections', 'status')"
+)
+
+
+@pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "loaded by each"])
+def test_status_names_the_request_in_each_worker(
+    gunicorn: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preload: bool
+) -> None:
+    """At once, from another process, and nothing of a worker that was killed."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    def status() -> str:
+        process = subprocess.run(
+            [sys.executable, "-c", _STATUS],
+            env=os.environ | server.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return process.stdout
+
+    database = psycopg.conninfo.make_conninfo(server.environment["DATABASE_URL"])
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'advisory'"
+    with (
+        gunicorn("--workers=2", *["--preload"] * preload, worker="sync", QUERY_ON_LOAD="1" * preload) as site,
+        ThreadPoolExecutor(2) as executor,
+        psycopg.connect(database, autocommit=True) as blocker,
+    ):
+        # Both workers have loaded the application: else, one of them would serve both.
+        site.ask_all(2)
+        blocker.execute("SELECT pg_advisory_lock(1)")
+        answers = [executor.submit(ask, site.port, f"/wait/{name}/", seconds=60) for name in ("first", "second")]
+        wait_until(
+            lambda: server.watcher.execute(waiting, [server.database]).fetchone() == (2,), "both wait", seconds=30
+        )
+        told = status()
+        about = re.findall(r"^\d+: GET /wait/(\w+)/ in thread MainThread of process (\d+) \(gunicorn .*", told, re.M)
+        assert sorted(name for name, _ in about) == ["first", "second"], told
+        processes = {name: int(pid) for name, pid in about}
+        assert len(set(processes.values())) == 2
+        assert told.count("tests/workers/site/urls.py:") == 4, told
+
+        os.kill(processes["first"], signal.SIGKILL)
+        wait_until(answers[0].done, "its client knows", seconds=30)
+        told = status()
+        assert "/wait/first/" not in told
+        assert f"process {processes['first']}" not in told
+        assert f"GET /wait/second/ in thread MainThread of process {processes['second']} (" in told
+        blocker.execute("SELECT pg_advisory_unlock(1)")
+        assert answers[1].result()["process"] == processes["second"]
+        assert "/wait/" not in status()

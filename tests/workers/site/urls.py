@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import connection, transaction
 from django.http import JsonResponse
 from django.urls import path
 
@@ -54,7 +54,15 @@ def meet(request: HttpRequest, number: int) -> JsonResponse:
     return JsonResponse(who())
 
 
+def wait(request: HttpRequest, name: str) -> JsonResponse:
+    """Hold a connection in a transaction, with a query that runs, until somebody lets go of the server's lock."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(1)")
+    return JsonResponse(who())
+
+
 urlpatterns = [
+    path("wait/<name>/", wait),
     path("meet/<int:number>/", meet),
     path("", sync_view),
     path("async/", async_view),
