@@ -57,8 +57,8 @@ _PATIENCE = 1.0
 # is in XDG_RUNTIME_DIR goes when the user logs out.
 _LOOK_AFTER = 60.0
 
-# Characters of a command, and of its program.
-_COMMAND = 100
+# Characters of a command.
+_COMMAND = 60
 
 
 class _Answering:
