@@ -45,6 +45,7 @@ RIGHT: dict[str, list[Any]] = {
     "TAG_SESSIONS": [True, False],
     "SERVER_TIMING": [True, False],
     "NOTICE_DIRECTORY": [None, "/run/shop/connections", Path("/run/shop/connections")],
+    "STATUS_DIRECTORY": ["auto", None, "/run/shop/connections", Path("/run/shop/connections")],
     "AUDIT_SESSIONS": [True, False],
     "LOG_STATEMENTS": ["masked", "raw"],
     "ON_SET": ["follow", "pin"],
@@ -102,6 +103,7 @@ WRONG: dict[str, list[Any]] = {
     "TAG_SESSIONS": [1, 0, None, "yes"],
     "SERVER_TIMING": [1, 0, None, "yes"],
     "NOTICE_DIRECTORY": ["", "connections", Path("connections"), b"/run", True, 1],
+    "STATUS_DIRECTORY": ["", "Auto", "connections", Path("auto"), b"auto", True, False, 1],
 }
 
 

@@ -96,6 +96,10 @@ class _Answering:
         finally:
             if os.getpid() == self.pid:
                 self._take_away()
+                if not self._is_stopping and green.library() != self._kind:
+                    _begin_after(self)
+            # A greenlet that has survived a fork is missing in threading's list there; this puts it into it.
+            threading.current_thread()
 
     def _is_current(self) -> bool:
         """Whether this is to go on: a greenlet survives a fork, and threads may be green by now, which this is not."""
@@ -343,6 +347,16 @@ def _checked_out(event: events.CheckedOut) -> None:
     if not answering.begin():
         with _lock:
             _answering = None
+
+
+def _begin_after(ended: _Answering) -> None:
+    """Have a thread of the other kind take the place of one that *ended* since threads have become green."""
+    global _answering  # noqa: PLW0603 - one process, one answer
+    with _lock:
+        if _answering is not ended:
+            return
+        _answering = None
+    events.listen(events.CheckedOut, _checked_out)
 
 
 def settings_changed() -> None:
