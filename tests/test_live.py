@@ -245,8 +245,8 @@ def test_what_is_swept_out_is_put_back(directory: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(answering, "_LOOK_AFTER", 0.02)
     path = answers(directory)
     os.unlink(path)
-    wait_until(path.exists, "it is back", PATIENCE)
-    assert len(asked()) == 1
+    wait_until(asked, "it is back", PATIENCE)
+    assert path.exists()
 
 
 def test_it_rests_over_a_fork_that_is_prepared(directory: Path) -> None:

@@ -2094,7 +2094,7 @@ MUTANTS = [
         "a child goes on with the numbers of its parent",
         "installation.py",
         """
-        for _module in (known, counters, log, notices, read_only):
+        for _module in (answering, known, counters, log, notices, read_only):
         """,
         """
         for _module in (log,):
@@ -2595,5 +2595,81 @@ MUTANTS = [
         return event
         """,
         "test_sentry.py::test_each_report_is_an_issue_of_one_place_and_in_nobody_elses_name",
+        "others may read the status directory",
+        "reports/status_directory.py",
+        """
+        if found.st_mode & _OTHERS:
+        """,
+        """
+        if False:
+        """,
+        "test_live.py::test_a_directory_that_is_not_its_users_alone_is_refused",
+    ),
+    _mutant(
+        "a link is a status directory",
+        "reports/status_directory.py",
+        """
+        if why := why_refused(os.lstat(directory)):
+        """,
+        """
+        if why := why_refused(os.stat(directory)):
+        """,
+        "test_live.py::test_a_directory_that_is_not_its_users_alone_is_refused",
+    ),
+    _mutant(
+        "anybody is answered",
+        "reports/answering.py",
+        """
+        if not status_directory.is_trusted(asker):
+        """,
+        """
+        if False:
+        """,
+        "test_live.py::test_whoever_is_not_this_user_is_not_answered",
+    ),
+    _mutant(
+        "a child keeps its parent's socket",
+        "reports/answering.py",
+        """
+        inherited.disinherit()
+        """,
+        """
+        pass
+        """,
+        "test_live.py::test_a_child_that_has_not_queried_keeps_nothing_of_its_parents_socket",
+    ),
+    _mutant(
+        "each checkout is listened to",
+        "reports/answering.py",
+        """
+        events.unlisten(events.CheckedOut, _checked_out)
+        directory = status_directory.mine()
+        """,
+        """
+        directory = status_directory.mine()
+        """,
+        "test_live.py::test_nothing_is_there_before_the_first_query_and_nothing_listens_after_it",
+    ),
+    _mutant(
+        "the session that had the pid before is held",
+        "reports/live.py",
+        """
+        if session.age is not None and self.lease.held_for > session.age + _LATE:
+        """,
+        """
+        if False:
+        """,
+        "test_live.py::test_a_pid_alone_makes_no_holder",
+    ),
+    _mutant(
+        "a pid of any database is the one",
+        "reports/live.py",
+        """
+        if self.lease.server_pid != session.pid or (end.database, end.user) != (session.database, session.role):
+        """,
+        """
+        if self.lease.server_pid != session.pid:
+        """,
+        "test_live.py::test_a_pid_alone_makes_no_holder",
     ),
 ]
