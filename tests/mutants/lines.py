@@ -2595,6 +2595,8 @@ MUTANTS = [
         return event
         """,
         "test_sentry.py::test_each_report_is_an_issue_of_one_place_and_in_nobody_elses_name",
+    ),
+    _mutant(
         "others may read the status directory",
         "reports/status_directory.py",
         """
