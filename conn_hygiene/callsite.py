@@ -270,11 +270,6 @@ def _defined(function: Any, request: Any) -> Place | None:
     return None if found is None else Place(*found)
 
 
-def is_own(filename: str) -> bool:
-    """Return whether *filename* is the application's code."""
-    return kind_of(filename) == _OWN
-
-
 def _past_wrappers(frame: FrameType) -> FrameType:
     """Return the frame that called the execute wrappers around *frame*, which is the end of a statement's way.
 
