@@ -10,21 +10,16 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db import DEFAULT_DB_ALIAS
 
 from conn_hygiene import conf, internals, pages
-from conn_hygiene.management import auditing, rendering
-from conn_hygiene.management.rendering import Line, Status, View
+from conn_hygiene.management import asking, auditing, rendering
+from conn_hygiene.management.rendering import Line, Status
 from conn_hygiene.masking import printable
-from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports import live, notices, status_directory
-from conn_hygiene.reports import snapshot as own
-from conn_hygiene.server import doctor, pgbouncer, pooler
+from conn_hygiene.server import doctor
 from conn_hygiene.server import sessions as server
-from conn_hygiene.sessions import catalogue, connect_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,13 +28,6 @@ if TYPE_CHECKING:
 
 #: Exit codes, beside 0. The second is argparse's own; a Nagios plugin's are 1 for a warning and 3 for "unknown".
 FOUND, MISUSED, NOT_ASKED = 1, 2, 3
-
-_MIDDLEWARE = (
-    "conn_hygiene.middleware.ConnectionHygieneMiddleware",
-    "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware",
-)
-# Applications of servers that speak ASGI, which runserver or the deployment then does.
-_ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
 
 
 def _number_of(kind: type, least: float, most: int) -> Callable[[str], Any]:
@@ -180,7 +168,9 @@ class Command(BaseCommand):
     def status(self, options: dict[str, Any]) -> None:
         """Show the sessions once, and fail if that was asked for."""
         with ExitStack() as stack:
-            status = _collect(_Source(stack, _databases(options), server.Scope(options["all_users"])), options["limit"])
+            status = asking.collect(
+                asking.Source(stack, _databases(options), server.Scope(options["all_users"])), options["limit"]
+            )
         if options["format"] == "json":
             self.stdout.write(rendering.dumped(rendering.status_json(status)))
         else:
@@ -205,10 +195,10 @@ class Command(BaseCommand):
         """Show the sessions until Ctrl-C, over connections that are kept, and opened again when they break."""
         try:
             with ExitStack() as stack, self._drawing(options) as draw:
-                source = _Source(stack, _databases(options), server.Scope(options["all_users"]))
+                source = asking.Source(stack, _databases(options), server.Scope(options["all_users"]))
                 shown = 0
                 while True:
-                    draw(_collect(source, options["limit"]))
+                    draw(asking.collect(source, options["limit"]))
                     shown += 1
                     if shown == options["count"]:
                         return
@@ -246,7 +236,7 @@ class Command(BaseCommand):
             with server.connect(alias) as connection:
                 self._terminate(connection, options)
         except psycopg.OperationalError as error:
-            raise CommandError(f"{alias}: {_text(error)}", returncode=NOT_ASKED) from error
+            raise CommandError(f"{alias}: {asking.words(error)}", returncode=NOT_ASKED) from error
 
     def _terminate(self, connection: psycopg.Connection[Any], options: dict[str, Any]) -> None:
         scope = server.Scope(options["all_users"], options["all_databases"])
@@ -294,7 +284,8 @@ class Command(BaseCommand):
     def doctor(self, options: dict[str, Any]) -> None:
         """Show what is wrong, and fail if it is bad enough."""
         aliases = _databases(options)
-        findings = doctor.diagnose(_project(aliases, options), _facts(aliases), datetime.date.today())  # noqa: DTZ011
+        counts = {name: options[name] for name in ("processes", "threads", "hosts")}
+        findings = doctor.diagnose(asking.project(aliases, **counts), asking.facts(aliases), datetime.date.today())  # noqa: DTZ011
         if options["format"] == "json":
             self.stdout.write(rendering.dumped(rendering.findings_json(findings)))
         else:
@@ -446,165 +437,6 @@ def _databases(options: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(options["databases"] or possible))
 
 
-# ##### Asking #####
-
-
-class _Source:
-    """Where the command looks: one connection for each database and role, open until *stack* is closed."""
-
-    def __init__(self, stack: ExitStack, aliases: list[str], scope: server.Scope) -> None:
-        self._scope = scope
-        # The first alias of each database, and all that turned out to lead to the same.
-        self._names = {alias: [alias] for alias in aliases}
-        self._connections: dict[str, psycopg.Connection[Any]] = {}
-        stack.callback(self._close)
-
-    def look(self) -> list[View]:
-        """Return what the servers say now. A connection that has failed is replaced at the next look."""
-        views: dict[object, View] = {}
-        for alias, names in list(self._names.items()):
-            try:
-                view = self._look(alias)
-            except psycopg.Error as error:
-                self._drop(alias)
-                views[alias] = View(names, error=_text(error))
-                continue
-            if view.identity in views:
-                self._drop(alias)
-                views[view.identity].aliases.extend(self._names.pop(alias))
-            else:
-                views[view.identity] = view
-        return list(views.values())
-
-    def _look(self, alias: str) -> View:
-        if alias not in self._connections:
-            self._connections[alias] = server.connect(alias)
-        connection = self._connections[alias]
-        identity, activity = server.identity(connection), server.activity(connection, self._scope)
-        # A pooler makes up the pid that it tells its client.
-        pids = {session.pid for session in activity.sessions if session.own}
-        return View(self._names[alias], identity, activity, pooled=connection.info.backend_pid not in pids)
-
-    def held(self, view: View, found: list[live.Process]) -> dict[int, dict[str, Any]]:
-        """Return what the processes *found* know of the sessions in *view*, by pid."""
-        connection = self._connections.get(view.aliases[0])
-        if connection is None or view.activity is None:
-            return {}
-        holders = live.holders(found, connection)
-        return {
-            session.pid: vars(holder.lease) | {"holder": holder.process}
-            for session in view.activity.sessions
-            for holder in holders
-            if holder.has(session)
-        }
-
-    def _drop(self, alias: str) -> None:
-        if alias in self._connections:
-            self._connections.pop(alias).close()
-
-    def _close(self) -> None:
-        for alias in list(self._connections):
-            self._drop(alias)
-
-
-def _collect(source: _Source, limit: int) -> Status:
-    """Return what the servers say now, and who holds it; tables are to have *limit* rows at most."""
-    views = source.look()
-    # After the servers: what is told of a request must be true when it is shown.
-    found = live.processes()
-    leases = own.snapshot()
-    for view in views:
-        if view.activity is None:
-            continue
-        if conf.current.NOTICE_DIRECTORY is not None:
-            asked = {process.pid for process in found if process.answered}
-            view.known.update(
-                notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions, but=asked)
-            )
-        # The pids that a pooler tells its clients are not the server's.
-        if not view.pooled:
-            view.known.update(source.held(view, found))
-        # Of its own this process knows more, and better.
-        view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
-    return Status(views, leases, limit, found, status_directory.refused())
-
-
-def _facts(aliases: list[str]) -> list[doctor.Facts]:
-    """Ask for each alias what the doctor wants to know; what cannot be asked is said, and stops nothing else."""
-    asked: dict[server.Identity, server.Activity] = {}
-    return [_facts_of(alias, asked) for alias in aliases]
-
-
-def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doctor.Facts:
-    facts: dict[str, Any] = {}
-    failures = []
-    try:
-        with server.connect(alias) as connection:
-            identity = facts["identity"] = server.identity(connection)
-            facts["limits"] = server.limits(connection)
-            if identity not in asked:
-                asked[identity] = server.activity(connection)
-            facts["activity"] = asked[identity]
-            facts["catalogue"] = catalogue.read(connection)
-            if facts["catalogue"] is None:
-                failures.append("What functions and policies do to sessions could not be read from the catalogue.")
-            facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
-            if facts["pooler"] is not pooler.Pooler.NONE:
-                facts |= _console(alias, connection)
-        facts |= _timeouts(alias)
-    except (psycopg.Error, Error) as error:
-        failures.append(_text(error))
-    # Now that Django has connected, if it can: some show only then what they are.
-    return doctor.Facts(
-        alias,
-        pooled=backends.has_pool(alias),
-        left_alone=backends.why_left_alone(alias),
-        failures=tuple(failures),
-        **facts,
-    )
-
-
-def _console(alias: str, connection: psycopg.Connection[Any]) -> dict[str, Any]:
-    """Return what PgBouncer says of itself; or why it does not, which is no failure: it need not be PgBouncer."""
-    try:
-        return {"pgbouncer": pgbouncer.ask(alias, connection)}
-    except psycopg.Error as error:
-        return {"console_failure": _text(error)}
-
-
-def _timeouts(alias: str) -> dict[str, Any]:
-    names = {*doctor.TIMEOUTS, *connect_options.timeouts_of(alias)}
-    try:
-        return {"timeouts": server.timeouts(alias, names)}
-    except Error as error:
-        if not pooler.refuses_options(error):
-            raise
-        return {"options_refused": _text(error), "timeouts": server.timeouts(alias, names, bare=True)}
-
-
-def _project(aliases: list[str], options: dict[str, Any]) -> doctor.Project:
-    followed = conf.current.FOLLOWED_SETTINGS
-    return doctor.Project(
-        databases={alias: connections[alias].settings_dict for alias in aliases},
-        debug=settings.DEBUG,
-        asgi=bool(getattr(settings, "ASGI_APPLICATION", None))
-        or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),
-        middleware=any(path in _MIDDLEWARE for path in settings.MIDDLEWARE),
-        release=conf.current.RELEASE,
-        unpooled_release_after=conf.current.UNPOOLED_RELEASE_AFTER,
-        reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,
-        idle_in_transaction_after=conf.current.IDLE_IN_TRANSACTION_AFTER,
-        followed_settings="auto" if followed == "auto" else frozenset(name.lower() for name in followed),
-        clean_sessions=conf.current.CLEAN_SESSIONS,
-        minimum_version=connections[aliases[0]].features.minimum_database_version or (),
-        processes=options["processes"],
-        threads=options["threads"],
-        hosts=options["hosts"],
-        name=connect_options.project_name(),
-        session_timeouts={alias: connect_options.timeouts_of(alias) for alias in aliases},
-    )
-
-
 def _matches(session: server.Session, options: dict[str, Any]) -> bool:
     """Return whether any of the criteria is about *session*."""
     if session.pid in options["pids"]:
@@ -624,8 +456,3 @@ def _now() -> Line:
 
 def _sessions(count: int) -> str:
     return "1 session" if count == 1 else f"{count} sessions"
-
-
-def _text(error: Exception) -> str:
-    """Return the server's or the driver's words on one line; neither repeats a password."""
-    return printable(str(error))

@@ -1,0 +1,210 @@
+"""Asking the servers and this process: for ``manage.py connections``, and for whoever else shows the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.conf import settings
+from django.db import Error, connections
+
+from conn_hygiene import conf
+from conn_hygiene.management.rendering import Status, View
+from conn_hygiene.masking import printable
+from conn_hygiene.pools import backends
+from conn_hygiene.reports import live, notices, status_directory
+from conn_hygiene.reports import snapshot as own
+from conn_hygiene.server import doctor, pgbouncer, pooler
+from conn_hygiene.server import sessions as server
+from conn_hygiene.sessions import catalogue, connect_options
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+_MIDDLEWARE = (
+    "conn_hygiene.middleware.ConnectionHygieneMiddleware",
+    "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware",
+)
+# Applications of servers that speak ASGI, which runserver or the deployment then does.
+_ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
+
+
+class Source:
+    """Where is looked: one connection for each database and role, open until *stack* is closed.
+
+    *others* are parameters of each connection, as :func:`conn_hygiene.server.sessions.connect` takes them.
+    """
+
+    def __init__(
+        self, stack: ExitStack, aliases: list[str] | dict[str, list[str]], scope: server.Scope, **others: Any
+    ) -> None:
+        self._scope, self._others = scope, others
+        # The first alias of each database, and all that are known, or turned out, to lead to the same.
+        self._names = aliases if isinstance(aliases, dict) else {alias: [alias] for alias in aliases}
+        self._connections: dict[str, psycopg.Connection[Any]] = {}
+        stack.callback(self._close)
+
+    def look(self) -> list[View]:
+        """Return what the servers say now. A connection that has failed is replaced at the next look."""
+        views: dict[object, View] = {}
+        for alias, names in list(self._names.items()):
+            try:
+                view = self._look(alias)
+            except psycopg.Error as error:
+                self._drop(alias)
+                views[alias] = View(names, error=words(error))
+                continue
+            if view.identity in views:
+                self._drop(alias)
+                views[view.identity].aliases.extend(self._names.pop(alias))
+            else:
+                views[view.identity] = view
+        return list(views.values())
+
+    def _look(self, alias: str) -> View:
+        if alias not in self._connections:
+            self._connections[alias] = server.connect(alias, **self._others)
+        connection = self._connections[alias]
+        identity, activity = server.identity(connection), server.activity(connection, self._scope)
+        # A pooler makes up the pid that it tells its client.
+        pids = {session.pid for session in activity.sessions if session.own}
+        return View(self._names[alias], identity, activity, pooled=connection.info.backend_pid not in pids)
+
+    def held(self, view: View, found: list[live.Process]) -> dict[int, dict[str, Any]]:
+        """Return what the processes *found* know of the sessions in *view*, by pid."""
+        connection = self._connections.get(view.aliases[0])
+        if connection is None or view.activity is None:
+            return {}
+        holders = live.holders(found, connection)
+        return {
+            session.pid: vars(holder.lease) | {"holder": holder.process}
+            for session in view.activity.sessions
+            for holder in holders
+            if holder.has(session)
+        }
+
+    def _drop(self, alias: str) -> None:
+        if alias in self._connections:
+            self._connections.pop(alias).close()
+
+    def _close(self) -> None:
+        for alias in list(self._connections):
+            self._drop(alias)
+
+
+def alike(aliases: list[str]) -> dict[str, list[str]]:
+    """Return *aliases* by the first of those that DATABASES leads to the same place, where one need be asked only."""
+    groups: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
+    for alias in aliases:
+        settings_dict = connections[alias].settings_dict
+        options = {name: value for name, value in settings_dict["OPTIONS"].items() if name != "pool"}
+        named = {name: settings_dict[name] for name in ("HOST", "PORT", "NAME", "USER", "PASSWORD")}
+        groups.setdefault(places.setdefault(repr((named, options)), alias), []).append(alias)
+    return groups
+
+
+def collect(source: Source, limit: int) -> Status:
+    """Return what the servers say now, and who holds it; tables are to have *limit* rows at most."""
+    views = source.look()
+    # After the servers: what is told of a request must be true when it is shown.
+    found = live.processes()
+    leases = own.snapshot()
+    for view in views:
+        if view.activity is None:
+            continue
+        if conf.current.NOTICE_DIRECTORY is not None:
+            asked = {process.pid for process in found if process.answered}
+            view.known.update(
+                notices.known(conf.current.NOTICE_DIRECTORY, view.aliases, view.activity.sessions, but=asked)
+            )
+        # The pids that a pooler tells its clients are not the server's.
+        if not view.pooled:
+            view.known.update(source.held(view, found))
+        # Of its own this process knows more, and better.
+        view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
+    return Status(views, leases, limit, found, status_directory.refused())
+
+
+def facts(aliases: list[str]) -> list[doctor.Facts]:
+    """Ask for each alias what the doctor wants to know; what cannot be asked is said, and stops nothing else."""
+    asked: dict[server.Identity, server.Activity] = {}
+    return [_facts_of(alias, asked) for alias in aliases]
+
+
+def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doctor.Facts:
+    facts: dict[str, Any] = {}
+    failures = []
+    try:
+        with server.connect(alias) as connection:
+            identity = facts["identity"] = server.identity(connection)
+            facts["limits"] = server.limits(connection)
+            if identity not in asked:
+                asked[identity] = server.activity(connection)
+            facts["activity"] = asked[identity]
+            facts["catalogue"] = catalogue.read(connection)
+            if facts["catalogue"] is None:
+                failures.append("What functions and policies do to sessions could not be read from the catalogue.")
+            facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
+            if facts["pooler"] is not pooler.Pooler.NONE:
+                facts |= _console(alias, connection)
+        facts |= _timeouts(alias)
+    except (psycopg.Error, Error) as error:
+        failures.append(words(error))
+    # Now that Django has connected, if it can: some show only then what they are.
+    return doctor.Facts(
+        alias,
+        pooled=backends.has_pool(alias),
+        left_alone=backends.why_left_alone(alias),
+        failures=tuple(failures),
+        **facts,
+    )
+
+
+def _console(alias: str, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return what PgBouncer says of itself; or why it does not, which is no failure: it need not be PgBouncer."""
+    try:
+        return {"pgbouncer": pgbouncer.ask(alias, connection)}
+    except psycopg.Error as error:
+        return {"console_failure": words(error)}
+
+
+def _timeouts(alias: str) -> dict[str, Any]:
+    names = {*doctor.TIMEOUTS, *connect_options.timeouts_of(alias)}
+    try:
+        return {"timeouts": server.timeouts(alias, names)}
+    except Error as error:
+        if not pooler.refuses_options(error):
+            raise
+        return {"options_refused": words(error), "timeouts": server.timeouts(alias, names, bare=True)}
+
+
+def project(
+    aliases: list[str], *, processes: int | None = None, threads: int | None = None, hosts: int | None = None
+) -> doctor.Project:
+    """Return what the settings say of *aliases*, and how many use them, as far as anybody has said so."""
+    followed = conf.current.FOLLOWED_SETTINGS
+    return doctor.Project(
+        databases={alias: connections[alias].settings_dict for alias in aliases},
+        debug=settings.DEBUG,
+        asgi=bool(getattr(settings, "ASGI_APPLICATION", None))
+        or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),
+        middleware=any(path in _MIDDLEWARE for path in settings.MIDDLEWARE),
+        release=conf.current.RELEASE,
+        unpooled_release_after=conf.current.UNPOOLED_RELEASE_AFTER,
+        reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,
+        idle_in_transaction_after=conf.current.IDLE_IN_TRANSACTION_AFTER,
+        followed_settings="auto" if followed == "auto" else frozenset(name.lower() for name in followed),
+        clean_sessions=conf.current.CLEAN_SESSIONS,
+        minimum_version=connections[aliases[0]].features.minimum_database_version or (),
+        processes=processes,
+        threads=threads,
+        hosts=hosts,
+        name=connect_options.project_name(),
+        session_timeouts={alias: connect_options.timeouts_of(alias) for alias in aliases},
+    )
+
+
+def words(error: Exception) -> str:
+    """Return the server's or the driver's words on one line; neither repeats a password."""
+    return printable(str(error))
