@@ -2674,4 +2674,60 @@ MUTANTS = [
         """,
         "test_live.py::test_a_pid_alone_makes_no_holder",
     ),
+    _mutant(
+        "the admin's page ends whoever has the pid by now",
+        "contrib/admin/looking.py",
+        """
+        return next((each for each in found if micros(each.backend_start) == started), None)
+        """,
+        """
+        return next((each for each in found), None)
+        """,
+        "test_admin.py::test_a_pid_that_is_another_sessions_by_now_is_left_alone",
+    ),
+    _mutant(
+        "the admin's page ends the session that it queries over",
+        "contrib/admin/looking.py",
+        """
+        if pid in own_pids():
+            return None
+        """,
+        """
+        pass
+        """,
+        "test_admin.py::test_the_session_that_the_request_itself_queries_over_cannot_be_ended",
+    ),
+    _mutant(
+        "the admin's page ends what has become another request's",
+        "contrib/admin/admin.py",
+        """
+        return server.terminate(connection, shown, whatever_state="whatever" in request.POST)
+        """,
+        """
+        return server.terminate(connection, shown, whatever_state=True)
+        """,
+        "test_admin.py::test_one_that_has_gone_on_with_its_work_is_left_alone_unless_that_is_wanted",
+    ),
+    _mutant(
+        "a ticket is good for whoever has it",
+        "contrib/admin/tickets.py",
+        """
+        if session is None or found["site"] != site or found["session"] != session:
+        """,
+        """
+        if session is None or found["site"] != site:
+        """,
+        "test_admin.py::test_a_ticket_is_nobody_elses",
+    ),
+    _mutant(
+        "who has a ticket is not looked up any more",
+        "contrib/admin/admin.py",
+        """
+        if facts is None or not _nobody_can_be_looked_up(look):
+        """,
+        """
+        if facts is None:
+        """,
+        "test_admin.py::test_a_ticket_is_good_only_where_nobody_can_be_looked_up",
+    ),
 ]

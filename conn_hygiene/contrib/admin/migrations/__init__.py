@@ -1,0 +1,1 @@
+"""The permissions, for which Django wants a model; there is no table."""
