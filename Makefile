@@ -29,7 +29,7 @@ PORT ?= 8000
 SHARE ?= 1/1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick screenshots pgbouncer chromium lint types docs django-suite tenant-suites matrix free-threaded dist clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick chaos chaos-quick screenshots pictures pgbouncer chromium lint types docs docs-outputs django-suite tenant-suites matrix free-threaded dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ types: $(VENV)/.types ## check the types
 
 docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+docs-outputs: $(VENV)/.suite ## run what the documentation shows, and write its output there; CHECK=1 compares
+	@$(BIN)/python -m tests.outputs $(if $(CHECK),--check) $(NAMES)
 
 django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
