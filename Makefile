@@ -91,6 +91,9 @@ docs: $(VENV)/.docs ## build the documentation into docs/_build/html
 docs-outputs: $(VENV)/.suite ## run what the documentation shows, and write its output there; CHECK=1 compares
 	@$(BIN)/python -m tests.outputs $(if $(CHECK),--check) $(NAMES)
 
+pictures: $(VENV)/.suite ## draw the pictures of the documentation, from runs of the real thing
+	@$(BIN)/python -m example_project.pictures
+
 django-suite: $(VENV)/.workers ## run Django's own test suite without and with the toolkit
 	$(BIN)/python -m tests.django_suite
 
