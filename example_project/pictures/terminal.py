@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 #: As many columns as the pages have room for.
 WIDTH = 150
 
+TITLE = "What manage.py connections status shows"
+DESCRIPTION = (
+    "A table of the sessions of a shop: one is idle in transaction and one waits for it. Below, the request that the "
+    "first belongs to, the line where its transaction began, and the line where its thread is."
+)
+
 #: Seconds that the shop's transaction is idle, of which it is reported after five.
 IDLE = 25
 
@@ -155,6 +161,7 @@ def main() -> None:
         )
         # No font from elsewhere: any of fixed width will do.
         text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL).replace("Fira Code", "ui-monospace")
+        text = text.replace(">", f' role="img"><title>{TITLE}</title><desc>{DESCRIPTION}</desc>', 1)
         path = Path(sys.argv[1], f"status-{name}.svg")
         path.write_text(re.sub(r"[ \t]+\n", "\n", text))
         print(path.name)
