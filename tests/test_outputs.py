@@ -115,6 +115,7 @@ def test_writing_an_output_leaves_the_rest_of_its_page(tmp_path: Path) -> None:
     ("shown", "made"),
     [
         ("(server pid 11840) has been idle for 6.2 s", "(server pid 7) has been idle for 12 min 3 s"),
+        ("(server pid\n11840)", "(server\npid 7)"),
         ("long lines are\nbroken", "long lines\nare broken"),
         ("idle  7104  21 min 3 s  3 min 2 s  local  SELECT ?", "idle  9  1.0 s  0.5 s  local  CLOSE ALL; ..."),
         ("7121 waits for 7104", "12 waits for 9"),

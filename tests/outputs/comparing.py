@@ -8,12 +8,20 @@ import textwrap
 
 _DURATION = r"\d+(?:\.\d+)? (?:ms|s|min|h|d)\b"
 
-# What differs each time, or on each machine, and what stands for it. The order matters.
+# Of tables and lists: these go by lines.
+_LINES: tuple[tuple[str, str], ...] = (
+    (r"(?m)^(idle in transaction|active|idle) +\d+\b", r"\1 N"),
+    # What an idle session did last is what its pool has lent it out for.
+    (r"(?m)^(idle N .*? (?:local|\d+(?:\.\d+){3})) .*$", r"\1"),
+    (r"(?m)^ *\d+(?=:| waits for | +\|)", "N"),
+)
+
+# What else differs each time, or on each machine, and what stands for it. The order matters.
 _VARYING: tuple[tuple[str, str], ...] = (
     # Lines and rules of tables are as long as the widest cell, which may be a pid.
     (r"[─━-]{3,}(?:\+-+)*", "---"),
     (r"\b(Django|PostgreSQL|PgBouncer|Python|psycopg_pool|psycopg|gunicorn|uvicorn) \d[\w.]*", r"\1 VERSION"),
-    (rf"{_DURATION}(?: {_DURATION})?", "TIME"),
+    (rf"{_DURATION}(?: {_DURATION})*", "TIME"),
     (r"\bdur=[\d.]+", "dur=TIME"),
     (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
     (r"\b(server pid|thread|session|sessions|client_port|Thread|ThreadPoolExecutor) ?[-_]?\d+", r"\1 N"),
@@ -21,10 +29,6 @@ _VARYING: tuple[tuple[str, str], ...] = (
     # Host and process of a tag, and of this command.
     (r"@[\w.-]+:\d+", "@HOST:N"),
     (r"manage\.py connections [\w.-]+:\d+", "manage.py connections HOST:N"),
-    (r"\b(idle in transaction|active|idle) +\d+\b", r"\1 N"),
-    # What an idle session did last is what its pool has lent it out for.
-    (r"(?m)^(idle N .*? (?:local|[\d.]+)) .*$", r"\1"),
-    (r"(?m)^ *\d+(?=:| waits for | +\|)", "N"),
     (r"\bwaits for \d+", "waits for N"),
     # As many as a pool has opened by then.
     (r"\bDiscarded \d+ inherited", "Discarded N inherited"),
@@ -37,9 +41,12 @@ _VARYING: tuple[tuple[str, str], ...] = (
 
 def normalised(text: str) -> str:
     """Return *text* without what differs each time. How it is wrapped and aligned makes no difference either."""
+    for pattern, replacement in _LINES:
+        text = re.sub(pattern, replacement, text)
+    text = " ".join(text.split())
     for pattern, replacement in _VARYING:
         text = re.sub(pattern, replacement, text)
-    return " ".join(text.split())
+    return text
 
 
 def difference(shown: str, made: str) -> str:

@@ -99,14 +99,10 @@ class Stage(contextlib.ExitStack):
     @cached_property
     def server(self) -> str:
         """The URL of a server that nobody else uses, as its superuser: roles and databases on it have any name."""
-        return self._new_server()
+        return self.new_server()
 
-    @cached_property
-    def second_server(self) -> str:
-        """Another one, for what counts the sessions of all."""
-        return self._new_server()
-
-    def _new_server(self) -> str:
+    def new_server(self) -> str:
+        """Return the URL of another one, for what counts the sessions of all."""
         # A socket's path must be short.
         directory = self.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-", ignore_cleanup_errors=True))
         server = _Server(Path(directory), configuration=CONFIGURATION | {"max_connections": "300"})

@@ -18,16 +18,11 @@ from tests.outputs.makers.scenes import FUNCTION, site
 from tests.outputs.making import makes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.outputs.making import Stage
     from tests.outputs.pages import Block
 
 #: The log is another page's.
 SILENT = {"version": 1, "loggers": {"conn_hygiene": {"level": "CRITICAL"}}}
-
-# The doctor counts whatever a server has.
-_alone = threading.Lock()
 
 
 @makes("audit")
@@ -39,9 +34,8 @@ def audit(stage: Stage, block: Block) -> str:
 
 @makes("doctor", seconds=8)
 def doctor(stage: Stage, block: Block) -> str:
-    with _alone:
-        url = stage.database(server=stage.second_server)
-        output = run(stage, block, 1, site(stage, url=url, POOL={"min_size": 2, "max_size": 10}, LOGGING=SILENT))
+    url = stage.database(server=stage.new_server())
+    output = run(stage, block, 1, site(stage, url=url, POOL={"min_size": 2, "max_size": 10}, LOGGING=SILENT))
     return kept(output, "ERROR", "WARNING default: No statement_timeout")
 
 
@@ -70,29 +64,33 @@ OPEN = {"default": 3, "reports": 1}
 POOLS = {"default": {"min_size": 1, "max_size": 4}, "reports": {"min_size": 1, "max_size": 2}}
 
 
-@contextlib.contextmanager
-def fleet(url: str) -> Iterator[None]:
-    """Open the sessions of 50 processes, two of which are idle in a transaction."""
-    with contextlib.ExitStack() as stack:
-        for host in range(1, HOSTS + 1):
-            for process in range(PROCESSES):
-                for alias, count in OPEN.items():
-                    tag = f"shop@web-{host}:{100 * host + process}" + ("" if alias == "default" else f"/{alias}")
-                    for number in range(count):
-                        session = stack.enter_context(psycopg.connect(url, autocommit=True, application_name=tag))
-                        session.execute("SELECT 1")
-                        if host in {2, 3} and process == number == 0 and alias == "default":
-                            session.execute("BEGIN")
-                            session.execute("SELECT 2")
-        yield
+# The server of the fleet, once it is there. The doctor counts whatever a server has, and so itself.
+_fleet: dict[Stage, str] = {}
+_one_at_a_time = threading.Lock()
+
+
+def fleet(stage: Stage) -> str:
+    """Open the sessions of 50 processes, two of which are idle in a transaction; return the URL of their database."""
+    url = stage.database(server=stage.new_server())
+    for host in range(1, HOSTS + 1):
+        for process in range(PROCESSES):
+            for alias, count in OPEN.items():
+                tag = f"shop@web-{host}:{100 * host + process}" + ("" if alias == "default" else f"/{alias}")
+                for number in range(count):
+                    session = stage.enter_context(psycopg.connect(url, autocommit=True, application_name=tag))
+                    session.execute("SELECT 1")
+                    if host in {2, 3} and process == number == 0 and alias == "default":
+                        session.execute("BEGIN")
+                        session.execute("SELECT 2")
+    return url
 
 
 def asked(stage: Stage, block: Block, status: int) -> str:
     settings: dict[str, Any] = {"ALIASES": list(OPEN), "POOL": POOLS, "CONN_HYGIENE": {"TAG_SESSIONS": True}}
-    with _alone:
-        url = stage.database(server=stage.second_server)
-        with fleet(url):
-            return run(stage, block, status, site(stage, url=url, LOGGING=SILENT, **settings))
+    with _one_at_a_time:
+        if stage not in _fleet:
+            _fleet[stage] = fleet(stage)
+        return run(stage, block, status, site(stage, url=_fleet[stage], LOGGING=SILENT, **settings))
 
 
 @makes("fleet-status", seconds=7)

@@ -82,15 +82,23 @@ def unclosed_cursor(stage: Stage, block: Block) -> str:
 
 
 _MANY = """
+import time
 import django
 django.setup()
 from django.test import Client
+from conn_hygiene import events
 from conn_hygiene.reports import log
+told = []
+events.listen(events.UnclosedCursor, told.append)
 for _ in range(25):
     Client().get("/trouble/unclosed-cursor/", headers={"host": "localhost"})
+while len(told) < 25:
+    time.sleep(0.01)
 # The minute is not waited for.
 log.unclosed_cursors._interval = 0
 Client().get("/trouble/unclosed-cursor/", headers={"host": "localhost"})
+while len(told) < 26:
+    time.sleep(0.01)
 """
 
 
