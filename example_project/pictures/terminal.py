@@ -45,7 +45,7 @@ DESCRIPTION = (
 )
 
 #: Seconds that the shop's transaction is idle, of which it is reported after five.
-IDLE = 25
+IDLE = 45
 
 
 def draw(directory: Path) -> list[str]:

@@ -33,7 +33,7 @@ def held_too_long(stage: Stage, block: Block) -> str:
 
 
 # The same transaction is in the log, and in what the command prints. It lasts until a slow machine has printed it.
-_IDLE_FOR = 25
+_IDLE_FOR = 45
 _scene = threading.Lock()
 _of_trouble: dict[str, str] = {}
 
