@@ -312,6 +312,7 @@ def test_one_that_hangs_keeps_nobody_waiting(directory: Path) -> None:
     answers(directory)
     with child(lambda: hold(directory)) as pid:
         os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
         found = {process.pid: process for process in conn_hygiene.processes(timeout=2)}
         assert found.keys() == {os.getpid(), pid}
         assert found[os.getpid()].answered
