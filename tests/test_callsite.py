@@ -28,18 +28,18 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from rest_framework import viewsets  # type: ignore[import-untyped]
-from rest_framework.decorators import (  # type: ignore[import-untyped]
+from rest_framework import viewsets
+from rest_framework.decorators import (
     api_view,
     authentication_classes,
     permission_classes,
     renderer_classes,
 )
-from rest_framework.generics import ListAPIView  # type: ignore[import-untyped]
-from rest_framework.renderers import JSONRenderer  # type: ignore[import-untyped]
-from rest_framework.response import Response  # type: ignore[import-untyped]
-from rest_framework.serializers import ModelSerializer  # type: ignore[import-untyped]
-from rest_framework.views import APIView  # type: ignore[import-untyped]
+from rest_framework.generics import ListAPIView
+from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
+from rest_framework.serializers import ModelSerializer
+from rest_framework.views import APIView
 
 import conn_hygiene
 from conn_hygiene import callsite, closing_connections, retry_transaction
