@@ -327,12 +327,15 @@ def test_one_that_hangs_keeps_nobody_waiting(directory: Path) -> None:
 
 def test_status_names_who_holds_a_session_at_once(directory: Path) -> None:
     with child(lambda: hold(directory)) as pid:
-        line = next(line for line in status().splitlines() if "GET /orders/7/" in line)
-        session, about = line.split(": ", 1)
-        assert about.startswith(f"GET /orders/7/ in thread MainThread of process {pid} (")
-        assert "); in use, held " in about
-        assert f"; its transaction began at {__file__}:" in about
-        assert f"; its thread is at {__file__}:" in about
+        lines = status().splitlines()
+        first = next(number for number, line in enumerate(lines) if "GET /orders/7/" in line)
+        session, about = lines[first].split(": ", 1)
+        assert about.startswith("GET /orders/7/; in use, held ")
+        assert [line.lstrip().split(":")[0].split(" (")[0] for line in lines[first + 1 : first + 4]] == [
+            f"in thread MainThread of process {pid}",
+            f"its transaction began at {__file__}",
+            f"its thread is at {__file__}",
+        ]
 
         answer = json.loads(status("--format", "json"))
         sessions = {each["pid"]: each for each in answer["databases"][0]["sessions"]}

@@ -93,7 +93,8 @@ def test_another_terminal_sees_where_the_transaction_began_and_where_its_thread_
     assert "in test_another_terminal" in session["where_began"]
     # Somewhere in what this test does meanwhile.
     assert f"{ROOT}/tests/" in session["where_now"]
-    assert f"{pid}: its transaction began at {session['where_began']}; its thread was at" in text
+    assert f"{pid}: its transaction began at {session['where_began']}\n" in text
+    assert " its thread was at " in text
     assert "secret" not in path.name + text
 
 

@@ -57,7 +57,7 @@ class _Drawing:
             if isinstance(block, Table):
                 yield _table(block, options.max_width)
             else:
-                yield Text(block.text, style=_STYLES[block.mood])
+                yield Text(block.fitted(options.max_width), style=_STYLES[block.mood])
 
 
 # Between two columns, and what the box adds on both sides.

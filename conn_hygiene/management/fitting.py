@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
 
     from conn_hygiene.management.rendering import Table
+
+    Cut: TypeAlias = Callable[[str, int], str]
 
 # All columns of all tables that may have to give way, least important first. Those that are not listed stay: what a
 # session is, whose, and for how long.
@@ -79,7 +82,7 @@ def _from(sql: str) -> int | None:
 
 
 # How texts of a column are cut, and how much of them is left at least.
-_CUTS: Mapping[str, tuple[Callable[[str, int], str], int]] = {
+_CUTS: Mapping[str, tuple[Cut, int]] = {
     "Statement": (statement_cut, 22),
     "Request": (end_cut, 16),
     "Held by": (end_cut, 16),

@@ -39,18 +39,28 @@ _STATEMENT = 120
 
 # How wide the table of processes may be: an old terminal's width, less what rich adds.
 _WIDTH = 80 - 3
+# What is left of a text at least, however narrow a terminal is.
+_LEAST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of text."""
+    """One line of text; on a terminal it is wrapped, or *cut* behind the first so many characters that are *kept*."""
 
     text: str
     mood: str = PLAIN
+    cut: fitting.Cut | None = None
+    kept: int = 0
 
     def __post_init__(self) -> None:
         # In one place for all that is shown: much of it is the choice of whoever has named a role or a function.
         object.__setattr__(self, "text", harmless(self.text))
+
+    def fitted(self, width: int | None) -> str:
+        """Return the text, no wider than *width* if it may be cut."""
+        if self.cut is None or width is None:
+            return self.text
+        return self.text[: self.kept] + self.cut(self.text[self.kept :], max(_LEAST, width - self.kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +144,7 @@ def _view_blocks(view: View, limit: int) -> list[Block]:
     if len(shown) < total:
         blocks.append(Line(f"and {total - len(shown)} more; --limit 0 lists all.", QUIET))
     for session in shown:
-        blocks += [Line(text) for text in _explanation(session, view.known)]
+        blocks += _explanation(session, view.known)
     if view.pooled:
         blocks.append(Line("They are a pooler's: each has the name of the client that had it last.", QUIET))
     blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
@@ -197,33 +207,36 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
     return fitting.fitted(Table(columns, rows, moods), _WIDTH, len(_GAP))
 
 
-def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[str]:
+def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[Line]:
     """Yield what only the process that owns *session* can know, and who keeps it waiting."""
-    facts = known.get(session.pid, {})
-    parts = [_owner(facts)]
+    details = [(text, cut, kept) for text, cut, kept in _details(known.get(session.pid, {})) if text]
+    before = f"{session.pid}: "
+    for text, cut, kept in details:
+        yield Line(before + printable(text), cut=cut, kept=len(before) + kept)
+        # Below each other, as what belongs to one session.
+        before = " " * len(before)
+    if session.blocked_by:
+        yield Line(f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}")
+
+
+def _details(facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, int]]:
+    """Yield what is known of who holds a session: a text, how it is cut, and how much of it is not."""
+    holder: Process | None = facts.get("holder")
+    what = facts.get("request")
+    if holder is not None:
+        pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
+        held, idle = _duration(facts["held_for"]), _duration(facts["idle_for"])
+        what = "; ".join(filter(None, (what, f"{facts['state']}{pins}, held {held}, idle {idle}")))
+    yield what, fitting.middle_cut, 0
+    if holder is not None:
+        yield f"in thread {facts['thread_name'] or facts['thread_id']} of {whose(holder)}", fitting.end_cut, 0
     # A notice tells where it was when the report was made, and the process that answers where it is.
     at = "its thread was at" if "reported_at" in facts else "its thread is at"
     where = [("where_began", "its transaction began at"), ("where_now", at)]
     if not facts.get("where_began"):
         where.insert(0, ("where_checked_out", "checked out at"))
     for key, words in where:
-        parts.append(f"{words} {facts[key]}" if facts.get(key) else None)
-    if any(parts):
-        yield f"{session.pid}: {'; '.join(printable(part) for part in parts if part)}"
-    if session.blocked_by:
-        yield f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}"
-
-
-def _owner(facts: dict[str, Any]) -> str | None:
-    """Return who holds a session and for how long, if its process has answered; else whose request it is."""
-    holder: Process | None = facts.get("holder")
-    if holder is None:
-        return facts.get("request")
-    thread = f"thread {facts['thread_name'] or facts['thread_id']} of {whose(holder)}"
-    pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
-    held, idle = _duration(facts["held_for"]), _duration(facts["idle_for"])
-    owner = f"{facts['request']} in {thread}" if facts["request"] else thread
-    return f"{owner}; {facts['state']}{pins}, held {held}, idle {idle}"
+        yield f"{words} {facts[key]}" if facts.get(key) else None, fitting.head_cut, len(words) + 1
 
 
 def whose(process: Process) -> str:
@@ -363,7 +376,7 @@ def plain(blocks: Iterable[Block], width: int | None = None) -> str:
     """Return *blocks* as text with aligned columns. Tables fit into *width* where that can be: see :mod:`.fitting`."""
     lines: list[str] = []
     for block in blocks:
-        lines += _aligned(block, width) if isinstance(block, Table) else [block.text]
+        lines += _aligned(block, width) if isinstance(block, Table) else [block.fitted(width)]
     return "\n".join(lines)
 
 

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 #: The project that most pages speak of lies here, and there in the pages.
 SITE = Path(__file__).parent / "site"
-_PLACES = {f"{SITE}/shop/": "/srv/shop/", f"{ROOT}/example_project/shop/": "/srv/shop/"}
+_PLACES = {
+    f"{SITE}/shop/": "/srv/shop/",
+    f"{ROOT}/example_project/shop/": "/srv/shop/",
+    # As it is once the package has been installed.
+    f"{ROOT}/docs/": "/srv/shop/.venv/lib/python3.13/site-packages/conn_hygiene/docs/",
+}
 
 #: As long as a line of the pages, less a block's indentation.
 WIDTH = 117

@@ -255,8 +255,9 @@ def test_status_names_the_request_in_each_worker(
         )
         told = status()
         about = re.findall(
-            r"^\d+: GET /wait/(\w+)/ in thread MainThread of process (\d+) \(gunicorn .*\); in use, held .*"
-            r"; its transaction began at .*/site/urls.py:\d+ in wait; its thread is at .*/site/urls.py:\d+ in wait$",
+            r"^\d+: GET /wait/(\w+)/; in use, held .*\n"
+            r" +in thread MainThread of process (\d+) \(gunicorn .*\)\n"
+            r" +its transaction began at .*/site/urls.py:\d+ in wait\n +its thread is at .*/site/urls.py:\d+ in wait$",
             told,
             re.MULTILINE,
         )
