@@ -164,6 +164,8 @@ def test_a_transaction_that_a_request_leaves_open_is_rolled_back_and_reported(
         "server_pid": left["pid"],
         "thread_id": left["thread"],
         "where_now": None,
+        "stack_began": None,
+        "stack_now": None,
         "by_atomic_requests": False,
         "action": "rollback",
     }
@@ -449,6 +451,8 @@ def test_a_transaction_that_sits_idle_is_reported(
         "server_pid": pid,
         "thread_id": threading.get_ident(),
         "thread_name": threading.current_thread().name,
+        "stack_began": None,
+        "stack_now": None,
         "by_atomic_requests": False,
         "action": "log",
     }
@@ -821,6 +825,8 @@ def test_a_connection_that_is_held_without_use_is_reported(
         "server_pid": pid,
         "thread_id": threading.get_ident(),
         "thread_name": threading.current_thread().name,
+        "stack_checked_out": None,
+        "stack_now": None,
         "pinned_by": reasons,
         "action": "log",
     }
