@@ -113,11 +113,11 @@ def session(**parameters: Any) -> Iterator[psycopg.Connection]:
 
 
 def address_of(connection: psycopg.Connection, alias: str = "default", *, later: int = 0) -> str:
-    [(pid, started)] = connection.execute(
-        "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    # By the server itself: what a server was started with may be no time zone of Python's.
+    [(pid, micros)] = connection.execute(
+        "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity "
+        "WHERE pid = pg_backend_pid()"
     ).fetchall()
-    micros = looking.micros(started)
-    assert micros is not None
     return f"{PAGE}terminate/{pid}/{micros + later}/{alias}/"
 
 
