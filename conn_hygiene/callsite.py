@@ -253,8 +253,9 @@ def _ahead(frame: FrameType, kind: int) -> Place | None:
     if kind == _LIBRARY and not _CALLED.isdisjoint(code.co_freevars):
         variables = frame.f_locals
         called = [variables.get(name) for name in code.co_freevars if name in _CALLED]
-        found = functions.of_values(called, None, is_own)
-        return None if found is None else Place(*found)
+        with contextlib.suppress(Exception):
+            if found := functions.of_values(called, None, is_own):
+                return Place(*found)
     return None
 
 
@@ -266,8 +267,11 @@ def _view(answering: _Answering) -> Place | None:
 
 
 def _defined(function: Any, request: Any) -> Place | None:
-    found = functions.definition(function, request, is_own)
-    return None if found is None else Place(*found)
+    # A class, or what stands for a request, may be anybody's, and the transaction must not fail because of it.
+    with contextlib.suppress(Exception):
+        if found := functions.definition(function, request, is_own):
+            return Place(*found)
+    return None
 
 
 def _past_wrappers(frame: FrameType) -> FrameType:

@@ -282,6 +282,23 @@ def test_a_transaction_around_a_function_began_at_the_function(around: str) -> N
     assert of_frameworks(called) == defined(where)
 
 
+class Secretive(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise LookupError(name)
+
+
+class Secret(metaclass=Secretive):
+    def __call__(self) -> None:
+        look()
+
+
+def test_a_transaction_begins_around_what_tells_nothing_of_itself() -> None:
+    secret = transaction.atomic(functools.partial(object.__new__(Secret)))
+    # pytest would ask its class for a name.
+    began = [of_frameworks(secret), of_frameworks(unnamed(secret))]
+    assert began == [None, f"{pytest.__file__}:3 in wrapper"]
+
+
 def test_past_decorators_that_name_nothing() -> None:
     lines = Path(__file__).read_text().splitlines()
     assert of_frameworks(decorated_task) == (
