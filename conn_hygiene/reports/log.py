@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,9 @@ def _say(
     if stack is None:
         logger.log(level, message, *map(told, arguments), extra=extra, stacklevel=2)
         return
-    # logger.log() takes no stack but that of who calls it.
-    file, line, function, _ = logger.findCaller(stacklevel=2)
+    # logger.log() takes no stack but that of who calls it, and Python 3.10's findCaller() counts what only that has.
+    caller = sys._getframe(1)
+    file, line, function = caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name
     told_arguments = tuple(map(told, arguments))
     logger.handle(
         logger.makeRecord(
