@@ -120,7 +120,10 @@ def _held(lease: Lease) -> str | None:
         return None
     threads = {thread.ident: thread.name for thread in threading.enumerate()}
     who = lease.request or f"thread {threads.get(lease.thread_id, lease.thread_id)}"
-    since = "" if lease.checked_out_by is None else f" It was checked out at {lease.checked_out_by}."
+    wrapper = lease.wrapper()
+    # That of a test's own transaction is a line of the test runner's.
+    is_known = lease.checked_out_by is not None and not (wrapper and _is_of_test(wrapper))
+    since = f" It was checked out at {lease.checked_out_by}." if is_known else ""
     last = "" if found.statement is None else f" The last statement was {found.statement}."
     now = callsite.here()
     where = "" if now is None else f" at {now}"
@@ -135,6 +138,9 @@ def _what_keeps(lease: Lease, found: Description) -> str | None:
         return f"a cursor is open{'' if place is None else f', since {place}'}"
     of_test = _is_in_tests_transaction(wrapper)
     if found.in_transaction and not of_test:
+        if _is_of_test(wrapper):
+            # On the server it is a savepoint, of whose beginning nobody takes note.
+            return "a transaction is open, inside of the test's own"
         begun = found.transaction.place if found.transaction else None
         return f"a transaction is open{'' if begun is None else f', since {begun}'}"
     for reason, where in found.pins.items():
@@ -148,6 +154,11 @@ def _what_keeps(lease: Lease, found: Description) -> str | None:
         return "nothing around says to give it back: no release_between_queries, and no middleware that does"
     # Where a transaction hides whether anything else keeps it, there is nothing to be said.
     return None if of_test else "somebody has read its handle, or shares it between threads"
+
+
+def _is_of_test(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether the connection's outermost transaction is that of a ``TestCase``."""
+    return any(block._from_testcase for block in wrapper.atomic_blocks[:1])  # type: ignore[attr-defined]
 
 
 def _is_in_tests_transaction(wrapper: BaseDatabaseWrapper) -> bool:
