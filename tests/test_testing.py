@@ -460,6 +460,10 @@ def test_slow_released():
     with release_between_queries():
         assert get() == "answer"
 
+@pytest.mark.connection_hygiene(slow="test_sample.slaw")
+def test_slow_misspelt():
+    pass
+
 @pytest.mark.connection_hygiene(False)
 def test_left_out():
     in_thread(Item.objects.count)
@@ -544,7 +548,18 @@ def test_the_plugin_adds_to_a_failure_and_does_not_hide_it(results: dict[str, st
     assert "its own failure" in text
     assert "fails the connection hygiene" not in text
     (section,) = re.findall(r"- Captured connection hygiene call -+\n(.+)\n", results["sections"])
-    assert re.fullmatch(r"Thread \d+ ended with a connection of 'default' checked out .*", section)
+    assert re.fullmatch(
+        r"Thread Thread-\d+ \(count\) ended with a connection of 'default' checked out \(server pid \d+\)\. "
+        r"The thread ran \S+:\d+ in \w+\. Close it there, .*",
+        section,
+    )
+
+
+def test_the_plugin_says_of_what_is_slow_that_it_is_not_there(results: dict[str, str]) -> None:
+    assert results["test_slow_misspelt"] == (
+        "The marker connection_hygiene has slow='test_sample.slaw', which is nothing: "
+        "module 'test_sample' has no attribute 'slaw'"
+    )
 
 
 def test_the_plugin_says_where_the_toolkit_is_not_installed(tmp_path: Path) -> None:

@@ -128,7 +128,11 @@ def _watched(name: str, held: list[str]) -> Callable[..., Any]:
     """Return the function *name*, and have added to *held* what is held when it is called."""
     from conn_hygiene.testing import held_now
 
-    function = pkgutil.resolve_name(name)
+    try:
+        function = pkgutil.resolve_name(name)
+    except (AttributeError, ImportError, ValueError) as error:
+        text = f"The marker connection_hygiene has slow={name!r}, which is nothing: {error}"
+        raise pytest.fail.Exception(text, pytrace=False) from None
 
     def look() -> None:
         held.extend(f"While {name} is called: {each}" for each in held_now())

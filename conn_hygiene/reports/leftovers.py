@@ -113,10 +113,14 @@ class Leftovers:
         yield events.UnseenState, self._unseen
 
     def _reclaimed(self, event: events.Reclaimed) -> None:
+        thread = printable(str(event.thread_name or event.thread_id))
         in_transaction = ", in a transaction, which was rolled back" if event.in_transaction else ""
         self._told.append(
-            f"Thread {event.thread_id} ended with a connection of {event.alias!r} checked out "
-            f"(server pid {event.server_pid}){in_transaction}. Close it there, with closing_connections() for one."
+            f"Thread {thread} ended with a connection of {event.alias!r} checked out "
+            f"(server pid {event.server_pid}){in_transaction}."
+            f"{events.place_told('The thread ran', event.thread_runs)}"
+            f"{events.place_told('It was checked out at', event.where_checked_out)}"
+            " Close it there, with closing_connections() for one."
         )
 
     def _left_open(self, event: events.LeftOpen) -> None:
