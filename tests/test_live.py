@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
+import selectors
 import signal
 import socket
 import stat
@@ -325,6 +327,26 @@ def test_one_that_hangs_keeps_nobody_waiting(directory: Path) -> None:
 # ##### The command #####
 
 
+def test_one_descriptor_too_few_keeps_nobody_from_the_list(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = socket.socket
+    left = [1]
+
+    def scarce(*arguments: Any, **options: Any) -> socket.socket:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make(*arguments, **options)
+
+    with child(lambda: answers(directory)) as first, child(lambda: answers(directory)) as second:
+        monkeypatch.setattr(socket, "socket", scarce)
+        found = asked()
+        monkeypatch.setattr(selectors, "DefaultSelector", lambda: os.open(directory / "missing", os.O_RDONLY))
+        unasked = asked()
+    assert {process.pid for process in found} == {process.pid for process in unasked} == {first, second}
+    assert sorted(process.answered for process in found) == [False, True]
+    assert [process.answered for process in unasked] == [False, False]
+
+
 def test_status_names_who_holds_a_session_at_once(directory: Path) -> None:
     with child(lambda: hold(directory)) as pid:
         lines = status().splitlines()
@@ -509,6 +531,8 @@ def test_a_file_is_no_directory(directory: Path, caplog: pytest.LogCaptureFixtur
     assert f"{directory} is no directory." in status()
 
 
+_NOTHING = {"format": answering.FORMAT, "pid": 1, "command": "", "settings_module": None, "leases": []}
+
 GARBAGE = {
     "nothing": b"",
     "half": b'{"format": ',
@@ -518,6 +542,7 @@ GARBAGE = {
     "too little": json.dumps({"format": answering.FORMAT, "pid": 1}).encode() + b"\n",
     "of another kind": json.dumps({"format": answering.FORMAT, "pid": True}).encode() + b"\n",
     "too deep": b"[" * 100_000 + b"\n",
+    "too large a number": json.dumps({**_NOTHING, "started": 10**400}).encode() + b"\n",
     "without end": b"x" * (answering.LARGEST + 100_000),
 }
 

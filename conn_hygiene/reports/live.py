@@ -84,7 +84,9 @@ def processes(*, timeout: float = 1.0) -> list[Process]:
         with contextlib.suppress(OSError, status_directory.Refused):
             status_directory.look(directory)
             questions += [_Question(*found) for found in status_directory.sockets(directory)]
-    _ask(questions, timeout)
+    with contextlib.suppress(OSError):
+        # There may be too few descriptors to ask anybody.
+        _ask(questions, timeout)
     found = [question.process() for question in questions]
     return sorted((each for each in found if each is not None), key=lambda each: (each.started, each.pid))
 
@@ -169,9 +171,10 @@ class _Question:
 
     def begin(self) -> socket.socket | None:
         """Ask; return what the answer will come from, if any will."""
-        asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        asking.setblocking(False)
+        asking = None
         try:
+            asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            asking.setblocking(False)
             with status_directory.address(self.path) as address:
                 asking.connect(address)
             found = status_directory.peer(asking)
@@ -184,9 +187,9 @@ class _Question:
         except (ConnectionRefusedError, FileNotFoundError):
             self.is_gone = True
         except OSError:
-            # Too many ask it already, and it answers none of them.
+            # Too many ask it already, and it answers none of them; or there are no descriptors left here.
             pass
-        if self.socket is None:
+        if self.socket is None and asking is not None:
             asking.close()
         if self.is_gone:
             self._clear_away()
@@ -222,7 +225,7 @@ class _Question:
         if self.is_strange or self.is_gone:
             return None
         if self._text.endswith(b"\n"):
-            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
                 return _process(json.loads(self._text))
         if not status_directory.is_alive(self.pid, self.ticks):
             return None
