@@ -656,6 +656,21 @@ def test_auto_is_where_the_system_wants_it(tmp_path: Path, monkeypatch: pytest.M
         assert status_directory.all_of_user()[:2] == [tmp_path / "conn_hygiene", tmp_path / name]
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a directory away")
+def test_nothing_is_put_where_another_user_has_the_runtime_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    with override_settings(CONN_HYGIENE={}):
+        assert status_directory.mine() == runtime / "conn_hygiene"
+        os.chown(runtime, 12345, -1)
+        assert status_directory.mine() == tmp_path / f"conn_hygiene-{os.geteuid()}"
+        assert runtime / "conn_hygiene" not in status_directory.all_of_user()
+
+
 def test_a_path_that_is_too_long_for_a_socket_has_a_shorter_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,12 +67,22 @@ def all_of_user() -> list[Path]:
 
 def _candidates() -> Iterator[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
+    if runtime and os.path.isabs(runtime) and _is_of_this_user(runtime):
         yield Path(runtime, _BASE)
     name = f"{_BASE}-{os.geteuid()}"
     yield Path(tempfile.gettempdir(), name)
     yield Path(f"/run/user/{os.geteuid()}", _BASE)
     yield Path("/tmp", name)
+
+
+def _is_of_this_user(directory: str) -> bool:
+    # As the specification has it. su and sudo -E leave the variable as it was, to whom it was another's: what root made
+    # there, that user could not use, but could replace.
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def look(directory: Path) -> None:
