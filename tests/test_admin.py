@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
 import re
 import threading
 from contextlib import closing, contextmanager
@@ -20,6 +22,8 @@ from django.urls import clear_url_caches
 
 import conn_hygiene
 from conn_hygiene.contrib.admin import looking, tickets
+from conn_hygiene.reports import answering
+from conn_hygiene.reports import live as live_reports
 from conn_hygiene.server import sessions as server
 from tests.adminsite import settings as of_site
 from tests.testapp.models import Item
@@ -329,6 +333,32 @@ def test_names_that_others_chose_are_escaped(viewer: Client) -> None:
         html = viewer.get(PAGE).content.decode()
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>alert" not in html
+
+
+def told_by_another(settings_module: str | None = None) -> live_reports.Process:
+    """Return what this process says of itself, as another one might that has the same settings."""
+    told = live_reports._process(json.loads(answering.encoded(answering.about_process())))
+    return dataclasses.replace(told, pid=1, settings_module=settings_module or told.settings_module)
+
+
+def test_processes_of_the_project_are_those_on_its_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"default": connections.settings["default"] | {"NAME": "keycloak", "USER": "token@tenant"}}
+    monkeypatch.setattr(connections, "settings", alone)
+    ours, others = told_by_another("its.own"), told_by_another("its.own")
+    assert {(each.name, each.user) for each in ours.databases.values()} == {("keycloak", "token@tenant")}
+    others = dataclasses.replace(others, pid=2, databases={"default": live_reports.Database("", "", "shop", "app")})
+    assert [process.pid for process in looking._of_this_project([ours, others])] == [1, os.getpid()]
+
+
+@pytest.mark.parametrize(("settings_module", "expected"), [(None, [1]), ("of.another", [])])
+@pytest.mark.parametrize("name", ["postgresql://app:secret@db/shop", "dbname=shop password=secret"])
+def test_what_is_hidden_makes_no_two_projects_one(
+    name: str, settings_module: str | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "settings", {"default": connections.settings["default"] | {"NAME": name}})
+    process = told_by_another(settings_module)
+    assert process.databases["default"].name == "…"
+    assert [each.pid for each in looking._of_this_project([process])] == [*expected, os.getpid()]
 
 
 # ##### When no connection is to be had #####

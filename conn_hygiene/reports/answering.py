@@ -36,7 +36,7 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import snapshot, status_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger("conn_hygiene.status")
 
@@ -266,13 +266,18 @@ def about_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "command": command_of(getattr(sys, "argv", [])),
         "started": status_directory.started(os.getpid()) or _began_at,
-        "settings_module": settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE),
-        "databases": {alias: _database(entry) for alias, entry in connections.settings.items()},
+        "settings_module": settings_module(),
+        "databases": {alias: database_of(entry) for alias, entry in connections.settings.items()},
         "leases": _leases(),
         "leases_left_off": 0,
         "pools": [dataclasses.asdict(pool) for pool in snapshot.pool_stats()],
         "stats": dataclasses.asdict(snapshot.stats()),
     }
+
+
+def settings_module() -> str | None:
+    """Return which settings this process has; None for those of ``settings.configure()``."""
+    return settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE)
 
 
 def _leases() -> list[dict[str, Any]]:
@@ -286,16 +291,21 @@ def _leases() -> list[dict[str, Any]]:
     return found
 
 
-def _database(entry: dict[str, Any]) -> dict[str, str]:
-    """Return what of an entry of DATABASES says where it is; a password may stand in a name that is a URI."""
+def database_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return what of an entry of DATABASES says where it is; :data:`HIDDEN` for a name with more in it than a name."""
     return {key.lower(): _without_secrets(str(entry.get(key) or "")) for key in ("HOST", "PORT", "NAME", "USER")}
 
 
 def _without_secrets(text: str) -> str:
-    return printable(_HIDDEN if _SECRET.search(text) else text)
+    return printable(HIDDEN if _CONNECTION_STRING.search(text) else text)
 
 
-_HIDDEN = "…"
+#: Stands for what may have a password in it.
+HIDDEN = "…"
+
+# What libpq takes the name of a database for when it has one of these in it ("Connection Strings"). Words are no sign:
+# a database may be called keycloak.
+_CONNECTION_STRING = re.compile("://|=")
 
 # What may well have a password in it: a URI, a connection string, an option by its name.
 _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
@@ -310,7 +320,7 @@ def command_of(arguments: Sequence[str]) -> str:
     is_next = False
     for argument in arguments[1:]:
         is_secret = _SECRET.search(argument) is not None
-        told.append(_HIDDEN if is_secret or is_next else argument)
+        told.append(HIDDEN if is_secret or is_next else argument)
         # What follows the name of one.
         is_next = is_secret and argument.startswith("-") and "=" not in argument
     text = printable(" ".join([name or "python", *told]))

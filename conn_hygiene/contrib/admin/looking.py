@@ -21,7 +21,7 @@ from django.db import connections
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.management import asking, rendering
 from conn_hygiene.masking import printable
-from conn_hygiene.reports import live
+from conn_hygiene.reports import answering, live
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.reports.live import Process
 from conn_hygiene.server import doctor
@@ -202,20 +202,23 @@ def look() -> Look:
 
 def _of_this_project(processes: Sequence[Process]) -> list[Process]:
     """Return those of *processes* that have a database of this project, and this one, also if it answers to nobody."""
-    ours = {_place(entry) for entry in connections.settings.values()}
+    # As the others say it themselves, which hides what may be a secret.
+    ours = [live.Database(**answering.database_of(entry)) for entry in connections.settings.values()]
     found = []
     for process in processes:
-        places = {(each.host, each.port, each.name, each.user) for each in process.databases.values()}
+        shared = [each for each in process.databases.values() if each in ours]
         # One that has not answered may be of another project; nobody can tell.
-        if process.pid != os.getpid() and (places & ours or not process.answered):
+        if process.pid != os.getpid() and (_are_the_same(shared, process) or not process.answered):
             found.append(process)
     # Of its own this one knows more, and better.
     here = Process(os.getpid(), "this one", 0, None, {}, own.snapshot(), own.pool_stats(), None, answered=True)
     return [*found, here]
 
 
-def _place(entry: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(entry.get(name) or "") for name in ("HOST", "PORT", "NAME", "USER"))
+def _are_the_same(shared: Sequence[live.Database], process: Process) -> bool:
+    # What is hidden looks the same whatever it is.
+    is_alike = process.settings_module == answering.settings_module()
+    return any(is_alike or answering.HIDDEN not in dataclasses.astuple(each) for each in shared)
 
 
 def connection_parameters() -> dict[str, Any]:
