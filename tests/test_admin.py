@@ -335,6 +335,18 @@ def test_names_that_others_chose_are_escaped(viewer: Client) -> None:
     assert "<script>alert" not in html
 
 
+@committing
+def test_names_of_threads_are_shown_whatever_is_in_them(viewer: Client) -> None:
+    with in_thread(hold):
+        [thread] = [each for each in threading.enumerate() if each.name == "holder"]
+        # As of a file whose name is in no encoding; and one that turns the direction of what follows.
+        thread.name = "<b>of \udcff \u202eholder"
+        page = viewer.get(PAGE).content.decode()
+        shown = live(viewer)["html"]
+    assert "&lt;b&gt;of holder" in page
+    assert "&lt;b&gt;of holder" in shown
+
+
 def told_by_another(settings_module: str | None = None) -> live_reports.Process:
     """Return what this process says of itself, as another one might that has the same settings."""
     told = live_reports._process(json.loads(answering.encoded(answering.about_process())))

@@ -345,6 +345,9 @@ def _remarks(view: View) -> Iterable[str]:
 
 def _held(process: Process, lease: LeaseInfo) -> Held:
     pins = [f"{reason}: {where}" if where else reason for reason, where in lease.pinned_by.items()]
+    # Whoever names a thread, a path or a file may put into it what no page can have.
+    texts = {name: printable(getattr(lease, name) or "") or None for name in _OF_OTHERS}
+    lease = dataclasses.replace(lease, **texts)
     return Held(
         process.pid,
         process.command,
@@ -356,6 +359,9 @@ def _held(process: Process, lease: LeaseInfo) -> Held:
         pins=printable("; ".join(pins)),
         mood="warn" if lease.in_transaction and lease.idle_for >= 1 else "plain",
     )
+
+
+_OF_OTHERS = ("request", "thread_name", "where_checked_out", "where_began", "where_now")
 
 
 def _pool(process: Process, pool: PoolInfo) -> Pool:
