@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -654,6 +655,29 @@ def publish(event: Event) -> None:
             listener(event)
         except Exception as error:  # noqa: BLE001 - the listener's, whose failure must stay its own
             _complain(listener, event, error)
+
+
+def publish_to_others(event: Event) -> None:
+    """As :func:`publish`, but to none in whose call *event* has come to be, in this thread or one that works for it.
+
+    It would do the same again, and again: a receiver that queries has no connection either where the pool has none.
+    """
+    locks.assert_none_held()
+    before = _running.get()
+    for listener in type(event).listeners:
+        if any(each is listener for each in before):
+            continue
+        token = _running.set((*before, listener))
+        try:
+            listener(event)
+        except Exception as error:  # noqa: BLE001 - as above
+            _complain(listener, event, error)
+        finally:
+            _running.reset(token)
+
+
+# The listeners that publish_to_others() is calling. Greenlets have contexts of their own whatever is patched.
+_running: ContextVar[tuple[Callable[[Any], object], ...]] = ContextVar("conn_hygiene_listeners", default=())
 
 
 def _complain(listener: Callable[[Any], object], event: Event, error: Exception) -> None:

@@ -558,6 +558,34 @@ def test_a_signal_is_sent_for_each(told: list[PoolExhausted]) -> None:
     assert [facts["holders"][0].thread_name for facts in got] == ["holder"] * 2
 
 
+def test_a_receiver_that_queries_is_not_called_for_its_own_query(told: list[PoolExhausted]) -> None:
+    got: list[int] = []
+    failures: list[OperationalError] = []
+
+    def receive(sender: Any, **facts: Any) -> None:
+        got.append(facts["thread_id"])
+        assert len(got) < 10
+        with pytest.raises(OperationalError) as caught:
+            query()
+        failures.append(caught.value)
+        raise caught.value
+
+    before = conn_hygiene.stats(ALIAS).pool_timeouts
+    signals.pool_exhausted.connect(receive)
+    try:
+        with of_size(1) as (_, holders):
+            holders.add("holder", idle)
+            for _ in range(2):
+                fail()
+    finally:
+        signals.pool_exhausted.disconnect(receive)
+    # Its own are counted, and have their notes.
+    assert got == [threading.get_ident()] * 2
+    assert ["holder" in note_of(each) for each in failures] == [True, True]
+    assert conn_hygiene.stats(ALIAS).pool_timeouts == before + 4
+    assert len(told) == 4
+
+
 def test_many_that_fail_at_once_look_once(told: list[PoolExhausted], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exhausted, "FRESH", 3600)
     with of_size(1) as (_, holders):

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conn_hygiene import callsite
-from conn_hygiene.events import Holder, PoolExhausted, publish
+from conn_hygiene.events import Holder, PoolExhausted, publish_to_others
 from conn_hygiene.leases import usage
 from conn_hygiene.leases.description import describe
 from conn_hygiene.pools import base as pools
@@ -87,7 +87,7 @@ def tell_if_exhausted(
     )
     with _harmless(wrapper.alias):
         _note(error, "\n".join(event.lines))
-    publish(event)
+    publish_to_others(event)
 
 
 @contextlib.contextmanager
