@@ -346,7 +346,7 @@ def _remarks(view: View) -> Iterable[str]:
 def _held(process: Process, lease: LeaseInfo) -> Held:
     pins = [f"{reason}: {where}" if where else reason for reason, where in lease.pinned_by.items()]
     # Whoever names a thread, a path or a file may put into it what no page can have.
-    texts = {name: printable(getattr(lease, name) or "") or None for name in _OF_OTHERS}
+    texts: dict[str, Any] = {name: printable(getattr(lease, name) or "") or None for name in _OF_OTHERS}
     lease = dataclasses.replace(lease, **texts)
     return Held(
         process.pid,
