@@ -51,7 +51,8 @@ unclosed_cursor_detected = Signal()
 connections_discarded = Signal()
 
 #: A checkout failed, since the pool had no connection in time, or too many waited already. Sent for each, in the thread
-#: that gets the exception: it is the log that tells of a pool once a minute at most.
+#: that gets the exception: it is the log that tells of a pool once a minute at most. Not sent for what its own
+#: receivers do: one that queries has no connection either.
 #:
 #: Arguments: ``alias``, ``thread_id``, ``thread_name``, ``request``, ``waited_for`` (seconds), ``error`` (the name of
 #: the exception), ``waiting`` (how many others wait), ``size``, ``max_size``, ``available``, ``held``, ``returning``
