@@ -23,6 +23,7 @@ from conn_hygiene.management import asking, rendering
 from conn_hygiene.masking import printable
 from conn_hygiene.reports import answering, live
 from conn_hygiene.reports import snapshot as own
+from conn_hygiene.reports.live import Database as Place
 from conn_hygiene.reports.live import Process
 from conn_hygiene.server import doctor
 from conn_hygiene.server import sessions as server
@@ -203,7 +204,7 @@ def look() -> Look:
 def _of_this_project(processes: Sequence[Process]) -> list[Process]:
     """Return those of *processes* that have a database of this project, and this one, also if it answers to nobody."""
     # As the others say it themselves, which hides what may be a secret.
-    ours = [live.Database(**answering.database_of(entry)) for entry in connections.settings.values()]
+    ours = [Place(**answering.database_of(entry)) for entry in connections.settings.values()]
     found = []
     for process in processes:
         shared = [each for each in process.databases.values() if each in ours]
@@ -215,7 +216,7 @@ def _of_this_project(processes: Sequence[Process]) -> list[Process]:
     return [*found, here]
 
 
-def _are_the_same(shared: Sequence[live.Database], process: Process) -> bool:
+def _are_the_same(shared: Sequence[Place], process: Process) -> bool:
     # What is hidden looks the same whatever it is.
     is_alike = process.settings_module == answering.settings_module()
     return any(is_alike or answering.HIDDEN not in dataclasses.astuple(each) for each in shared)
