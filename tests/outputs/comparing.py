@@ -26,6 +26,9 @@ _VARYING: tuple[tuple[str, str], ...] = (
     (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
     (r"\b(server pid|thread|session|sessions|client_port|Thread|ThreadPoolExecutor) ?[-_]?\d+", r"\1 N"),
     (r"\b(127\.0\.0\.1|localhost):\d+", r"\1:PORT"),
+    # Who holds a session.
+    (r"\bof process \d+", "of process N"),
+    (r"--port=\d+", "--port=N"),
     # Host and process of a tag, and of this command.
     (r"@[\w.-]+:\d+", "@HOST:N"),
     (r"manage\.py connections [\w.-]+:\d+", "manage.py connections HOST:N"),
