@@ -450,8 +450,8 @@ def test_a_pool_that_is_used_up_answers_the_next_query_with_djangos_error(
     query()
     wait_until_released()
     pool = pool_of("default")
-    pool.timeout = 0.05
     taken = [pool.getconn() for _ in range(pool.max_size)]
+    pool.timeout = 0.05
     try:
         with pytest.raises(OperationalError, match="couldn't get a connection"):
             query()
