@@ -234,14 +234,16 @@ def be_busy():
 
 busy = [spawn(be_busy) for _ in range(3)]
 pid()
-sleep(0.05)
+wait_until(lambda: len(conn_hygiene.snapshot()) > 2, "all are busy")
 """
 FORKED = """
 def fork():
     child = os.fork()
     if child == 0:
         mine = [pid() for _ in range(3)][0]
-        sleep(0.02)
+        for _ in range(1000):
+            if len(failed) < 3:
+                sleep(0.01)
         # As the interpreter does, in the end.
         gc.collect()
         os._exit(0 if mine not in of_parent and len(failed) == 3 else 1)

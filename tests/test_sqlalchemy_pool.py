@@ -399,9 +399,10 @@ def test_listeners_of_the_pool_see_every_checkout_and_return(pooled: Callable[..
 
 def test_a_shallow_copy_shares_the_proxy(pooled: Callable[..., None], releasing: None) -> None:
     pooled(1)
-    query("SELECT 1")
-    other: Any = copy.copy(connections[ALIAS])
-    assert other.connection is connections[ALIAS].connection
+    with connections[ALIAS].cursor():
+        # Meanwhile it is not given back.
+        other: Any = copy.copy(connections[ALIAS])
+        assert other.connection is connections[ALIAS].connection
     query("SELECT 1")
     let_the_reaper_look()
     assert holds(ALIAS)

@@ -270,6 +270,6 @@ def test_status_names_the_request_in_each_worker(
         told = status()
         assert "/wait/first/" not in told
         assert f"process {processes['first']}" not in told
-        assert f"GET /wait/second/ in thread MainThread of process {processes['second']} (" in told
+        assert re.search(rf"GET /wait/second/; .*\n +in thread MainThread of process {processes['second']} \(", told)
         blocker.execute("SELECT pg_advisory_unlock(1)")
         assert answers[1].result()["process"] == processes["second"]
