@@ -42,7 +42,7 @@ serve: $(VENV)/.demo ## open the example site on this machine: PORT=8000
 
 test: $(VENV)/.suite ## run the tests and measure branch coverage, in 8 minutes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses=auto --randomly-seed=$(SEED)
+	$(BIN)/coverage run -m tests --numprocesses=auto --randomly-seed=$(SEED)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -19,7 +19,7 @@ from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from tests.test_left_open import events_of
 from tests.testapp.models import Item
-from tests.waiting import wait_until, wait_until_released, wait_until_told
+from tests.waiting import end_sessions, wait_until, wait_until_released, wait_until_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,11 +51,13 @@ def pid(alias: str = "default") -> int:
 
 def cut(admin: psycopg.Connection) -> set[int]:
     """End all sessions but the one that looks on; return which."""
-    ended = admin.execute(
-        "SELECT pid, pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    found = admin.execute(
+        "SELECT pid FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
-    return {row[0] for row in ended}
+    pids = {pid for (pid,) in found}
+    end_sessions(admin, *pids)
+    return pids
 
 
 def quiet(alias: str = "default") -> None:

@@ -26,8 +26,8 @@ from conn_hygiene import release_connections
 from conn_hygiene.leases import usage
 from conn_hygiene.reports import timeline
 from conn_hygiene.reports.timeline import PARTS, Segment, coarsely
-from tests.test_watch import end
 from tests.testapp.models import Item
+from tests.waiting import end_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -510,7 +510,7 @@ def test_a_connection_that_was_open_before_is_no_checkout() -> None:
 
 def test_a_replaced_connection_is_told(admin: psycopg.Connection) -> None:
     query()
-    end(admin, connection.connection.info.backend_pid)
+    end_sessions(admin, connection.connection.info.backend_pid)
     connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
     stats = get(kept)
     assert re.fullmatch(r"the server had closed it, \d\.\d s idle", only(stats, "replaced")["note"])

@@ -117,12 +117,20 @@ def test_who_waits_unheard_is_found_by_the_watch(settings: Any) -> None:
             assert connection.info.backend_pid == held
 
 
+def let_time_pass() -> None:
+    lease = lease_of(connections[ALIAS])
+    assert lease is not None
+    lease.idle_since -= 10
+
+
 def test_the_one_that_is_idle_for_longest_goes_and_no_more_than_are_wanted() -> None:
     with pool(3), threads(4) as executors:
         *idle, waiter = executors
         held = [executor.submit(pid).result() for executor in idle]
-        # The first one works once more.
+        # The first one works once more; all of them have been idle for long enough.
         assert idle[0].submit(pid).result() == held[0]
+        for executor in idle:
+            executor.submit(let_time_pass).result()
         assert waiter.submit(pid).result() == held[1]
         keeper = reaper.running
         assert keeper is not None

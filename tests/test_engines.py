@@ -18,7 +18,7 @@ from django.db.backends.signals import connection_created
 import conn_hygiene
 from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -315,7 +315,7 @@ def test_health_checks_let_a_broken_connection_go(
     for _ in range(3):
         [(pid,)] = query(alias, "SELECT pg_backend_pid()")
         wait_until_released(alias)
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        end_sessions(admin, pid)
         # A request begins, which is what arms Django's own check.
         connections[alias].close_if_unusable_or_obsolete()
         assert query(alias) == [(1,)]
@@ -329,7 +329,7 @@ def test_health_checks_replace_a_broken_connection_that_is_held(
     alias = database(CONN_HEALTH_CHECKS=True, CONN_MAX_AGE=0 if pool else None, options={"pool": pool} if pool else {})
     with conn_hygiene.hold_connection():
         [(pid,)] = query(alias, "SELECT pg_backend_pid()")
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        end_sessions(admin, pid)
         connections[alias].close_if_unusable_or_obsolete()
         assert query(alias) == [(1,)]
     wait_until_released(alias)

@@ -24,9 +24,8 @@ from conn_hygiene.reports.snapshot import _histogram
 from conn_hygiene.work import serving
 from tests.test_forks import in_child
 from tests.test_lease import query
-from tests.test_watch import end
 from tests.testapp.models import Item
-from tests.waiting import let_the_reaper_look, wait_until, wait_until_released
+from tests.waiting import end_sessions, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -248,7 +247,7 @@ def test_a_connection_that_the_server_closed_is_replaced(
 ) -> None:
     pid = pid_of(alias)
     before = conn_hygiene.stats().replaced
-    end(admin, pid)
+    end_sessions(admin, pid)
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     query(alias)
     event = published.only(events.Replaced)

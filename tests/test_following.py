@@ -22,7 +22,7 @@ from conn_hygiene.sessions import catalogue, cleaning, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import SETTING
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -343,7 +343,7 @@ def test_no_query_runs_without_what_could_not_be_read(admin: psycopg.Connection)
         [(pid,)] = run("SELECT pg_backend_pid()")
         cursor = connection.cursor()
     cursor.execute("SELECT 1")
-    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    end_sessions(admin, pid)
     cursor.close()
     wait_until_released()
     for _ in range(2):
@@ -357,10 +357,11 @@ def test_no_query_runs_without_what_could_not_be_read(admin: psycopg.Connection)
 def test_broken_connections_of_the_pool_do_not_keep_it_from_following(admin: psycopg.Connection) -> None:
     run("SET app.tenant = 'acme'")
     wait_until_released()
-    admin.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    found = admin.execute(
+        "SELECT pid FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
+    end_sessions(admin, *(pid for (pid,) in found))
     assert run(TENANT) == [("acme",)]
 
 

@@ -219,12 +219,13 @@ from django.db import OperationalError
 # In a child, the pool tells of what has been given back there.
 logging.disable()
 
-failed = []
+failed, used = [], set()
 
 def be_busy():
     mine = os.getpid()
     while not failed or os.getpid() != mine:
         with connection.cursor() as cursor:
+            used.add(cursor.connection)
             try:
                 cursor.execute("SELECT pg_sleep(0.005), repeat('x', 20000)")
             except OperationalError:
@@ -238,8 +239,12 @@ wait_until(lambda: len(conn_hygiene.snapshot()) > 2, "all are busy")
 """
 FORKED = """
 def fork():
+    waited_for = [each for each in used if each.lock.locked()]
     child = os.fork()
     if child == 0:
+        # What is freed under a greenlet that waits for it may end the process, and need not.
+        if any(each.closed for each in waited_for):
+            os._exit(2)
         mine = [pid() for _ in range(3)][0]
         for _ in range(1000):
             if len(failed) < 3:

@@ -17,7 +17,7 @@ from conn_hygiene import closing_connections, release_between_queries
 from conn_hygiene.leases import wrapper as leased
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, HELD, PARKED, Lease, State
 from conn_hygiene.leases.wrapper import lease_of
-from tests.waiting import holds, let_the_reaper_look, wait_until_released
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,7 +289,7 @@ def test_a_test_of_what_is_parked_asks_the_server_and_leaves_it_parked(
     pid = lease(alias).server_pid
     assert connections[alias].is_usable()
     assert (lease(alias).state, lease(alias).in_use_since) == (PARKED, None)
-    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    end_sessions(admin, pid)
     assert not connections[alias].is_usable()
     connections[alias].close()
 

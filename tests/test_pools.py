@@ -20,11 +20,12 @@ import conn_hygiene
 from conn_hygiene import closing_connections, internals, release_between_queries
 from conn_hygiene.events import PoolExhausted, listen, unlisten
 from conn_hygiene.leases.lease import Lease
+from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import checking, keeping, reconnecting, waiting
 from conn_hygiene.pools.configuring import LAST_USED
 from conn_hygiene.sessions.following import SessionGone
 from tests.test_forks import remade
-from tests.waiting import wait_until, wait_until_released
+from tests.waiting import end_sessions, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +132,7 @@ def test_what_was_used_longer_ago_is(checked: ConnectionPool, checks: Checks, mo
 def terminate(pool: ConnectionPool, admin: psycopg.Connection) -> set[int]:
     """End the session of each connection in *pool*; return their pids."""
     pids = {connection.pgconn.backend_pid for connection in pool._pool}
-    for each in pids:
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [each])
+    end_sessions(admin, *pids)
     return pids
 
 
@@ -272,6 +272,15 @@ def test_a_checkout_takes_no_longer_than_the_timeout_however_many_are_broken(adm
         # All of them were looked at, and nobody has waited another timeout.
         assert pool.get_stats()["returns_bad"] == SIZE
         assert [event.waited_for < pool.timeout for event in told] == [True]
+
+
+def test_one_that_is_given_back_twice_is_replaced_once() -> None:
+    with pooled() as pool:
+        broken = pool.getconn()
+        broken.pgconn.finish()
+        for _ in range(2):
+            pools.give_back(broken)
+        assert pool.get_stats()["returns_bad"] == 1
 
 
 @pytest.mark.usefixtures("late")

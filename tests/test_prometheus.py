@@ -124,7 +124,8 @@ def test_a_scrape_needs_no_connection_while_the_pool_is_empty(
             pool.putconn(each)
     assert found["conn_hygiene_pool_idle"]["default",] == 0
     assert (conn_hygiene.snapshot(), conn_hygiene.stats().checkouts) == (before, checkouts) == ([], checkouts)
-    assert conn_hygiene.stats().pool_timeouts == sum(found["conn_hygiene_pool_timeouts_total"].values())
+    timeouts = {(alias,): stats.pool_timeouts for alias, stats in conn_hygiene.stats_by_alias().items()}
+    assert timeouts == found["conn_hygiene_pool_timeouts_total"]
 
 
 def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:

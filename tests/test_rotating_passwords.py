@@ -15,7 +15,7 @@ from psycopg import sql
 import conn_hygiene
 from conn_hygiene.pools import parameters
 from tests.test_forks import remade
-from tests.waiting import wait_until
+from tests.waiting import end_sessions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ def test_a_new_connection_of_a_pool_has_the_new_password(
     assert pid() == first
     connections["unpooled"].close()
     before = len(source.asked)
-    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+    end_sessions(admin, first)
     assert pid() != first
     assert source.asked[before:] == [ASKED[kind]()]
 
@@ -151,7 +151,7 @@ def test_without_an_answer_it_connects_as_before(
     with monkeypatch.context() as patch:
         # By the thread that asks: a backend may go by what only its request knows.
         patch.setattr(kwargs.backend, "get_connection_params", lambda: source.asked[-1]["nothing"], raising=False)
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+        end_sessions(admin, first)
         assert pid() != first
     assert {r.getMessage() for r in caplog.records if r.name == "conn_hygiene.pools"} == {
         "Connection parameters of 'unpooled' were not renewed."

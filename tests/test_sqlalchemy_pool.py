@@ -20,7 +20,6 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 import conn_hygiene
 from conn_hygiene import internals
 from conn_hygiene.events import PoolExhausted, TransactionRetried, listen, unlisten
-from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import backends
 from conn_hygiene.pools import sqlalchemy as adapter
@@ -30,7 +29,7 @@ from conn_hygiene.sessions import cleaning
 from tests.test_doctor import TODAY, diagnosed, facts, project
 from tests.test_forks import in_child, remade
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -453,10 +452,7 @@ def test_what_the_server_has_ended_is_replaced_and_the_pool_is_whole(
     elif where == "given back":
         wait_until_released(ALIAS)
     assert holds(ALIAS) == (where == "held")
-    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [before])
-    lease = lease_of(connections[ALIAS])
-    assert lease is not None
-    wait_until(lambda: lease.idle_for() > QUIET, "it is looked at again")
+    end_sessions(admin, before)
     after = pid()
     assert after != before
     conn_hygiene.release_connections(ALIAS)

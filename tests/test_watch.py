@@ -26,7 +26,7 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import known
 from tests.test_left_open import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
 from tests.webapp import urls
 
 if TYPE_CHECKING:
@@ -101,13 +101,17 @@ def test_a_report_names_the_lines_where_the_transaction_began_and_where_its_thre
     assert "secret" not in event["statement"]
 
 
-def test_a_generator_that_sits_in_atomic_between_two_yields_is_found(idle: Events) -> None:
+def test_a_generator_that_sits_in_atomic_between_two_yields_is_found(idle: Events, settings: Any) -> None:
     def rows() -> Iterator[int]:
         with transaction.atomic():
             yield Item.objects.count()
 
     generator = rows()
+    soon = settings.CONN_HYGIENE
+    settings.CONN_HYGIENE = {}
     next(generator)
+    # Not before this thread is where it waits.
+    settings.CONN_HYGIENE = soon
     wait_until(lambda: idle, "it is reported")
     generator.close()
     assert idle[0]["where_began"].endswith(" in rows")
@@ -322,19 +326,13 @@ def test_what_somebody_relies_on_is_not_given_back_even_in_a_scope(why: str, hel
 # ##### Broken #####
 
 
-def end(admin: psycopg.Connection, *pids: int) -> None:
-    """End sessions on the server, as a restart or an administrator does, and return when they are gone."""
-    for pid in pids:
-        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-
-
 @every_alias
 def test_a_connection_that_the_server_closed_is_replaced_at_its_next_use(
     alias: str, admin: psycopg.Connection, replaced: Events
 ) -> None:
     pid = pid_of(alias)
     before = conn_hygiene.stats().replaced
-    end(admin, pid)
+    end_sessions(admin, pid)
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     assert Item.objects.using(alias).count() == 0
     assert [event["server_pid"] for event in replaced] == [pid]
@@ -344,7 +342,7 @@ def test_a_connection_that_the_server_closed_is_replaced_at_its_next_use(
 
 @every_alias
 def test_so_is_one_at_the_beginning_of_a_transaction(alias: str, admin: psycopg.Connection, replaced: Events) -> None:
-    end(admin, pid_of(alias))
+    end_sessions(admin, pid_of(alias))
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with transaction.atomic(using=alias):
         Item.objects.using(alias).create(name="kept")
@@ -360,7 +358,7 @@ def test_a_pool_full_of_closed_connections_fails_nobody(
     pids = [each.info.backend_pid for each in taken]
     for each in taken:
         pool.putconn(each)
-    end(admin, *pids)
+    end_sessions(admin, *pids)
     assert Item.objects.count() == 0
     assert {event["server_pid"] for event in replaced} <= set(pids)
     assert replaced
@@ -376,7 +374,7 @@ def test_inside_a_transaction_the_error_goes_through(
 
     def work() -> None:
         Item.objects.using(alias).create(name="lost")
-        end(admin, pid_of(alias))
+        end_sessions(admin, pid_of(alias))
         wrapper.__dict__["_conn_hygiene_lease"].idle_since -= 1
         Item.objects.using(alias).create(name="never")
 
@@ -400,7 +398,7 @@ def test_inside_a_transaction_the_error_goes_through(
 
 def test_nor_does_it_go_unnoticed_when_it_has_been_said_once(admin: psycopg.Connection, replaced: Events) -> None:
     query("default", "BEGIN")
-    end(admin, pid_of("default"))
+    end_sessions(admin, pid_of("default"))
     for _ in range(2):
         connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
         with pytest.raises(DatabaseError):
@@ -411,7 +409,7 @@ def test_nor_does_it_go_unnoticed_when_it_has_been_said_once(admin: psycopg.Conn
 
 def assert_that_the_end_is_noticed(admin: psycopg.Connection) -> None:
     """End the session of this thread's connection, which must not be replaced in silence."""
-    end(admin, pid_of("default"))
+    end_sessions(admin, pid_of("default"))
     connections["default"].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query()
@@ -448,7 +446,7 @@ def test_nothing_is_replaced_where_that_is_turned_off(
     alias: str, admin: psycopg.Connection, replaced: Events, settings: Any
 ) -> None:
     settings.CONN_HYGIENE = {"REPLACE_BROKEN": False}
-    end(admin, pid_of(alias))
+    end_sessions(admin, pid_of(alias))
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query(alias)
@@ -464,7 +462,7 @@ def test_nor_where_the_settings_say_that_state_matters(
     alias: str, says: Any, admin: psycopg.Connection, replaced: Events, settings: Any
 ) -> None:
     settings.CONN_HYGIENE = says
-    end(admin, pid_of(alias))
+    end_sessions(admin, pid_of(alias))
     connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
     with pytest.raises(OperationalError):
         query(alias)
@@ -489,7 +487,7 @@ def test_nor_where_the_catalogue_says_so(
             connections[alias].close()
             assert known.followed(alias) == {"app.tenant"}
         pid = pid_of(alias)
-        end(admin, pid)
+        end_sessions(admin, pid)
         connections[alias].__dict__["_conn_hygiene_lease"].idle_since -= 1
         with pytest.raises(OperationalError):
             query(alias)
@@ -504,7 +502,7 @@ def test_nor_where_the_catalogue_says_so(
 
 def test_what_was_not_used_yet_is_replaced_in_a_hold_too(admin: psycopg.Connection, replaced: Events) -> None:
     connection.ensure_connection()
-    end(admin, connection.connection.info.backend_pid)
+    end_sessions(admin, connection.connection.info.backend_pid)
     with conn_hygiene.hold_connection():
         query()
     assert len(replaced) == 1

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import conn_hygiene
+from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.reaper import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psycopg
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
@@ -61,3 +64,13 @@ def wait_until_told() -> None:
         ),
         "the workers have done all",
     )
+
+
+def end_sessions(admin: psycopg.Connection, *pids: int) -> None:
+    """End sessions on the server, as a restart does; return when they are gone, and a next use would look for that.
+
+    A connection that was used a moment ago is taken to work, and the server may be quicker than that.
+    """
+    for pid in pids:
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    time.sleep(QUIET)

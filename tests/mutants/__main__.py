@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 # Seconds for one mutant, for one test of it, and for all tests on the unbroken copy.
 LIMIT, LIMIT_OF_TEST, LIMIT_OF_ALL = 60, 30, 300
 
+# Some break what only matters when two threads meet. It is enough that a test can find it; what survives each time has
+# not been found by anybody.
+TRIES = 3
+
 PYTEST = [
     *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
     # One after the other, in the order in which they stand: what fell once falls again. Of the plugins only those that
@@ -225,8 +229,7 @@ async def _try_all(mutants: Sequence[Mutant], copies: Sequence[Copy]) -> int:
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
     print(f"{len(tests)} tests of {len(mutants)} mutants, on unbroken copies", flush=True)
     shares = [(copy, tests[number :: len(copies)]) for number, copy in enumerate(copies)]
-    runs = await asyncio.gather(*(copy.test(share, LIMIT_OF_ALL) for copy, share in shares if share))
-    failed = [run for run in runs if run.code != 0]
+    failed = await _failed_twice(shares)
     if failed:
         for run in failed:
             print(_indented(run.output))
@@ -240,13 +243,28 @@ async def _try_all(mutants: Sequence[Mutant], copies: Sequence[Copy]) -> int:
         while waiting:
             mutant = waiting.pop(0)
             with copy.broken(mutant):
-                run = outcomes[mutant.name] = await copy.test(mutant.tests, LIMIT)
+                run = await copy.test(mutant.tests, LIMIT)
+                for _ in range(TRIES - 1):
+                    if run.verdict == "survived":
+                        run = await copy.test(mutant.tests, LIMIT)
+            outcomes[mutant.name] = run
             print(f"{len(outcomes):3} of {len(mutants)}: {mutant.name}: {run.verdict}", flush=True)
             if run.verdict in ("hung", "no mutant"):
                 print(_indented(run.output), flush=True)
 
     await asyncio.gather(*map(work, copies))
     return _print_table(mutants, outcomes)
+
+
+async def _failed_twice(shares: Sequence[tuple[Copy, Sequence[str]]]) -> list[Run]:
+    """Run the tests of each copy, once more if they fail, and return the runs that failed again."""
+
+    async def run(copy: Copy, share: Sequence[str]) -> Run:
+        first = await copy.test(share, LIMIT_OF_ALL)
+        return first if first.code == 0 else await copy.test(share, LIMIT_OF_ALL)
+
+    runs = await asyncio.gather(*(run(copy, share) for copy, share in shares if share))
+    return [run for run in runs if run.code != 0]
 
 
 def _indented(output: str) -> str:

@@ -1557,7 +1557,7 @@ MUTANTS = [
         """
         pass
         """,
-        "test_pools.py::test_a_checkout_takes_no_longer_than_the_timeout_however_many_are_broken",
+        "test_pools.py::test_one_that_is_given_back_twice_is_replaced_once",
     ),
     _mutant(
         "a session that cannot write stays in the pool",
