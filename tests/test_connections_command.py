@@ -322,7 +322,7 @@ class TestStatus:
     ],
 )
 def test_durations_have_two_units_at_most(seconds: float | None, shown: str) -> None:
-    assert rendering._duration(seconds) == shown
+    assert rendering.duration(seconds) == shown
 
 
 class TestCommandLine:

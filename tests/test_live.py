@@ -25,7 +25,7 @@ from django.test import override_settings
 import conn_hygiene
 from conn_hygiene import events, hold_connection
 from conn_hygiene.leases.description import End
-from conn_hygiene.reports import answering, live, status_directory
+from conn_hygiene.reports import answering, host, live, status_directory
 from conn_hygiene.server import checks
 from conn_hygiene.server import sessions as server
 from conn_hygiene.work import serving
@@ -129,7 +129,7 @@ def test_a_process_says_what_it_holds(directory: Path) -> None:
         [process] = asked()
         [lease] = conn_hygiene.snapshot()
     assert (process.pid, process.answered, process.settings_module) == (os.getpid(), True, "tests.settings")
-    assert process.started == pytest.approx(status_directory.started(os.getpid()) or answering._began_at, abs=1)
+    assert process.started == pytest.approx(host.started(os.getpid()) or answering._began_at, abs=1)
     [told] = process.leases
     moving = {name: getattr(lease, name) for name in ("held_for", "in_use_for", "idle_for", "transaction_for")}
     assert dataclasses.replace(told, **moving, where_now=None) == dataclasses.replace(lease, where_now=None)

@@ -19,7 +19,7 @@ from django.test import override_settings
 from psycopg.conninfo import make_conninfo
 
 from conn_hygiene import events, hold_connection
-from conn_hygiene.reports import notice_files, notices
+from conn_hygiene.reports import host, notice_files, notices
 from conn_hygiene.server import sessions as server
 from conn_hygiene.transactions import left_open
 from tests.processes import ROOT, run
@@ -171,7 +171,7 @@ def left_by(directory: Path, pid: int, started: int | None = None) -> Path:
     notices.post(directory, FACTS)
     [path] = directory.glob(f"conn-hygiene-notice.{os.getpid()}.*")
     if started is None:
-        started = notice_files._started(os.getpid()) or 0
+        started = host.ticks_at_start(os.getpid()) or 0
     return path.rename(directory / f"conn-hygiene-notice.{pid}.{started}.1.json")
 
 
@@ -195,7 +195,7 @@ def test_the_notices_of_a_process_that_is_gone_are_taken_away(directory: Path, g
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell when a process started")
 def test_a_process_is_gone_whose_pid_another_one_has(directory: Path) -> None:
-    started = notice_files._started(os.getpid())
+    started = host.ticks_at_start(os.getpid())
     assert started is not None
     left_by(directory, os.getpid(), started + 1)
     assert notices.read(directory) == []
@@ -210,10 +210,10 @@ def test_a_program_may_be_named_like_its_own_fields(tmp_path: Path) -> None:
     odd = tmp_path / "a) R 1 1 (x"
     odd.symlink_to(sys.executable)
     with subprocess.Popen([odd, "-c", "input()"], stdin=subprocess.PIPE, cwd=ROOT) as process:
-        assert notice_files._started(process.pid) == notice_files._started(process.pid)
-        own = notice_files._started(os.getpid())
+        assert host.ticks_at_start(process.pid) == host.ticks_at_start(process.pid)
+        own = host.ticks_at_start(os.getpid())
         if own is not None:
-            assert own <= (notice_files._started(process.pid) or 0) < own + 10_000_000
+            assert own <= (host.ticks_at_start(process.pid) or 0) < own + 10_000_000
         process.communicate(b"\n")
 
 

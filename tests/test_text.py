@@ -498,7 +498,7 @@ class TestWhatIsShown:
 
     @given(st.floats(min_value=0, max_value=1e12))
     def test_a_duration_is_short(self, seconds: float) -> None:
-        assert re.fullmatch(r"\d\.\d s|10\.0 s|\d+ (s|min|h|d)( \d+ (s|min|h))?", rendering._duration(seconds))
+        assert re.fullmatch(r"\d\.\d s|10\.0 s|\d+ (s|min|h|d)( \d+ (s|min|h))?", rendering.duration(seconds))
 
     @given(st.one_of(st.none(), st.text()), st.floats(min_value=0, max_value=1e9))
     def test_a_header_is_kept_in_front(self, before: str | None, seconds: float) -> None:

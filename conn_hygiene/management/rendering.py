@@ -198,7 +198,7 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
             str(group.active or ""),
             str(group.idle or ""),
             str(group.idle_in_transaction or ""),
-            _duration(group.oldest),
+            duration(group.oldest),
         )
         for group in groups
     ]
@@ -225,7 +225,7 @@ def _details(facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, i
     what = facts.get("request")
     if holder is not None:
         pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
-        held, idle = _duration(facts["held_for"]), _duration(facts["idle_for"])
+        held, idle = duration(facts["held_for"]), duration(facts["idle_for"])
         what = "; ".join(filter(None, (what, f"{facts['state']}{pins}, held {held}, idle {idle}")))
     yield what, fitting.middle_cut, 0
     if holder is not None:
@@ -288,15 +288,15 @@ def _row(session: server.Session, several: set[str]) -> tuple[str, ...]:
     return (
         session.state or "hidden",
         str(session.pid),
-        _duration(session.age),
-        _duration(session.in_state),
-        _duration(session.in_transaction),
+        duration(session.age),
+        duration(session.in_state),
+        duration(session.in_transaction),
         waits or "",
         session.application_name,
         session.client_address or ("" if session.state is None else "local"),
         session.database if "database" in several else "",
         session.role if "role" in several else "",
-        "(this command)" if session.own else _shortened(session.statement or ""),
+        "(this command)" if session.own else shortened(session.statement or ""),
     )
 
 
@@ -309,8 +309,8 @@ def leases_table(leases: Sequence[LeaseInfo]) -> Table:
             str(lease.server_pid),
             lease.thread_name or str(lease.thread_id),
             lease.request or "",
-            _duration(lease.held_for),
-            _duration(lease.idle_for),
+            duration(lease.held_for),
+            duration(lease.idle_for),
             ", ".join(lease.pinned_by),
             lease.where_now or "",
         )
@@ -354,7 +354,7 @@ def unseen_json(found: Sequence[UnseenState]) -> dict[str, Any]:
     return {"version": JSON_VERSION, "found": [event.facts() for event in found]}
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """Return *seconds* in at most two units, short enough for a column."""
     if seconds is None:
         return ""
@@ -368,7 +368,8 @@ def _duration(seconds: float | None) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2])
 
 
-def _shortened(statement: str) -> str:
+def shortened(statement: str) -> str:
+    """Return *statement* short enough for a column."""
     return fitting.statement_cut(statement, _STATEMENT)
 
 

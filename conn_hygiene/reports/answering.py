@@ -33,7 +33,7 @@ from conn_hygiene.leases import description
 from conn_hygiene.locks import Rank
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports import snapshot, status_directory
+from conn_hygiene.reports import host, snapshot, status_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +191,7 @@ def _sweep(directory: Path) -> None:
     with contextlib.suppress(OSError):
         for path, pid, ticks in status_directory.sockets(directory):
             # Of another container's processes nothing is known here.
-            if not status_directory.is_alive(pid, ticks) and not _is_listened_to(path):
+            if not host.is_alive(pid, ticks) and not _is_listened_to(path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
@@ -207,7 +207,7 @@ def _is_listened_to(path: Path) -> bool:
             return True
         found = status_directory.peer(asking)
         # Who listens has ended if only its children have the descriptor still.
-        return found is None or found[0] == 0 or status_directory.is_alive(found[0], 0)
+        return found is None or found[0] == 0 or host.is_alive(found[0], 0)
 
 
 def _say(level: int, message: str, text: str) -> None:
@@ -265,7 +265,7 @@ def about_process() -> dict[str, Any]:
         "format": FORMAT,
         "pid": os.getpid(),
         "command": command_of(getattr(sys, "argv", [])),
-        "started": status_directory.started(os.getpid()) or _began_at,
+        "started": host.started(os.getpid()) or _began_at,
         "settings_module": settings_module(),
         "databases": {alias: database_of(entry) for alias, entry in connections.settings.items()},
         "leases": _leases(),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from conn_hygiene.leases.description import End, end_of_connection
 from conn_hygiene.masking import printable
-from conn_hygiene.reports import answering, status_directory
+from conn_hygiene.reports import answering, host, status_directory
 from conn_hygiene.reports.snapshot import LeaseInfo, PoolInfo, Stats
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class _Question:
             found = status_directory.peer(asking)
             self.is_strange = not status_directory.is_trusted(asking)
             # Its children may have the descriptor still.
-            self.is_gone = found is not None and found[0] != 0 and not status_directory.is_alive(found[0], 0)
+            self.is_gone = found is not None and found[0] != 0 and not host.is_alive(found[0], 0)
             if not (self.is_strange or self.is_gone):
                 asking.send(answering.QUESTION)
                 self.socket = asking
@@ -200,7 +200,7 @@ class _Question:
         with contextlib.suppress(OSError):
             found = os.lstat(self.path)
             is_new = time.time() - found.st_mtime < _SETTLED
-            if stat.S_ISSOCK(found.st_mode) and not (is_new and status_directory.is_alive(self.pid, self.ticks)):
+            if stat.S_ISSOCK(found.st_mode) and not (is_new and host.is_alive(self.pid, self.ticks)):
                 os.unlink(self.path)
 
     def receive(self) -> bool:
@@ -227,12 +227,12 @@ class _Question:
         if self._text.endswith(b"\n"):
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
                 return _process(json.loads(self._text))
-        if not status_directory.is_alive(self.pid, self.ticks):
+        if not host.is_alive(self.pid, self.ticks):
             return None
         return Process(
             pid=self.pid,
             command=_command_of(self.pid),
-            started=status_directory.started(self.pid) or 0.0,
+            started=host.started(self.pid) or 0.0,
             settings_module=None,
             databases={},
             leases=[],

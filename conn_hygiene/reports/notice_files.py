@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conn_hygiene.reports import host
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,7 +47,7 @@ def write(directory: str | os.PathLike[str], server_pid: int, facts: dict[str, A
     pid = os.getpid()
     text = json.dumps(facts | {"format": FORMAT, "machine": _machine()})
     Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = Path(directory, f"{_PREFIX}{pid}.{_started(pid) or 0}.{server_pid}.json")
+    path = Path(directory, f"{_PREFIX}{pid}.{host.ticks_at_start(pid) or 0}.{server_pid}.json")
     # A reader sees the old file or the new one, and never half of it.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=".new")
     try:
@@ -70,7 +72,7 @@ def read(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             facts = _facts(Path(directory, name[0]), owners)
             if facts is None or facts.get("server_pid") != int(name[3]):
                 continue
-            if _is_alive(int(name[1]), int(name[2])):
+            if host.is_alive(int(name[1]), int(name[2])):
                 yield facts | {"process": int(name[1])}
             elif facts.pop(_IS_OWN):
                 with contextlib.suppress(OSError):
@@ -114,28 +116,3 @@ def _machine() -> str:
     except OSError:
         space = ""
     return f"{socket.gethostname()} {space}".strip()
-
-
-def _started(pid: int) -> int | None:
-    """Return when process *pid* started, in clock ticks since boot (``proc_pid_stat(5)``); None if unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name, in parentheses, with whatever it likes in it.
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _is_alive(pid: int, started: int) -> bool:
-    """Return whether process *pid* lives, and is the one that *started* then; 0 for not known."""
-    if os.name != "posix":
-        # There, this is no question but a signal.
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # Somebody else's. So it is another one only if it started at another time.
-        pass
-    return not started or _started(pid) in (None, started)

@@ -14,11 +14,11 @@ import stat
 import struct
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conn_hygiene import conf
+from conn_hygiene.reports import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ def make(directory: Path) -> None:
 
 def name_of(pid: int) -> str:
     """Return the name that the socket of process *pid* has."""
-    return f"{pid}.{ticks_at_start(pid) or 0}.sock"
+    return f"{pid}.{host.ticks_at_start(pid) or 0}.sock"
 
 
 def sockets(directory: Path) -> Iterator[tuple[Path, int, int]]:
@@ -184,38 +184,6 @@ def is_trusted(connected: socket.socket) -> bool:
     """Return whether at the other end of *connected* is this user, or root; true where the system does not tell."""
     found = peer(connected)
     return found is None or found[1] in (os.geteuid(), 0)
-
-
-def ticks_at_start(pid: int) -> int | None:
-    """Return when process *pid* started, in clock ticks since boot (``proc_pid_stat(5)``); None if unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name, in parentheses, with whatever it likes in it.
-            fields: list[Any] = file.read().rpartition(b")")[2].split()
-            # A zombie has ended, whoever has yet to ask for its status.
-            return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def is_alive(pid: int, ticks: int) -> bool:
-    """Return whether process *pid* lives, and is the one that started at *ticks*; 0 for not known."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # Somebody else's: so it is another one.
-        pass
-    return not ticks or ticks_at_start(pid) == ticks
-
-
-def started(pid: int) -> float | None:
-    """Return when process *pid* started, as a Unix time; None if the system does not say."""
-    ticks = ticks_at_start(pid)
-    if ticks is None or not hasattr(time, "CLOCK_BOOTTIME"):
-        return None
-    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def arguments_of(pid: int) -> list[str]:

@@ -2375,8 +2375,8 @@ MUTANTS = [
     ),
     _mutant(
         "a pid is a process",
-        "reports/notice_files.py",
-        "return not started or _started(pid) in (None, started)",
+        "reports/host.py",
+        "return found is None or not (found.is_over or (ticks and found.ticks != ticks))",
         "return True",
         "test_notices.py::test_a_process_is_gone_whose_pid_another_one_has",
     ),
