@@ -45,6 +45,13 @@ _attributes = attrgetter(
 
 # Not there before psycopg 3.2.4. None while a generator reads it.
 _BACKLOG = "_notifies_backlog"
+_HANDLERS = ("_notice_handlers", "_notify_handlers")
+# What is registered of an AdaptersMap is in dictionaries, which are compared by identity first.
+_MAPPINGS = ("_loaders", "_dumpers_by_oid", "_dumpers", "types._registry")
+_mappings = attrgetter(*_MAPPINGS)
+_ADAPTERS = tuple(f"_adapters.{name}" for name in _MAPPINGS)
+# Without a call for each.
+_reader = lru_cache(maxsize=None)(attrgetter)
 # Where a connection keeps what its pool has given out, and how all begins that the toolkit keeps there.
 _GIVEN = "_conn_hygiene_given"
 _OURS = "_conn_hygiene"
@@ -53,10 +60,10 @@ _OURS = "_conn_hygiene"
 class Look:
     """What psycopg keeps of a connection at one time."""
 
-    __slots__ = ("adapters", "attributes", "backlog", "dumpers_by_oid", "loaders", "notice", "notify", "others")
+    __slots__ = ("_kept", "_read", "_seen", "adapters", "attributes", "backlog", "notice", "notify")
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self.attributes = _attributes(connection)
+        self.attributes = self._seen = _attributes(connection)
         self.notice = connection._notice_handlers.copy()
         self.notify = connection._notify_handlers.copy()
         self.backlog = copy(connection.__dict__.get(_BACKLOG))
@@ -64,31 +71,33 @@ class Look:
         if connection._adapters is not None:
             # Copies are copy-on-write: whatever is registered from here on leaves this one, and what it is made of, as
             # it is.
-            self.adapters = adapters = AdaptersMap(connection._adapters)
-            self.loaders, self.dumpers_by_oid = adapters._loaders, adapters._dumpers_by_oid
-            self.others = [*adapters._dumpers.values(), adapters.types._registry]
+            self.adapters = AdaptersMap(connection._adapters)
+        backlog = [_BACKLOG] if _BACKLOG in connection.__dict__ else []
+        self._read = _reader(*_HANDLERS, *backlog, *(("_adapters",) if self.adapters is None else _ADAPTERS))
+        mappings = (None,) if self.adapters is None else _mappings(self.adapters)
+        self._kept = (self.notice, self.notify, *[self.backlog for _ in backlog], *mappings)
 
     def is_still_true(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether nothing of *connection* has changed. Mostly by identity, which takes a microsecond."""
-        return (
-            _attributes(connection) == self.attributes
-            and connection._notice_handlers == self.notice
-            and connection._notify_handlers == self.notify
-            and connection.__dict__.get(_BACKLOG) == self.backlog
-            and self.has_adapters_of(connection)
-        )
+        try:
+            kept = self._read(connection)
+        except AttributeError:
+            # What they were read from is not there any more.
+            return False
+        attributes = _attributes(connection)
+        if attributes != self._seen:
+            if attributes != self.attributes:
+                return False
+            # Equal, but not the same: a cursor's class that stands for another one, which only Python code can tell.
+            self._seen = attributes
+        return bool(kept == self._kept)
 
     def has_adapters_of(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether the loaders, dumpers and types of *connection* are what they were."""
         adapters = connection._adapters
         if adapters is None or self.adapters is None:
             return adapters is self.adapters
-        return (
-            adapters._loaders == self.loaders
-            and adapters._dumpers_by_oid == self.dumpers_by_oid
-            # Dictionaries in a list are compared by identity first.
-            and [*adapters._dumpers.values(), adapters.types._registry] == self.others
-        )
+        return bool(_mappings(adapters) == _mappings(self.adapters))
 
     def changed(self, connection: psycopg.Connection[Any]) -> Iterator[str]:
         """Yield what has changed, as reasons are called."""

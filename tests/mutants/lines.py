@@ -830,10 +830,10 @@ MUTANTS = [
         "adapters are written to in the map that was remembered",
         "sessions/client.py",
         """
-            self.adapters = adapters = AdaptersMap(connection._adapters)
+            self.adapters = AdaptersMap(connection._adapters)
         """,
         """
-            self.adapters = adapters = connection._adapters
+            self.adapters = connection._adapters
         """,
         "test_client_state.py::test_the_next_request_sees_what_the_pool_has",
         "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
