@@ -43,18 +43,14 @@ FUNCTIONS: list[Any] = [
     cursors.register,
     cursors.unfollow,
     Lease._begin,
-    Lease._due,
     Lease._end,
+    Lease._end_idle,
     Lease._carry_back,
-    Lease._end_parked,
-    Lease._leave,
-    Lease._plan,
-    Lease._park,
+    Lease._take_out,
     Lease._assign,
     Lease.begin_session,
     Lease.cursor_closed,
     Lease.end_if_due,
-    Lease.end_if_parked,
     Lease.prepare_return,
     Lease.take,
     LeasedWrapper._check_out_of_pool.__wrapped__,
@@ -109,8 +105,18 @@ FOLLOWING: list[Any] = [
     following._set,
 ]
 
-# What a thread does that is about to wait for a connection.
-NEEDED: list[Any] = [Lease.end_if_due, Lease._take_out_if_due, Lease._end_parked, Lease._carry_back, Return.carry_out]
+# What a thread does that is about to wait for a connection, or that has one for which somebody waits.
+NEEDED: list[Any] = [
+    Lease._carry_back,
+    Lease._due,
+    Lease._end_idle,
+    Lease._end_parked,
+    Lease._take_out,
+    Lease._take_out_if_due,
+    Lease.end_if_due,
+    Lease.end_if_parked,
+    Return.carry_out,
+]
 
 CASES = [
     *(pytest.param(function, 0, False, id=f"{function.__qualname__}, at once") for function in FUNCTIONS),
@@ -121,7 +127,7 @@ CASES = [
 
 EXEMPT = {
     # Nothing helps here: what is given back twice would be two threads'.
-    ("carry_out", "records = pools.give_back(self.connection)"),
+    ("carry_out", "records = give_back(self.connection)"),
     # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
     # "with", which is a line once more at its end.
     ("_take_out_if_due", "try:  # noqa: SIM105"),
@@ -164,12 +170,16 @@ class Interrupting:
 def use(grace: float) -> None:
     """Check out, give back, check out again, and close."""
     with release_between_queries():
-        for _ in range(2):
+        for is_owner in (False, True):
             query()
             lease = lease_of(connections["default"])
             assert lease is not None
-            # As whoever needs a connection does; after a long grace, nobody else does it.
-            lease.end_if_due(time.monotonic() + grace, lease.spare)
+            # As whoever needs a connection does, or its owner if it is not the first to; after a long grace, nobody
+            # else does it.
+            if is_owner:
+                lease.end_if_parked(time.monotonic() + grace, here=True)
+            else:
+                lease.end_if_due(time.monotonic() + grace, lease.spare)
             wait_until_released()
     query()
     connections["default"].close()

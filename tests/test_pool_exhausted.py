@@ -348,7 +348,7 @@ def test_what_is_on_its_way_back_is_counted(
 ) -> None:
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0}
     begun, go_on = threading.Event(), threading.Event()
-    usual = returns.pools.give_back
+    usual = returns.pools.put_back
 
     def slow(connection: Any) -> Any:
         begun.set()
@@ -356,7 +356,7 @@ def test_what_is_on_its_way_back_is_counted(
         return usual(connection)
 
     with of_size(1), monkeypatch.context() as patch:
-        patch.setattr(returns.pools, "give_back", slow)
+        patch.setattr(returns.pools, "put_back", slow)
         thread = threading.Thread(target=closing_connections(query))
         thread.start()
         assert begun.wait(10)

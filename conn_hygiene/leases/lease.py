@@ -60,7 +60,7 @@ from conn_hygiene.pools import backends, keeping
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
-from conn_hygiene.sessions.plan import Plan
+from conn_hygiene.sessions.plan import NOTHING, Plan
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -622,61 +622,67 @@ class Lease:
             self.idle_since = _now()
             self.open_cursors.pop(cursor, None)
             return
-        deadline = None
-        with self._lock:
-            # Another one, by now, of another checkout?
-            if self.open_cursors.pop(cursor, self) is self:
-                return
-            if by_owner:
-                self.__dict__.clear()
-                scopes = _current_scopes()
-                if scopes is not self._scopes or conf.current is not self._settings:
-                    self._heed(scopes)
-            elif self._handle_is_out():
-                # The owner has read the handle a moment ago, and is about to use it.
-                return
-            connection = self._connection
-            if self.open_cursors or wrapper is None or connection is None:
-                return
-            self.idle_since = now = _now()
-            pgconn = connection.pgconn
-            if (
-                wrapper.in_atomic_block
-                or not wrapper.autocommit
-                or pgconn.transaction_status != _IDLE
-                or pgconn.pipeline_status
-            ) and self._in_transaction(wrapper):
-                if self._transaction is None:
-                    # By a literal BEGIN, or by the first statement after autocommit was turned off.
-                    self._transaction = Transaction(now, _here(), by_atomic_requests=False)
-                return
-            self._transaction = None
-            if self.in_use_since is not None:
-                self._used += now - self.in_use_since
-                self.in_use_since = None
-                if self._timing is not None:
-                    self._timing.change(self, used=-1)
-            if self._wish == policy.RELEASE and not (
-                (
-                    self.session_state.pins or wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count  # type: ignore[attr-defined]
-                )
-                and self._kept(wrapper)
-            ):
-                deadline = self._park(now)
+        deadline = ended = None
+        try:
+            with self._lock:
+                # Another one, by now, of another checkout?
+                if self.open_cursors.pop(cursor, self) is self:
+                    return
+                if by_owner:
+                    self.__dict__.clear()
+                    scopes = _current_scopes()
+                    if scopes is not self._scopes or conf.current is not self._settings:
+                        self._heed(scopes)
+                elif self._handle_is_out():
+                    # The owner has read the handle a moment ago, and is about to use it.
+                    return
+                connection = self._connection
+                if self.open_cursors or wrapper is None or connection is None:
+                    return
+                self.idle_since = now = _now()
+                pgconn = connection.pgconn
+                if (
+                    wrapper.in_atomic_block
+                    or not wrapper.autocommit
+                    or pgconn.transaction_status != _IDLE
+                    or pgconn.pipeline_status
+                ) and self._in_transaction(wrapper):
+                    if self._transaction is None:
+                        # By a literal BEGIN, or by the first statement after autocommit was turned off.
+                        self._transaction = Transaction(now, _here(), by_atomic_requests=False)
+                    return
+                self._transaction = None
+                if self.in_use_since is not None:
+                    self._used += now - self.in_use_since
+                    self.in_use_since = None
+                    if self._timing is not None:
+                        self._timing.change(self, used=-1)
+                if self._wish == policy.RELEASE and not (
+                    (
+                        self.session_state.pins or wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+                    )
+                    and self._kept(wrapper)
+                ):
+                    grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
+                    if grace:
+                        deadline = self._park(now, grace)
+                    elif grace is not None and pgconn.transaction_status == _IDLE:
+                        # What has broken stays its owner's, who is told at the next use.
+                        ended = self._end_idle(connection)
+            if ended is not None:
+                self._carry_back(*ended, here=by_owner)
+        except BaseException:
+            self.keeper.rescue(self)
+            raise
         if deadline is not None:
             self._after_settling(deadline, by_owner=by_owner)
 
-    def _park(self, now: float) -> float | None:
-        """Park the lease, under the lock.
+    def _park(self, now: float, grace: float) -> float | None:
+        """Park the lease for *grace*, under the lock.
 
-        Return when it should end; None if that is never, or if the reaper is about to look in any case.
+        Return when it should end; None if the reaper is about to look in any case.
         """
-        grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
-        if grace is None:
-            return None
         self.state = PARKED
-        if not grace:
-            return now
         if self.queue:
             return self._haste(now, grace)
         return (
@@ -1046,7 +1052,20 @@ class Lease:
         if not pools.is_idle(connection):
             self.state = HELD
             return None, []
+        return self._end_idle(connection)
+
+    def _end_idle(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
+        """Take out, under the lock, what is idle and to be given back; return it, or what keeps it."""
         reported = state.reported_parameters(connection)
+        if (
+            self.session_state.is_untouched(connection, reported)
+            and known.leaves_nothing(self.alias)
+            and not self.open_cursors
+        ):
+            # What all that follows comes to for nearly every session.
+            cursors.retire(connection)
+            fresh = self.session_state.fresh
+            return self._take_out(Return(self, self.alias, connection, plan=NOTHING, fresh=fresh, is_as_given=True)), []
         changed = self._changed(connection, reported)
         if not changed:
             return self._leave(reported), []
@@ -1112,9 +1131,12 @@ class Lease:
             fresh=self.session_state.fresh,
             is_rolled_back=is_rolled_back,
         )
+        return self._take_out(returning, reason)
+
+    def _take_out(self, returning: Return, reason: Ending = "release") -> Return:
         # First of all: an exception of a signal handler, at any of these lines, must not lose it.
         self.keeper.leaving(self, returning)
-        self.carried = carried
+        self.carried = returning.carried
         self._end(GIVEN_BACK, reason, listed=False)
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()

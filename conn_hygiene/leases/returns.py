@@ -118,6 +118,7 @@ class Return:
 
     __slots__ = (
         "_carrier",
+        "_is_as_given",
         "_is_begun",
         "_is_put",
         "alias",
@@ -142,6 +143,7 @@ class Return:
         carried: Carried | None = None,
         fresh: tuple[bytes | None, ...] = (),
         is_rolled_back: bool = False,
+        is_as_given: bool = False,
     ) -> None:
         self.lease = lease
         self.alias = alias
@@ -161,6 +163,8 @@ class Return:
         self._carrier: dict[None, int] = {}
         self._is_begun = False
         self._is_put = False
+        # Whether it was seen to be what its pool gives out, and nothing is to be done to its session.
+        self._is_as_given = is_as_given
 
     @property
     def may_block(self) -> bool:
@@ -198,13 +202,17 @@ class Return:
             return
         records: list[logging.LogRecord] = []
         if not self._is_put:
-            self.news += audit(self.connection, registry)
-            if self._asks_server:
+            if audits.is_audited(self.connection):
+                self.news += audit(self.connection, registry)
+                self._is_as_given = False
+            if not (self._is_as_given and self.by_owner) and self._asks_server:
+                self._is_as_given = False
                 with TimeLimit(self.connection, registry, TIME_LIMIT):
                     self._clean(registry)
+            give_back = pools.put_back if self._is_as_given else pools.give_back
             # Before the call: put twice, it would be two threads'.
             self._is_put = True
-            records = pools.give_back(self.connection)
+            records = give_back(self.connection)
         registry.returned(self)
         if records or self.news:
             self._tell(records, registry)

@@ -246,6 +246,24 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     return records
 
 
+def put_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
+    """Do as :func:`give_back` with one that is open, and was seen to be as its pool has given it out."""
+    pool: Any = getattr(connection, "_pool", None)
+    if (
+        pool is None
+        or not keeping.is_psycopgs(pool.__class__)
+        or not client.has_nothing_new(connection)
+        or _pool_logger.isEnabledFor(logging.INFO)
+    ):
+        return give_back(connection)
+    try:
+        pool.putconn(connection)
+    except Exception:
+        logger.exception("Giving back a connection failed; it is closed instead.")
+        connection.pgconn.finish()
+    return []
+
+
 def vacate(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     """Let the pool have another one in the place of *connection*, which is closed and stays with its owner.
 

@@ -22,6 +22,12 @@ def _is_null(cls: Any) -> bool:
     return any(base.__module__ == "psycopg_pool.null_pool" for base in cls.__mro__)
 
 
+@lru_cache(maxsize=64)
+def is_psycopgs(cls: Any) -> bool:
+    """Return whether *cls* is a class of psycopg_pool's own."""
+    return bool(cls.__module__.partition(".")[0] == "psycopg_pool")
+
+
 def is_full(pool: Any) -> bool:
     """Return whether *pool*, which keeps nothing, has to wait for a connection to come back before it opens another."""
     limit = getattr(pool, "max_size", 0)
@@ -33,8 +39,8 @@ def came_back(pool: Any, connection: psycopg.Connection[Any]) -> None:
 
     Of psycopg_pool's own, the class tells: they close one now and then, for its age.
     """
-    cls = type(pool)
-    if cls.__module__.partition(".")[0] == "psycopg_pool":
+    cls: Any = pool.__class__
+    if is_psycopgs(cls):
         return
     if connection.closed:
         _closing.add(cls)

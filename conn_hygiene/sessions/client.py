@@ -149,6 +149,12 @@ def look(connection: psycopg.Connection[Any]) -> Look | None:
     return Look(connection)
 
 
+def given_look(connection: psycopg.Connection[Any]) -> Look | None:
+    """Return what the pool of *connection* gives out, as :func:`look` has it; None where that is not known."""
+    given: Given | None = connection.__dict__.get(_GIVEN)
+    return None if given is None else given.look
+
+
 def changed(connection: psycopg.Connection[Any], before: Look | None) -> list[str]:
     """Return what of *connection* differs from what :func:`look` has returned *before*, as reasons are called."""
     if before is None or not internals.CLIENT.available or before.is_still_true(connection):
@@ -178,6 +184,12 @@ def restore(connection: psycopg.Connection[Any]) -> bool:
     except Exception:
         logger.info("What was set on a psycopg connection could not be undone; it is closed.", exc_info=True)
         return False
+
+
+def has_nothing_new(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether there is nothing to :func:`restore` for *connection*, whose :func:`given_look` is still true."""
+    given: Given = connection.__dict__[_GIVEN]
+    return connection._autocommit == given.autocommit and len(connection.__dict__) == given.size
 
 
 def _restore(connection: psycopg.Connection[Any], given: Given, look: Look) -> bool:

@@ -236,6 +236,22 @@ def cleans_always(alias: str) -> bool:
     return known is None or not known.is_current or known.findings is None or bool(known.findings.leaves_state)
 
 
+# What leaves_nothing() has answered by alias, and from what: both are replaced whole.
+_answered: dict[str, tuple[conf.Settings, _Known | None, bool]] = {}
+
+
+def leaves_nothing(alias: str) -> bool:
+    """Return whether a session of *alias* in which nobody was seen to leave anything needs nothing done to it.
+
+    No setting follows whatever has set it, sessions are not cleaned at each return, and that is known.
+    """
+    answered, known = _answered.get(alias), _known.get(alias)
+    if answered is None or answered[0] is not conf.current or answered[1] is not known:
+        kept = followed(alias) or cleans_always(alias) or was_not_told(alias) or is_unknown(alias)
+        answered = _answered[alias] = (conf.current, known, not kept)
+    return answered[2]
+
+
 def indelible(alias: str) -> frozenset[str]:
     """Return what functions may leave in sessions of *alias* that no cleaning undoes, where all are cleaned."""
     findings = known_of(alias)

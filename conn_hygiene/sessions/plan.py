@@ -29,3 +29,7 @@ class Plan(NamedTuple):
             unseen=self.unseen | (names - self.follow),
             resets=self.resets | names if pooled else self.resets,
         )
+
+
+#: Nothing is to be done.
+NOTHING = Plan()

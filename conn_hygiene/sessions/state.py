@@ -193,6 +193,21 @@ class State:
             changed = []
         return changed + client.changed(connection, self._client)
 
+    def is_untouched(self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> bool:
+        """Return whether nothing was left, as far as was seen, and *connection* is what its pool gives out.
+
+        *reported* are the session's parameters now.
+        """
+        look = self._client
+        return (
+            reported == self.parameters == self.fresh
+            and not (self.pins or self.follows or self.overridden or self.undone or self._set_at_connect)
+            and not self._soiled
+            and look is not None
+            and look is client.given_look(connection)
+            and look.is_still_true(connection)
+        )
+
     def _changed_by_owner(self, before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
         """Return the names of the parameters that differ, but for those that differ by what a block has set."""
         changed = changed_parameters(before, after)

@@ -230,12 +230,12 @@ MUTANTS = [
         "leases/lease.py",
         """
         self.state = PARKED
-        if not grace:
+        if self.queue:
         """,
         """
-        if not grace:
+        if self.queue:
         """,
-        "test_lease.py::test_at_grace_0_it_is_back_before_close_returns",
+        "test_leisure.py::test_what_is_taken_back_from_the_reaper_stays",
     ),
     _mutant(
         "a handle that is read leaves its lease parked",
@@ -1211,7 +1211,7 @@ MUTANTS = [
         "leases/returns.py",
         """
         self._is_put = True
-        records = pools.give_back(self.connection)
+        records = give_back(self.connection)
         """,
         """
         self._is_put = True
