@@ -321,9 +321,10 @@ def _mixed_in(mixin: type, cls: Any) -> Any:
 
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
-    setattr(connection, _CHECKOUT, (lease, lease.open_cursors))
-    for name in _FACTORIES:
-        setattr(connection, name, _leased(getattr(connection, name)))
+    connection.__dict__[_CHECKOUT] = (lease, lease.open_cursors)
+    factories: Any = connection
+    factories.cursor_factory = _leased(factories.cursor_factory)
+    factories.server_cursor_factory = _leased(factories.server_cursor_factory)
     if conf.current.AUDIT_SESSIONS and internals.AUDITS.available:
         _audit(connection, lease)
 
@@ -349,9 +350,10 @@ def retire(connection: psycopg.Connection[Any]) -> None:
 
     Sends nothing. To be repeated if it was interrupted.
     """
-    checkout = connection.__dict__.get(_CHECKOUT)
-    if checkout is not None:
-        for reference in (*checkout[1], *connection.__dict__.get(_UNLISTED, ())):
+    attributes = connection.__dict__
+    checkout = attributes.get(_CHECKOUT)
+    if checkout is not None and (checkout[1] or _UNLISTED in attributes):
+        for reference in (*checkout[1], *attributes.get(_UNLISTED, ())):
             cursor = reference() if isinstance(reference, weakref.ref) else None
             if cursor is not None and not isinstance(cursor, RetiredCursor):
                 cursor.__class__ = retired_cursor_class(type(cursor))  # type: ignore[arg-type]
@@ -363,12 +365,15 @@ def unfollow(connection: psycopg.Connection[Any]) -> None:
 
     A factory that somebody has set since stays: it is made from ours, which does nothing without a lease.
     """
-    connection.__dict__.pop(_UNLISTED, None)
-    connection.__dict__.pop(_CHECKOUT, None)
-    for name in _FACTORIES:
-        factory = getattr(connection, name)
-        if isinstance(factory, type) and _PLAIN in factory.__dict__:
-            setattr(connection, name, factory.__dict__[_PLAIN])
+    attributes = connection.__dict__
+    attributes.pop(_UNLISTED, None)
+    attributes.pop(_CHECKOUT, None)
+    connection.cursor_factory = _unleased(connection.cursor_factory)
+    connection.server_cursor_factory = _unleased(connection.server_cursor_factory)
+
+
+def _unleased(factory: Any) -> Any:
+    return factory.__dict__.get(_PLAIN, factory) if isinstance(factory, type) else factory
 
 
 def register(cursor: Any, lease: Lease) -> None:

@@ -34,6 +34,7 @@ logger = logging.getLogger("conn_hygiene.pools")
 _SETTINGS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
 _CHARACTERISTICS = ("_isolation_level", "_read_only", "_deferrable")
 _CONTEXTS = {"_tpc": "two-phase transaction", "_pipeline": "pipeline", "_num_transactions": "transaction()"}
+_FACTORY = _SETTINGS.index("cursor_factory")
 _CALLED = (*_SETTINGS, *["transaction characteristics"] * len(_CHARACTERISTICS), *_CONTEXTS.values())
 
 _public = attrgetter(*_SETTINGS, "isolation_level", "read_only", "deferrable")
@@ -85,10 +86,10 @@ class Look:
             # What they were read from is not there any more.
             return False
         attributes = _attributes(connection)
-        if attributes != self._seen:
-            if attributes != self.attributes:
-                return False
-            # Equal, but not the same: a cursor's class that stands for another one, which only Python code can tell.
+        if attributes not in (self._seen, self.attributes):
+            return False
+        if attributes[_FACTORY] is not self._seen[_FACTORY]:
+            # Equal, but not the same: a class that stands for another one, which it takes Python code to tell.
             self._seen = attributes
         return bool(kept == self._kept)
 
