@@ -524,7 +524,14 @@ NAMES: tuple[Name, ...] = (
     ),
     *_names(_DATABASES, WAITS, {"create_connection": "Extended: a stopwatch waits for the first connection."}),
     *_names(_WRAPPER, WAITS, {"get_new_connection": "Where it waits, on the instance: there is no lease yet."}),
-    *_names(_POSTGRESQL, CHECKOUTS, {"pool": "Whether the alias has a native pool."}),
+    *_names(
+        _POSTGRESQL,
+        CHECKOUTS,
+        {
+            "pool": "A part of connect(): that nobody has replaced it is looked at.",
+            "_connection_pools": "The native pools of the process, by alias: what it returns.",
+        },
+    ),
     *_names(
         _POSTGRESQL,
         CLEANING,

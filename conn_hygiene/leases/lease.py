@@ -248,11 +248,11 @@ class Lease:
                 self.state = HELD
                 self.handle = connection
                 return connection
-        connection = self.take()
-        if connection is None and self.state == GIVEN_BACK:
-            wrapper: Any = self.wrapper()
-            connection = wrapper.check_out_again()
-        return connection
+        if connection is not None or self.state != GIVEN_BACK:
+            return self.take()
+        wrapper: Any = self.wrapper()
+        again: psycopg.Connection[Any] | None = wrapper.check_out_again()
+        return again
 
     def stand_in(self) -> looks.StandIn | None:
         """Return what stands for the connection, the one that the next use gets; None if there is none."""
@@ -659,7 +659,10 @@ class Lease:
                         self._timing.change(self, used=-1)
                 if self._wish == policy.RELEASE and not (
                     (
-                        self.session_state.pins or wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count  # type: ignore[attr-defined]
+                        self.session_state.pins
+                        or wrapper.run_on_commit
+                        or self._connects
+                        or wrapper._thread_sharing_count  # type: ignore[attr-defined]
                     )
                     and self._kept(wrapper)
                 ):

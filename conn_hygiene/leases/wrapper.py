@@ -60,14 +60,14 @@ _PARTS = (
     "_set_autocommit",
     "init_connection_state",
 )
-_parts_of = attrgetter(*_PARTS)
+_parts_of = attrgetter(*_PARTS, "pool")
 async_unsafe: Callable[[F], F] = internals.imported("django.utils.asyncio", "async_unsafe", lambda function: function)
 _DJANGO = os.path.dirname(django.__file__) + os.sep
 
 
 def _djangos_own() -> tuple[Any, ...] | None:
     """Return Django's parts of ``connect()``; None if somebody, such as sentry_sdk, has replaced one already."""
-    if not all(hasattr(DatabaseWrapper, name) for name in _PARTS):
+    if not all(hasattr(DatabaseWrapper, name) for name in (*_PARTS, "pool")):
         # Another Django, on which nobody comes to ask.
         return None
     parts: tuple[Any, ...] = _parts_of(DatabaseWrapper)
@@ -75,8 +75,8 @@ def _djangos_own() -> tuple[Any, ...] | None:
 
 
 def _is_djangos(function: Any) -> bool:
-    # What stands there may be anything that can be called.
-    code = getattr(function, "__code__", None)
+    # What stands there may be anything that can be called, or a property.
+    code = getattr(getattr(function, "fget", function), "__code__", None)
     return code is not None and code.co_filename.startswith(_DJANGO)
 
 
@@ -170,7 +170,7 @@ class LeasedWrapper(_Wrapper):
                     # when they allow it again.
                     self._checking_out(self.connect, monotonic())
                 else:
-                    self.connect()
+                    self._connect(lease)
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
@@ -195,33 +195,35 @@ class LeasedWrapper(_Wrapper):
                 exhausted.take_over_note(error)
                 raise
 
-    def _is_plain_and_pooled(self, lease: Lease) -> bool:
-        """Return whether ``connect()`` comes to no more than a checkout, for a wrapper that has been connected before.
+    def _plain_pool(self, lease: Lease) -> Any:
+        """Return the native pool if ``connect()`` comes to no more than a checkout of it, else None.
 
-        The time zone, the role and all else that Django sets are those of the pool's connections.
+        The time zone, the role and all else that Django sets are those of the pool's connections, for a wrapper that
+        has been connected before.
         """
-        return bool(
+        if not (
             internals.CHECKOUTS.available
             and lease.pooled
             and self.autocommit
-            and self.settings_dict["AUTOCOMMIT"]
+            and (settings := self.settings_dict)["AUTOCOMMIT"]
             # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.
-            and _parts_of(plain_class_of(self)) == _DJANGOS_OWN
+            and _parts_of(self._conn_hygiene_class) == _DJANGOS_OWN
             and self.__dict__.keys().isdisjoint(_PARTS)
             # This package's own receiver, which has nothing to do for a wrapper that has a lease.
             and len(connection_created.receivers) == 1
-            # Also that there is one, and not one that was made since then.
-            and native.is_watched(self.pool)
-        )
+            and settings["OPTIONS"].get("pool")
+        ):
+            return None
+        pool: Any = self._connection_pools.get(self.alias)  # type: ignore[attr-defined]
+        # Not if there is none, or one that was made since then.
+        return pool if native.is_watched(pool) and not pool.closed else None
 
     @async_unsafe
-    def _check_out_of_pool(self, lease: Lease, asked_at: float) -> None:
-        """Check a connection out of the native pool, and do what else ``connect()`` does that is not done already.
+    def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float) -> None:
+        """Check a connection out of the native *pool*, and do what else ``connect()`` does that is not done already.
 
         Nobody else's code runs in between, so that the lease need not be told of a connect() that is under way.
         """
-        if lease.state == GIVEN_BACK:
-            self.validate_thread_sharing()
         lease.asked_at = asked_at
         if lease.carried is not None:
             # First of all: it may be on its way back with the only connection there is.
@@ -240,7 +242,11 @@ class LeasedWrapper(_Wrapper):
         try:
             # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
             # would lose it to an exception of a signal handler.
-            lease.assign(self.get_new_connection({}))
+            if "isolation_level" in self.settings_dict["OPTIONS"]:
+                lease.assign(self.get_new_connection({}))
+            else:
+                # What that comes to.
+                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at))
         except psycopg.OperationalError as error:
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
@@ -258,6 +264,11 @@ class LeasedWrapper(_Wrapper):
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
+        if lease.state == GIVEN_BACK:
+            self.validate_thread_sharing()
+        self._connect(lease)
+
+    def _connect(self, lease: Lease) -> None:
         asked_at = monotonic()
         try:
             self._connect_once(lease, asked_at)
@@ -278,8 +289,9 @@ class LeasedWrapper(_Wrapper):
                     return
 
     def _connect_once(self, lease: Lease, asked_at: float) -> None:
-        if self._is_plain_and_pooled(lease):
-            self._check_out_of_pool(lease, asked_at)
+        pool = self._plain_pool(lease)
+        if pool is not None:
+            self._check_out_of_pool(lease, pool, asked_at)
         else:
             self._checking_out(super().connect, asked_at)
 
