@@ -218,10 +218,10 @@ def _is_at_rest(frame: FrameType) -> bool:
 
 def _innermost(frame: FrameType, ahead: bool = False) -> Place | None:
     found: FrameType | None = frame
-    library = None
+    library, passed = None, _passed
     while found is not None:
         # Most are passed without a call: the stack is deep.
-        if found.f_code.co_filename not in _passed:
+        if found.f_code.co_filename not in passed:
             kind = _kinds.get(found.f_code.co_filename)
             if kind is None:
                 kind = kind_of(found.f_code.co_filename)

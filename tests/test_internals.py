@@ -183,7 +183,7 @@ def test_one_that_is_not_would_be_found(text: str) -> None:
 
 # What is asked of a wrapper, a pool or libpq by its documented name, or of something else by the same name.
 PROMISED = {
-    *("alias", "cursor", "features", "vendor", "closed", "putconn", "name", "open", "check"),
+    *("alias", "cursor", "features", "vendor", "closed", "getconn", "putconn", "name", "open", "check"),
     *("copy", "on_commit", "info", "kwargs", "reset", "server_version", "flush", "get_stats", "timeout"),
     *("wait", "check_connection", "host", "hostaddr", "port", "user", "min_size", "max_size"),
 }

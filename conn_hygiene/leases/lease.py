@@ -194,6 +194,12 @@ class Lease:
         self.carried: Carried | None = None
         # What the owner has left in the session, of this checkout.
         self.session_state = state.State()
+        # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
+        # in which a cursor is collected are somebody else's.
+        self._wish = policy.KEEP
+        # What that was found from; None to look anew.
+        self._scopes: tuple[policy.Entry, ...] | None = None
+        self._settings: conf.Settings | None = None
         self._begin()
 
     def _make_lock(self) -> None:
@@ -206,12 +212,6 @@ class Lease:
         # that is not in it is of an earlier one.
         self.open_cursors: dict[object, callsite.Place | None] = {}
         self.__dict__.clear()
-        # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
-        # in which a cursor is collected are somebody else's.
-        self._wish = policy.KEEP
-        # What that was found from; None to look anew.
-        self._scopes: tuple[policy.Entry, ...] | None = None
-        self._settings: conf.Settings | None = None
         self._used = 0.0
         self.in_use_since: float | None = None
         # Of the request that has it, if that is to be told how long.
@@ -285,13 +285,14 @@ class Lease:
         """Return whether somebody may be about to use a handle that was read since the last cursor closed."""
         return bool(self.__dict__)
 
-    def assign(self, connection: psycopg.Connection[Any] | None, waited: float | None = None) -> None:
+    def assign(self, connection: psycopg.Connection[Any] | None, waited: float | None = None, frames: int = 0) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one.
 
-        *waited* are the seconds that it was waited for; by default, those since :attr:`asked_at`.
+        *waited* are the seconds that it was waited for; by default, those since :attr:`asked_at`. *frames* is how many
+        of the stack's innermost, from the caller's on, are this package's.
         """
         try:
-            overwritten = self._assign(connection, waited)
+            overwritten = self._assign(connection, waited, frames)
             if overwritten is not None:
                 self.keeper.carry_back(overwritten, here=True)
         except BaseException:
@@ -305,7 +306,7 @@ class Lease:
         if self._news:
             self._publish()
 
-    def _assign(self, connection: psycopg.Connection[Any] | None, waited: float | None) -> Return | None:
+    def _assign(self, connection: psycopg.Connection[Any] | None, waited: float | None, frames: int) -> Return | None:
         overwritten = None
         with self._lock:
             if connection is self._connection is not None:
@@ -319,14 +320,17 @@ class Lease:
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self.state, self._connection = HELD, connection
             self._begin()
-            self.checked_out_by = _here()
+            # Past assign() as well.
+            self.checked_out_by = _here(frames + 1)
             # The reaper's knowledge is of the burst before.
             self.backoff.reset()
             pool = pools.pool_of(connection)
             self.pooled = pool is not None
             self.keeps = keeping.keeps(pool)
             self.queue, self.spare = pools.queue_and_spare(pool)
-            self._heed(_current_scopes())
+            scopes = _current_scopes()
+            if scopes is not self._scopes or conf.current is not self._settings:
+                self._heed(scopes)
             if waited is None and self.asked_at is not None:
                 waited = self.checked_out_at - self.asked_at
             self.asked_at = None
@@ -1371,8 +1375,8 @@ def _thread_name(thread_id: int) -> str | None:
     return next((thread.name for thread in threading.enumerate() if thread.ident == thread_id), None)
 
 
-def _here() -> callsite.Place | None:
+def _here(frames: int = 0) -> callsite.Place | None:
+    # Past this one, the method that asks, and as many *frames* that called it.
     if conf.captures == "lines":
-        # Past this one and the method that asks.
-        return callsite.here(2)
-    return callsite.here_in_full(2) if conf.captures else None
+        return callsite.here(2 + frames)
+    return callsite.here_in_full(2 + frames) if conf.captures else None

@@ -34,7 +34,7 @@ from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, native, sqlalchemy, waiting
+from conn_hygiene.pools import backends, keeping, native, sqlalchemy, waiting
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
 
@@ -110,6 +110,9 @@ class _Replacing(threading.local):
 
 
 _replacing = _Replacing()
+
+# Those of _check_out_of_pool(), async_unsafe(), _connect_once() and _connect(), for who looks for the application's.
+_FRAMES = 4
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
@@ -216,7 +219,7 @@ class LeasedWrapper(_Wrapper):
             return None
         pool: Any = self._connection_pools.get(self.alias)  # type: ignore[attr-defined]
         # Not if there is none, or one that was made since then.
-        return pool if native.is_watched(pool) and not pool.closed else None
+        return pool if native.is_watched(pool) else None
 
     @async_unsafe
     def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float) -> None:
@@ -242,11 +245,15 @@ class LeasedWrapper(_Wrapper):
         try:
             # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
             # would lose it to an exception of a signal handler.
-            if "isolation_level" in self.settings_dict["OPTIONS"]:
-                lease.assign(self.get_new_connection({}))
+            if (
+                keeping.is_psycopgs(pool.__class__)
+                and not pool.closed
+                and "isolation_level" not in self.settings_dict["OPTIONS"]
+            ):
+                # What get_new_connection() comes to.
+                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at), frames=_FRAMES)
             else:
-                # What that comes to.
-                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at))
+                lease.assign(self.get_new_connection({}), frames=_FRAMES)
         except psycopg.OperationalError as error:
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
