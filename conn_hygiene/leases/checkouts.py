@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Where a connection keeps when it was last looked at here.
 _LOOKED_AT = "_conn_hygiene_looked_at"
+_NEVER = -math.inf
 
 
 def note_use(connection: psycopg.Connection[Any], at: float) -> None:
@@ -38,10 +39,7 @@ def note_use(connection: psycopg.Connection[Any], at: float) -> None:
 
 def is_trusted(connection: psycopg.Connection[Any], now: float) -> bool:
     """Return whether the server was there a moment ago, as far as is known: it was used, or looked at."""
-    return (
-        now - getattr(connection, LAST_USED, -math.inf) < QUIET
-        or now - getattr(connection, _LOOKED_AT, -math.inf) < QUIET
-    )
+    return now - getattr(connection, LAST_USED, _NEVER) < QUIET or now - getattr(connection, _LOOKED_AT, _NEVER) < QUIET
 
 
 def working_one(
@@ -82,7 +80,7 @@ def _works(alias: str, connection: psycopg.Connection[Any]) -> bool:
     now = monotonic()
     if read_only.is_outlived(alias, connection):
         return False
-    if now - getattr(connection, LAST_USED, -math.inf) >= QUIET:
+    if now - getattr(connection, LAST_USED, _NEVER) >= QUIET:
         if pools.is_hung_up(connection):
             return False
         setattr(connection, _LOOKED_AT, now)

@@ -239,8 +239,11 @@ class Lease:
 
     # ##### Checkout and return: the wrapper's `connection` attribute #####
 
-    def use(self) -> psycopg.Connection[Any] | None:
-        """Return the connection for a use, taken back or checked out again; None if the wrapper is to connect."""
+    def use(self, *, is_allowed: bool = False) -> psycopg.Connection[Any] | None:
+        """Return the connection for a use, taken back or checked out again; None if the wrapper is to connect.
+
+        *is_allowed* tells that no event loop runs in this thread, or that it may.
+        """
         # The same as take(), for nearly every query.
         with self._lock:
             connection = self._connection
@@ -251,7 +254,7 @@ class Lease:
         if connection is not None or self.state != GIVEN_BACK:
             return self.take()
         wrapper: Any = self.wrapper()
-        again: psycopg.Connection[Any] | None = wrapper.check_out_again()
+        again: psycopg.Connection[Any] | None = wrapper.check_out_again(is_allowed=is_allowed)
         return again
 
     def stand_in(self) -> looks.StandIn | None:
@@ -677,7 +680,10 @@ class Lease:
                         # What has broken stays its owner's, who is told at the next use.
                         ended = self._end_idle(connection)
             if ended is not None:
-                self._carry_back(*ended, here=by_owner)
+                if ended[0] is not None:
+                    self.keeper.carry_back(ended[0], here=by_owner)
+                else:
+                    self._carry_back(*ended, here=by_owner)
         except BaseException:
             self.keeper.rescue(self)
             raise

@@ -202,20 +202,22 @@ class Return:
             return
         records: list[logging.LogRecord] = []
         if not self._is_put:
-            if audits.is_audited(self.connection):
-                self.news += audit(self.connection, registry)
-                self._is_as_given = False
-            if not (self._is_as_given and self.by_owner) and self._asks_server:
-                self._is_as_given = False
-                with TimeLimit(self.connection, registry, TIME_LIMIT):
-                    self._clean(registry)
-            give_back = pools.put_back if self._is_as_given else pools.give_back
+            give_back = pools.put_back
+            if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
+                self._prepare(registry)
+                give_back = pools.give_back
             # Before the call: put twice, it would be two threads'.
             self._is_put = True
             records = give_back(self.connection)
         registry.returned(self)
         if records or self.news:
             self._tell(records, registry)
+
+    def _prepare(self, registry: Registry) -> None:
+        self.news += audit(self.connection, registry)
+        if self._asks_server:
+            with TimeLimit(self.connection, registry, TIME_LIMIT):
+                self._clean(registry)
 
     def _tell(self, records: list[logging.LogRecord], registry: Registry) -> None:
         """Tell of what is done; not in a worker's thread, where the next to go back may wait for it."""

@@ -111,8 +111,8 @@ class _Replacing(threading.local):
 
 _replacing = _Replacing()
 
-# Those of _check_out_of_pool(), async_unsafe(), _connect_once() and _connect(), for who looks for the application's.
-_FRAMES = 4
+# Those of _check_out_of_pool(), _connect_once() and _connect(), for who looks for the application's.
+_FRAMES = 3
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
@@ -161,10 +161,13 @@ class LeasedWrapper(_Wrapper):
     # Read twice for each query, and so by a function that is not written in Python; see `Lease.handle`.
     connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
 
-    def check_out_again(self) -> psycopg.Connection[Any] | None:
-        """Connect, for whoever reads the connection after it was given back. Called by the lease."""
+    def check_out_again(self, *, is_allowed: bool = False) -> psycopg.Connection[Any] | None:
+        """Connect, for whoever reads the connection after it was given back. Called by the lease.
+
+        *is_allowed* tells that no event loop runs in this thread, or that it may.
+        """
         lease = self._conn_hygiene_lease
-        if not lease.serves_thread():
+        if self._thread_ident != threading.get_ident() and not self.allow_thread_sharing:  # type: ignore[attr-defined]
             return None
         try:
             with self.wrap_database_errors:
@@ -173,7 +176,7 @@ class LeasedWrapper(_Wrapper):
                     # when they allow it again.
                     self._checking_out(self.connect, monotonic())
                 else:
-                    self._connect(lease)
+                    self._connect(lease, is_allowed=is_allowed)
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
@@ -191,7 +194,7 @@ class LeasedWrapper(_Wrapper):
                 _ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
-        if not lease.__dict__ and lease.use() is None:
+        if not lease.__dict__ and lease.use(is_allowed=True) is None:
             try:
                 (_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection)(self)
             except OperationalError as error:
@@ -221,7 +224,6 @@ class LeasedWrapper(_Wrapper):
         # Not if there is none, or one that was made since then.
         return pool if native.is_watched(pool) else None
 
-    @async_unsafe
     def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float) -> None:
         """Check a connection out of the native *pool*, and do what else ``connect()`` does that is not done already.
 
@@ -268,6 +270,8 @@ class LeasedWrapper(_Wrapper):
             lease.checkout_failed()
             raise
 
+    _check_out_safely = async_unsafe(_check_out_of_pool)
+
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""
         lease = self._conn_hygiene_lease
@@ -275,10 +279,10 @@ class LeasedWrapper(_Wrapper):
             self.validate_thread_sharing()
         self._connect(lease)
 
-    def _connect(self, lease: Lease) -> None:
+    def _connect(self, lease: Lease, *, is_allowed: bool = False) -> None:
         asked_at = monotonic()
         try:
-            self._connect_once(lease, asked_at)
+            self._connect_once(lease, asked_at, is_allowed=is_allowed)
         except SessionGone:
             # As many as a restarted server may leave.
             more = len(lease.spare) + 1
@@ -295,12 +299,14 @@ class LeasedWrapper(_Wrapper):
                 else:
                     return
 
-    def _connect_once(self, lease: Lease, asked_at: float) -> None:
+    def _connect_once(self, lease: Lease, asked_at: float, *, is_allowed: bool = False) -> None:
         pool = self._plain_pool(lease)
-        if pool is not None:
+        if pool is None:
+            self._checking_out(super().connect, asked_at)
+        elif is_allowed:
             self._check_out_of_pool(lease, pool, asked_at)
         else:
-            self._checking_out(super().connect, asked_at)
+            self._check_out_safely(lease, pool, asked_at)
 
     def _checking_out(self, connect: Callable[[], None], asked_at: float) -> None:
         """Call *connect*, and tell the lease of it, once."""

@@ -198,15 +198,12 @@ class State:
 
         *reported* are the session's parameters now.
         """
-        look = self._client
-        return (
-            reported == self.parameters == self.fresh
-            and not (self.pins or self.follows or self.overridden or self.undone or self._set_at_connect)
-            and not self._soiled
-            and look is not None
-            and look is client.given_look(connection)
-            and look.is_still_true(connection)
-        )
+        if reported != self.fresh or reported != self.parameters:
+            return False
+        if self.pins or self.follows or self.overridden or self.undone or self._set_at_connect or self._soiled:
+            return False
+        look = client.given_look(connection)
+        return look is not None and look is self._client and look.is_still_true(connection)
 
     def _changed_by_owner(self, before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> list[str]:
         """Return the names of the parameters that differ, but for those that differ by what a block has set."""
