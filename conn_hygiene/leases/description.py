@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from conn_hygiene.leases.lease import Lease
 
 
-@dataclasses.dataclass(frozen=True)
-class Transaction:
+class Transaction(NamedTuple):
     """The beginning of a transaction: when on the monotonic clock, where, and whether ``ATOMIC_REQUESTS`` opened it."""
 
     began: float

@@ -788,6 +788,11 @@ class Lease:
             deadline = again
         self.keeper.parked(self, deadline)
 
+    @property
+    def is_manual(self) -> bool:
+        """Whether the application has turned autocommit off by hand, as :meth:`manual_transactions` was told."""
+        return self._manual
+
     def manual_transactions(self, manual: bool) -> None:
         """Take note of whether the application has turned autocommit off by hand, outside of ``atomic()``."""
         with self._lock:

@@ -399,14 +399,16 @@ class LeasedWrapper(_Wrapper):
         """Set autocommit; turned on, it may have ended what kept the connection."""
         lease = self._conn_hygiene_lease
         if not autocommit:
-            self._replace_if_broken()
+            if not lease.trusted or monotonic() - lease.idle_since > QUIET:
+                self._replace_if_broken()
         elif lease.state == GIVEN_BACK:
             self._note_autocommit(lease)
             return
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         # atomic() passes that argument, and nobody else does.
-        by_atomic = force_begin_transaction_with_broken_autocommit
-        lease.manual_transactions(not autocommit and not by_atomic)
+        manual = not autocommit and not force_begin_transaction_with_broken_autocommit
+        if manual or lease.is_manual:
+            lease.manual_transactions(manual)
         if autocommit:
             if lease.session_state.undone:
                 with self.wrap_database_errors:
@@ -434,8 +436,7 @@ class LeasedWrapper(_Wrapper):
         end. (``atomic()`` asks for the flag before, and that connects.)
         """
         super()._set_autocommit(autocommit)  # type: ignore[misc]
-        plain = sys._getframe(1)
-        if autocommit or plain.f_code is not _PLAIN_SET_AUTOCOMMIT:
+        if autocommit or (plain := sys._getframe(1)).f_code is not _PLAIN_SET_AUTOCOMMIT:
             return
         caller = plain.f_back
         if caller is None or caller.f_code is not LeasedWrapper.set_autocommit.__code__:
