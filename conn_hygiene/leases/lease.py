@@ -41,6 +41,7 @@ from conn_hygiene import callsite, conf, internals, locks
 from conn_hygiene.events import CameBack, CheckedIn, CheckedOut, Followed, Reclaimed, publish
 from conn_hygiene.leases import (
     ahead,
+    audits,
     backoff,
     checkouts,
     cursors,
@@ -911,12 +912,17 @@ class Lease:
                 return
             # Until it is closed it is in use, which keeps the reaper off.
             self.state, self.handle = HELD, connection
+            # Before the cursors are what they were, since comparing them takes longer then.
+            is_as_given = self._leaves_nothing(connection, state.reported_parameters(connection))
             cursors.retire(connection)
             if connection.closed:
                 return
+            is_due = self.last_statement is not None and known.is_due(self.alias, _now())
+            if is_as_given and not is_due and client.has_nothing_new(connection) and not audits.is_audited(connection):
+                return
         for event in returns.audit(connection, self.keeper):
             publish(event)
-        if self.last_statement is not None and known.is_due(self.alias, _now()):
+        if is_due:
             self._ask_catalogue(connection)
         with self._lock:
             plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
@@ -1075,11 +1081,7 @@ class Lease:
     def _end_idle(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
         """Take out, under the lock, what is idle and to be given back; return it, or what keeps it."""
         reported = state.reported_parameters(connection)
-        if (
-            self.session_state.is_untouched(connection, reported)
-            and known.leaves_nothing(self.alias)
-            and not self.open_cursors
-        ):
+        if self._leaves_nothing(connection, reported):
             # What all that follows comes to for nearly every session.
             cursors.retire(connection)
             fresh = self.session_state.fresh
@@ -1091,6 +1093,14 @@ class Lease:
         reason = f"a change of {', '.join(changed)}"
         self.session_state.pins[reason] = callsite.UNKNOWN
         return None, [reason]
+
+    def _leaves_nothing(self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> bool:
+        """Return whether nothing is to be done to the session, whose parameters are as *reported*, for anybody else."""
+        return (
+            self.session_state.is_untouched(connection, reported)
+            and known.leaves_nothing(self.alias)
+            and not self.open_cursors
+        )
 
     def _changed(
         self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None

@@ -910,11 +910,11 @@ MUTANTS = [
         "the cursors of a connection that goes back still tell the lease",
         "leases/lease.py",
         """
-        self.state, self.handle = HELD, connection
         cursors.retire(connection)
+        if connection.closed:
         """,
         """
-        self.state, self.handle = HELD, connection
+        if connection.closed:
         """,
         "test_lease.py::test_the_handle_is_what_it_was_when_it_is_back_in_its_pool",
     ),
