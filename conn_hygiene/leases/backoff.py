@@ -24,10 +24,6 @@ class Backoff:
         # Since when the owner was idle then.
         self._seen = 0.0
 
-    def reset(self) -> None:
-        """Forget the burst before: another checkout begins."""
-        self.patience = 0.0
-
     def is_in_burst(self, idle_since: float, grace: float) -> bool:
         """Return whether the owner has queried since the last look, and be more patient if it has.
 

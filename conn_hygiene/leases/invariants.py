@@ -58,6 +58,7 @@ WRITERS: dict[str, Writer] = {
     "checked_out_at": LOCK,
     "checked_out_by": LOCK,
     "server_pid": LOCK,
+    "_pool": LOCK,
     "pooled": LOCK,
     "keeps": LOCK,
     "queue": LOCK,

@@ -115,6 +115,7 @@ class Lease:
         "_lock",
         "_manual",
         "_news",
+        "_pool",
         "_scopes",
         "_settings",
         "_timing",
@@ -185,6 +186,7 @@ class Lease:
         # None where none can be under way.
         self._connects: Connecting | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
+        self._pool: Callable[[], Any] = _nothing
         self.pooled = False
         # Whether that keeps what it gets back; if not, it is only given back as a connection without a pool is closed.
         self.keeps = False
@@ -327,11 +329,10 @@ class Lease:
             # Past assign() as well.
             self.checked_out_by = _here(frames + 1)
             # The reaper's knowledge is of the burst before.
-            self.backoff.reset()
+            self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
-            self.pooled = pool is not None
-            self.keeps = keeping.keeps(pool)
-            self.queue, self.spare = pools.queue_and_spare(pool)
+            if pool is None or self._pool() is not pool or not keeping.is_psycopgs(pool.__class__):
+                self._note_pool(pool)
             scopes = _current_scopes()
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._heed(scopes)
@@ -356,6 +357,12 @@ class Lease:
             if CheckedOut.listeners:
                 self._news += (news.checked_out(self, waited),)
         return overwritten
+
+    def _note_pool(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool) if pool is not None else _nothing
+        self.pooled = pool is not None
+        self.keeps = keeping.keeps(pool)
+        self.queue, self.spare = pools.queue_and_spare(pool)
 
     def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
         """End the checkout of *before*, under the lock; return it to be given back if nobody else will do that.
@@ -1389,6 +1396,10 @@ _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
 _IDLE = TransactionStatus.IDLE
 _current_scopes = policy.entered.get
 _current_timing = usage.current.get
+
+
+def _nothing() -> None:
+    """Stand for a reference to what is not there."""
 
 
 def _thread_name(thread_id: int) -> str | None:

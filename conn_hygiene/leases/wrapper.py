@@ -224,10 +224,11 @@ class LeasedWrapper(_Wrapper):
         # Not if there is none, or one that was made since then.
         return pool if native.is_watched(pool) else None
 
-    def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float) -> None:
+    def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
         """Check a connection out of the native *pool*, and do what else ``connect()`` does that is not done already.
 
-        Nobody else's code runs in between, so that the lease need not be told of a connect() that is under way.
+        *frames* is how many of the stack's innermost are this package's. Nobody else's code runs in between, so that
+        the lease need not be told of a connect() that is under way.
         """
         lease.asked_at = asked_at
         if lease.carried is not None:
@@ -253,9 +254,9 @@ class LeasedWrapper(_Wrapper):
                 and "isolation_level" not in self.settings_dict["OPTIONS"]
             ):
                 # What get_new_connection() comes to.
-                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at), frames=_FRAMES)
+                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at), frames=frames)
             else:
-                lease.assign(self.get_new_connection({}), frames=_FRAMES)
+                lease.assign(self.get_new_connection({}), frames=frames)
         except psycopg.OperationalError as error:
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
@@ -304,9 +305,10 @@ class LeasedWrapper(_Wrapper):
         if pool is None:
             self._checking_out(super().connect, asked_at)
         elif is_allowed:
-            self._check_out_of_pool(lease, pool, asked_at)
+            # By a cursor's ensure_connection(), use() and check_out_again() as well.
+            self._check_out_of_pool(lease, pool, asked_at, _FRAMES + 3)
         else:
-            self._check_out_safely(lease, pool, asked_at)
+            self._check_out_safely(lease, pool, asked_at, _FRAMES)
 
     def _checking_out(self, connect: Callable[[], None], asked_at: float) -> None:
         """Call *connect*, and tell the lease of it, once."""
