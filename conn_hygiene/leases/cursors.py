@@ -63,6 +63,12 @@ class LeasedCursor(_Cursor):
         ):
             # What _announce() comes to for nearly every statement.
             lease.last_statement = (query,)
+            if not kwargs:
+                try:
+                    return super().execute(query, params)
+                except Error as error:
+                    self._failed(error)
+                    raise
             undoes = None
         else:
             undoes = self._announce(query, params)

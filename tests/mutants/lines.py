@@ -1219,6 +1219,124 @@ MUTANTS = [
         "test_lease.py::test_it_goes_back_to_its_pool",
     ),
     _mutant(
+        "a session is taken for untouched whatever its parameters are",
+        "sessions/state.py",
+        """
+        if reported != self.fresh or reported != self.parameters:
+            return False
+        """,
+        "",
+        "test_session_state.py::test_a_change_that_no_statement_shows_follows",
+    ),
+    _mutant(
+        "a session is taken for untouched whatever was seen in statements",
+        "sessions/state.py",
+        """
+        if self.pins or self.follows or self.overridden or self.undone or self._set_at_connect or self._soiled:
+            return False
+        """,
+        "",
+        "test_following.py",
+    ),
+    _mutant(
+        "a session is taken for untouched whatever psycopg keeps of it",
+        "sessions/state.py",
+        """
+        return look is not None and look is self._client and look.is_still_true(connection)
+        """,
+        """
+        return look is not None and look is self._client
+        """,
+        "test_client_state.py",
+    ),
+    _mutant(
+        "a session is taken for untouched whatever functions may have done",
+        "leases/lease.py",
+        """
+        self.session_state.is_untouched(connection, reported)
+        and known.leaves_nothing(self.alias)
+        """,
+        """
+        self.session_state.is_untouched(connection, reported)
+        """,
+        "test_catalogue.py",
+    ),
+    _mutant(
+        "what was learnt of the catalogue is not learnt again",
+        "sessions/known.py",
+        """
+        if answered is None or answered[0] is not conf.current or answered[1] is not known:
+        """,
+        """
+        if answered is None or answered[0] is not conf.current:
+        """,
+        "test_catalogue.py",
+    ),
+    _mutant(
+        "an attribute that somebody has put on a connection is the next one's",
+        "pools/base.py",
+        """
+        or not client.has_nothing_new(connection)
+        """,
+        "",
+        "test_client_state.py",
+    ),
+    _mutant(
+        "an adapter that somebody has registered is not seen",
+        "sessions/client.py",
+        """
+        return bool(kept == self._kept)
+        """,
+        """
+        return True
+        """,
+        "test_client_state.py",
+    ),
+    _mutant(
+        "the pool of the checkout before is taken for this one's",
+        "leases/lease.py",
+        """
+        if pool is None or self._pool() is not pool or not keeping.is_psycopgs(pool.__class__):
+        """,
+        """
+        if not self.pooled:
+        """,
+        "test_pools.py",
+    ),
+    _mutant(
+        "a session that is closed untouched is closed without an audit",
+        "leases/lease.py",
+        """
+        if is_as_given and not is_due and client.has_nothing_new(connection) and not audits.is_audited(connection):
+        """,
+        """
+        if is_as_given and not is_due and client.has_nothing_new(connection):
+        """,
+        "test_audit.py",
+    ),
+    _mutant(
+        "a session that goes back untouched goes back without an audit",
+        "leases/returns.py",
+        """
+        if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
+        """,
+        """
+        if not self._is_as_given or not self.by_owner:
+        """,
+        "test_audit.py",
+    ),
+    _mutant(
+        "a connection that is broken goes back while its owner has yet to be told",
+        "leases/lease.py",
+        """
+        elif grace is not None and pgconn.transaction_status == _IDLE:
+        """,
+        """
+        elif grace is not None:
+        """,
+        "test_broken.py",
+    ),
+    _mutant(
         "what a dead thread held does not return to its pool",
         "reaper/reaper.py",
         """
