@@ -236,15 +236,10 @@ class LeasedWrapper(_Wrapper):
             lease.await_carried()
         if not lease.spare:
             lease.keeper.wanted(lease.spare)
-        self.check_settings()
-        reset_transaction_state(self)
-        self.run_commit_hooks_on_set_autocommit_on = False
-        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
-        # The pool has done it.
-        self.health_check_done = True
-        # Django gives a pool to aliases with a CONN_MAX_AGE of 0 only.
-        self.close_at = monotonic()
         self.errors_occurred = False
+        # What was given back was in no transaction, and all else is as the last connect() has left it.
+        if lease.state != GIVEN_BACK:
+            self._begin_as_connected()
         try:
             # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
             # would lose it to an exception of a signal handler.
@@ -270,6 +265,17 @@ class LeasedWrapper(_Wrapper):
         except BaseException:
             lease.checkout_failed()
             raise
+
+    def _begin_as_connected(self) -> None:
+        """Set what ``connect()`` does on the wrapper."""
+        self.check_settings()
+        reset_transaction_state(self)
+        self.run_commit_hooks_on_set_autocommit_on = False
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        # The pool has done it.
+        self.health_check_done = True
+        # Django gives a pool to aliases with a CONN_MAX_AGE of 0 only.
+        self.close_at = monotonic()
 
     _check_out_safely = async_unsafe(_check_out_of_pool)
 
