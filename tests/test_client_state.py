@@ -463,6 +463,17 @@ def test_no_attribute_of_psycopg_or_its_pool_is_taken_away() -> None:
     assert query() == 1
 
 
+@pytest.mark.usefixtures("pool")
+def test_an_attribute_of_somebodys_own_does_not_outlast_a_release(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0}
+    # From the second release on, it is known how many there are.
+    for _ in range(2):
+        query()
+    handle().of_somebody = 1
+    query()
+    assert of_the_pool(lambda c: hasattr(c, "of_somebody")) is False
+
+
 # ##### Prepared statements #####
 
 

@@ -1226,8 +1226,7 @@ MUTANTS = [
             return False
         """,
         "",
-        "test_session_state.py",
-        "test_following.py",
+        "test_session_state.py::test_state_that_a_function_leaves_is_found_by_what_the_server_reports",
     ),
     _mutant(
         "a session is taken for untouched whatever was seen in statements",
@@ -1280,7 +1279,7 @@ MUTANTS = [
         or not client.has_nothing_new(connection)
         """,
         "",
-        "test_client_state.py",
+        "test_client_state.py::test_an_attribute_of_somebodys_own_does_not_outlast_a_release",
     ),
     _mutant(
         "an adapter that somebody has registered is not seen",
@@ -1291,7 +1290,7 @@ MUTANTS = [
         """
         return True
         """,
-        "test_client_state.py",
+        "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
     ),
     _mutant(
         "the pool of the checkout before is taken for this one's",
@@ -1302,7 +1301,7 @@ MUTANTS = [
         """
         if not self.pooled:
         """,
-        "test_pools.py",
+        "test_pools.py::test_a_pool_of_somebodys_own_is_known_by_what_it_does",
     ),
     _mutant(
         "a session that is closed untouched is closed without an audit",
