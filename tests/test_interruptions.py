@@ -57,7 +57,6 @@ FUNCTIONS: list[Any] = [
     LeasedWrapper._connect_once,
     LeasedWrapper._plain_pool,
     LeasedWrapper.check_out_again,
-    LeasedWrapper.connect,
     LeasedWrapper.create_cursor,
     Reaper.carry_back,
     Reaper.leaving,
@@ -75,7 +74,6 @@ CONNECTING: list[Any] = [
     LeasedWrapper._checking_out,
     LeasedWrapper._connect,
     LeasedWrapper.check_out_again,
-    LeasedWrapper.connect,
 ]
 
 # Those for which it makes a difference that the owner leaves the lease to the reaper, or takes it back.

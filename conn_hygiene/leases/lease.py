@@ -254,8 +254,10 @@ class Lease:
                 self.state = HELD
                 self.handle = connection
                 return connection
-        if connection is not None or self.state != GIVEN_BACK:
+        if connection is not None:
             return self.take()
+        if self.state != GIVEN_BACK:
+            return None
         wrapper: Any = self.wrapper()
         again: psycopg.Connection[Any] | None = wrapper.check_out_again(is_allowed=is_allowed)
         return again

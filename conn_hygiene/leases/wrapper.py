@@ -176,7 +176,7 @@ class LeasedWrapper(_Wrapper):
                     # when they allow it again.
                     self._checking_out(self.connect, monotonic())
                 else:
-                    self._connect(lease, is_allowed=is_allowed)
+                    self._connect(lease, 3 if is_allowed else 0)
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
@@ -196,7 +196,14 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         if not lease.__dict__ and lease.use(is_allowed=True) is None:
             try:
-                (_ENSURE_CONNECTION or self._conn_hygiene_class.ensure_connection)(self)
+                if _ENSURE_CONNECTION is None:
+                    self._conn_hygiene_class.ensure_connection(self)
+                elif lease.state != CLOSED or self.in_atomic_block or _CONNECT in self.__dict__:
+                    _ENSURE_CONNECTION(self)
+                else:
+                    # What that comes to.
+                    with self.wrap_database_errors:
+                        self._connect(lease, 1)
             except OperationalError as error:
                 exhausted.take_over_note(error)
                 raise
@@ -286,10 +293,14 @@ class LeasedWrapper(_Wrapper):
             self.validate_thread_sharing()
         self._connect(lease)
 
-    def _connect(self, lease: Lease, *, is_allowed: bool = False) -> None:
+    def _connect(self, lease: Lease, ensured: int = 0) -> None:
+        """Connect; *ensured* is how many frames further out :meth:`ensure_connection` stands, 0 if it does not.
+
+        It has refused to work in a thread that runs an event loop.
+        """
         asked_at = monotonic()
         try:
-            self._connect_once(lease, asked_at, is_allowed=is_allowed)
+            self._connect_once(lease, asked_at, ensured)
         except SessionGone:
             # As many as a restarted server may leave.
             more = len(lease.spare) + 1
@@ -306,13 +317,12 @@ class LeasedWrapper(_Wrapper):
                 else:
                     return
 
-    def _connect_once(self, lease: Lease, asked_at: float, *, is_allowed: bool = False) -> None:
+    def _connect_once(self, lease: Lease, asked_at: float, ensured: int = 0) -> None:
         pool = self._plain_pool(lease)
         if pool is None:
             self._checking_out(super().connect, asked_at)
-        elif is_allowed:
-            # By a cursor's ensure_connection(), use() and check_out_again() as well.
-            self._check_out_of_pool(lease, pool, asked_at, _FRAMES + 3)
+        elif ensured:
+            self._check_out_of_pool(lease, pool, asked_at, _FRAMES + ensured)
         else:
             self._check_out_safely(lease, pool, asked_at, _FRAMES)
 
