@@ -126,6 +126,18 @@ SEEN = [
 ]
 
 
+@pytest.mark.parametrize("mode", ["always", "never"], ids=["released", "closed"])
+def test_a_session_to_which_nothing_is_to_be_done_is_audited_too(
+    published: Published, settings: Any, mode: str
+) -> None:
+    settings.CONN_HYGIENE |= {"CLEAN_SESSIONS": "seen", "RELEASE": mode, "RELEASE_AFTER": 0}
+    execute("SELECT t_become('7')")
+    if mode == "never":
+        connection.close()
+    wait_until_released()
+    assert published.left == [("SET", ("t_app.tenant",))]
+
+
 @pytest.mark.parametrize(("statement", "left"), UNSEEN.items(), ids=UNSEEN)
 @pytest.mark.parametrize("alias", ["default", "unpooled"])
 def test_what_is_left_unseen_is_published_once(statement: str, left: Any, alias: str, published: Published) -> None:

@@ -1312,7 +1312,7 @@ MUTANTS = [
         """
         if is_as_given and not is_due and client.has_nothing_new(connection):
         """,
-        "test_audit.py",
+        "test_audit.py::test_a_session_to_which_nothing_is_to_be_done_is_audited_too",
     ),
     _mutant(
         "a session that goes back untouched goes back without an audit",
@@ -1323,7 +1323,7 @@ MUTANTS = [
         """
         if not self._is_as_given or not self.by_owner:
         """,
-        "test_audit.py",
+        "test_audit.py::test_a_session_to_which_nothing_is_to_be_done_is_audited_too",
     ),
     _mutant(
         "a connection that is broken goes back while its owner has yet to be told",
