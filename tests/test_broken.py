@@ -15,6 +15,7 @@ from django.db.backends.signals import connection_created
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
 from conn_hygiene.leases import read_only
+from conn_hygiene.leases.lease import HELD
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from tests.test_left_open import events_of
@@ -263,6 +264,17 @@ def end_own_session(pool: ConnectionPool) -> None:
 def test_a_statement_that_ends_its_session_gives_its_place_back(pool_of: Callable[[str], ConnectionPool]) -> None:
     run("SELECT 1")
     end_own_session(pool_of("default"))
+    assert run("SELECT 1") == 1
+
+
+def test_what_has_broken_stays_its_owners_also_at_a_grace_of_0(settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "RELEASE": "always", "RELEASE_AFTER": 0}
+    run("SELECT 1")
+    with pytest.raises(OperationalError):
+        run("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(10)")
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    assert lease.state == HELD
     assert run("SELECT 1") == 1
 
 

@@ -1304,28 +1304,6 @@ MUTANTS = [
         "test_pools.py::test_a_pool_of_somebodys_own_is_known_by_what_it_does",
     ),
     _mutant(
-        "a session that is closed untouched is closed without an audit",
-        "leases/lease.py",
-        """
-        if is_as_given and not is_due and client.has_nothing_new(connection) and not audits.is_audited(connection):
-        """,
-        """
-        if is_as_given and not is_due and client.has_nothing_new(connection):
-        """,
-        "test_audit.py::test_a_session_to_which_nothing_is_to_be_done_is_audited_too",
-    ),
-    _mutant(
-        "a session that goes back untouched goes back without an audit",
-        "leases/returns.py",
-        """
-        if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
-        """,
-        """
-        if not self._is_as_given or not self.by_owner:
-        """,
-        "test_audit.py::test_a_session_to_which_nothing_is_to_be_done_is_audited_too",
-    ),
-    _mutant(
         "a connection that is broken goes back while its owner has yet to be told",
         "leases/lease.py",
         """
@@ -1334,7 +1312,7 @@ MUTANTS = [
         """
         elif grace is not None:
         """,
-        "test_broken.py",
+        "test_broken.py::test_what_has_broken_stays_its_owners_also_at_a_grace_of_0",
     ),
     _mutant(
         "what a dead thread held does not return to its pool",
