@@ -383,6 +383,17 @@ class TestKnown:
         settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="seen")
         assert not known.is_due("a", 330.0)
 
+    def test_when_a_session_needs_nothing_done(self, settings: Callable[..., None]) -> None:
+        settings()
+        assert not known.leaves_nothing("a")
+        for findings, expected in ((Findings(), True), (TENANT, False), (Findings(), True), (None, False)):
+            known.note("a", findings, 0.0)
+            assert known.leaves_nothing("a") is expected
+        settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="seen")
+        assert known.leaves_nothing("a")
+        settings(FOLLOWED_SETTINGS=["app.b"], CLEAN_SESSIONS="seen")
+        assert not known.leaves_nothing("a")
+
     def test_one_of_several_asks(self, settings: Callable[..., None]) -> None:
         settings()
         assert [known.due("a", 0.0), known.due("a", 1.0), known.due("a", 30.0), known.due("a", 31.0)] == [

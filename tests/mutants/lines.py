@@ -1270,7 +1270,7 @@ MUTANTS = [
         """
         if answered is None or answered[0] is not conf.current:
         """,
-        "test_following.py::test_what_the_catalogue_names_follows_from_the_first_release_on",
+        "test_catalogue.py::TestKnown::test_when_a_session_needs_nothing_done",
     ),
     _mutant(
         "an attribute that somebody has put on a connection is the next one's",
