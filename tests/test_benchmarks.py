@@ -23,6 +23,8 @@ from example_project.benchmarks.contenders import (
     LARGE_TOOLKIT,
     NETWORK_TOOLKIT,
     NEVER,
+    PAGES_HOLDING,
+    PAGES_TOOLKIT,
     PEER,
     PGBOUNCER,
     TENANT_TOOLKIT,
@@ -161,6 +163,7 @@ def results(**changes: dict[str, Any]) -> Results:
     fast, even = {"microseconds": [100.0, 110.0, 90.0]}, {"microseconds": [100.0, 109.0, 91.0]}
     query = {HOLDING.key: rounds(**fast), TOOLKIT.key: rounds(**even)}
     never = {HOLDING.key: rounds(**fast), NEVER.key: rounds(**even)}
+    pages = {PAGES_HOLDING.key: load(50), PAGES_TOOLKIT.key: load(49)}
     database = {HOLDING.key: load(150), TOOLKIT.key: load(149)}
     found: Results = {
         "get": query,
@@ -181,6 +184,9 @@ def results(**changes: dict[str, Any]) -> Results:
         "network-set": {NETWORK_TOOLKIT.key: load(140, wrong=0)},
         "few-set": {FEW.key: load(38, wrong=0)},
         "few-role": {FEW.key: load(36, wrong=0)},
+        "pages-shop": pages,
+        "pages-list": pages,
+        "pages-form": pages,
     }
     return {key: {**value, **changes.get(key.replace("-", "_"), {})} for key, value in found.items()}
 
@@ -191,7 +197,7 @@ def missed(**changes: dict[str, Any]) -> list[str]:
 
 def test_all_bars_are_met() -> None:
     assert missed() == []
-    assert {bar.workload for bar in bars(results(), IDEALS)} == {1, 2, 3, 4, 6, 7, 8, 9, 10}
+    assert {bar.workload for bar in bars(results(), IDEALS)} == {1, 2, 3, 4, 6, 7, 8, 9, 10, 11}
 
 
 @pytest.mark.parametrize(
@@ -216,6 +222,8 @@ def test_all_bars_are_met() -> None:
         ({"tenants_function": {TENANT_TOOLKIT.key: load(140, wrong=0)}}, "requests/s with a function in front"),
         ({"few_role": {FEW.key: load(26, wrong=0)}}, "requests/s with 12 threads and 2 connections"),
         ({"network_set": {NETWORK_TOOLKIT.key: load(140, wrong=0.001)}}, "answers for another tenant"),
+        ({"pages_list": {PAGES_TOOLKIT.key: load(48)}}, "pages (list), requests/s"),
+        ({"pages_form": {PAGES_TOOLKIT.key: load(49, 120)}}, "pages (form), 99th percentile"),
     ],
 )
 def test_a_bar_is_missed(changes: dict[str, Any], expected: str) -> None:
@@ -311,12 +319,12 @@ def test_json_has_all_rounds(run: report.Run) -> None:
 # ##### A run #####
 
 
-# In two parts, which together would take longer than a test may.
+# In parts, which together would take longer than a test may.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "pictures"),
-    [(range(1, 10), ["requests-per-second", "over-http", "one-thread", "scale"]), ([10], [])],
-    ids=["all but tenants", "tenants"],
+    [(range(1, 10), ["requests-per-second", "over-http", "one-thread", "scale"]), ([10], []), ([11], [])],
+    ids=["all but tenants and pages", "tenants", "pages"],
 )
 def test_everything_runs(numbers: Sequence[int], pictures: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")

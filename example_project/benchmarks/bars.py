@@ -11,6 +11,8 @@ from example_project.benchmarks.contenders import (
     LARGE_TOOLKIT,
     NETWORK_TOOLKIT,
     NEVER,
+    PAGES_HOLDING,
+    PAGES_TOOLKIT,
     PEER,
     PGBOUNCER,
     TENANT_TOOLKIT,
@@ -55,6 +57,7 @@ def bars(results: Results, ideals: dict[str, float]) -> list[Bar]:
         *of_growth(results),
         *of_the_rest(results),
         *of_tenants(results, ideals),
+        *of_pages(results),
     ]
 
 
@@ -124,6 +127,15 @@ def of_tenants(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
     ]
     worst = summarise([max(wrong)]) if wrong else None
     yield Bar(10, "answers for another tenant", 0, False, worst, decimals=5)
+
+
+def of_pages(results: Results) -> Iterator[Bar]:
+    for key in ("shop", "list", "form"):
+        rate, p99 = (
+            compared(results, f"pages-{key}", measure, PAGES_HOLDING, ours=PAGES_TOOLKIT) for measure in ("rate", "p99")
+        )
+        yield Bar(11, f"pages ({key}), requests/s, of Django's pool", 0.97, True, rate)
+        yield Bar(11, f"pages ({key}), 99th percentile, of Django's pool", 1.0, False, p99)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

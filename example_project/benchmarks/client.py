@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def browser(port: int) -> Iterator[load.Ask]:
+def browser(port: int, cookie: str = "") -> Iterator[load.Ask]:
     """Yield what asks for a page over one connection, which is kept as browsers keep it."""
     connection = http.client.HTTPConnection(HOST, port, timeout=60)
 
+    headers = {"Cookie": cookie} if cookie else {}
+
     def ask(path: str) -> int:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         response.read()
         return response.status
@@ -29,8 +31,8 @@ def browser(port: int) -> Iterator[load.Ask]:
         yield ask
 
 
-def drive(port: int, **load_arguments: Any) -> dict[str, float]:
-    answer = load.drive(lambda: browser(port), **load_arguments)
+def drive(port: int, cookie: str = "", **load_arguments: Any) -> dict[str, float]:
+    answer = load.drive(lambda: browser(port, cookie), **load_arguments)
     # Of the visitors, and of no interest.
     return {name: value for name, value in answer.items() if name not in ("cpu", "reaper")}
 

@@ -10,6 +10,8 @@ from typing import Any
 POOL_SIZE = 4
 # Long enough for a queue that moves, short enough that a run with one that does not comes to its end.
 POOL_TIMEOUT = 5
+# With two connections, the last of many pages is made long after the first.
+PAGES_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,23 @@ class Contender:
     tenants: bool = False
     # With a network in between that takes its time.
     network: bool = False
+    # With pages that the processor limits.
+    pages: bool = False
 
     def environment(self, *, asgi: bool = False) -> dict[str, str]:
         """Return what makes :mod:`.settings` this contender's."""
         entry: dict[str, Any] = {"ENGINE": self.engine}
         if self.pool is not None:
-            entry["pool"] = {"min_size": min(self.pool, POOL_SIZE), "max_size": self.pool, "timeout": POOL_TIMEOUT}
+            timeout = PAGES_TIMEOUT if self.pages else POOL_TIMEOUT
+            entry["pool"] = {"min_size": min(self.pool, POOL_SIZE), "max_size": self.pool, "timeout": timeout}
         if self.through_pgbouncer:
             # As Django's documentation has it for transaction pooling. Psycopg prepares no statements under Django
             # unless it is told to. Connections to PgBouncer are cheap to keep, and so are kept; but under ASGI a
             # thread lives for one request only, and the documentation says to turn persistent connections off.
             entry |= {"DISABLE_SERVER_SIDE_CURSORS": True, "conn_max_age": 0 if asgi else None}
         env = {"BENCH_DATABASE": json.dumps(entry)}
+        if self.pages:
+            env["DJANGO_SETTINGS_MODULE"] = "example_project.benchmarks.pages.settings"
         if self.toolkit is not None:
             env["BENCH_TOOLKIT"] = json.dumps(self.toolkit)
         if self.closes_before_fork:
@@ -101,6 +108,13 @@ TENANTS = tuple(of_tenants(each) for each in (HOLDING, PEER, PGBOUNCER, SEEN, TO
 NETWORK = tuple(of_tenants(each, network=True) for each in (HOLDING, PEER, PGBOUNCER, SEEN, TOOLKIT))
 TENANT_TOOLKIT, NETWORK_TOOLKIT = TENANTS[-1], NETWORK[-1]
 FEW = replace(TENANT_TOOLKIT, key="few-toolkit", name="conn_hygiene, a pool of 2", pool=2)
+
+# Of pages that the processor limits, a small pool lets few be made at a time.
+PAGES = tuple(
+    replace(each, key=f"pages-{each.key}", name=f"{each.name}, 2", pool=2, pages=True)
+    for each in (HOLDING, PEER, TOOLKIT)
+)
+PAGES_HOLDING, _, PAGES_TOOLKIT = PAGES
 
 # For forks, which inherit up to 64 connections, and for the memory of so many.
 LARGE_POOL = 65

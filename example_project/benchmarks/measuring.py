@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,24 @@ from typing import TYPE_CHECKING, Any
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from example_project.benchmarks import network, pgbouncer, processors
+from example_project.benchmarks.contenders import Contender
 from example_project.benchmarks.protocol import Worker, working
-from example_project.processes import HOST, Child, free_port, postgresql, running, shop_database
+from example_project.processes import (
+    HOST,
+    ROOT,
+    Child,
+    Trouble,
+    environment,
+    free_port,
+    postgresql,
+    running,
+    shop_database,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from example_project.benchmarks.contenders import Contender
     from example_project.benchmarks.workloads import Workload
 
 # The rounds of each contender in each workload: what the worker has answered.
@@ -43,6 +54,7 @@ class Stage:
     _pgbouncer: Child | None = None
     _through: str = ""
     _tenants: str = ""
+    _pages: tuple[str, str] = ("", "")
     _networks: dict[str, str] = field(default_factory=dict)
 
     def environment(self, contender: Contender, *, asgi: bool = False) -> dict[str, str]:
@@ -58,6 +70,8 @@ class Stage:
             env["DATABASE_URL"] = self._through
         if contender.tenants:
             env["DATABASE_URL"] = make_conninfo(env["DATABASE_URL"], dbname=self._database_with_tenants())
+        if contender.pages:
+            env["DATABASE_URL"], _ = self.pages()
         if contender.network:
             env["DATABASE_URL"] = self._behind_network(env["DATABASE_URL"])
         return env
@@ -67,6 +81,13 @@ class Stage:
             found = self.stack.enter_context(shop_database(postgresql()))
             self._tenants = str(conninfo_to_dict(found["DATABASE_URL"])["dbname"])
         return self._tenants
+
+    def pages(self) -> tuple[str, str]:
+        """Return the database of the pages that the processor limits, and the cookie of who may see them."""
+        if not self._pages[0]:
+            found = self.stack.enter_context(shop_database(postgresql(), tenants=False))
+            self._pages = found["DATABASE_URL"], cookie_of_visitors(found["DATABASE_URL"])
+        return self._pages
 
     def _behind_network(self, conninfo: str) -> str:
         if conninfo not in self._networks:
@@ -151,7 +172,15 @@ def contestants(stage: Stage, server: str | None, contenders: Sequence[Contender
         ]
         for port, child in servers:
             child.wait_until_ready(port, "/page/1/0/0")
-        yield lambda contender, workload: client.ask(workload.command, port=ports[contender.key], **workload.arguments)
+
+        def ask(contender: Contender, workload: Workload) -> dict[str, float]:
+            cookie = stage.pages()[1] if contender.pages else ""
+            found: dict[str, float] = client.ask(
+                workload.command, port=ports[contender.key], cookie=cookie, **workload.arguments
+            )
+            return found
+
+        yield ask
 
 
 def serving(stage: Stage, contender: Contender, server: str, port: int) -> contextlib.AbstractContextManager[Child]:
@@ -163,3 +192,18 @@ def serving(stage: Stage, contender: Contender, server: str, port: int) -> conte
     log = stage.directory / f"{server}-{contender.key}.log"
     env = stage.environment(contender, asgi=server == "uvicorn")
     return running(server, [sys.executable, "-m", server, *arguments[server]], log=log, env=env)
+
+
+def cookie_of_visitors(url: str) -> str:
+    """Make the shop's database at *url* fit for the pages, and return the cookie of who may see all of them."""
+    env = {
+        **Contender("", "", pages=True).environment(),
+        "DATABASE_URL": url,
+    }
+    command = [sys.executable, "-m", "example_project.benchmarks.pages.prepare"]
+    finished = subprocess.run(
+        command, check=False, cwd=ROOT, env=environment(env), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if finished.returncode:
+        raise Trouble(f"The pages could not be prepared:\n\n{finished.stderr.strip()}")
+    return finished.stdout.strip()

@@ -17,7 +17,7 @@ from rich.table import Table
 from example_project.benchmarks import pgbouncer
 from example_project.benchmarks.bars import Bar, values
 from example_project.benchmarks.rounds import Summary, summarise
-from example_project.benchmarks.workloads import WAYS
+from example_project.benchmarks.workloads import PAGES, WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -133,6 +133,17 @@ def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
         ],
     )
     yield from tenants_tables()
+    yield (
+        "Pages that the processor limits (11), 16 visitors and a pool of 2: requests/s and 99th percentile",
+        [
+            column
+            for key in PAGES
+            for column in (
+                Column(f"{key}, requests/s", f"pages-{key}", "rate", 1),
+                Column(f"{key}, p99 ms", f"pages-{key}", "p99"),
+            )
+        ],
+    )
 
 
 def tenants_tables() -> Iterator[tuple[str, list[Column]]]:

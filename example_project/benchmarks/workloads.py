@@ -57,6 +57,7 @@ def workloads(scale: Scale) -> list[Workload]:
         *overhead(scale),
         beside_each_other(scale),
         *tenants(scale),
+        *pages(scale),
     ]
 
 
@@ -174,6 +175,22 @@ def tenants(scale: Scale) -> list[Workload]:
         found.append(crowd(scale, 10, f"few-{way}", title, path, threads=12, elsewhere=0.3, contenders=(who.FEW,)))
     title, pair = "a release after each SELECT 1", (who.AT_ONCE, who.ALWAYS)
     return [*found, Workload(10, "clean", title, "loop", {"path": "/selects/120"}, scale.loops, pair)]
+
+
+# What the processor limits: templates and forms between some thirty small queries.
+PAGES = {
+    "shop": ("the shop's orders", "/overview/"),
+    "list": ("a list of the admin", "/admin/shop/order/"),
+    "form": ("a form of the admin", "/admin/shop/order/250/change/"),
+}
+
+
+def pages(scale: Scale) -> list[Workload]:
+    """Return the pages that the processor limits, for more threads than may have a connection."""
+    return [
+        crowd(scale, 11, f"pages-{key}", title, path, threads=16, server="gunicorn", contenders=who.PAGES)
+        for key, (title, path) in PAGES.items()
+    ]
 
 
 def beside_each_other(scale: Scale) -> Workload:
