@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from conn_hygiene import closing_connections, hold_connection
 from conn_hygiene.leases import backoff
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
 from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.pools import native, queues
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
@@ -162,9 +164,9 @@ def pool(pool_of: Callable[[str], ConnectionPool], used: list[Any]) -> Connectio
 
 
 @contextmanager
-def somebody_waits(pool: ConnectionPool) -> Iterator[None]:
+def somebody_waits(pool: ConnectionPool, asking: Callable[[], None] = query) -> Iterator[None]:
     """Have a thread wait for a connection of *pool*, which has none left; it is served by the end of the block."""
-    thread = threading.Thread(target=closing_connections(query))
+    thread = threading.Thread(target=closing_connections(asking))
     thread.start()
     try:
         wait_until(lambda: pool.get_stats()["requests_waiting"], "somebody waits")
@@ -284,6 +286,154 @@ def test_a_burst_goes_on_if_whoever_waited_has_got_another_one(
             cursor.close()
     assert states == [PARKED]
     wait_until_released("small")
+
+
+# ##### Who had a turn, and who comes anew #####
+
+
+def go_on() -> None:
+    """Query, as whoever had a turn until a moment ago."""
+    with queues.going_on():
+        query()
+
+
+@pytest.mark.usefixtures("short")
+def test_an_owner_has_a_long_turn_if_only_those_wait_who_had_one(pool: ConnectionPool) -> None:
+    cursor = connections["small"].cursor()
+    with somebody_waits(pool, go_on):
+        cursor.close()
+        assert state() == PARKED
+        connections["small"].close()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_long_turn_is_over_as_well(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "LONG_TURN", 0)
+    cursor = connections["small"].cursor()
+    with somebody_waits(pool, go_on):
+        cursor.close()
+        assert state() == GIVEN_BACK
+
+
+@pytest.mark.parametrize(("asking", "grace"), [(go_on, 60), (query, 30)])
+def test_an_owner_may_pause_for_longer_if_only_those_wait(
+    asking: Callable[[], None], grace: float, pool: ConnectionPool, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 30}
+    monkeypatch.setattr(backoff, "TURN", 60)
+    monkeypatch.setattr(backoff, "PAUSE", 60)
+    cursor = connections["small"].cursor()
+    lease: Any = lease_of(connections["small"])
+    with somebody_waits(pool, asking):
+        cursor.close()
+        lease.look_at = math.inf
+        assert lease._haste(lease.idle_since, 30) == lease.idle_since + grace
+        assert lease._due() == lease.idle_since + grace
+        assert lease._due(is_wanted=True) == lease.idle_since + 30
+        with queues.going_on():
+            assert lease._due(is_wanted=True) == lease.idle_since + grace
+        connections["small"].close()
+
+
+class Served:
+    """Threads that ask for a connection, one after the other, and the order in which they get it."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
+        self.order: list[str] = []
+        self.threads: list[threading.Thread] = []
+
+    def ask(self, name: str, asking: Callable[[], None]) -> None:
+        """Have a thread of that *name* wait in the queue."""
+
+        @closing_connections
+        def run() -> None:
+            asking()
+            # Before it is closed, for the next to have it.
+            self.order.append(name)
+
+        waiting = self.pool.get_stats()["requests_waiting"]
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+        wait_until(lambda: self.pool.get_stats()["requests_waiting"] > waiting, "it is in the queue")
+
+    def by_now(self) -> list[str]:
+        """Return the names in the order in which they were served, all of them."""
+        connections["small"].close()
+        for thread in self.threads:
+            thread.join(10)
+        return self.order
+
+
+@pytest.mark.parametrize(
+    ("patience", "order"),
+    [(60, ["anew", "anew too", "before", "before too"]), (0, ["before", "anew", "before too", "anew too"])],
+    ids=["ahead", "not for ever"],
+)
+def test_who_comes_anew_is_ahead_of_who_had_a_turn(
+    patience: float, order: list[str], pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "PATIENCE", patience)
+    # Nobody is to let go of it in between.
+    monkeypatch.setattr(backoff, "TURN", 60)
+    query()
+    served = Served(pool)
+    for name, asking in ("before", go_on), ("anew", query), ("before too", go_on), ("anew too", query):
+        served.ask(name, asking)
+    assert served.by_now() == order
+    assert not pool._waiting._had_turns
+
+
+@pytest.mark.usefixtures("short")
+def test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "LONG_TURN", 60)
+    in_between, again = threading.Event(), threading.Event()
+
+    def twice() -> None:
+        query()
+        again.wait(10)
+        query()
+
+    def and_wait() -> None:
+        with transaction.atomic("small"):
+            query()
+            in_between.wait(10)
+
+    last = pool.getconn()
+    served = Served(pool)
+    served.ask("owner", twice)
+    served.ask("first", and_wait)
+    # After its first query, the owner lets the next one have it.
+    pool.putconn(last)
+    wait_until(lambda: not pool.get_stats()["requests_waiting"], "both have been served")
+    again.set()
+    wait_until(lambda: pool.get_stats()["requests_waiting"], "the owner is in the queue again")
+    served.ask("second", query)
+    in_between.set()
+    assert served.by_now() == ["first", "second", "owner"]
+
+
+def test_a_new_request_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "TURN", 0)
+    query()
+    lease: Any = lease_of(connections["small"])
+    assert lease.release_now()
+    assert lease.goes_on(lease.idle_since)
+    # It was about something else meanwhile.
+    assert not lease.goes_on(lease.idle_since + backoff.LONG_TURN)
+    connections["small"].close()
+    assert not lease.goes_on(lease.idle_since)
+
+
+def test_the_queue_is_the_pools_own_where_the_toolkit_is_not(pool: ConnectionPool) -> None:
+    assert type(pool._waiting) is queues.Order
+    native.unwatch(pool)
+    assert type(pool._waiting) is deque
+    native.watch(pool)
+    assert type(pool._waiting) is queues.Order
 
 
 # ##### Pools that may grow, and that keep nothing #####

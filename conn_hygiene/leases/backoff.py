@@ -12,6 +12,13 @@ SLACK = 0.003
 #: costs bursts as much as no grace at all, and more keeps others waiting for little.
 TURN = 0.005
 
+#: The same where only those wait who have had a turn just now: none of them is short, and a switch from one to the
+#: other serves nobody sooner.
+LONG_TURN = 0.05
+
+#: Seconds for which an owner may pause meanwhile: it computes, as they would.
+PAUSE = 0.01
+
 
 class Backoff:
     """For how long the reaper lets the owner go on at a stretch. Guarded by the lock of the lease that has it."""

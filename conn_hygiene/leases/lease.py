@@ -57,7 +57,7 @@ from conn_hygiene.leases.connecting import Connect, Connecting
 from conn_hygiene.leases.description import Reported, Transaction
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, keeping
+from conn_hygiene.pools import backends, keeping, queues
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
@@ -716,6 +716,7 @@ class Lease:
         """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
         if self._has_had_its_turn():
             return now
+        grace = self._while_waited_for(grace)
         if self.look_at != math.inf and (self.backoff.patience or self.look_at <= now + grace):
             return None
         return now + grace
@@ -778,7 +779,13 @@ class Lease:
 
     def _has_had_its_turn(self) -> bool:
         """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
-        return self.idle_since - self.checked_out_at >= backoff.TURN
+        had = self.idle_since - self.checked_out_at
+        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
+
+    def goes_on(self, now: float) -> bool:
+        """Return whether the owner of a lease that was given back had a turn until a moment ago. Owner only."""
+        had = self.idle_since - self.checked_out_at
+        return self.state == GIVEN_BACK and had >= backoff.TURN and now - self.idle_since < backoff.LONG_TURN
 
     def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""
@@ -786,7 +793,16 @@ class Lease:
         if grace is None:
             return None
         # Whoever is about to wait is not in the queue yet, and may not have to: the pool may grow.
-        return self.idle_since if self.queue and self._has_had_its_turn() else self.idle_since + grace
+        if self.queue:
+            if self._has_had_its_turn():
+                return self.idle_since
+            if not is_wanted or queues.is_going_on():
+                grace = self._while_waited_for(grace)
+        return self.idle_since + grace
+
+    def _while_waited_for(self, grace: float) -> float:
+        """Return *grace* if anybody waits who comes anew, else for how long the owner may pause in its work."""
+        return grace if queues.newcomers_in(self.queue) else max(grace, backoff.PAUSE)
 
     def _after_settling(self, deadline: float, *, by_owner: bool) -> None:
         """Leave a parked lease to the reaper, or end it here and now if that is the time. Called without the lock."""

@@ -34,7 +34,7 @@ from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
 from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, keeping, native, sqlalchemy, waiting
+from conn_hygiene.pools import backends, keeping, native, queues, sqlalchemy, waiting
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import SessionGone
 
@@ -318,6 +318,9 @@ class LeasedWrapper(_Wrapper):
                     return
 
     def _connect_once(self, lease: Lease, asked_at: float, ensured: int = 0) -> None:
+        if not lease.spare and lease.goes_on(asked_at) and not queues.is_going_on():
+            with queues.going_on():
+                return self._connect_once(lease, asked_at, ensured)
         pool = self._plain_pool(lease)
         if pool is None:
             self._checking_out(super().connect, asked_at)
@@ -325,6 +328,7 @@ class LeasedWrapper(_Wrapper):
             self._check_out_of_pool(lease, pool, asked_at, _FRAMES + ensured)
         else:
             self._check_out_safely(lease, pool, asked_at, _FRAMES)
+        return None
 
     def _checking_out(self, connect: Callable[[], None], asked_at: float) -> None:
         """Call *connect*, and tell the lease of it, once."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from conn_hygiene.pools import checking, configuring, opening, parameters, reconnecting, waiting
+from conn_hygiene.pools import checking, configuring, opening, parameters, queues, reconnecting, waiting
 
-_PARTS = (configuring, checking, reconnecting)
+_PARTS = (configuring, checking, reconnecting, queues)
 
 # Stands on a pool that is watched.
 _WATCHED = "_conn_hygiene_watched"

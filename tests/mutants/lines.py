@@ -562,10 +562,10 @@ MUTANTS = [
         "a turn is over with its first query",
         "leases/lease.py",
         """
-        return self.idle_since - self.checked_out_at >= backoff.TURN
+        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
         """,
         """
-        return self.idle_since - self.checked_out_at >= 0
+        return had >= backoff.LONG_TURN or queues.newcomers_in(self.queue)
         """,
         "test_turns.py::test_in_its_turn_it_goes_on",
     ),
@@ -573,12 +573,60 @@ MUTANTS = [
         "a turn ends for nobody",
         "leases/lease.py",
         """
-        return self.idle_since if self.queue and self._has_had_its_turn() else self.idle_since + grace
+        if self.queue:
+            if self._has_had_its_turn():
+                return self.idle_since
         """,
         """
-        return self.idle_since if self._has_had_its_turn() else self.idle_since + grace
+        if self._has_had_its_turn():
+            return self.idle_since
+        if self.queue:
         """,
         "test_turns.py::test_who_can_have_a_new_connection_cuts_nobody_short",
+    ),
+    _mutant(
+        "a turn is short, whoever waits",
+        "leases/lease.py",
+        """
+        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
+        """,
+        """
+        return had >= backoff.TURN
+        """,
+        "test_turns.py::test_an_owner_has_a_long_turn_if_only_those_wait_who_had_one",
+    ),
+    _mutant(
+        "who has let go is ahead of who comes anew",
+        "leases/lease.py",
+        """
+        return self.state == GIVEN_BACK and had >= backoff.TURN and now - self.idle_since < backoff.LONG_TURN
+        """,
+        """
+        return False
+        """,
+        "test_turns.py::test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn",
+    ),
+    _mutant(
+        "who had a turn waits for ever",
+        "pools/queues.py",
+        """
+        while at and self._had_turns.get(id(self[at - 1]), since) > since:
+        """,
+        """
+        while at and id(self[at - 1]) in self._had_turns:
+        """,
+        "test_turns.py::test_who_comes_anew_is_ahead_of_who_had_a_turn",
+    ),
+    _mutant(
+        "who pauses in its work lets go, whoever waits",
+        "leases/lease.py",
+        """
+        return grace if queues.newcomers_in(self.queue) else max(grace, backoff.PAUSE)
+        """,
+        """
+        return grace
+        """,
+        "test_turns.py::test_an_owner_may_pause_for_longer_if_only_those_wait",
     ),
     _mutant(
         "the reaper does not learn of a lease whose turn has not ended after all",
