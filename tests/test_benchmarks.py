@@ -187,6 +187,7 @@ def results(**changes: dict[str, Any]) -> Results:
         "pages-shop": pages,
         "pages-list": pages,
         "pages-form": pages,
+        "pages-todo": pages,
     }
     return {key: {**value, **changes.get(key.replace("-", "_"), {})} for key, value in found.items()}
 

@@ -130,7 +130,7 @@ def of_tenants(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
 
 
 def of_pages(results: Results) -> Iterator[Bar]:
-    for key in ("shop", "list", "form"):
+    for key in ("shop", "list", "form", "todo"):
         rate, p99 = (
             compared(results, f"pages-{key}", measure, PAGES_HOLDING, ours=PAGES_TOOLKIT) for measure in ("rate", "p99")
         )

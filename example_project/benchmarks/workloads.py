@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,8 @@ PAGES = {
     "list": ("a list of the admin", "/admin/shop/order/"),
     "form": ("a form of the admin", "/admin/shop/order/250/change/"),
 }
+if importlib.util.find_spec("todo"):
+    PAGES["todo"] = ("a list of django-todo", "/todo/1/orders/")
 
 
 def pages(scale: Scale) -> list[Workload]:

@@ -23,7 +23,7 @@ class LineInline(Inline):
     """A form for each line; each offers all products, and asks for them."""
 
     model = OrderLine
-    extra = 1
+    extra = 6
 
 
 @admin.register(Order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 from example_project.benchmarks.settings import *  # noqa: F403
@@ -24,6 +25,10 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "example_project.benchmarks.pages",
 ]
+# A public application, with what it asks for.
+if importlib.util.find_spec("todo"):
+    INSTALLED_APPS += ["dal", "dal_select2", "django.contrib.sites", "todo"]
+    SITE_ID = 1
 MIDDLEWARE = [
     *_MIDDLEWARE,
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path
 
@@ -14,6 +15,7 @@ __all__ = ["handler500", "urlpatterns"]
 urlpatterns = [
     path("overview/", views.overview),
     path("admin/", admin.site.urls),
+    *([path("todo/", include("todo.urls"))] if apps.is_installed("todo") else []),
     *_others,
     path("", include("example_project.shop.urls")),
 ]
