@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.backends.signals import connection_created
 from psycopg_pool import NullConnectionPool
 
 from conn_hygiene import closing_connections, hold_connection
@@ -385,7 +386,20 @@ def test_who_comes_anew_is_ahead_of_who_had_a_turn(
     assert not pool._waiting._had_turns
 
 
-@pytest.mark.usefixtures("short")
+@pytest.fixture(params=["checkout", "connect"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have a checkout be no more than that, or all of Django's ``connect()``, as where somebody listens to it."""
+
+    def listen(**kwargs: Any) -> None:
+        pass
+
+    if request.param == "connect":
+        connection_created.connect(listen)
+    yield
+    connection_created.disconnect(listen)
+
+
+@pytest.mark.usefixtures("short", "either_way")
 def test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

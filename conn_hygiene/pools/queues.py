@@ -34,14 +34,13 @@ class Order(deque[Any]):
 
     def append(self, position: Any) -> None:
         """Put whoever asks in its place."""
+        # What changes the queue comes last: an exception of a signal handler behind it would leave a place in it that
+        # nobody waits at.
         if is_going_on():
-            super().append(position)
             self._had_turns[id(position)] = monotonic()
-            return
-        at = len(self)
-        if self._had_turns:
-            at = self._place(monotonic() - PATIENCE)
-        self.insert(at, position)
+            super().append(position)
+        else:
+            self.insert(self._place(monotonic() - PATIENCE) if self._had_turns else len(self), position)
 
     def _place(self, since: float) -> int:
         """Return where somebody who comes anew belongs: ahead of those who had a turn and wait *since* then only."""
@@ -52,9 +51,9 @@ class Order(deque[Any]):
 
     def popleft(self) -> Any:
         """Return who is served next, or has given up."""
-        position = super().popleft()
-        self._had_turns.pop(id(position), None)
-        return position
+        if self._had_turns and self:
+            self._had_turns.pop(id(self[0]), None)
+        return super().popleft()
 
     def clear(self) -> None:
         """Forget all, as a pool does that closes."""
