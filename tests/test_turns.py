@@ -476,7 +476,9 @@ def test_a_pool_that_keeps_nothing_serves_who_waits(null_pool: NullConnectionPoo
 
 
 @pytest.mark.usefixtures("short", "null_pool")
-def test_who_can_have_a_new_connection_cuts_nobody_short() -> None:
+def test_who_can_have_a_new_connection_cuts_nobody_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "LONG_TURN", 0)
+
     @closing_connections
     def query_twice() -> None:
         # The second time by a wrapper that asks around.
