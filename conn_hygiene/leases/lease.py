@@ -333,7 +333,13 @@ class Lease:
             # The reaper's knowledge is of the burst before.
             self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
-            if pool is None or self._pool() is not pool or not keeping.is_psycopgs(pool.__class__):
+            # A pool that had given something out before it was watched has another queue since.
+            if (
+                pool is None
+                or self._pool() is not pool
+                or getattr(pool, "_waiting", None) is not self.queue
+                or not keeping.is_psycopgs(pool.__class__)
+            ):
                 self._note_pool(pool)
             scopes = _current_scopes()
             if scopes is not self._scopes or conf.current is not self._settings:

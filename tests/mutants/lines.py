@@ -1344,7 +1344,12 @@ MUTANTS = [
         "the pool of the checkout before is taken for this one's",
         "leases/lease.py",
         """
-        if pool is None or self._pool() is not pool or not keeping.is_psycopgs(pool.__class__):
+        if (
+            pool is None
+            or self._pool() is not pool
+            or getattr(pool, "_waiting", None) is not self.queue
+            or not keeping.is_psycopgs(pool.__class__)
+        ):
         """,
         """
         if not self.pooled:
