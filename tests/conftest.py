@@ -17,7 +17,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.test import SimpleTestCase
 
 import conn_hygiene
-from conn_hygiene.leases import wrapper
+from conn_hygiene.leases import backoff, wrapper
 from conn_hygiene.sessions import known
 from conn_hygiene.work import serving
 from example_project import embedded
@@ -60,6 +60,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Where processes answer for themselves: none but this one and those that it starts, however many run beside it.
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="tests-")
+    # Hundreds of tests wait for a release that nobody else waits for.
+    backoff.LEISURE = backoff.PATIENCE
 
 
 def pytest_unconfigure() -> None:

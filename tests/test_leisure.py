@@ -14,7 +14,8 @@ from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries
-from conn_hygiene.leases.backoff import PATIENCE
+from conn_hygiene.leases import backoff
+from conn_hygiene.leases.backoff import PATIENCE, REST, leisure
 from conn_hygiene.leases.description import Description, describe
 from conn_hygiene.leases.ended import call_in_handle, terminate
 from conn_hygiene.leases.lease import HELD, PARKED, Lease
@@ -244,6 +245,33 @@ def test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen(sleeping: Any, monke
         assert on_its_way.wait(10)
     parked.set()
     wait_until_released("small")
+
+
+def test_be_there_ever_so_many_to_look_at_it_rests_in_between(sleeping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    query()
+    mine, sleeps = lease(), []
+    real = Reaper._sleep
+
+    def sleep(self: Reaper) -> None:
+        sleeps.append(self._wake_at)
+        real(self)
+
+    monkeypatch.setattr(Reaper, "_sleep", sleep)
+    end = time.monotonic() + 20 * REST
+    while (now := time.monotonic()) < end:
+        mine.look_at = math.inf
+        sleeping.parked(mine, now + 0.001)
+        time.sleep(0.001)
+    # It wakes twice in that time: when it is rung for, and when the first is due.
+    assert len(sleeps) <= 2 * (20 + 1)
+    wait_until_released("small")
+
+
+def test_it_takes_more_time_where_the_pool_has_more() -> None:
+    now = 1000.0001
+    assert leisure(now, 0.001, is_scarce=True) == pytest.approx(1000 + 2 * PATIENCE)
+    assert leisure(now, 0.001, is_scarce=False) == pytest.approx(1000 + 2 * backoff.LEISURE)
+    assert leisure(now, 60, is_scarce=False) == now + 60
 
 
 def test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing() -> None:

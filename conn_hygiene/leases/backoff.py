@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-#: Seconds for which the reaper takes its time at most, if nobody waits.
+#: Seconds for which the reaper leaves an owner in a burst alone at most, and which it takes if a pool has nothing left.
 PATIENCE = 0.01
 
-#: Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
+#: Seconds that it takes if the pool has more, since nobody can be kept waiting then. Who comes when there is nothing
+#: left any more ends what is due by itself.
+LEISURE = 0.1
+
+#: Seconds from one of its wake-ups to the next but one, at least, be there ever so many leases that somebody waits for.
+#: In a crowd, most are ended by their owners or by who wants them, and nothing is left to do when it comes.
+REST = 0.015
+
+#: Seconds by which the reaper may be late if somebody does wait, so that it need not be woken for each lease by itself.
 SLACK = 0.003
 
 #: Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
@@ -43,10 +51,9 @@ class Backoff:
 def leisure(now: float, grace: float, *, is_scarce: bool) -> float:
     """Return when to look at a lease that is parked *now*, and that nobody waits for.
 
-    Whoever comes to a pool that has nothing left ends what is due; if that is a thread's first query ever, it cannot,
-    and the reaper must. *is_scarce* tells that the pool has nothing left.
+    Whoever comes by Django to a pool that has nothing left ends what is due; others that it may have cannot, and the
+    reaper must. *is_scarce* tells that the pool has nothing left.
     """
-    if is_scarce:
-        return now + grace + SLACK
     # At one of few moments, so that one look serves many.
-    return now + grace if grace > PATIENCE else (now // PATIENCE + 2) * PATIENCE
+    between = PATIENCE if is_scarce else LEISURE
+    return now + grace if grace > between else (now // between + 2) * between

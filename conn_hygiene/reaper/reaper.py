@@ -33,7 +33,7 @@ from django.db import connections
 from conn_hygiene import conf, internals, locks
 from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.leases import cursors, ended, policy, returns
-from conn_hygiene.leases.backoff import PATIENCE, SLACK
+from conn_hygiene.leases.backoff import REST, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
@@ -81,6 +81,7 @@ class Reaper:
         # Looked up where it is made: gevent and eventlet have their own.
         self._bell: SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._wake_at = math.inf
+        self._woke_at = self._rests_until = -math.inf
         self._heap: list[tuple[float, int, Lease]] = []
         self._limits: list[tuple[float, int, TimeLimit]] = []
         self._workers = Workers(_complain)
@@ -284,7 +285,7 @@ class Reaper:
         if self._thread is None or not self._is_of_this_kind():
             # Stopped ahead of a fork, while this lease was checked out; or threads are green by now.
             self.ensure_running()
-        if deadline + SLACK < self._wake_at:
+        if max(deadline, self._rests_until) + SLACK < self._wake_at:
             self._bell.put(None)
             self.ensure_running()
 
@@ -423,14 +424,15 @@ class Reaper:
     def _sleep(self) -> None:
         """Sleep until the next lease is due, or the bell rings.
 
-        After the last one the reaper lingers for a while: most that is parked meanwhile can wait for that long, and its
-        owner need not ring, which costs a switch of threads.
+        After the last one the reaper lingers for the rest of its rest: what is parked meanwhile can wait for that long,
+        and its owner need not ring, which costs a switch of threads.
         """
         now = _now()
+        self._rests_until, self._woke_at = self._woke_at + REST, now
         if self._heap:
-            self._wake_at = max(self._heap[0][0], now + SLACK)
+            self._wake_at = max(self._heap[0][0], self._rests_until)
         else:
-            self._wake_at = now + PATIENCE if self._busy else math.inf
+            self._wake_at = self._rests_until if self._busy and self._rests_until > now else math.inf
         limit_at = self._limits[0][0] if self._limits else math.inf
         self._wake_at = min(self._wake_at, self._watch_at, self._demands.look_at, limit_at)
         if self._inbox:

@@ -167,7 +167,8 @@ def growing_by_processes(scale: Scale) -> list[Workload]:
             elsewhere=0.25,
             contenders=contenders,
         )
-        arguments = {**load.arguments, "processes": count}
+        # Each process asks the catalogue once, when a first connection is given back.
+        arguments = {**load.arguments, "processes": count, "first": "/page/1/250/1"}
         found.append(replace(load, command="herd", arguments=arguments, title=title, ideal=THREADS_OF_HERD / 0.25))
     return found
 

@@ -606,6 +606,17 @@ MUTANTS = [
         "test_leisure.py::test_a_reaper_that_sleeps_is_woken",
     ),
     _mutant(
+        "the reaper does not rest",
+        "reaper/reaper.py",
+        """
+        self._rests_until, self._woke_at = self._woke_at + REST, now
+        """,
+        """
+        self._rests_until, self._woke_at = now, now
+        """,
+        "test_leisure.py::test_be_there_ever_so_many_to_look_at_it_rests_in_between",
+    ),
+    _mutant(
         "the reaper goes to sleep without a last look at what came in",
         "reaper/reaper.py",
         """
