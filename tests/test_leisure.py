@@ -22,7 +22,13 @@ from conn_hygiene.leases.lease import HELD, PARKED, Lease
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
+from tests.waiting import (
+    holds,
+    let_the_reaper_look,
+    wait_until,
+    wait_until_released,
+    wait_until_the_reaper_sleeps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,9 +222,8 @@ def sleeping(settings: Any) -> Any:
     settings.CONN_HYGIENE = {"RELEASE": "always", "IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
     query()
     wait_until_released("small")
-    keeper: Any = reaper.running
-    wait_until(lambda: keeper._wake_at == math.inf, "the reaper sleeps until it is called")
-    return keeper
+    wait_until_the_reaper_sleeps()
+    return reaper.running
 
 
 @pytest.mark.usefixtures("sleeping")

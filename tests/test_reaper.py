@@ -21,7 +21,14 @@ from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detec
 from conn_hygiene.transactions import left_open
 from tests.test_forks import in_child
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
+from tests.waiting import (
+    holds,
+    let_the_reaper_look,
+    wait_until,
+    wait_until_released,
+    wait_until_the_reaper_sleeps,
+    wait_until_told,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -587,14 +594,14 @@ def test_the_reaper_sleeps_when_nothing_is_held(settings: Any) -> None:
     query()
     wait_until_released()
     # Without an end, and not only for a short while: there is nothing that would wake it.
-    wait_until(lambda: running()._wake_at == math.inf, "the reaper sleeps until it is called")
+    wait_until_the_reaper_sleeps()
 
 
 def test_the_reaper_sleeps_when_what_is_held_needs_no_watch(settings: Any) -> None:
     settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
     with transaction.atomic():
         query()
-        wait_until(lambda: running()._wake_at == math.inf, "the reaper sleeps until it is called")
+        wait_until_the_reaper_sleeps()
 
 
 def test_a_checkout_while_the_watch_goes_to_rest_is_watched(settings: Any, monkeypatch: Any) -> None:

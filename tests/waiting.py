@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,19 @@ def let_the_reaper_look() -> None:
     keeper._bell.put(lambda: looked.append(True))
     wait_until(lambda: looked, "the reaper has looked")
     wait_until_told()
+
+
+def wait_until_the_reaper_sleeps() -> None:
+    """Return when the reaper sleeps until somebody rings."""
+    keeper = reaper.running
+    assert keeper is not None
+
+    def asleep() -> bool:
+        # What has a limit of time may be over since it went to sleep.
+        let_the_reaper_look()
+        return keeper._wake_at == math.inf
+
+    wait_until(asleep, "the reaper sleeps until it is called")
 
 
 def wait_until_told() -> None:
