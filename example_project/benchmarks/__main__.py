@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--scale", choices=SCALES, default="full", help="how much is measured; smoke only shows that all runs"
     )
     parser.add_argument("--quick", dest="scale", action="store_const", const="quick", help="the same as --scale=quick")
-    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 12), metavar="N", help="some of the workloads")
+    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 13), metavar="N", help="some of the workloads")
     keys = [contender.key for contender in CONTENDERS]
     parser.add_argument("--contenders", nargs="+", choices=keys, default=keys, metavar="NAME", help=", ".join(keys))
     parser.add_argument("--rounds", type=int, help="of each workload, in place of its own number")

@@ -157,11 +157,11 @@ def of_distance(results: Results) -> Iterator[Bar]:
         ratio = [compared(results, key, "rate", other, ours=ours) for other in others]
         # Whoever is the farthest ahead.
         worst = min((each for each in ratio if each), key=median, default=None)
-        yield Bar(11, f"{name}: requests/s, of the fastest other's", 0.98, True, worst)
+        yield Bar(12, f"{name}: requests/s, of the fastest other's", 0.98, True, worst)
         fewest = min((each for other in others if (each := values(results, key, other, "round_trips"))), default=None)
         mine = values(results, key, ours, "round_trips")
         more = summarise(ratios(mine, fewest)) if mine and fewest else None
-        yield Bar(11, f"{name}: round trips, of the fewest of others", 1.01, False, more)
+        yield Bar(12, f"{name}: round trips, of the fewest of others", 1.01, False, more)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

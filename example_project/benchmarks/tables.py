@@ -155,7 +155,7 @@ def of_tenants() -> Tables:
 def of_distance() -> Tables:
     rows = ("slow", "far-slow"), ("mixed", "far-mixed"), ("20 queries", "far-database")
     yield (
-        "1 ms each way (11): requests/s, and round trips a request",
+        "1 ms each way (12): requests/s, and round trips a request",
         [
             *(Column(f"{name}, requests/s", key, "rate") for name, key in rows),
             *(Column(f"{name}, round trips", key, "round_trips", 1) for name, key in rows),

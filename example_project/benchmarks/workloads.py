@@ -245,7 +245,7 @@ def far_away(scale: Scale) -> list[Workload]:
     There are fewer threads of the latter two, since with as many as elsewhere it would be the processor that counts.
     """
     slow, mixed, database = "1 query, 200 ms elsewhere, 1 query", "2 queries, 50 ms elsewhere, 2 queries", "20 queries"
-    far = partial(crowd, scale, 11, contenders=tuple(who.FAR.values()))
+    far = partial(crowd, scale, 12, contenders=tuple(who.FAR.values()))
     return [
         far("far-slow", f"{slow}, 1 ms each way", "/page/1/200/1", threads=32, elsewhere=0.2),
         replace(far("far-mixed", f"{mixed}, 1 ms each way", "/page/2/50/2", threads=12, elsewhere=0.05), ideal=None),
