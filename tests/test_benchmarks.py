@@ -243,6 +243,7 @@ def results(**changes: dict[str, Any]) -> Results:
         "tenants-function": {TENANT_TOOLKIT.key: load(145, wrong=0)},
         "network-set": {NETWORK_TOOLKIT.key: load(140, wrong=0, round_trips=6)},
         "few-set": {FEW.key: load(38, wrong=0)},
+        "clean": {AT_ONCE.key: rounds(microseconds=[120.0] * 3)},
         "few-role": {FEW.key: load(36, wrong=0)},
         **{f"far-{key}": {each.key: load(140, round_trips=2) for each in FAR.values()} for key in FAR_AWAY},
     }

@@ -83,10 +83,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
     found = report.Run(
         chosen, results, bars(results, ideals), versions, report.machine(), missing, options.scale != "full"
     )
-    report.print_report(found, console)
     complete = options.scale == "full" and not options.only and options.contenders == parser().get_default("contenders")
     if output := options.output or (ROOT / "docs" / "benchmarks" if complete else None):
         report.write(found, output)
+    report.print_report(found, console)
+    if output:
         console.print(f"Written to {output}.", soft_wrap=True)
 
 

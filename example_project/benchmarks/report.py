@@ -109,14 +109,14 @@ def failures_grid(run: Run) -> Iterator[Grid]:
         return
     rows = []
     for name, contenders in contenders_of(run, {workload.key for workload in loads}).items():
-        cells = [failed(run, number, contenders) for number in numbers]
+        cells = [failed(run, loads, number, contenders) for number in numbers]
         rows.append([(name, ""), *((cell, "") for cell in cells)])
     headings = ["", *(f"workload {number}" for number in numbers)]
     yield Grid("Requests that failed: pool timeouts + other errors, of all", headings, rows)
 
 
-def failed(run: Run, number: int, contenders: Sequence[Contender]) -> str:
-    keys = [workload.key for workload in run.workloads if workload.number == number]
+def failed(run: Run, loads: Sequence[Workload], number: int, contenders: Sequence[Contender]) -> str:
+    keys = [workload.key for workload in loads if workload.number == number]
     timeouts, errors, requests = (
         sum(value for key in keys for value in measured(run, key, contenders, name))
         for name in ("timeouts", "errors", "requests")
@@ -270,7 +270,8 @@ def write(run: Run, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     from example_project.benchmarks import pictures
 
+    # First of all: it has taken long.
+    (directory / "results.json").write_text(as_json(run))
     drawn = pictures.draw(run, directory)
     (directory / "results.txt").write_text(text(run))
     (directory / "results.md").write_text(markdown(run, drawn))
-    (directory / "results.json").write_text(as_json(run))

@@ -41,8 +41,8 @@ class Scale:
     threads: tuple[int, ...]  # of workload 6
 
 
-FULL = Scale(loops=100, pairs=200, rounds=3, forks=9, seconds=2.25, threads=(8, 32, 128, 512))
-QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
+FULL = Scale(loops=100, pairs=200, rounds=3, forks=9, seconds=1.9, threads=(8, 32, 128, 512))
+QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.0, threads=(8, 512))
 # It shows that everything runs, and measures nothing.
 SMOKE = Scale(loops=1, pairs=1, rounds=1, forks=1, seconds=0.1, threads=(8,))
 
@@ -75,7 +75,7 @@ def single_thread(scale: Scale) -> list[Workload]:
 def crowds(scale: Scale) -> list[Workload]:
     # Where the processor is the limit, ratios differ most from round to round.
     often = replace(scale, rounds=scale.rounds * 2 - 1)
-    sprints = replace(often, seconds=scale.seconds * 0.75)
+    sprints = shorter(often)
     return [
         crowd(scale, 2, "slow", "1 query, 200 ms elsewhere, 1 query", "/page/1/200/1", threads=32, elsewhere=0.2),
         replace(
@@ -88,6 +88,10 @@ def crowds(scale: Scale) -> list[Workload]:
         crowd(sprints, 4, "database", "20 queries back to back", "/page/20/0/0", threads=16),
         crowd(sprints, 4, "transaction", "20 queries in a transaction", "/atomic/20", threads=16),
     ]
+
+
+def shorter(scale: Scale) -> Scale:
+    return replace(scale, seconds=scale.seconds * 0.75)
 
 
 def crowd(
@@ -137,6 +141,7 @@ def growing(scale: Scale) -> list[Workload]:
 
 def growing_by_aliases(scale: Scale) -> list[Workload]:
     """Return the same load for one pool, and for many that are as large together."""
+    scale = shorter(scale)
     found = []
     for count, contenders in who.ALIASES.items():
         title = (
@@ -153,6 +158,7 @@ def growing_by_aliases(scale: Scale) -> list[Workload]:
 
 def growing_by_processes(scale: Scale) -> list[Workload]:
     """Return the same load for one process, and for many that are as large together."""
+    scale = shorter(scale)
     found = []
     for count, contenders in who.HERDS.items():
         threads = THREADS_OF_HERD // count
@@ -245,7 +251,7 @@ def far_away(scale: Scale) -> list[Workload]:
     There are fewer threads of the latter two, since with as many as elsewhere it would be the processor that counts.
     """
     slow, mixed, database = "1 query, 200 ms elsewhere, 1 query", "2 queries, 50 ms elsewhere, 2 queries", "20 queries"
-    far = partial(crowd, scale, 12, contenders=tuple(who.FAR.values()))
+    far = partial(crowd, shorter(scale), 12, contenders=tuple(who.FAR.values()))
     return [
         far("far-slow", f"{slow}, 1 ms each way", "/page/1/200/1", threads=32, elsewhere=0.2),
         replace(far("far-mixed", f"{mixed}, 1 ms each way", "/page/2/50/2", threads=12, elsewhere=0.05), ideal=None),
