@@ -52,10 +52,10 @@ test-quick: $(VENV)/.test ## run the tests of the core, for every save, in two m
 mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time
 	@$(BIN)/python -m tests.mutants --share $(SHARE)
 
-bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 15 minutes
+bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 20 minutes
 	@$(BIN)/python -m example_project.benchmarks
 
-bench-quick: $(VENV)/.bench pgbouncer ## the same in 3 minutes, and less exact
+bench-quick: $(VENV)/.bench pgbouncer ## the same in 4 minutes, and less exact
 	@$(BIN)/python -m example_project.benchmarks --quick
 
 chaos: $(VENV)/.bench pgbouncer ## break servers, networks and workers, and count what is lost, in 3 minutes

@@ -370,8 +370,9 @@ class _PolicyScope(_Scope):
         with _Each() as each:
             for wrapper in _wrappers(self._using):
                 lease = lease_of(wrapper)
-                with each.one(wrapper):
-                    if lease is not None:
+                # Where there are many databases, most have no connection, and so nothing to reconsider.
+                if lease is not None and lease.state in (HELD, PARKED):
+                    with each.one(wrapper):
                         lease.reconsider()
 
     _end = _begin

@@ -12,19 +12,26 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from example_project.benchmarks import processors, report
+from example_project.benchmarks import network, processors, report
 from example_project.benchmarks.bars import Bar, bars
 from example_project.benchmarks.contenders import (
+    ALIASES,
+    AT_ONCE,
     CONTENDERS,
+    FAR,
     FEW,
+    HERDS,
     HOLDING,
     LARGE_TOOLKIT,
     NETWORK_TOOLKIT,
     NEVER,
     PAGES_HOLDING,
     PAGES_TOOLKIT,
+    PAIR,
     PEER,
     PGBOUNCER,
     TENANT_TOOLKIT,
@@ -32,14 +39,15 @@ from example_project.benchmarks.contenders import (
     UNPOOLED,
     Contender,
 )
+from example_project.benchmarks.herd import herd, together
 from example_project.benchmarks.load import WRONG, Visitor, aside, drive, summary
-from example_project.benchmarks.measuring import order
+from example_project.benchmarks.measuring import done_with, order
 from example_project.benchmarks.rounds import Summary, percentile, ratios, summarise
 from example_project.benchmarks.workloads import FULL, SMOKE, workloads
 from tests.processes import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from example_project.benchmarks.measuring import Results
@@ -126,6 +134,55 @@ def test_two_crowds_ask_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["beside_p50"] <= found["beside_p99"]
 
 
+def test_a_herd_adds_up() -> None:
+    few = {"rate": 8, "requests": 10, "timeouts": 0, "errors": 0, "cpu": 3, "reaper": 0.1, "p50": 1}
+    many = {"rate": 24, "requests": 30, "timeouts": 1, "errors": 0, "cpu": 1, "reaper": 0.3, "p50": 2}
+    # 30 ms in one process, 3 of them the reaper's, and 30 ms in the other, 9 of them.
+    assert together([few, many]) == {
+        "rate": 32,
+        "requests": 40,
+        "timeouts": 1,
+        "errors": 0,
+        "cpu": 1.5,
+        "reaper": pytest.approx(0.2),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_herd_begins_when_all_are_ready() -> None:
+    """Each process tells which one it is, and has waited for the others."""
+
+    def member(seconds: float, ready: Callable[[], object]) -> dict[str, float]:
+        ready()
+        return {"rate": seconds, "requests": 1, "timeouts": 0, "errors": 0, "cpu": 1, "reaper": 0}
+
+    assert herd(member, 3, seconds=2)["rate"] == 6
+
+
+def test_a_network_counts_round_trips(tmp_path: Path) -> None:
+    conninfo = make_conninfo(os.environ["DATABASE_URL"])
+    with (
+        network.in_front_of(conninfo, seconds=0, directory=tmp_path) as found,
+        psycopg.connect(found.conninfo, autocommit=True) as connection,
+    ):
+        before = network.round_trips(found.counter)
+        for _ in range(3):
+            connection.execute("SELECT 1")
+        assert network.round_trips(found.counter) - before == 3
+
+
+def test_who_has_nothing_left_to_do_is_done() -> None:
+    all_of_them = workloads(FULL)
+    gone = [done_with(workload, all_of_them) for workload in all_of_them]
+    assert gone[-1] == {each.key for each in FAR.values()}
+    for number, keys in enumerate(gone):
+        later = {each.key for workload in all_of_them[number + 1 :] for each in workload.contenders}
+        assert keys.isdisjoint(later)
+    everybody = [each.key for workload in all_of_them for each in workload.contenders]
+    assert sorted(key for keys in gone for key in keys) == sorted(set(everybody))
+
+
 def test_everybody_is_first_and_last_at_some_time() -> None:
     rounds = [order(CONTENDERS, number) for number in range(2 * len(CONTENDERS))]
     assert {each[0].key for each in rounds} == {each[-1].key for each in rounds} == {each.key for each in CONTENDERS}
@@ -158,6 +215,9 @@ def beside(p99: float) -> dict[str, float]:
     return {"beside_p50": p99 / 2, "beside_p99": p99}
 
 
+FAR_AWAY = ("slow", "mixed", "database")
+
+
 def results(**changes: dict[str, Any]) -> Results:
     """Return results with which every bar is met; `changes` are rounds by contender, by workload."""
     fast, even = {"microseconds": [100.0, 110.0, 90.0]}, {"microseconds": [100.0, 109.0, 91.0]}
@@ -167,27 +227,32 @@ def results(**changes: dict[str, Any]) -> Results:
     database = {HOLDING.key: load(150), TOOLKIT.key: load(149)}
     found: Results = {
         "get": query,
-        "select": query,
+        "select": {**query, PEER.key: rounds(microseconds=[160.0] * 3), AT_ONCE.key: rounds(microseconds=[159.0] * 3)},
         "slow": {TOOLKIT.key: load(159)},
         "mixed": {PEER.key: load(480), PGBOUNCER.key: load(550), TOOLKIT.key: load(545, 99)},
         "database": database,
         "transaction": database,
         "scale-8": {TOOLKIT.key: load(390, cpu=1.0, reaper=0.01)},
         "scale-512": {TOOLKIT.key: load(390, cpu=1.2, reaper=0.015)},
+        **{f"aliases-{count}": {ALIASES[count][-1].key: load(390, cpu=1 + count / 100, reaper=0)} for count in ALIASES},
+        **{f"processes-{count}": {HERDS[count][-1].key: load(390, cpu=1 + count / 250, reaper=0)} for count in HERDS},
         "fork-64": {LARGE_TOOLKIT.key: rounds(milliseconds=[8, 9, 30])},
         "never-get": never,
         "never-select": never,
         "beside": {HOLDING.key: load(7, **beside(1600)), TOOLKIT.key: load(6, **beside(40))},
+        "fair": {PAIR[TOOLKIT.key].key: load(6, waited=4, **beside(40))},
         "tenants-none": {TENANT_TOOLKIT.key: load(150, wrong=0)},
         "tenants-set": {TENANT_TOOLKIT.key: load(148, wrong=0)},
         "tenants-function": {TENANT_TOOLKIT.key: load(145, wrong=0)},
-        "network-set": {NETWORK_TOOLKIT.key: load(140, wrong=0)},
+        "network-set": {NETWORK_TOOLKIT.key: load(140, wrong=0, round_trips=6)},
         "few-set": {FEW.key: load(38, wrong=0)},
+        "clean": {AT_ONCE.key: rounds(microseconds=[120.0] * 3)},
         "few-role": {FEW.key: load(36, wrong=0)},
         "pages-shop": pages,
         "pages-list": pages,
         "pages-form": pages,
         "pages-todo": pages,
+        **{f"far-{key}": {each.key: load(140, round_trips=2) for each in FAR.values()} for key in FAR_AWAY},
     }
     return {key: {**value, **changes.get(key.replace("-", "_"), {})} for key, value in found.items()}
 
@@ -198,31 +263,40 @@ def missed(**changes: dict[str, Any]) -> list[str]:
 
 def test_all_bars_are_met() -> None:
     assert missed() == []
-    assert {bar.workload for bar in bars(results(), IDEALS)} == {1, 2, 3, 4, 6, 7, 8, 9, 10, 11}
+    assert {bar.workload for bar in bars(results(), IDEALS)} == {1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"get": {TOOLKIT.key: rounds(microseconds=[106.0, 117, 80])}}, ".get(): time, of Django's pool"),
+        ({"get": {TOOLKIT.key: rounds(microseconds=[105.0, 116, 80])}}, ".get(): time, of Django's pool"),
+        ({"select": {AT_ONCE.key: rounds(microseconds=[161.0] * 3)}}, "SELECT 1, RELEASE_AFTER = 0: time"),
         ({"slow": {TOOLKIT.key: load(156)}}, "requests/s, of the ideal"),
         ({"slow": {TOOLKIT.key: load(159, timeouts=1)}}, "timeouts per request"),
-        ({"mixed": {PEER.key: load(530)}}, "requests/s, of django-pg-real-pool"),
-        ({"mixed": {PGBOUNCER.key: load(570)}}, "requests/s, of PgBouncer"),
+        ({"mixed": {PEER.key: load(546)}}, "requests/s, of django-pg-real-pool"),
+        ({"mixed": {PGBOUNCER.key: load(580)}}, "requests/s, of PgBouncer"),
         ({"mixed": {PEER.key: load(480, 90)}}, "99th percentile, of django-pg-real-pool"),
-        ({"transaction": {TOOLKIT.key: load(146)}}, "requests/s in a transaction, of Django's pool"),
+        ({"transaction": {TOOLKIT.key: load(145)}}, "requests/s in a transaction, of Django's pool"),
         (
             {"scale_512": {TOOLKIT.key: load(390, cpu=1.3, reaper=0.01)}},
             "CPU per request with 512 threads, of that with 8",
         ),
         ({"scale_8": {TOOLKIT.key: load(390, cpu=1.2, reaper=0.03)}}, "the reaper's share of CPU"),
+        (
+            {"aliases_20": {ALIASES[20][-1].key: load(390, cpu=1.3)}},
+            "CPU per request with 20 databases, of that with 1",
+        ),
+        ({"processes_50": {HERDS[50][-1].key: load(390, cpu=1.3)}}, "CPU per request with 50 processes"),
         ({"fork_64": {LARGE_TOOLKIT.key: rounds(milliseconds=[8.0, 11, 12])}}, "ms to a child's first answer"),
         ({"never_select": {NEVER.key: rounds(microseconds=[102.0, 112, 91])}}, 'RELEASE = "never", SELECT 1'),
         ({"beside": {TOOLKIT.key: load(6, **beside(500))}}, "99th percentile of short pages"),
+        ({"fair": {PAIR[TOOLKIT.key].key: load(6, waited=6)}}, "ms that a short page waits"),
+        ({"far_mixed": {FAR[PEER.key].key: load(144, round_trips=2)}}, "mixed: requests/s, of the fastest other's"),
+        ({"far_slow": {FAR[TOOLKIT.key].key: load(140, round_trips=3)}}, "slow: round trips, of the fewest of others"),
         ({"tenants_set": {TENANT_TOOLKIT.key: load(140, wrong=0)}}, "requests/s with SET in front"),
         ({"tenants_function": {TENANT_TOOLKIT.key: load(140, wrong=0)}}, "requests/s with a function in front"),
         ({"few_role": {FEW.key: load(26, wrong=0)}}, "requests/s with 12 threads and 2 connections"),
-        ({"network_set": {NETWORK_TOOLKIT.key: load(140, wrong=0.001)}}, "answers for another tenant"),
+        ({"network_set": {NETWORK_TOOLKIT.key: load(140, wrong=0.001, round_trips=6)}}, "answers for another tenant"),
         ({"pages_list": {PAGES_TOOLKIT.key: load(48)}}, "pages (list), requests/s"),
         ({"pages_form": {PAGES_TOOLKIT.key: load(49, 120)}}, "pages (form), 99th percentile"),
     ],
@@ -324,8 +398,8 @@ def test_json_has_all_rounds(run: report.Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "pictures"),
-    [(range(1, 10), ["requests-per-second", "over-http", "one-thread", "scale"]), ([10], []), ([11], [])],
-    ids=["all but tenants and pages", "tenants", "pages"],
+    [(range(1, 9), ["requests-per-second", "over-http", "one-thread", "scale"]), ([9, 10, 12], []), ([11], [])],
+    ids=["one to eight", "turns, tenants and distance", "pages"],
 )
 def test_everything_runs(numbers: Sequence[int], pictures: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")

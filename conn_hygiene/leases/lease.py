@@ -93,6 +93,9 @@ class _Handle:
 
     def __get__(self, lease: Lease, owner: type[Lease]) -> Any:
         # Django's own way to a cursor is `use()`; who comes here may be anybody, see `wrapper.ensure_connection()`.
+        if lease.state == CLOSED and lease._connection is None:
+            # Where there are many databases, most are closed when Django looks at all, at both ends of each request.
+            return None
         if lease.state != CLOSED and looks.is_look(sys._getframe(1), lease.wrapper()):
             return lease.stand_in()
         return lease.use()

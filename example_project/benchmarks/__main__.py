@@ -30,6 +30,9 @@ from example_project.processes import ROOT, Trouble, end_on_signals, postgresql,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What the keys of contenders begin with that are the same otherwise.
+ELSEWHERE = ("tenants-", "network-", "pages-", "far-", "pair-")
+
 SCALES = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 
 
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--scale", choices=SCALES, default="full", help="how much is measured; smoke only shows that all runs"
     )
     parser.add_argument("--quick", dest="scale", action="store_const", const="quick", help="the same as --scale=quick")
-    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 12), metavar="N", help="some of the workloads")
+    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 13), metavar="N", help="some of the workloads")
     keys = [contender.key for contender in CONTENDERS]
     parser.add_argument("--contenders", nargs="+", choices=keys, default=keys, metavar="NAME", help=", ".join(keys))
     parser.add_argument("--rounds", type=int, help="of each workload, in place of its own number")
@@ -80,10 +83,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
     found = report.Run(
         chosen, results, bars(results, ideals), versions, report.machine(), missing, options.scale != "full"
     )
-    report.print_report(found, console)
     complete = options.scale == "full" and not options.only and options.contenders == parser().get_default("contenders")
     if output := options.output or (ROOT / "docs" / "benchmarks" if complete else None):
         report.write(found, output)
+    report.print_report(found, console)
+    if output:
         console.print(f"Written to {output}.", soft_wrap=True)
 
 
@@ -102,8 +106,9 @@ def selected(options: argparse.Namespace) -> tuple[list[Workload], list[str]]:
 
 
 def takes_part(key: str, options: argparse.Namespace) -> bool:
-    # Those that are in one workload only come along with it, but for the same ones on a site with tenants.
-    key = key.removeprefix("tenants-").removeprefix("network-").removeprefix("pages-")
+    # Those that are in one workload only come along with it, but for the same ones somewhere else.
+    for prefix in ELSEWHERE:
+        key = key.removeprefix(prefix)
     return key in options.contenders or key not in {contender.key for contender in CONTENDERS}
 
 

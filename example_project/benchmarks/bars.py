@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from example_project.benchmarks.contenders import (
+    ALIASES,
+    AT_ONCE,
+    FAR,
     FEW,
+    HERDS,
     HOLDING,
     LARGE_TOOLKIT,
     NETWORK_TOOLKIT,
     NEVER,
     PAGES_HOLDING,
     PAGES_TOOLKIT,
+    PAIR,
     PEER,
     PGBOUNCER,
     TENANT_TOOLKIT,
@@ -21,7 +26,7 @@ from example_project.benchmarks.contenders import (
 from example_project.benchmarks.rounds import Summary, ratios, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from example_project.benchmarks.contenders import Contender
     from example_project.benchmarks.measuring import Results
@@ -56,15 +61,20 @@ def bars(results: Results, ideals: dict[str, float]) -> list[Bar]:
         *of_crowds(results, ideals),
         *of_growth(results),
         *of_the_rest(results),
+        *of_fairness(results),
         *of_tenants(results, ideals),
         *of_pages(results),
+        *of_distance(results),
     ]
 
 
 def of_one_thread(results: Results) -> Iterator[Bar]:
-    for key, query in ("get", ".get()"), ("select", "SELECT 1"):
+    for key, query, limit in ("get", ".get()", 1.04), ("select", "SELECT 1", 1.05):
         ratio = compared(results, key, "microseconds", HOLDING)
-        yield Bar(1, f"{query}: time, of Django's pool", 1.05, False, ratio)
+        yield Bar(1, f"{query}: time, of Django's pool", limit, False, ratio)
+    # Both give back after each.
+    ratio = compared(results, "select", "microseconds", PEER, ours=AT_ONCE)
+    yield Bar(1, "SELECT 1, RELEASE_AFTER = 0: time, of django-pg-real-pool", 1.0, False, ratio)
 
 
 def of_crowds(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
@@ -74,21 +84,24 @@ def of_crowds(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
     share = summarise([timeouts / requests]) if requests else None
     remark = f"{timeouts:.0f} of {requests:.0f} requests"
     yield Bar(2, "timeouts per request", 1 / 100_000, False, share, decimals=5, remark=remark)
-    yield Bar(3, "requests/s, of django-pg-real-pool", 1.05, True, compared(results, "mixed", "rate", PEER))
-    yield Bar(3, "requests/s, of PgBouncer", 0.97, True, compared(results, "mixed", "rate", PGBOUNCER))
+    yield Bar(3, "requests/s, of django-pg-real-pool", 1.0, True, compared(results, "mixed", "rate", PEER))
+    yield Bar(3, "requests/s, of PgBouncer", 0.95, True, compared(results, "mixed", "rate", PGBOUNCER))
     yield Bar(3, "99th percentile, of django-pg-real-pool", 1.0, False, compared(results, "mixed", "p99", PEER))
     yield Bar(3, "99th percentile, of PgBouncer", 1.0, False, compared(results, "mixed", "p99", PGBOUNCER))
     yield Bar(4, "requests/s, of Django's pool", 0.95, True, compared(results, "database", "rate", HOLDING))
     ratio = compared(results, "transaction", "rate", HOLDING)
-    yield Bar(4, "requests/s in a transaction, of Django's pool", 0.98, True, ratio)
+    yield Bar(4, "requests/s in a transaction, of Django's pool", 0.97, True, ratio)
 
 
 def of_growth(results: Results) -> Iterator[Bar]:
     points = {int(key.removeprefix("scale-")): key for key in results if key.startswith("scale-")}
-    costs = {threads: values(results, points[threads], TOOLKIT, "cpu") for threads in sorted(points)}
-    few, many = (min(costs), max(costs)) if len(costs) > 1 else (8, 512)
-    growth = summarise(ratios(costs[many], costs[few])) if len(costs) > 1 else None
-    yield Bar(6, f"CPU per request with {many} threads, of that with {few}", 1.25, False, growth)
+    few, many = (min(points), max(points)) if len(points) > 1 else (8, 512)
+    costs = [values(results, f"scale-{count}", TOOLKIT, "cpu") for count in (many, few)]
+    yield growth(f"{many} threads", str(few), costs)
+    for what, name, contenders in ("databases", "aliases", ALIASES), ("processes", "processes", HERDS):
+        few, many = min(contenders), max(contenders)
+        costs = [values(results, f"{name}-{count}", contenders[count][-1], "cpu") for count in (many, few)]
+        yield growth(f"{many} {what}", str(few), costs)
     # The worst of the points is what counts.
     shares = [summary for key in points.values() if (summary := summarise(values(results, key, TOOLKIT, "reaper")))]
     yield Bar(6, "the reaper's share of CPU", 0.02, False, max(shares, key=median, default=None), decimals=4)
@@ -100,14 +113,25 @@ def of_growth(results: Results) -> Iterator[Bar]:
     )
 
 
+def growth(many: str, few: str, costs: Sequence[Sequence[float]]) -> Bar:
+    """Return the bar for what a request costs where there is much of something; *costs* are of there, and of few."""
+    measured = summarise(ratios(*costs)) if all(costs) else None
+    return Bar(6, f"CPU per request with {many}, of that with {few}", 1.25, False, measured)
+
+
 def of_the_rest(results: Results) -> Iterator[Bar]:
     forks = summarise(values(results, "fork-64", LARGE_TOOLKIT, "milliseconds"))
     yield Bar(7, "ms to a child's first answer, 64 inherited", 10, False, forks, decimals=1)
     for key, query in ("never-get", ".get()"), ("never-select", "SELECT 1"):
         ratio = compared(results, key, "microseconds", HOLDING, ours=NEVER)
         yield Bar(8, f'RELEASE = "never", {query}: time, of plain Django', 1.01, False, ratio)
+
+
+def of_fairness(results: Results) -> Iterator[Bar]:
     ratio = compared(results, "beside", "beside_p99", HOLDING)
     yield Bar(9, "99th percentile of short pages, of Django's pool", 0.25, False, ratio)
+    waited = summarise(values(results, "fair", PAIR[TOOLKIT.key], "waited"))
+    yield Bar(9, "ms that a short page waits, in the median, for one of 2 connections", 5, False, waited, decimals=1)
 
 
 def of_tenants(results: Results, ideals: dict[str, float]) -> Iterator[Bar]:
@@ -136,6 +160,20 @@ def of_pages(results: Results) -> Iterator[Bar]:
         )
         yield Bar(11, f"pages ({key}), requests/s, of Django's pool", 0.97, True, rate)
         yield Bar(11, f"pages ({key}), 99th percentile, of Django's pool", 1.0, False, p99)
+
+
+def of_distance(results: Results) -> Iterator[Bar]:
+    ours = FAR[TOOLKIT.key]
+    for key, name in ("far-slow", "slow"), ("far-mixed", "mixed"), ("far-database", "20 queries"):
+        others = [each for each in FAR.values() if each.toolkit is None]
+        ratio = [compared(results, key, "rate", other, ours=ours) for other in others]
+        # Whoever is the farthest ahead.
+        worst = min((each for each in ratio if each), key=median, default=None)
+        yield Bar(12, f"{name}: requests/s, of the fastest other's", 0.98, True, worst)
+        fewest = min((each for other in others if (each := values(results, key, other, "round_trips"))), default=None)
+        mine = values(results, key, ours, "round_trips")
+        more = summarise(ratios(mine, fewest)) if mine and fewest else None
+        yield Bar(12, f"{name}: round trips, of the fewest of others", 1.01, False, more)
 
 
 def values(results: Results, workload: str, contender: Contender, measure: str) -> list[float]:

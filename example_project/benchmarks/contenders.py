@@ -34,6 +34,8 @@ class Contender:
     network: bool = False
     # With pages that the processor limits.
     pages: bool = False
+    # So many entries of DATABASES, each with a pool of its own, all on the same server.
+    aliases: int = 1
 
     def environment(self, *, asgi: bool = False) -> dict[str, str]:
         """Return what makes :mod:`.settings` this contender's."""
@@ -55,6 +57,8 @@ class Contender:
             env["BENCH_CLOSE_BEFORE_FORK"] = "1"
         if self.turn is not None:
             env["BENCH_TURN"] = str(self.turn)
+        if self.aliases > 1:
+            env["BENCH_ALIASES"] = str(self.aliases)
         return env
 
     @property
@@ -81,6 +85,9 @@ TOOLKIT = Contender("toolkit", "conn_hygiene, 0.001", toolkit={"RELEASE_AFTER": 
 PATIENT = Contender("toolkit-0.01", "conn_hygiene, 0.01", toolkit={"RELEASE_AFTER": 0.01})
 
 CONTENDERS = [HOLDING, UNPOOLED, PEER, PGBOUNCER, AT_ONCE, TOOLKIT, PATIENT]
+
+# The same, farther away from their server.
+FAR = {each.key: replace(each, key=f"far-{each.key}", network=True) for each in CONTENDERS}
 
 # What follows is measured only where the question is another one than who serves most.
 NEVER = Contender("never", 'conn_hygiene, RELEASE = "never"', toolkit={"RELEASE": "never"})
@@ -115,6 +122,28 @@ PAGES = tuple(
     for each in (HOLDING, PEER, TOOLKIT)
 )
 PAGES_HOLDING, _, PAGES_TOOLKIT = PAGES
+
+# Where heavy views and light ones are after the same two connections. PgBouncer's are as many as ever.
+PAIR = {
+    each.key: replace(each, key=f"pair-{each.key}", name=f"{each.name}, a pool of 2", pool=2)
+    for each in (HOLDING, PEER, AT_ONCE, TOOLKIT)
+}
+
+# For what grows: the pools of one process, and the processes of one server. There are as many connections in all.
+CONNECTIONS = 40
+ALIASES = {
+    count: tuple(
+        replace(each, key=f"aliases-{count}-{each.key}", pool=CONNECTIONS // count, aliases=count)
+        for each in (HOLDING, TOOLKIT)
+    )
+    for count in (1, 20)
+}
+HERDS = {
+    count: tuple(
+        replace(each, key=f"herd-{count}-{each.key}", pool=max(2, CONNECTIONS // count)) for each in (HOLDING, TOOLKIT)
+    )
+    for count in (1, 50)
+}
 
 # For forks, which inherit up to 64 connections, and for the memory of so many.
 LARGE_POOL = 65

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from example_project.benchmarks import network
 from example_project.benchmarks.rounds import percentile
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     # Asks for one path, and returns the status.
     Ask = Callable[[str], int]
 
+# Waits for all threads, and for all processes.
+PATIENCE = 120
+
 REAPER = "conn-hygiene-reaper"
 
 # The status of an answer that was made from another tenant's session.
@@ -25,6 +30,9 @@ WRONG = 409
 
 # A site's threads outlive their requests, and so do these from one round to the next.
 threads_of_site = ThreadPoolExecutor(1024, "request")
+
+# Seconds that pages have waited for a connection, of those that note it.
+waits: list[float] = []
 
 
 @dataclass
@@ -63,8 +71,13 @@ def drive(
     seconds: float,
     spread: float = 0,
     beside: Mapping[str, Any] | None = None,
+    first: str = "/page/1/0/0",
+    ready: Callable[[], object] | None = None,
 ) -> dict[str, float]:
     """Keep up a load, and return what it came to.
+
+    What is done once only, such as connecting, is not measured: each thread asks for the page `first` before. `ready`
+    is called when all have, and may wait for others.
 
     `beside` is a second :class:`Crowd` that asks meanwhile, for another page. Of it are the numbers whose names begin
     with "beside"; its requests count among all.
@@ -72,14 +85,19 @@ def drive(
     crowd = Crowd(path, threads, spread)
     other = Crowd(**beside) if beside else Crowd(path, 0)
     clock = Clock()
-    gate = threading.Barrier(crowd.threads + other.threads, action=clock.start)
+
+    def begin() -> None:
+        if ready is not None:
+            ready()
+        clock.start()
+
+    gate = threading.Barrier(crowd.threads + other.threads, action=begin)
 
     def visit(crowd: Crowd, number: int) -> Visitor:
         seen = Visitor()
         with visitor() as ask:
-            # What is done once only, such as connecting, is not measured.
-            ask("/page/1/0/0")
-            gate.wait(120)
+            ask(first)
+            gate.wait(PATIENCE)
             time.sleep(crowd.spread * number / crowd.threads)
             seen.started = seen.ended = time.perf_counter()
             while seen.ended - seen.started < seconds:
@@ -127,14 +145,26 @@ def summary(visits: list[Visitor]) -> dict[str, float]:
 
 
 class Clock:
-    """The processor time that this process uses, and the reaper's part of it."""
+    """What this process alone knows of a load: its processor time, the reaper's part of it, and what pages note."""
 
     def start(self) -> None:
-        self._process, self._reaper = time.process_time(), reaper_time()
+        self._process, self._reaper, self._round_trips = time.process_time(), reaper_time(), round_trips()
+        waits.clear()
 
     def stop(self, requests: int) -> dict[str, float]:
         used = time.process_time() - self._process
-        return {"cpu": used / requests * 1000, "reaper": (reaper_time() - self._reaper) / used}
+        found = {"cpu": used / requests * 1000, "reaper": (reaper_time() - self._reaper) / used}
+        if "BENCH_COUNTER" in os.environ:
+            found["round_trips"] = (round_trips() - self._round_trips) / requests
+        if waits:
+            found["waited"] = percentile(sorted(waits), 50) * 1000
+        return found
+
+
+def round_trips() -> int:
+    """Return how many the network has seen, in which one contender works at a time; 0 without one."""
+    counter = os.environ.get("BENCH_COUNTER")
+    return network.round_trips(counter) if counter else 0
 
 
 def reaper_time() -> float:

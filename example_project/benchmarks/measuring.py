@@ -27,7 +27,7 @@ from example_project.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from example_project.benchmarks.workloads import Workload
@@ -51,11 +51,12 @@ class Stage:
     directory: Path
     stack: contextlib.ExitStack
     workers: dict[str, Worker] = field(default_factory=dict)
+    _ends: dict[str, contextlib.ExitStack] = field(default_factory=dict)
     _pgbouncer: Child | None = None
     _through: str = ""
     _tenants: str = ""
     _pages: tuple[str, str] = ("", "")
-    _networks: dict[str, str] = field(default_factory=dict)
+    _networks: dict[str, network.Network] = field(default_factory=dict)
 
     def environment(self, contender: Contender, *, asgi: bool = False) -> dict[str, str]:
         env = {
@@ -73,7 +74,8 @@ class Stage:
         if contender.pages:
             env["DATABASE_URL"], _ = self.pages()
         if contender.network:
-            env["DATABASE_URL"] = self._behind_network(env["DATABASE_URL"])
+            behind = self._behind_network(env["DATABASE_URL"])
+            env |= {"DATABASE_URL": behind.conninfo, "BENCH_COUNTER": behind.counter}
         return env
 
     def _database_with_tenants(self) -> str:
@@ -89,7 +91,7 @@ class Stage:
             self._pages = found["DATABASE_URL"], cookie_of_visitors(found["DATABASE_URL"])
         return self._pages
 
-    def _behind_network(self, conninfo: str) -> str:
+    def _behind_network(self, conninfo: str) -> network.Network:
         if conninfo not in self._networks:
             delayed = network.in_front_of(conninfo, seconds=NETWORK_DELAY, directory=self.directory)
             self._networks[conninfo] = self.stack.enter_context(delayed)
@@ -113,8 +115,16 @@ class Stage:
         if key not in self.workers:
             log = self.directory / f"{key}.log"
             worker = working(name, f"example_project.benchmarks.{module}", log=log, env=env)
-            self.workers[key] = self.stack.enter_context(worker)
+            end = self._ends[key] = self.stack.enter_context(contextlib.ExitStack())
+            self.workers[key] = end.enter_context(worker)
         return self.workers[key]
+
+    def dismiss(self, keys: Iterable[str]) -> None:
+        """End the processes of contenders that have nothing left to do: the server takes only so many sessions."""
+        for key in keys:
+            if key in self.workers:
+                del self.workers[key]
+                self._ends.pop(key).close()
 
 
 def measure(stage: Stage, workloads: Sequence[Workload], progress: Callable[[Workload, int], None]) -> Results:
@@ -126,7 +136,14 @@ def measure(stage: Stage, workloads: Sequence[Workload], progress: Callable[[Wor
         with contestants(stage, server, list(contenders.values())) as ask:
             for workload in together:
                 results[workload.key] = rounds(stage, workload, ask, progress)
+                stage.dismiss(done_with(workload, workloads))
     return results
+
+
+def done_with(workload: Workload, workloads: Sequence[Workload]) -> set[str]:
+    """Return who has taken part in *workload*, and takes part in none after it."""
+    after = workloads[workloads.index(workload) + 1 :]
+    return {each.key for each in workload.contenders} - {each.key for later in after for each in later.contenders}
 
 
 def rounds(
@@ -159,8 +176,6 @@ def order(contenders: Sequence[Contender], number: int) -> list[Contender]:
 def contestants(stage: Stage, server: str | None, contenders: Sequence[Contender]) -> Iterator[Ask]:
     """Have all that take part running, by themselves or in a server; yield what has one of them do its work."""
     if server is None:
-        for contender in contenders:
-            stage.worker(contender)
         yield lambda contender, workload: stage.worker(contender).ask(workload.command, **workload.arguments)
         return
     client = stage.client

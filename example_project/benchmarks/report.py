@@ -17,7 +17,7 @@ from rich.table import Table
 from example_project.benchmarks import pgbouncer
 from example_project.benchmarks.bars import Bar, values
 from example_project.benchmarks.rounds import Summary, summarise
-from example_project.benchmarks.workloads import PAGES, WAYS
+from example_project.benchmarks.tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from example_project.benchmarks.contenders import Contender
     from example_project.benchmarks.measuring import Results
+    from example_project.benchmarks.tables import Column
     from example_project.benchmarks.workloads import Workload
 
 WIDTH = 120
@@ -57,156 +58,67 @@ class Grid:
     of_words: bool = False
 
 
-@dataclass(frozen=True)
-class Column:
-    """One number of one workload."""
-
-    heading: str
-    workload: str
-    measure: str
-    decimals: int = 0
-    # To show milliseconds of seconds, or a share in percent.
-    factor: float = 1
-
-
 def grids(run: Run) -> Iterator[Grid]:
     """Return the tables that have something to tell, the one that matters first."""
-    for title, columns in tables(run):
-        measured = [column for column in columns if column.workload in run.results]
-        if measured:
-            yield grid(run, title, measured)
+    for title, columns in tables(run.workloads):
+        with_results = [column for column in columns if column.workload in run.results]
+        if with_results:
+            yield grid(run, title, with_results)
     yield from failures_grid(run)
     yield bars_grid(run.bars)
     yield workloads_grid(run.workloads)
 
 
-def tables(run: Run) -> Iterator[tuple[str, list[Column]]]:
-    yield (
-        "One thread (1), slow views (2), mixed (3), database-bound without and in a transaction (4)",
-        [
-            Column(".get(), µs", "get", "microseconds"),
-            Column("SELECT 1, µs", "select", "microseconds"),
-            Column("slow (2), requests/s", "slow", "rate"),
-            Column("mixed (3), requests/s", "mixed", "rate"),
-            Column("mixed (3), p99 ms", "mixed", "p99"),
-            Column("20 queries (4), requests/s", "database", "rate"),
-            Column("transaction (4), requests/s", "transaction", "rate"),
-        ],
-    )
-    yield (
-        "Over HTTP (5), requests/s: slow views and database-bound",
-        [
-            Column("gunicorn, slow", "gunicorn-slow", "rate"),
-            Column("gunicorn, 20 queries", "gunicorn-database", "rate"),
-            Column("uvicorn, slow", "uvicorn-slow", "rate"),
-            Column("uvicorn, 20 queries", "uvicorn-database", "rate"),
-        ],
-    )
-    points = [workload.key for workload in run.workloads if workload.number == 6]
-    for title, measure, decimals, factor in (
-        ("requests/s (ideal: 400)", "rate", 0, 1),
-        ("99th percentile, less the wait itself, ms", "late", 0, 1),
-        ("CPU per request, ms", "cpu", 2, 1),
-        ("the reaper's share of CPU, %", "reaper", 2, 100),
-        ("requests of the slowest thread, % of the median one's", "slowest_share", 0, 100),
-    ):
-        columns = [Column(f"{key.removeprefix('scale-')} threads", key, measure, decimals, factor) for key in points]
-        yield f"Scale (6): {title}", columns
-    yield (
-        "Forks (7): milliseconds from the fork to the child's first answer",
-        [Column(f"{count} inherited", f"fork-{count}", "milliseconds", 1) for count in (1, 64)],
-    )
-    yield (
-        'Installed, and RELEASE = "never" (8): µs per query',
-        [Column(".get()", "never-get", "microseconds", 1), Column("SELECT 1", "never-select", "microseconds", 1)],
-    )
-    yield (
-        "Memory (8): what Python allocates for a thread with a connection; the difference is a lease",
-        [Column("bytes", "memory", "bytes")],
-    )
-    yield (
-        "Long pages beside short ones (9): whether who waits gets its turn, and what that costs the long ones",
-        [
-            Column("long, requests/s", "beside", "rate", 1),
-            Column("short, median ms", "beside", "beside_p50", 1),
-            Column("short, p99 ms", "beside", "beside_p99", 1),
-        ],
-    )
-    yield from tenants_tables()
-    yield (
-        "Pages that the processor limits (11), 16 visitors and a pool of 2: requests/s and 99th percentile",
-        [
-            column
-            for key in PAGES
-            for column in (
-                Column(f"{key}, requests/s", f"pages-{key}", "rate", 1),
-                Column(f"{key}, p99 ms", f"pages-{key}", "p99"),
-            )
-        ],
-    )
-
-
-def tenants_tables() -> Iterator[tuple[str, list[Column]]]:
-    for key, where in ("tenants", "beside the server"), ("network", "1 ms each way"):
-        ways = ("none", "no tenant"), ("set", "SET"), ("function", "a function")
-        yield (
-            f"Tenants (10), {where}: requests/s (ideal: 160), and answers for another tenant in %",
-            [
-                *(Column(f"{name}, requests/s", f"{key}-{way}", "rate") for way, name in ways),
-                *(Column(f"{name}, wrong %", f"{key}-{way}", "wrong", 1, 100) for way, name in ways[1:]),
-            ],
-        )
-    yield (
-        "Tenants (10): requests/s of 12 threads over 2 connections (ideal: 40)",
-        [Column(name, f"few-{way}", "rate", 1) for way, name in WAYS.items()],
-    )
-    yield (
-        "Cleaning (10): µs of a query whose connection goes back after it",
-        [Column("SELECT 1", "clean", "microseconds", 1)],
-    )
-
-
 def grid(run: Run, title: str, columns: Sequence[Column]) -> Grid:
     rows = []
-    for contender in contenders_of(run, {column.workload for column in columns}):
-        rows.append([(contender.name, ""), *(cell(run, column, contender) for column in columns)])
+    for name, contenders in contenders_of(run, {column.workload for column in columns}).items():
+        rows.append([(name, ""), *(cell(run, column, contenders) for column in columns)])
     return Grid(title, ["", *(column.heading for column in columns)], rows)
 
 
-def contenders_of(run: Run, keys: Iterable[str]) -> list[Contender]:
-    taking_part = [each for workload in run.workloads if workload.key in keys for each in workload.contenders]
-    return list({contender.key: contender for contender in taking_part}.values())
+def contenders_of(run: Run, keys: Iterable[str]) -> dict[str, list[Contender]]:
+    """Return those that take part, by their names: who differs in the workload alone has the same."""
+    found: dict[str, list[Contender]] = {}
+    for workload in run.workloads:
+        for contender in workload.contenders if workload.key in keys else ():
+            same = found.setdefault(contender.name, [])
+            same += [contender] if contender not in same else []
+    return found
 
 
-def cell(run: Run, column: Column, contender: Contender) -> tuple[str, str]:
+def cell(run: Run, column: Column, contenders: Sequence[Contender]) -> tuple[str, str]:
     """Return the median, and from where to where the rounds were."""
+    found = measured(run, column.workload, contenders, "p99" if column.measure == "late" else column.measure)
     if column.measure == "late":
         [workload] = [each for each in run.workloads if each.key == column.workload]
         waited = workload.arguments["spread"] * 1000
-        found = [value - waited for value in values(run.results, column.workload, contender, "p99")]
-    else:
-        found = [value * column.factor for value in values(run.results, column.workload, contender, column.measure)]
-    return summary_cell(summarise(found), column.decimals)
+        found = [value - waited for value in found]
+    return summary_cell(summarise(value * column.factor for value in found), column.decimals)
+
+
+def measured(run: Run, workload: str, contenders: Sequence[Contender], measure: str) -> list[float]:
+    """Return the rounds of the one of *contenders* that has taken part in *workload*."""
+    return [value for each in contenders for value in values(run.results, workload, each, measure)]
 
 
 def failures_grid(run: Run) -> Iterator[Grid]:
     """Return which requests had no answer, of all that were made."""
-    loads = [workload for workload in run.workloads if workload.command == "drive"]
+    loads = [workload for workload in run.workloads if workload.command in ("drive", "herd")]
     numbers = list(dict.fromkeys(workload.number for workload in loads))
     if not numbers:
         return
     rows = []
-    for contender in contenders_of(run, {workload.key for workload in loads}):
-        cells = [failed(run, number, contender) for number in numbers]
-        rows.append([(contender.name, ""), *((cell, "") for cell in cells)])
+    for name, contenders in contenders_of(run, {workload.key for workload in loads}).items():
+        cells = [failed(run, loads, number, contenders) for number in numbers]
+        rows.append([(name, ""), *((cell, "") for cell in cells)])
     headings = ["", *(f"workload {number}" for number in numbers)]
     yield Grid("Requests that failed: pool timeouts + other errors, of all", headings, rows)
 
 
-def failed(run: Run, number: int, contender: Contender) -> str:
-    keys = [workload.key for workload in run.workloads if workload.number == number]
+def failed(run: Run, loads: Sequence[Workload], number: int, contenders: Sequence[Contender]) -> str:
+    keys = [workload.key for workload in loads if workload.number == number]
     timeouts, errors, requests = (
-        sum(value for key in keys for value in values(run.results, key, contender, name))
+        sum(value for key in keys for value in measured(run, key, contenders, name))
         for name in ("timeouts", "errors", "requests")
     )
     return f"{timeouts:,.0f} + {errors:,.0f} of {requests:,.0f}" if requests else NOTHING
@@ -358,7 +270,8 @@ def write(run: Run, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     from example_project.benchmarks import pictures
 
+    # First of all: it has taken long.
+    (directory / "results.json").write_text(as_json(run))
     drawn = pictures.draw(run, directory)
     (directory / "results.txt").write_text(text(run))
     (directory / "results.md").write_text(markdown(run, drawn))
-    (directory / "results.json").write_text(as_json(run))

@@ -2,6 +2,7 @@
 
 ``DATABASE_URL``       where the contender connects to.
 ``BENCH_DATABASE``     what its entry of ``DATABASES`` has beside that, as JSON.
+``BENCH_ALIASES``      how many entries of that kind there are; one by default.
 ``BENCH_TOOLKIT``      its ``CONN_HYGIENE``, as JSON; without the variable the toolkit is not installed.
 """
 
@@ -36,7 +37,10 @@ if "BENCH_TOOLKIT" in os.environ:
     MIDDLEWARE.insert(0, "conn_hygiene.middleware.ConnectionHygieneMiddleware")
 
 DATABASES = {
-    "default": database(os.environ["DATABASE_URL"], **json.loads(os.environ.get("BENCH_DATABASE", "{}"))),
+    f"alias_{number}" if number else "default": database(
+        os.environ["DATABASE_URL"], **json.loads(os.environ.get("BENCH_DATABASE", "{}"))
+    )
+    for number in range(int(os.environ.get("BENCH_ALIASES", "1")))
 }
 
 # Requests that fail are counted; a traceback for each of them would be measured as well.

@@ -19,6 +19,7 @@ from rich.console import Console
 from example_project.benchmarks import report
 from example_project.benchmarks.contenders import AT_ONCE, HOLDING, PEER, TOOLKIT
 from example_project.benchmarks.measuring import Stage, measure
+from example_project.benchmarks.tables import Column
 from example_project.benchmarks.workloads import FULL, workloads
 from example_project.processes import end_on_signals, postgresql, shop_database
 
@@ -26,10 +27,10 @@ from example_project.processes import end_on_signals, postgresql, shop_database
 TURNS = (1, 2, 3, 5, 8, 10, math.inf)
 
 COLUMNS = [
-    report.Column("long pages (9), requests/s", "beside", "rate", 1),
-    report.Column("short (9), median ms", "beside", "beside_p50", 1),
-    report.Column("short (9), p99 ms", "beside", "beside_p99", 1),
-    report.Column("20 queries (4), requests/s", "database", "rate", 1),
+    Column("long pages (9), requests/s", "beside", "rate", 1),
+    Column("short (9), median ms", "beside", "beside_p50", 1),
+    Column("short (9), p99 ms", "beside", "beside_p99", 1),
+    Column("20 queries (4), requests/s", "database", "rate", 1),
 ]
 
 

@@ -12,13 +12,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.http import Http404, HttpResponse, JsonResponse
 from django.urls import path
 from psycopg_pool import PoolTimeout
 
 from conn_hygiene import session_settings
-from example_project.benchmarks.load import WRONG
+from example_project.benchmarks.load import WRONG, waits
 from example_project.shop.models import Order
 
 if TYPE_CHECKING:
@@ -43,6 +43,35 @@ def page(request: HttpRequest, before: int, elsewhere: int, after: int) -> HttpR
     if elsewhere:
         time.sleep(elsewhere / 1000)
     query(after)
+    return HttpResponse()
+
+
+def page_of_an_alias(request: HttpRequest, elsewhere: int) -> HttpResponse:
+    """The same, of one of all databases that there are."""
+    alias = random.choice(list(connections))
+    query_one(alias)
+    time.sleep(elsewhere / 1000)
+    query_one(alias)
+    return HttpResponse()
+
+
+def page_of_all_aliases(request: HttpRequest) -> HttpResponse:
+    """Connect to all of them, so that none is new to the thread any more."""
+    for alias in connections:
+        query_one(alias)
+    return HttpResponse()
+
+
+def query_one(alias: str) -> None:
+    Order.objects.using(alias).get(pk=random.randint(1, ORDERS))
+
+
+def short_page(request: HttpRequest) -> HttpResponse:
+    """Note how long it takes to get a connection, and query."""
+    asked = time.perf_counter()
+    connection.ensure_connection()
+    waits.append(time.perf_counter() - asked)
+    query(1)
     return HttpResponse()
 
 
@@ -146,6 +175,9 @@ handler500 = failed
 
 urlpatterns = [
     path("page/<int:before>/<int:elsewhere>/<int:after>", page),
+    path("alias/<int:elsewhere>", page_of_an_alias),
+    path("aliases", page_of_all_aliases),
+    path("short", short_page),
     path("long/<int:queries>/<int:between>", long_page),
     path("async/<int:before>/<int:elsewhere>/<int:after>", async_page),
     path("atomic/<int:queries>", atomic_page),

@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
 
@@ -19,6 +20,7 @@ from django.core.handlers.wsgi import WSGIHandler
 
 from conn_hygiene.leases import backoff
 from example_project.benchmarks import load
+from example_project.benchmarks.herd import herd
 from example_project.benchmarks.protocol import serve
 
 if TYPE_CHECKING:
@@ -30,7 +32,15 @@ def main() -> None:
     if "BENCH_TURN" in os.environ:
         backoff.TURN = float(os.environ["BENCH_TURN"])
     site = Site()
-    serve({"drive": site.drive, "loop": site.loop, "fork": fork, "memory": memory})
+    serve(
+        {
+            "drive": site.drive,
+            "herd": partial(herd, site.drive),
+            "loop": site.loop,
+            "fork": fork,
+            "memory": memory,
+        }
+    )
     # The pool's threads need not say goodbye to anybody.
     os._exit(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from example_project.benchmarks import contenders as who
@@ -41,8 +42,8 @@ class Scale:
     threads: tuple[int, ...]  # of workload 6
 
 
-FULL = Scale(loops=100, pairs=200, rounds=3, forks=9, seconds=2.25, threads=(8, 32, 128, 512))
-QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.2, threads=(8, 512))
+FULL = Scale(loops=100, pairs=200, rounds=3, forks=9, seconds=1.9, threads=(8, 32, 128, 512))
+QUICK = Scale(loops=24, pairs=40, rounds=1, forks=5, seconds=1.0, threads=(8, 512))
 # It shows that everything runs, and measures nothing.
 SMOKE = Scale(loops=1, pairs=1, rounds=1, forks=1, seconds=0.1, threads=(8,))
 
@@ -54,11 +55,14 @@ def workloads(scale: Scale) -> list[Workload]:
         *crowds(scale),
         *over_http(scale),
         *growing(scale),
+        *growing_by_aliases(scale),
+        *growing_by_processes(scale),
         *forks(scale),
         *overhead(scale),
-        beside_each_other(scale),
+        *beside_each_other(scale),
         *tenants(scale),
         *pages(scale),
+        *far_away(scale),
     ]
 
 
@@ -73,7 +77,7 @@ def single_thread(scale: Scale) -> list[Workload]:
 def crowds(scale: Scale) -> list[Workload]:
     # Where the processor is the limit, ratios differ most from round to round.
     often = replace(scale, rounds=scale.rounds * 2 - 1)
-    sprints = replace(often, seconds=scale.seconds * 0.75)
+    sprints = shorter(often)
     return [
         crowd(scale, 2, "slow", "1 query, 200 ms elsewhere, 1 query", "/page/1/200/1", threads=32, elsewhere=0.2),
         replace(
@@ -86,6 +90,10 @@ def crowds(scale: Scale) -> list[Workload]:
         crowd(sprints, 4, "database", "20 queries back to back", "/page/20/0/0", threads=16),
         crowd(sprints, 4, "transaction", "20 queries in a transaction", "/atomic/20", threads=16),
     ]
+
+
+def shorter(scale: Scale) -> Scale:
+    return replace(scale, seconds=scale.seconds * 0.75)
 
 
 def crowd(
@@ -133,6 +141,46 @@ def growing(scale: Scale) -> list[Workload]:
     return found
 
 
+def growing_by_aliases(scale: Scale) -> list[Workload]:
+    """Return the same load for one pool, and for many that are as large together."""
+    scale = shorter(scale)
+    found = []
+    for count, contenders in who.ALIASES.items():
+        title = (
+            f"1 query, 80 ms elsewhere, 1 query, in one of {count} databases"
+            if count > 1
+            else "the same in one database"
+        )
+        load = crowd(
+            scale, 6, f"aliases-{count}", title, "/alias/80", threads=32, elsewhere=0.08, contenders=contenders
+        )
+        found.append(replace(load, arguments={**load.arguments, "first": "/aliases"}))
+    return found
+
+
+def growing_by_processes(scale: Scale) -> list[Workload]:
+    """Return the same load for one process, and for many that are as large together."""
+    scale = shorter(scale)
+    found = []
+    for count, contenders in who.HERDS.items():
+        threads = THREADS_OF_HERD // count
+        title = f"{count} processes, {threads} threads each, 1 query, 250 ms elsewhere, 1 query"
+        load = crowd(
+            scale,
+            6,
+            f"processes-{count}",
+            title,
+            "/page/1/250/1",
+            threads=threads,
+            elsewhere=0.25,
+            contenders=contenders,
+        )
+        # Each process asks the catalogue once, when a first connection is given back.
+        arguments = {**load.arguments, "processes": count, "first": "/page/1/250/1"}
+        found.append(replace(load, command="herd", arguments=arguments, title=title, ideal=THREADS_OF_HERD / 0.25))
+    return found
+
+
 def forks(scale: Scale) -> list[Workload]:
     contenders = (who.LARGE_TOOLKIT, who.CLOSING, who.CLOSING_POOL)
     return [
@@ -152,6 +200,9 @@ def overhead(scale: Scale) -> list[Workload]:
         Workload(8, "never-select", "RELEASE never, SELECT 1", "loop", {"path": "/selects/120"}, scale.pairs, pair),
     ]
 
+
+# In all of its processes.
+THREADS_OF_HERD = 100
 
 WAYS = {
     "set": "SET",
@@ -196,9 +247,33 @@ def pages(scale: Scale) -> list[Workload]:
     ]
 
 
-def beside_each_other(scale: Scale) -> Workload:
-    """Twice as many long pages as there are connections, and visitors who want one query only."""
-    title = "8 threads, 100 queries with 0.3 ms of Python after each; beside them 4 threads, 1 query, every 20 ms"
-    beside = {"path": "/page/1/0/0", "threads": 4, "spread": 0.02, "pause": 0.02}
-    arguments = {"path": "/long/100/300", "threads": 8, "seconds": scale.seconds, "beside": beside}
-    return Workload(9, "beside", title, "drive", arguments, scale.rounds)
+def beside_each_other(scale: Scale) -> list[Workload]:
+    """Return twice as many long pages as there are connections, and visitors who want one query only."""
+    return [
+        beside(scale, "beside", 100, 8, "/page/1/0/0", tuple(who.CONTENDERS)),
+        beside(scale, "fair", 200, 4, "/short", tuple(who.PAIR.values())),
+    ]
+
+
+def beside(
+    scale: Scale, key: str, queries: int, threads: int, short: str, contenders: tuple[Contender, ...]
+) -> Workload:
+    long = f"{threads} threads, {queries} queries with 0.3 ms of Python after each"
+    title = f"{long}; beside them 4 threads, 1 query, every 20 ms"
+    crowd = {"path": short, "threads": 4, "spread": 0.02, "pause": 0.02}
+    arguments = {"path": f"/long/{queries}/300", "threads": threads, "seconds": scale.seconds, "beside": crowd}
+    return Workload(9, key, title, "drive", arguments, scale.rounds, contenders)
+
+
+def far_away(scale: Scale) -> list[Workload]:
+    """Return slow, mixed and database-bound views with a network in between, where round trips are what counts.
+
+    There are fewer threads of the latter two, since with as many as elsewhere it would be the processor that counts.
+    """
+    slow, mixed, database = "1 query, 200 ms elsewhere, 1 query", "2 queries, 50 ms elsewhere, 2 queries", "20 queries"
+    far = partial(crowd, shorter(scale), 12, contenders=tuple(who.FAR.values()))
+    return [
+        far("far-slow", f"{slow}, 1 ms each way", "/page/1/200/1", threads=32, elsewhere=0.2),
+        replace(far("far-mixed", f"{mixed}, 1 ms each way", "/page/2/50/2", threads=12, elsewhere=0.05), ideal=None),
+        far("far-database", f"{database}, 1 ms each way", "/page/20/0/0", threads=8),
+    ]
