@@ -315,8 +315,8 @@ def test_json_has_all_rounds(run: report.Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "pictures"),
-    [(range(1, 10), ["requests-per-second", "over-http", "one-thread", "scale"]), ([10], [])],
-    ids=["all but tenants", "tenants"],
+    [(range(1, 10), ["requests-per-second", "over-http", "one-thread", "scale"]), ([10, 13], [])],
+    ids=["all but tenants and counts", "tenants and counts"],
 )
 def test_everything_runs(numbers: Sequence[int], pictures: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")

@@ -16,13 +16,14 @@ from wsgiref.util import setup_testing_defaults
 
 import django
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command
 
 from conn_hygiene.leases import backoff
 from example_project.benchmarks import load
 from example_project.benchmarks.protocol import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
     if "BENCH_TURN" in os.environ:
         backoff.TURN = float(os.environ["BENCH_TURN"])
     site = Site()
-    serve({"drive": site.drive, "loop": site.loop, "fork": fork, "memory": memory})
+    commands: dict[str, Callable[..., Any]] = {"drive": site.drive, "loop": site.loop, "count": site.count}
+    serve({**commands, "fork": fork, "memory": memory, "shop": shop})
     # The pool's threads need not say goodbye to anybody.
     os._exit(0)
 
@@ -61,6 +63,20 @@ class Site:
             raise RuntimeError(f"{path} failed with status {status}.")
         answer: dict[str, float] = json.loads(body)
         return answer
+
+    def count(self, what: str) -> dict[str, float]:
+        """Count the bytecodes of something in a request, or of a request."""
+        from example_project.benchmarks import counting
+
+        if what == "request":
+            return counting.count_request(lambda: self.get("/page/1/0/0"))
+        return self.loop(f"/counts/{what}")
+
+
+def shop() -> None:
+    """Open a shop without tenants in an empty database, where the run has not."""
+    call_command("migrate", "shop", "0001", verbosity=0)
+    call_command("seed", verbosity=0)
 
 
 def fork(connections: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def workloads(scale: Scale) -> list[Workload]:
         *overhead(scale),
         beside_each_other(scale),
         *tenants(scale),
+        *counts(),
     ]
 
 
@@ -174,6 +176,34 @@ def tenants(scale: Scale) -> list[Workload]:
         found.append(crowd(scale, 10, f"few-{way}", title, path, threads=12, elsewhere=0.3, contenders=(who.FEW,)))
     title, pair = "a release after each SELECT 1", (who.AT_ONCE, who.ALWAYS)
     return [*found, Workload(10, "clean", title, "loop", {"path": "/selects/120"}, scale.loops, pair)]
+
+
+# By sys.monitoring.
+COUNTABLE = sys.version_info >= (3, 12)
+
+COUNTED = {
+    "select": "SELECT 1",
+    "get": ".get()",
+    "cycle": "cycle",
+    "transaction": "transaction",
+    "request": "request",
+}
+_IN_WORDS = {
+    "cycle": "a checkout and a release, without the query in between",
+    "transaction": "a transaction of two SELECT 1",
+    "request": "a request with one .get()",
+}
+
+
+def counts() -> list[Workload]:
+    """Return what is counted and not timed. It comes to the same each time: once is enough."""
+    found = []
+    for what, name in COUNTED.items() if COUNTABLE else ():
+        # PgBouncer's are its own process's.
+        takes_part = tuple(each for each in who.COUNTED if what != "cycle" or each is not who.PGBOUNCER)
+        title = f"bytecodes of {_IN_WORDS.get(what, name)}"
+        found.append(Workload(13, f"count-{what}", title, "count", {"what": what}, 1, takes_part))
+    return found
 
 
 def beside_each_other(scale: Scale) -> Workload:
