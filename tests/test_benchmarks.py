@@ -398,8 +398,8 @@ def test_json_has_all_rounds(run: report.Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "pictures"),
-    [(range(1, 9), ["requests-per-second", "over-http", "one-thread", "scale"]), ([9, 10, 12], []), ([11], [])],
-    ids=["one to eight", "turns, tenants and distance", "pages"],
+    [(range(1, 9), ["requests-per-second", "over-http", "one-thread", "scale"]), ([9, 10, 12], []), ([11, 13], [])],
+    ids=["one to eight", "turns, tenants and distance", "pages and counts"],
 )
 def test_everything_runs(numbers: Sequence[int], pictures: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the pictures, is not installed")

@@ -24,7 +24,7 @@ from example_project.benchmarks import report
 from example_project.benchmarks.bars import bars
 from example_project.benchmarks.contenders import CONTENDERS
 from example_project.benchmarks.measuring import Results, Stage, measure
-from example_project.benchmarks.workloads import FULL, QUICK, SMOKE, Workload, workloads
+from example_project.benchmarks.workloads import COUNTABLE, FULL, QUICK, SMOKE, Workload, workloads
 from example_project.processes import ROOT, Trouble, end_on_signals, postgresql, shop_database
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--scale", choices=SCALES, default="full", help="how much is measured; smoke only shows that all runs"
     )
     parser.add_argument("--quick", dest="scale", action="store_const", const="quick", help="the same as --scale=quick")
-    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 13), metavar="N", help="some of the workloads")
+    parser.add_argument("--only", type=int, nargs="+", choices=range(1, 14), metavar="N", help="some of the workloads")
     keys = [contender.key for contender in CONTENDERS]
     parser.add_argument("--contenders", nargs="+", choices=keys, default=keys, metavar="NAME", help=", ".join(keys))
     parser.add_argument("--rounds", type=int, help="of each workload, in place of its own number")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if not chosen:
         raise Trouble("Nothing is left to measure.")
     for reason in missing:
-        console.print(f"[yellow]A contender is missing:[/yellow] {escape(reason)}", soft_wrap=True)
+        console.print(f"[yellow]Missing:[/yellow] {escape(reason)}", soft_wrap=True)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conn-hygiene-bench-")))
         url = postgresql()
@@ -92,9 +92,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def selected(options: argparse.Namespace) -> tuple[list[Workload], list[str]]:
-    """Return what is to be measured, and what keeps contenders from taking part."""
+    """Return what is to be measured, and what cannot be."""
     everybody = workloads(SCALES[options.scale])
     missing = {each.missing for workload in everybody for each in workload.contenders if takes_part(each.key, options)}
+    if not COUNTABLE:
+        missing.add("before version 3.12, Python has nothing to count its bytecodes by")
     chosen = []
     for workload in everybody:
         if options.only and workload.number not in options.only:

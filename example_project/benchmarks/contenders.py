@@ -92,6 +92,9 @@ FAR = {each.key: replace(each, key=f"far-{each.key}", network=True) for each in 
 # What follows is measured only where the question is another one than who serves most.
 NEVER = Contender("never", 'conn_hygiene, RELEASE = "never"', toolkit={"RELEASE": "never"})
 
+# What they do is counted. A longer grace adds nothing to that.
+COUNTED = (HOLDING, UNPOOLED, PEER, PGBOUNCER, AT_ONCE, TOOLKIT, NEVER)
+
 # For single queries: what each return costs.
 ALWAYS = Contender(
     "always", 'conn_hygiene, 0, CLEAN_SESSIONS = "always"', toolkit={"RELEASE_AFTER": 0, "CLEAN_SESSIONS": "always"}

@@ -152,8 +152,8 @@ def rounds(
     """Give each contender its turns, and return what they came to."""
     progress(workload, 0)
     alone = workload.command == "loop"
-    # Not measured: the first turn of each would pay for what is done once. Loads warm up by themselves.
-    if workload.command != "drive":
+    # Not measured: the first turn of each would pay for what is done once. Loads and counts warm up by themselves.
+    if workload.command not in ("drive", "count"):
         for contender in workload.contenders:
             ask(contender, workload)
     found: dict[str, list[dict[str, float]]] = {contender.key: [] for contender in workload.contenders}

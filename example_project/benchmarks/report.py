@@ -18,6 +18,7 @@ from example_project.benchmarks import pgbouncer
 from example_project.benchmarks.bars import Bar, values
 from example_project.benchmarks.rounds import Summary, summarise
 from example_project.benchmarks.tables import tables
+from example_project.benchmarks.workloads import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +65,7 @@ def grids(run: Run) -> Iterator[Grid]:
         with_results = [column for column in columns if column.workload in run.results]
         if with_results:
             yield grid(run, title, with_results)
+    yield from counts_grids(run)
     yield from failures_grid(run)
     yield bars_grid(run.bars)
     yield workloads_grid(run.workloads)
@@ -99,6 +101,40 @@ def cell(run: Run, column: Column, contenders: Sequence[Contender]) -> tuple[str
 def measured(run: Run, workload: str, contenders: Sequence[Contender], measure: str) -> list[float]:
     """Return the rounds of the one of *contenders* that has taken part in *workload*."""
     return [value for each in contenders for value in values(run.results, workload, each, measure)]
+
+
+def counts_grids(run: Run) -> Iterator[Grid]:
+    """Return how many bytecodes each contender takes, and in which of the toolkit's packages its own are."""
+    counted = {name: f"count-{what}" for what, name in COUNTED.items() if f"count-{what}" in run.results}
+    if not counted:
+        return
+    contenders = [each for same in contenders_of(run, set(counted.values())).values() for each in same]
+    rows = [[(each.name, ""), *(count_cell(run, key, each) for key in counted.values())] for each in contenders]
+    yield Grid("Counts (13): bytecodes of Python", ["", *counted], rows)
+    for each in contenders:
+        parts = {name: parts_of(run, key, each) for name, key in counted.items()}
+        if headings := sorted({part for found in parts.values() for part in found}):
+            rows = [
+                [(name, ""), *((f"{found[part]:,.0f}" if part in found else NOTHING, "") for part in headings)]
+                for name, found in parts.items()
+            ]
+            yield Grid(f"Counts (13): the toolkit's own, of {each.name}", ["", *headings], rows)
+
+
+def count_cell(run: Run, key: str, contender: Contender) -> tuple[str, str]:
+    """Return the bytecodes of the thread that asks; of them its package's own, and beside them other threads'."""
+    for found in run.results[key].get(contender.key, []):
+        own = [f"own {found[name]:,.0f}" for name in ("toolkit", "peer") if name in found]
+        others = [f"others {found['others']:,.0f}"] if found["others"] else []
+        return f"{found['all']:,.0f}", ", ".join(own + others)
+    return NOTHING, ""
+
+
+def parts_of(run: Run, key: str, contender: Contender) -> dict[str, float]:
+    """Return the toolkit's own by package or module."""
+    for found in run.results[key].get(contender.key, []):
+        return {name.partition(".")[2]: value for name, value in found.items() if name.startswith("toolkit.")}
+    return {}
 
 
 def failures_grid(run: Run) -> Iterator[Grid]:
@@ -195,7 +231,9 @@ def legend(run: Run) -> str:
     text = (
         "Medians of the rounds, with the smallest and the largest. The number of a conn_hygiene is its RELEASE_AFTER "
         "in seconds; 0.001 is the default. A target is compared with the median of the ratios within each round. "
-        "Single queries (1, 8) are timed with all processes on one processor, where the system lets them be put there."
+        "Single queries (1, 8) are timed with all processes on one processor, where the system lets them be put there. "
+        "Counts (13) are those of the thread that asks: own are those of the contender's own package, and beside them, "
+        "others are those of all other threads until the connection is back."
     )
     return f"{QUICK} {text}" if run.quick else text
 

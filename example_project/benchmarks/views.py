@@ -164,6 +164,13 @@ def select(times: int) -> None:
             cursor.fetchone()
 
 
+def counts(request: HttpRequest, what: str) -> JsonResponse:
+    """Answer how many bytecodes something takes in a request."""
+    from example_project.benchmarks import counting
+
+    return JsonResponse(counting.count(what))
+
+
 def failed(request: HttpRequest) -> HttpResponse:
     """Tell a pool's timeouts from all other errors."""
     error = sys.exc_info()[1]
@@ -184,4 +191,5 @@ urlpatterns = [
     path("tenant/<str:way>/<int:elsewhere>", tenant_page),
     path("gets/<int:times>", many_gets),
     path("selects/<int:times>", many_selects),
+    path("counts/<str:what>", counts),
 ]

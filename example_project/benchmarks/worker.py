@@ -17,6 +17,7 @@ from wsgiref.util import setup_testing_defaults
 
 import django
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command
 
 from conn_hygiene.leases import backoff
 from example_project.benchmarks import load
@@ -37,8 +38,10 @@ def main() -> None:
             "drive": site.drive,
             "herd": partial(herd, site.drive),
             "loop": site.loop,
+            "count": site.count,
             "fork": fork,
             "memory": memory,
+            "shop": shop,
         }
     )
     # The pool's threads need not say goodbye to anybody.
@@ -71,6 +74,20 @@ class Site:
             raise RuntimeError(f"{path} failed with status {status}.")
         answer: dict[str, float] = json.loads(body)
         return answer
+
+    def count(self, what: str) -> dict[str, float]:
+        """Count the bytecodes of something in a request, or of a request."""
+        from example_project.benchmarks import counting
+
+        if what == "request":
+            return counting.count_request(lambda: self.get("/page/1/0/0"))
+        return self.loop(f"/counts/{what}")
+
+
+def shop() -> None:
+    """Open a shop without tenants in an empty database, where the run has not."""
+    call_command("migrate", "shop", "0001", verbosity=0)
+    call_command("seed", verbosity=0)
 
 
 def fork(connections: int) -> dict[str, float]:

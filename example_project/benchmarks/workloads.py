@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def workloads(scale: Scale) -> list[Workload]:
         *tenants(scale),
         *pages(scale),
         *far_away(scale),
+        *counts(),
     ]
 
 
@@ -277,3 +279,31 @@ def far_away(scale: Scale) -> list[Workload]:
         replace(far("far-mixed", f"{mixed}, 1 ms each way", "/page/2/50/2", threads=12, elsewhere=0.05), ideal=None),
         far("far-database", f"{database}, 1 ms each way", "/page/20/0/0", threads=8),
     ]
+
+
+# By sys.monitoring.
+COUNTABLE = sys.version_info >= (3, 12)
+
+COUNTED = {
+    "select": "SELECT 1",
+    "get": ".get()",
+    "cycle": "cycle",
+    "transaction": "transaction",
+    "request": "request",
+}
+_IN_WORDS = {
+    "cycle": "a checkout and a release, without the query in between",
+    "transaction": "a transaction of two SELECT 1",
+    "request": "a request with one .get()",
+}
+
+
+def counts() -> list[Workload]:
+    """Return what is counted and not timed. It comes to the same each time: once is enough."""
+    found = []
+    for what, name in COUNTED.items() if COUNTABLE else ():
+        # PgBouncer's are its own process's.
+        takes_part = tuple(each for each in who.COUNTED if what != "cycle" or each is not who.PGBOUNCER)
+        title = f"bytecodes of {_IN_WORDS.get(what, name)}"
+        found.append(Workload(13, f"count-{what}", title, "count", {"what": what}, 1, takes_part))
+    return found
