@@ -12,6 +12,8 @@ from django.db.backends.signals import connection_created
 
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries, signals
+from conn_hygiene.leases.wrapper import lease_of
+from tests.test_forks import remade
 from tests.test_lease import query
 from tests.test_left_open import events_of
 from tests.testapp.models import Item
@@ -60,6 +62,41 @@ def commit_by_hand(alias: str) -> None:
     with release_between_queries():
         transaction.set_autocommit(False, using=alias)
         commit(alias, "by hand")
+
+
+# ##### Blocks #####
+
+
+@every_alias
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_what_a_block_after_a_commit_by_hand_writes_is_rolled_back_with_the_rest(alias: str, when: str) -> None:
+    with release_between_queries():
+        transaction.set_autocommit(False, using=alias)
+        create(alias, "kept")
+        transaction.commit(using=alias)
+        if when == "before":
+            wait_until_released(alias)
+        with transaction.atomic(using=alias):
+            # Whatever the reaper finds there: a block has begun.
+            lease_of(connections[alias]).idle_since -= 60
+            let_the_reaper_look()
+            create(alias, "undone")
+            assert connections[alias].in_atomic_block
+        transaction.rollback(using=alias)
+        transaction.set_autocommit(True, using=alias)
+    assert names() == ["kept"]
+
+
+@every_alias
+def test_nor_is_it_committed_where_autocommit_is_off_by_the_settings(alias: str) -> None:
+    with remade(alias, AUTOCOMMIT=False), release_between_queries():
+        create(alias, "kept")
+        transaction.commit(using=alias)
+        wait_until_released(alias)
+        with transaction.atomic(using=alias):
+            create(alias, "undone")
+        transaction.rollback(using=alias)
+    assert names() == ["kept"]
 
 
 # ##### Where it ends #####

@@ -394,6 +394,22 @@ class TestKnown:
         settings(FOLLOWED_SETTINGS=["app.b"], CLEAN_SESSIONS="seen")
         assert not known.leaves_nothing("a")
 
+    def test_what_is_answered_while_settings_change_is_asked_again(
+        self, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="seen")
+        plain = known.is_unknown
+
+        def is_unknown(alias: str) -> bool:
+            # As by another thread, at the last moment.
+            settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="always")
+            return plain(alias)
+
+        monkeypatch.setattr(known, "is_unknown", is_unknown)
+        known.leaves_nothing("a")
+        monkeypatch.undo()
+        assert not known.leaves_nothing("a")
+
     def test_one_of_several_asks(self, settings: Callable[..., None]) -> None:
         settings()
         assert [known.due("a", 0.0), known.due("a", 1.0), known.due("a", 30.0), known.due("a", 31.0)] == [

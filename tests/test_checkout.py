@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,13 @@ import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
+from psycopg_pool import ConnectionPool
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
+from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.wrapper import lease_of, plain_class_of
 from tests.processes import run
 from tests.test_forks import remade
@@ -22,8 +26,6 @@ from tests.waiting import wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from psycopg_pool import ConnectionPool
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small", "unpooled"])
 
@@ -245,6 +247,72 @@ def test_a_connection_that_came_back_without_autocommit_has_it_again(pool_of: Ca
         pool.putconn(each)
     query()
     assert connections["default"].connection.autocommit
+
+
+def test_a_pools_getconn_of_somebodys_own_is_called_as_django_calls_it(
+    pool_of: Callable[[str], ConnectionPool], connects: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ConnectionPool.getconn
+
+    def getconn(pool: Any, timeout: float = 0.01) -> Any:
+        return plain(pool, timeout)
+
+    monkeypatch.setattr(ConnectionPool, "getconn", getconn)
+    query()
+    connections["default"].close()
+    taken = [plain(pool_of("default")) for _ in range(pool_of("default").max_size)]
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match=r"after 0\.01 sec"):
+        query()
+    assert time.monotonic() - began < pool_of("default").timeout
+    for each in taken:
+        pool_of("default").putconn(each)
+
+    def without_a_timeout(pool: Any) -> Any:
+        return plain(pool)
+
+    monkeypatch.setattr(ConnectionPool, "getconn", without_a_timeout)
+    query()
+    assert connects == []
+
+
+def test_a_helper_of_a_backend_is_its_own() -> None:
+    with remade("unpooled", ENGINE="tests.helper_backend") as alias:
+        for _ in range(2):
+            assert query(alias)
+            connections[alias].close()
+
+
+def test_an_isolation_level_that_was_set_on_the_wrapper_is_not_the_next_ones(connects: list[str]) -> None:
+    query()
+    wrapper: Any = connections["default"]
+    usual = wrapper.isolation_level
+    wrapper.isolation_level = IsolationLevel.SERIALIZABLE
+    wrapper.close()
+    query()
+    assert wrapper.isolation_level == usual
+    assert connects == []
+
+
+def test_what_the_reaper_has_just_given_back_is_checked_out_again_for_who_reads_the_handle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with release_between_queries():
+        with connections["default"].cursor() as cursor:
+            cursor.execute("DISCARD ALL")
+        lease = lease_of(connections["default"])
+        assert lease is not None
+        plain = Lease.take
+
+        def take(self: Lease) -> Any:
+            # In the moment between two looks at it.
+            monkeypatch.setattr(Lease, "take", plain)
+            conn_hygiene.release_connections("default")
+            return plain(self)
+
+        monkeypatch.setattr(Lease, "take", take)
+        assert connections["default"].connection is not None
+        assert query()
 
 
 def test_on_an_event_loop_it_is_refused_and_changes_nothing(connects: list[str]) -> None:

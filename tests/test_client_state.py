@@ -302,6 +302,24 @@ def test_a_map_of_adapters_that_somebody_has_kept_is_nobodys() -> None:
 
 
 @pytest.mark.usefixtures("pool")
+def test_what_minds_being_compared_is_no_reason_to_fail() -> None:
+    class Factory:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, cursor: Any) -> Any:
+            return tuple_row(cursor)
+
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("neither true nor false")
+
+    query()
+    handle().row_factory = Factory()
+    connections[ALIAS].close()
+    assert query() == 1
+    assert not isinstance(handle().row_factory, Factory)
+
+
+@pytest.mark.usefixtures("pool")
 def test_autocommit_is_put_back_in_a_transaction_too() -> None:
     raw = handle()
     raw.autocommit = False

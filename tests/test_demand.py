@@ -82,7 +82,9 @@ def releases() -> int:
 # ##### Who waits #####
 
 
-def test_a_thread_that_queries_for_the_first_time_gets_what_another_one_is_done_with() -> None:
+def test_a_thread_that_queries_for_the_first_time_gets_what_another_one_is_done_with(settings: Any) -> None:
+    # No watch comes by in time that would find who waits.
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": 600}
     with pool(), threads(2) as (idle, first):
         held = idle.submit(pid).result()
         before = releases()

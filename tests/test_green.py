@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -235,7 +236,8 @@ def be_busy():
 
 busy = [spawn(be_busy) for _ in range(3)]
 pid()
-wait_until(lambda: len(conn_hygiene.snapshot()) > 2, "all are busy")
+connection.close()
+wait_until(lambda: len(conn_hygiene.snapshot()) == 3, "all are busy")
 """
 FORKED = """
 def fork():
@@ -260,6 +262,62 @@ statuses = {fork() for _ in range(8)}
 print(statuses, len(of_parent) > 2, failed, any(each.dead for each in busy), flush=True)
 os._exit(0)
 """
+
+
+GROWING = """
+import logging, time
+from django.db import OperationalError
+
+logging.disable()
+home, failed = os.getpid(), []
+
+def be_busy():
+    # In a child, each of these is one of its own: nobody else has queries on the parent's.
+    while not failed or os.getpid() != home:
+        try:
+            with connection.cursor() as cursor:
+                if os.getpid() != home and socket_of(cursor.connection) in inherited:
+                    os.write(1, b"the child has a session of its parent's\\n")
+                cursor.execute("SELECT pg_sleep(0.005), repeat('x', 20000)")
+        except OperationalError:
+            failed.append(os.getpid())
+
+def socket_of(session):
+    return os.readlink(f"/proc/self/fd/{session.pgconn.socket}")
+
+def sockets():
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except OSError:
+            pass
+    return {link for link in links if link.startswith("socket")}
+
+pid()
+busy = [spawn(be_busy) for _ in range(3)]
+# At one moment or another of its making.
+seen, until = 0, time.monotonic() + 3
+while seen < TURNS and time.monotonic() < until:
+    sleep(0)
+    seen += bool(connection.pool._growing and connection.pool._waiting)
+inherited = sockets()
+child = os.fork()
+if child == 0:
+    # Where a thread has been started, and has yet to run, Python complains of it in the child.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sleep(0.5)
+    os._exit(0)
+sleep(0.7)
+print(os.waitpid(child, 0)[1], failed, any(each.dead for each in busy), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not tell whose a descriptor is")
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_session_that_a_greenlet_is_about_to_have_as_its_process_forks_stays_the_parents(turns: int) -> None:
+    assert output_of(PATCHES["gevent"], SETUP, GROWING.replace("TURNS", str(turns))) == "0 [] False\n"
 
 
 def test_what_a_greenlet_uses_as_its_process_forks_is_not_freed_in_the_child() -> None:

@@ -53,7 +53,7 @@ FUNCTIONS: list[Any] = [
     Lease.prepare_return,
     Lease.take,
     LeasedWrapper._check_out_of_pool,
-    LeasedWrapper._connect,
+    LeasedWrapper._conn_hygiene_connect,
     LeasedWrapper._connect_once,
     LeasedWrapper._plain_pool,
     LeasedWrapper.check_out_again,
@@ -72,7 +72,7 @@ CONNECTING: list[Any] = [
     Lease.connecting,
     Lease.take,
     LeasedWrapper._checking_out,
-    LeasedWrapper._connect,
+    LeasedWrapper._conn_hygiene_connect,
     LeasedWrapper.check_out_again,
 ]
 
@@ -98,7 +98,7 @@ FOLLOWING: list[Any] = [
     Lease.await_carried,
     Lease.begin_session,
     Lease.set_again,
-    LeasedWrapper._connect,
+    LeasedWrapper._conn_hygiene_connect,
     Return._clean,
     Return._scrub,
     Return.carry_out,

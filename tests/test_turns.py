@@ -14,7 +14,8 @@ from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
-from psycopg_pool import NullConnectionPool
+from psycopg_pool import ConnectionPool, NullConnectionPool
+from psycopg_pool.pool import WaitingClient
 
 from conn_hygiene import closing_connections, hold_connection
 from conn_hygiene.leases import backoff
@@ -27,8 +28,6 @@ from tests.waiting import wait_until, wait_until_released
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-
-    from psycopg_pool import ConnectionPool
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small", "unpooled"])
 
@@ -384,6 +383,25 @@ def test_who_comes_anew_is_ahead_of_who_had_a_turn(
         served.ask(name, asking)
     assert served.by_now() == order
     assert not pool._waiting._had_turns
+
+
+def test_a_pool_that_has_no_lock_before_it_opens_gets_its_order() -> None:
+    older = ConnectionPool("", open=False)
+    # As before psycopg_pool 3.3.1.
+    del older._lock
+    queues.watch(older)
+    assert type(older._waiting) is queues.Order
+
+
+def test_what_a_pool_had_for_a_queue_before_has_nobody_in_it() -> None:
+    pool = ConnectionPool("", open=False)
+    waits: Any = WaitingClient()
+    before = pool._waiting
+    before.append(waits)
+    queues.watch(pool)
+    assert (list(before), list(pool._waiting)) == ([], [waits])
+    queues.unwatch(pool)
+    assert (type(pool._waiting), list(pool._waiting)) == (deque, [waits])
 
 
 @pytest.fixture(params=["checkout", "connect"])

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+from psycopg import pq
 
-from conn_hygiene import internals
+from conn_hygiene import green, internals
 from conn_hygiene.pools import sqlalchemy
 from conn_hygiene.pools.base import is_locked
 
@@ -128,6 +131,34 @@ def _natively_pooled() -> Iterator[Any]:
             wrapper = connections[alias]
             if isinstance(wrapper, PostgreSQLWrapper) and getattr(wrapper, "pool", None) is not None:
                 yield wrapper
+
+
+def cut_greenlets_off() -> None:
+    """Point at nothing what greenlets are about to have, which is in no list yet: they go on with it in the child.
+
+    A greenlet may be in the middle of connecting, be it a pool's worker, and one that waited for a pool may have been
+    handed a connection, and has yet to run. Other threads are no more, and go on with nothing.
+    """
+    if green.library() is None:
+        return
+    # Who waits for a pool of psycopg's, and has in "conn" what it was handed.
+    waiting = getattr(sys.modules.get("psycopg_pool.pool"), "WaitingClient", None)
+    for each in gc.get_objects():
+        # Without isinstance(), which asks a lazy object for its class, and thereby makes what it stands for.
+        kind = type(each)
+        pgconn = getattr(each.conn, "pgconn", None) if kind is waiting else _on_its_way(kind, each)
+        if pgconn is not None:
+            with contextlib.suppress(psycopg.Error):
+                _point_at_nothing(pgconn.socket)
+
+
+def _on_its_way(kind: type, thing: Any) -> Any:
+    """Return libpq's connection of *thing*, of that *kind*, if it is one that is being made, or is a pool's."""
+    if kind is pq.PGconn:
+        return None if thing.status in (pq.ConnStatus.OK, pq.ConnStatus.BAD) else thing
+    if issubclass(kind, psycopg.Connection):
+        return None if getattr(thing, "_pool", None) is None else thing.pgconn
+    return None
 
 
 def take_sqlalchemy_pools() -> Iterator[tuple[str, Any]]:

@@ -84,6 +84,7 @@ def close_all_after_fork() -> int:
     _home_pid = os.getpid()
     of_others = [*_take_from_leases(), *_take_from_wrappers(mine=False)]
     found = [*_take_from_wrappers(mine=True), *discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
+    discarding.cut_greenlets_off()
     left = [alias for alias, connection in of_others if not discarding.discard(connection, of_another=True)]
     left += [alias for alias, connection in found if not discarding.discard(connection)]
     found += of_others

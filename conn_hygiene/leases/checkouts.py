@@ -43,7 +43,7 @@ def is_trusted(connection: psycopg.Connection[Any], now: float) -> bool:
 
 
 def working_one(
-    wrapper: BaseDatabaseWrapper, get: Callable[[Any], Any], conn_params: Any, *, asked_at: float | None
+    wrapper: BaseDatabaseWrapper, get: Callable[..., Any], *conn_params: Any, asked_at: float | None
 ) -> Any:
     """Return what *get*, a ``get_new_connection()`` of *wrapper*, returns, once it is a connection that works.
 
@@ -54,7 +54,7 @@ def working_one(
     """
     connection = None
     try:
-        connection = get(conn_params)
+        connection = get(*conn_params)
         while True:
             if not isinstance(connection, psycopg.Connection) or pools.pool_of(connection) is None:
                 # It has just been connected, or is of a backend that is left alone.
@@ -68,7 +68,7 @@ def working_one(
             if asked_at is None:
                 asked_at = monotonic()
             with waiting.since(asked_at, pool):
-                connection = get(conn_params)
+                connection = get(*conn_params)
     except BaseException:
         # Of a signal handler: nobody else has the connection yet.
         if isinstance(connection, psycopg.Connection) and pools.pool_of(connection) is not None:

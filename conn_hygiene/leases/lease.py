@@ -257,8 +257,8 @@ class Lease:
                 self.state = HELD
                 self.handle = connection
                 return connection
-        if connection is not None:
-            return self.take()
+        if connection is not None and (connection := self.take()) is not None:
+            return connection
         if self.state != GIVEN_BACK:
             return None
         wrapper: Any = self.wrapper()

@@ -25,6 +25,7 @@ import psycopg
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
@@ -176,7 +177,7 @@ class LeasedWrapper(_Wrapper):
                     # when they allow it again.
                     self._checking_out(self.connect, monotonic())
                 else:
-                    self._connect(lease, 3 if is_allowed else 0)
+                    self._conn_hygiene_connect(lease, 3 if is_allowed else 0)
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
@@ -203,7 +204,7 @@ class LeasedWrapper(_Wrapper):
                 else:
                     # What that comes to.
                     with self.wrap_database_errors:
-                        self._connect(lease, 1)
+                        self._conn_hygiene_connect(lease, 1)
             except OperationalError as error:
                 exhausted.take_over_note(error)
                 raise
@@ -256,7 +257,8 @@ class LeasedWrapper(_Wrapper):
                 and "isolation_level" not in self.settings_dict["OPTIONS"]
             ):
                 # What get_new_connection() comes to.
-                lease.assign(checkouts.working_one(self, pool.getconn, None, asked_at=asked_at), frames=frames)
+                self.isolation_level = IsolationLevel.READ_COMMITTED
+                lease.assign(checkouts.working_one(self, pool.getconn, asked_at=asked_at), frames=frames)
             else:
                 lease.assign(self.get_new_connection({}), frames=frames)
         except psycopg.OperationalError as error:
@@ -291,9 +293,9 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         if lease.state == GIVEN_BACK:
             self.validate_thread_sharing()
-        self._connect(lease)
+        self._conn_hygiene_connect(lease)
 
-    def _connect(self, lease: Lease, ensured: int = 0) -> None:
+    def _conn_hygiene_connect(self, lease: Lease, ensured: int = 0) -> None:
         """Connect; *ensured* is how many frames further out :meth:`ensure_connection` stands, 0 if it does not.
 
         It has refused to work in a thread that runs an event loop.
@@ -523,7 +525,7 @@ class LeasedWrapper(_Wrapper):
 
     def get_autocommit(self) -> bool:
         """Return the flag, without a checkout for it, nor a look at the handle: ``on_commit()`` asks at any time."""
-        if self._conn_hygiene_lease.state != CLOSED:
+        if self._conn_hygiene_lease.state != CLOSED and self.autocommit:
             return self.autocommit
         return super().get_autocommit()
 

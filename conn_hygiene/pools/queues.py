@@ -18,8 +18,8 @@ from conn_hygiene import internals
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: Seconds after which nobody is put ahead of who waits, whoever comes.
-PATIENCE = 0.1
+#: Seconds after which nobody is put ahead of who waits, whoever comes. Several of the long turns that others have.
+PATIENCE = 1.0
 
 _goes_on: ContextVar[bool] = ContextVar("conn_hygiene_goes_on", default=False)
 
@@ -37,8 +37,10 @@ class Order(deque[Any]):
         # What changes the queue comes last: an exception of a signal handler behind it would leave a place in it that
         # nobody waits at.
         if is_going_on():
-            self._had_turns[id(position)] = monotonic()
-            super().append(position)
+            # Nothing is called in between but that.
+            append, since, key = super().append, monotonic(), id(position)
+            self._had_turns[key] = since
+            append(position)
         else:
             self.insert(self._place(monotonic() - PATIENCE) if self._had_turns else len(self), position)
 
@@ -77,22 +79,31 @@ is_going_on = _goes_on.get
 @contextlib.contextmanager
 def going_on() -> Iterator[None]:
     """Have who asks for a connection inside be behind those who have not had one."""
-    token = _goes_on.set(True)
+    before = _goes_on.get()
     try:
+        # Inside, and without a token: an exception of a signal handler may come as soon as it is set.
+        _goes_on.set(True)
         yield
     finally:
-        _goes_on.reset(token)
+        _goes_on.set(before)
 
 
 def watch(pool: Any) -> None:
     """Have those who wait for *pool* be served in this order. Does nothing for other pools than psycopg's."""
     if internals.TURNS.available and type(getattr(pool, "_waiting", None)) is deque:
-        with pool._lock:
-            pool._waiting = Order(pool._waiting)
+        # Before psycopg_pool 3.3.1, one that has yet to open has no lock, and nobody waits for it.
+        with getattr(pool, "_lock", None) or contextlib.nullcontext():
+            _replace(pool, Order)
 
 
 def unwatch(pool: Any) -> None:
     """Make the queue of *pool* what it was."""
     if type(getattr(pool, "_waiting", None)) is Order:
         with pool._lock:
-            pool._waiting = deque(pool._waiting)
+            _replace(pool, deque)
+
+
+def _replace(pool: Any, kind: type[deque[Any]]) -> None:
+    before, pool._waiting = pool._waiting, kind(pool._waiting)
+    # A lease may look at that one still, and nobody will leave it any more.
+    before.clear()

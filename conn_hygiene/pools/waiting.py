@@ -44,11 +44,12 @@ def since(began: float, pool: Any) -> Iterator[None]:
     limited, deadline = _limit.get()
     own = began + pool.timeout
     # Who asks again may be asked to ask again.
-    token = _limit.set((pool, min(own, deadline) if limited is pool else own))
     try:
+        # Inside, and without a token: an exception of a signal handler may come as soon as it is set.
+        _limit.set((pool, min(own, deadline) if limited is pool else own))
         yield
     finally:
-        _limit.reset(token)
+        _limit.set((limited, deadline))
 
 
 class _Limited:

@@ -85,13 +85,16 @@ class Look:
         except AttributeError:
             # What they were read from is not there any more.
             return False
-        attributes = _attributes(connection)
-        if attributes not in (self._seen, self.attributes):
+        try:
+            attributes = _attributes(connection)
+            if attributes not in (self._seen, self.attributes):
+                return False
+            if attributes[_FACTORY] is not self._seen[_FACTORY]:
+                # Equal, but not the same: a class that stands for another one, which it takes Python code to tell.
+                self._seen = attributes
+            return bool(kept == self._kept)
+        except Exception:  # noqa: BLE001 - what the application has set there may mind being compared
             return False
-        if attributes[_FACTORY] is not self._seen[_FACTORY]:
-            # Equal, but not the same: a class that stands for another one, which it takes Python code to tell.
-            self._seen = attributes
-        return bool(kept == self._kept)
 
     def has_adapters_of(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether the loaders, dumpers and types of *connection* are what they were."""

@@ -245,10 +245,11 @@ def leaves_nothing(alias: str) -> bool:
 
     No setting follows whatever has set it, sessions are not cleaned at each return, and that is known.
     """
-    answered, known = _answered.get(alias), _known.get(alias)
-    if answered is None or answered[0] is not conf.current or answered[1] is not known:
+    # First of all: what is replaced meanwhile is looked up anew the next time.
+    settings, known, answered = conf.current, _known.get(alias), _answered.get(alias)
+    if answered is None or answered[0] is not settings or answered[1] is not known:
         kept = followed(alias) or cleans_always(alias) or was_not_told(alias) or is_unknown(alias)
-        answered = _answered[alias] = (conf.current, known, not kept)
+        answered = _answered[alias] = (settings, known, not kept)
     return answered[2]
 
 

@@ -1313,10 +1313,10 @@ MUTANTS = [
         "what was learnt of the catalogue is not learnt again",
         "sessions/known.py",
         """
-        if answered is None or answered[0] is not conf.current or answered[1] is not known:
+        if answered is None or answered[0] is not settings or answered[1] is not known:
         """,
         """
-        if answered is None or answered[0] is not conf.current:
+        if answered is None or answered[0] is not settings:
         """,
         "test_catalogue.py::TestKnown::test_when_a_session_needs_nothing_done",
     ),
