@@ -388,7 +388,7 @@ def test_who_comes_anew_is_ahead_of_who_had_a_turn(
 def test_a_pool_that_has_no_lock_before_it_opens_gets_its_order() -> None:
     older = ConnectionPool("", open=False)
     # As before psycopg_pool 3.3.1.
-    del older._lock
+    vars(older).pop("_lock", None)
     queues.watch(older)
     assert type(older._waiting) is queues.Order
 

@@ -91,19 +91,18 @@ def going_on() -> Iterator[None]:
 def watch(pool: Any) -> None:
     """Have those who wait for *pool* be served in this order. Does nothing for other pools than psycopg's."""
     if internals.TURNS.available and type(getattr(pool, "_waiting", None)) is deque:
-        # Before psycopg_pool 3.3.1, one that has yet to open has no lock, and nobody waits for it.
-        with getattr(pool, "_lock", None) or contextlib.nullcontext():
-            _replace(pool, Order)
+        _replace(pool, Order)
 
 
 def unwatch(pool: Any) -> None:
     """Make the queue of *pool* what it was."""
     if type(getattr(pool, "_waiting", None)) is Order:
-        with pool._lock:
-            _replace(pool, deque)
+        _replace(pool, deque)
 
 
 def _replace(pool: Any, kind: type[deque[Any]]) -> None:
-    before, pool._waiting = pool._waiting, kind(pool._waiting)
-    # A lease may look at that one still, and nobody will leave it any more.
-    before.clear()
+    # Before psycopg_pool 3.3.1, one that has yet to open has no lock, and nobody waits for it.
+    with getattr(pool, "_lock", None) or contextlib.nullcontext():
+        before, pool._waiting = pool._waiting, kind(pool._waiting)
+        # A lease may look at that one still, and nobody will leave it any more.
+        before.clear()
