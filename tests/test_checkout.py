@@ -295,8 +295,10 @@ def test_an_isolation_level_that_was_set_on_the_wrapper_is_not_the_next_ones(con
 
 
 def test_what_the_reaper_has_just_given_back_is_checked_out_again_for_who_reads_the_handle(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
+    # It is parked, and stays so until then.
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60}
     with release_between_queries():
         with connections["default"].cursor() as cursor:
             cursor.execute("DISCARD ALL")

@@ -286,7 +286,7 @@ def test_make_serve_has_a_port() -> None:
         pytest.skip("make is not installed")
     for arguments, port in (([], 8000), (["PORT=8123"], 8123)):
         # What it would do; "-o" takes the environment's packages for installed.
-        command = ["make", "--dry-run", "--old-file=.venv/.demo", "serve", *arguments]
+        command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/.demo", "serve", *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PORT"}
         printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, env=environment).stdout
         assert printed.splitlines()[-1] == f".venv/bin/python -m example_project.serve --port={port}"
