@@ -52,7 +52,7 @@ test-quick: $(VENV)/.test ## run the tests of the core, for every save, in two m
 mutants: $(VENV)/.test ## break the core line by line, and see a test fall each time
 	@$(BIN)/python -m tests.mutants --share $(SHARE)
 
-bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in 20 minutes
+bench: $(VENV)/.bench pgbouncer ## compare it with other pools and poolers, in half an hour
 	@$(BIN)/python -m example_project.benchmarks
 
 bench-quick: $(VENV)/.bench pgbouncer ## the same in 4 minutes, and less exact
