@@ -18,8 +18,8 @@ from conn_hygiene import internals
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: Seconds after which nobody is put ahead of who waits, whoever comes. Several of the long turns that others have.
-PATIENCE = 1.0
+#: Seconds after which nobody is put ahead of who waits, whoever comes.
+PATIENCE = 0.1
 
 _goes_on: ContextVar[bool] = ContextVar("conn_hygiene_goes_on", default=False)
 
