@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core.signals import request_finished, request_started
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -18,10 +21,13 @@ from psycopg_pool import ConnectionPool, NullConnectionPool
 from psycopg_pool.pool import WaitingClient
 
 from conn_hygiene import closing_connections, hold_connection
-from conn_hygiene.leases import backoff
+from conn_hygiene.leases import turns
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
+from conn_hygiene.leases.turns import Turn
 from conn_hygiene.leases.wrapper import lease_of
-from conn_hygiene.pools import native, queues
+from conn_hygiene.pools import experience, native, queues
+from conn_hygiene.pools.experience import LATEST, Experience
+from conn_hygiene.reaper.reaper import Reaper
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
@@ -40,6 +46,10 @@ def in_a_scope(settings: Any) -> Iterator[None]:
     # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
     vars(connections["small"]).pop("connect", None)
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
+    queue = getattr(getattr(connections["small"], "pool", None), "_waiting", None)
+    if isinstance(queue, queues.Order):
+        # Other tests were of other habits.
+        queue.experience.forget()
     yield
     connections.close_all()
 
@@ -47,7 +57,7 @@ def in_a_scope(settings: Any) -> Iterator[None]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every turn be over with its first query."""
-    monkeypatch.setattr(backoff, "TURN", 0)
+    monkeypatch.setattr(turns, "TURN", 0)
 
 
 def query(alias: str = "small", sql: str = "SELECT 1") -> None:
@@ -189,7 +199,7 @@ def test_an_owner_whose_turn_is_over_lets_go_after_its_query(pool: ConnectionPoo
 
 
 def test_in_its_turn_it_goes_on(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "TURN", 60)
+    monkeypatch.setattr(turns, "TURN", 60)
     cursor = connections["small"].cursor()
     with somebody_waits(pool):
         cursor.close()
@@ -288,17 +298,17 @@ def test_a_burst_goes_on_if_whoever_waited_has_got_another_one(
     wait_until_released("small")
 
 
-# ##### Who had a turn, and who comes anew #####
+# ##### Who goes on, and who comes anew #####
 
 
-def go_on() -> None:
-    """Query, as whoever had a turn until a moment ago."""
-    with queues.going_on():
+def go_on(place: float | None = None) -> None:
+    """Query, as whoever had a turn until a moment ago, and has the *place*: behind all who are there, without one."""
+    with queues.going_on(time.monotonic() if place is None else place):
         query()
 
 
 @pytest.mark.usefixtures("short")
-def test_an_owner_has_a_long_turn_if_only_those_wait_who_had_one(pool: ConnectionPool) -> None:
+def test_an_owner_has_a_long_turn_if_only_those_wait_who_go_on_behind_it(pool: ConnectionPool) -> None:
     cursor = connections["small"].cursor()
     with somebody_waits(pool, go_on):
         cursor.close()
@@ -307,32 +317,50 @@ def test_an_owner_has_a_long_turn_if_only_those_wait_who_had_one(pool: Connectio
 
 
 @pytest.mark.usefixtures("short")
+def test_it_lets_go_for_who_has_begun_before_it(pool: ConnectionPool) -> None:
+    cursor = connections["small"].cursor()
+    with somebody_waits(pool, partial(go_on, 0.0)):
+        cursor.close()
+        assert state() == GIVEN_BACK
+
+
+@pytest.mark.usefixtures("short")
 def test_a_long_turn_is_over_as_well(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "LONG_TURN", 0)
+    monkeypatch.setattr(turns, "LONG_TURN", 0)
     cursor = connections["small"].cursor()
     with somebody_waits(pool, go_on):
         cursor.close()
         assert state() == GIVEN_BACK
 
 
-@pytest.mark.parametrize(("asking", "grace"), [(go_on, 60), (query, 30)])
-def test_an_owner_may_pause_for_longer_if_only_those_wait(
-    asking: Callable[[], None], grace: float, pool: ConnectionPool, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 30}
-    monkeypatch.setattr(backoff, "TURN", 60)
-    monkeypatch.setattr(backoff, "PAUSE", 60)
-    cursor = connections["small"].cursor()
-    lease: Any = lease_of(connections["small"])
-    with somebody_waits(pool, asking):
-        cursor.close()
-        lease.look_at = math.inf
-        assert lease._haste(lease.idle_since, 30) == lease.idle_since + grace
-        assert lease._due() == lease.idle_since + grace
-        assert lease._due(is_wanted=True) == lease.idle_since + 30
-        with queues.going_on():
-            assert lease._due(is_wanted=True) == lease.idle_since + grace
-        connections["small"].close()
+def test_a_burst_of_several_checkouts_keeps_its_place() -> None:
+    turn = Turn()
+    go_on = partial(turn.go_on, others=Experience())
+    assert not turn.went_on(7)
+    assert go_on(7, place=100.0, had=0.1, now=200.0) == 100.0
+    # By who has been given a broken connection.
+    assert go_on(7, place=100.0, had=0.1, now=210.0) == 100.0
+    assert turn.went_on(8)
+    # However short the later ones are.
+    assert turn.may_go_on(8, had=0.0)
+    assert go_on(8, place=300.0, had=0.1, now=400.0) == 100.0
+    # What came in between was about something else.
+    assert not turn.went_on(12)
+    assert go_on(12, place=500.0, had=0.1, now=600.0) == 500.0
+
+
+def test_until_it_has_had_a_long_turn_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONG_TURN", 0.25)
+    behind = queues.Order()
+    with queues.going_on(1000.0):
+        behind.append(object())
+    turn = Turn()
+    go_on = partial(turn.go_on, others=Experience())
+    assert go_on(1, place=100.0, had=0.2, now=200.0) == 100.0
+    assert not turn.is_over(2, 150.0, 0.04, behind)
+    assert turn.is_over(2, 150.0, 0.06, behind)
+    assert go_on(2, place=150.0, had=0.06, now=300.0) == 300.0
+    assert not turn.is_over(3, 250.0, 0.2, behind)
 
 
 class Served:
@@ -366,23 +394,38 @@ class Served:
         return self.order
 
 
-@pytest.mark.parametrize(
-    ("patience", "order"),
-    [(60, ["anew", "anew too", "before", "before too"]), (0, ["before", "anew", "before too", "anew too"])],
-    ids=["ahead", "not for ever"],
-)
-def test_who_comes_anew_is_ahead_of_who_had_a_turn(
-    patience: float, order: list[str], pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queues, "PATIENCE", patience)
+@pytest.fixture
+def served(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> Served:
+    """Return who is to be served, while the only connection is in use."""
     # Nobody is to let go of it in between.
-    monkeypatch.setattr(backoff, "TURN", 60)
+    monkeypatch.setattr(turns, "TURN", 60)
     query()
-    served = Served(pool)
-    for name, asking in ("before", go_on), ("anew", query), ("before too", go_on), ("anew too", query):
+    return Served(pool)
+
+
+def asked_by_turns(served: Served) -> list[str]:
+    for name, asking in ("on", go_on), ("anew", query), ("on too", go_on), ("anew too", query):
         served.ask(name, asking)
-    assert served.by_now() == order
-    assert not pool._waiting._had_turns
+    return served.by_now()
+
+
+def test_who_comes_anew_and_who_goes_on_are_served_by_turns(served: Served, pool: ConnectionPool) -> None:
+    assert asked_by_turns(served) == ["anew", "on", "anew too", "on too"]
+    queue: Any = pool._waiting
+    assert (queue._places, queue._first) == ({}, math.inf)
+
+
+def test_where_all_want_much_there_is_one_line(served: Served, pool: ConnectionPool) -> None:
+    queue: Any = pool._waiting
+    for _ in range(100):
+        queue.experience.was_held(60.0)
+    assert asked_by_turns(served) == ["on", "anew", "on too", "anew too"]
+
+
+def test_those_who_go_on_are_served_by_the_age_of_their_bursts(served: Served) -> None:
+    for place in 3.0, 1.0, 2.0:
+        served.ask(str(place), partial(go_on, place))
+    assert served.by_now() == ["1.0", "2.0", "3.0"]
 
 
 def test_a_pool_that_has_no_lock_before_it_opens_gets_its_order() -> None:
@@ -421,7 +464,7 @@ def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "LONG_TURN", 60)
+    monkeypatch.setattr(turns, "LONG_TURN", 60)
     in_between, again = threading.Event(), threading.Event()
 
     def twice() -> None:
@@ -448,16 +491,39 @@ def test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn(
     assert served.by_now() == ["first", "second", "owner"]
 
 
-def test_a_new_request_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "TURN", 0)
+@pytest.fixture
+def let_go() -> Any:
+    """Return the lease of an owner that had a turn, and has let go."""
     query()
     lease: Any = lease_of(connections["small"])
     assert lease.release_now()
     assert lease.goes_on(lease.idle_since)
-    # It was about something else meanwhile.
-    assert not lease.goes_on(lease.idle_since + backoff.LONG_TURN)
-    connections["small"].close()
-    assert not lease.goes_on(lease.idle_since)
+    return lease
+
+
+@pytest.mark.usefixtures("short")
+class TestItComesAnew:
+    def test_when_it_was_about_something_else_meanwhile(self, let_go: Any) -> None:
+        assert not let_go.goes_on(let_go.idle_since + turns.BREAK)
+
+    def test_when_it_was_closed(self, let_go: Any) -> None:
+        connections["small"].close()
+        assert not let_go.goes_on(let_go.idle_since)
+
+    def test_with_the_next_request(self, let_go: Any) -> None:
+        request_started.send(None, environ={})
+        try:
+            assert not let_go.goes_on(let_go.idle_since)
+        finally:
+            request_finished.send(None)
+
+    def test_as_long_as_it_had_no_turn(self, let_go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(turns, "TURN", 60)
+        assert not let_go.goes_on(let_go.idle_since)
+        let_go.go_on(let_go.idle_since)
+        query()
+        assert let_go.release_now()
+        assert let_go.goes_on(let_go.idle_since)
 
 
 def test_the_queue_is_the_pools_own_where_the_toolkit_is_not(pool: ConnectionPool) -> None:
@@ -466,6 +532,147 @@ def test_the_queue_is_the_pools_own_where_the_toolkit_is_not(pool: ConnectionPoo
     assert type(pool._waiting) is deque
     native.watch(pool)
     assert type(pool._waiting) is queues.Order
+
+
+# ##### Who computes #####
+
+
+def compute(seconds: float) -> None:
+    """Have the processor for so long, however many others want it."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+MUCH = 2 * turns.COMPUTED
+LATER = turns.COMPUTING / 2
+
+
+def test_a_thread_is_seen_to_compute_for_as_long_as_it_does() -> None:
+    turn = Turn()
+    turn.note(100.0)
+    assert not turn.computes(100.0, 100.0 + LATER)
+    compute(MUCH)
+    # Of another pause than this one, nothing is known.
+    assert not turn.computes(99.0, 100.0 + LATER)
+    assert turn.computes(100.0, 100.0 + LATER)
+    # Not since it was asked last.
+    assert not turn.computes(100.0, 100.0 + LATER)
+    compute(MUCH)
+    # Nor for so long that others must not wait for it.
+    assert not turn.computes(100.0, 101.0)
+
+
+def test_a_thread_that_has_ended_does_not_compute() -> None:
+    turn = Turn()
+    thread = threading.Thread(target=turn.note, args=[100.0])
+    thread.start()
+    thread.join()
+    # It may be there for a moment still, having computed nothing more.
+    assert not turn.computes(100.0, 100.0 + LATER)
+
+
+def test_no_thread_is_in_the_way_of_others_without_the_interpreters_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_is_gil_enabled", lambda: False)
+    turn = Turn()
+    turn.note(100.0)
+    compute(MUCH)
+    assert not turn.computes(100.0, 100.0 + LATER)
+
+
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    """Have the reaper take note of what is parked, and end nothing."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001}
+    monkeypatch.setattr(Reaper, "_end_what_is_due", Reaper._take_in)
+    monkeypatch.setattr(turns, "TURN", 60)
+
+
+@pytest.mark.usefixtures("unseen")
+def test_an_owner_that_computes_keeps_what_others_wait_for(pool: ConnectionPool) -> None:
+    cursor = connections["small"].cursor()
+    lease: Any = lease_of(connections["small"])
+    with somebody_waits(pool):
+        cursor.close()
+        compute(MUCH)
+        now = lease.idle_since + LATER
+        assert lease.end_if_parked(now) >= now + turns.LOOK_AGAIN
+        compute(MUCH)
+        assert lease.end_if_due(now, lease.spare) == now + turns.LOOK_AGAIN
+        assert lease.state == PARKED
+        assert lease.end_if_parked(now) is None
+        assert lease.state == GIVEN_BACK
+
+
+# ##### What a pool learns of those who wait #####
+
+
+def test_a_pool_serves_nobody_first_where_next_to_nobody_wants_little() -> None:
+    those = Experience()
+    assert those.has_short_ones
+    for _ in range(100):
+        those.was_held(60.0)
+    assert not those.has_short_ones
+    # As soon as half of them do.
+    for _ in range(50):
+        those.was_held(60.0)
+        those.was_held(0.0)
+    assert those.has_short_ones
+
+
+def test_whoever_comes_back_has_not_wanted_little() -> None:
+    those = Experience()
+    for _ in range(100):
+        those.was_held(0.0)
+        those.came_back()
+    assert not those.has_short_ones
+
+
+def test_looks_in_vain_are_put_together_and_put_off() -> None:
+    those = Experience()
+    assert those.look_at(100.001) == 100.001
+    for _ in range(100):
+        those.looked(0.001, in_vain=True)
+    assert those.look_at(100.001) == those.look_at(100.04) == pytest.approx(100.0 + LATEST)
+    for _ in range(5):
+        those.looked(0.001, in_vain=False)
+    assert those.look_at(100.001) == 100.001
+
+
+@pytest.mark.usefixtures("unseen")
+def test_a_pool_learns_from_those_who_have_its_connections(pool: ConnectionPool) -> None:
+    those: Any = pool._waiting.experience  # type: ignore[attr-defined]
+    cursor = connections["small"].cursor()
+    lease: Any = lease_of(connections["small"])
+    with somebody_waits(pool):
+        assert those._patience == 0.0
+        lease.end_if_parked(lease.idle_since)
+        assert those._patience == 0.001
+        cursor.close()
+        lease.look_at = math.inf
+        assert lease._haste(lease.idle_since, 0.001) == lease.idle_since + 0.001
+        those._patience = 8.0
+        assert lease._haste(lease.idle_since, 0.001) == (lease.idle_since + 0.001) // 8 * 8 + 8
+        assert lease.end_if_parked(lease.idle_since + 1) is None
+        assert (those._patience, those._short) == (4.0, 1.0)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(("comes_back", "share"), [(False, 15 / 16), (True, (15 / 16) ** 3)])
+def test_and_from_how_long_they_do(
+    *, comes_back: bool, share: float, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    those: Any = pool._waiting.experience  # type: ignore[attr-defined]
+    cursor = connections["small"].cursor()
+    monkeypatch.setattr(experience, "SHORT", 0)
+    with somebody_waits(pool):
+        cursor.close()
+        assert state() == GIVEN_BACK
+    if comes_back:
+        # As where somebody else has it.
+        lease: Any = lease_of(connections["small"])
+        lease.go_on(lease.idle_since)
+    assert those._short == share
 
 
 # ##### Pools that may grow, and that keep nothing #####
@@ -495,7 +702,7 @@ def test_a_pool_that_keeps_nothing_serves_who_waits(null_pool: NullConnectionPoo
 
 @pytest.mark.usefixtures("short", "null_pool")
 def test_who_can_have_a_new_connection_cuts_nobody_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "LONG_TURN", 0)
+    monkeypatch.setattr(turns, "LONG_TURN", 0)
 
     @closing_connections
     def query_twice() -> None:

@@ -8,17 +8,6 @@ PATIENCE = 0.01
 #: Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
 SLACK = 0.003
 
-#: Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
-#: costs bursts as much as no grace at all, and more keeps others waiting for little.
-TURN = 0.005
-
-#: The same where only those wait who have had a turn just now: none of them is short, and a switch from one to the
-#: other serves nobody sooner.
-LONG_TURN = 0.05
-
-#: Seconds for which an owner may pause meanwhile: it computes, as they would.
-PAUSE = 0.01
-
 
 class Backoff:
     """For how long the reaper lets the owner go on at a stretch. Guarded by the lock of the lease that has it."""

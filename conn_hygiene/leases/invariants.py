@@ -56,12 +56,14 @@ WRITERS: dict[str, Writer] = {
     "_connects": LOCK,
     "checkouts": LOCK,
     "checked_out_at": LOCK,
+    "_place": LOCK,
     "checked_out_by": LOCK,
     "server_pid": LOCK,
     "_pool": LOCK,
     "pooled": LOCK,
     "keeps": LOCK,
     "queue": LOCK,
+    "_experience": LOCK,
     "spare": LOCK,
     # What keeps it.
     "open_cursors": OWNER,
@@ -88,6 +90,7 @@ WRITERS: dict[str, Writer] = {
     # What the reaper knows of it.
     "look_at": OWNER,
     "backoff": ONCE,
+    "turn": ONCE,
     "quiet": LOCK,
     "reported": REAPER,
 }

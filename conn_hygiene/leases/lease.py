@@ -51,6 +51,7 @@ from conn_hygiene.leases import (
     policy,
     read_only,
     returns,
+    turns,
     usage,
 )
 from conn_hygiene.leases.connecting import Connect, Connecting
@@ -115,9 +116,11 @@ class Lease:
         "__weakref__",
         "_connection",
         "_connects",
+        "_experience",
         "_lock",
         "_manual",
         "_news",
+        "_place",
         "_pool",
         "_scopes",
         "_settings",
@@ -157,6 +160,7 @@ class Lease:
         "thread_name",
         "thread_runs",
         "trusted",
+        "turn",
         "wrapper",
     )
 
@@ -185,6 +189,7 @@ class Lease:
         # When the reaper looks at this lease, on the monotonic clock; see there.
         self.look_at = math.inf
         self.backoff = backoff.Backoff()
+        self.turn = turns.Turn()
         self._connection: psycopg.Connection[Any] | None = None
         # None where none can be under way.
         self._connects: Connecting | None = None
@@ -194,6 +199,9 @@ class Lease:
         # Whether that keeps what it gets back; if not, it is only given back as a connection without a pool is closed.
         self.keeps = False
         self.queue: Sequence[Any] = ()
+        self._experience = queues.experience_of(())
+        # When the checkout was asked for, on the monotonic clock, or took place if nobody knows.
+        self._place = 0.0
         self.spare: Sequence[Any] = ()
         self._manual = False
         # What the owner has set in an earlier session, until it is set again in the next.
@@ -333,8 +341,9 @@ class Lease:
             self._begin()
             # Past assign() as well.
             self.checked_out_by = _here(frames + 1)
-            # The reaper's knowledge is of the burst before.
-            self.backoff.patience = 0.0
+            if not self.turn.went_on(self.checkouts):
+                # The reaper's knowledge is of the burst before.
+                self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
             # A pool that had given something out before it was watched has another queue since.
             if (
@@ -347,6 +356,7 @@ class Lease:
             scopes = _current_scopes()
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._heed(scopes)
+            self._place = self.checked_out_at if self.asked_at is None else self.asked_at
             if waited is None and self.asked_at is not None:
                 waited = self.checked_out_at - self.asked_at
             self.asked_at = None
@@ -374,6 +384,7 @@ class Lease:
         self.pooled = pool is not None
         self.keeps = keeping.keeps(pool)
         self.queue, self.spare = pools.queue_and_spare(pool)
+        self._experience = queues.experience_of(self.queue)
 
     def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
         """End the checkout of *before*, under the lock; return it to be given back if nobody else will do that.
@@ -412,6 +423,8 @@ class Lease:
         if listed:
             self.keeper.checked_in(self)
         held = now - self.checked_out_at
+        if self.queue and not self.turn.went_on(self.checkouts):
+            self._experience.was_held(held)
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
             self._news += (news.checked_in(self, reason, held),)
@@ -725,10 +738,11 @@ class Lease:
         """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
         if self._has_had_its_turn():
             return now
-        grace = self._while_waited_for(grace)
-        if self.look_at != math.inf and (self.backoff.patience or self.look_at <= now + grace):
+        self.turn.note(now)
+        deadline = self._experience.look_at(now + grace)
+        if self.look_at != math.inf and (self.backoff.patience or self.look_at <= deadline):
             return None
-        return now + grace
+        return deadline
 
     def transaction_began(self, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
@@ -789,12 +803,27 @@ class Lease:
     def _has_had_its_turn(self) -> bool:
         """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
         had = self.idle_since - self.checked_out_at
-        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
+        return self.turn.is_over(self.checkouts, self._place, had, self.queue)
 
     def goes_on(self, now: float) -> bool:
         """Return whether the owner of a lease that was given back had a turn until a moment ago. Owner only."""
         had = self.idle_since - self.checked_out_at
-        return self.state == GIVEN_BACK and had >= backoff.TURN and now - self.idle_since < backoff.LONG_TURN
+        return (
+            self.state == GIVEN_BACK
+            and now - self.idle_since < turns.BREAK
+            and self.turn.may_go_on(self.checkouts, had)
+        )
+
+    def go_on(self, now: float) -> float:
+        """Have the next checkout be of the same burst as the last; return the place of that. Owner only."""
+        had = self.idle_since - self.checked_out_at
+        with self._lock:
+            return self.turn.go_on(self.checkouts, self._place, had, now, self._experience)
+
+    def comes_anew(self) -> None:
+        """Have the next checkout be about something else than the last: another request, say. Owner only."""
+        with self._lock:
+            self.turn.end_with(self.checkouts)
 
     def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""
@@ -802,16 +831,9 @@ class Lease:
         if grace is None:
             return None
         # Whoever is about to wait is not in the queue yet, and may not have to: the pool may grow.
-        if self.queue:
-            if self._has_had_its_turn():
-                return self.idle_since
-            if not is_wanted or queues.is_going_on():
-                grace = self._while_waited_for(grace)
+        if self.queue and self._has_had_its_turn():
+            return self.idle_since
         return self.idle_since + grace
-
-    def _while_waited_for(self, grace: float) -> float:
-        """Return *grace* if anybody waits who comes anew, else for how long the owner may pause in its work."""
-        return grace if queues.newcomers_in(self.queue) else max(grace, backoff.PAUSE)
 
     def _after_settling(self, deadline: float, *, by_owner: bool) -> None:
         """Leave a parked lease to the reaper, or end it here and now if that is the time. Called without the lock."""
@@ -1056,18 +1078,29 @@ class Lease:
                 if self._connection is None:
                     return None
                 if self.state != PARKED:
-                    return self._next_look(now, now)
+                    return self._in_vain(self._next_look(now, now))
                 due = self._due()
                 if due is None:
                     return None
                 if now < due:
-                    return self._next_look(now, due)
+                    return self._in_vain(self._next_look(now, due))
+                if self.turn.computes(self.idle_since, now):
+                    return self._in_vain(now + turns.LOOK_AGAIN)
+                if self.queue and not here:
+                    self._experience.looked(0.0, in_vain=False)
                 returning, kept_for = self._end_parked(self._connection)
             self._carry_back(returning, kept_for, here=here)
         except BaseException:
             self.keeper.rescue(self)
             raise
         return None
+
+    def _in_vain(self, again: float | None) -> float | None:
+        """Return when to look once more instead of *again*, after a look that has ended nothing. Under the lock."""
+        if not self.queue:
+            return again
+        self._experience.looked(self._grace() or 0.0, in_vain=True)
+        return again and self._experience.look_at(again)
 
     def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
         """Give the connection back if it has been parked for its grace, and its pool is the one of *spare*.
@@ -1095,6 +1128,8 @@ class Lease:
                 return None, None, []
             if now < due:
                 return None if self.backoff.patience else due, None, []
+            if self.turn.computes(self.idle_since, now):
+                return now + turns.LOOK_AGAIN, None, []
             return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:

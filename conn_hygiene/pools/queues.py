@@ -1,91 +1,120 @@
-"""The queue of those who wait for a connection of psycopg's pools: whoever comes anew is ahead of who had a turn.
+"""The queue of those who wait for a connection of psycopg's pools: whoever comes anew is ahead of who goes on.
 
 psycopg_pool serves who has waited for longest. Whoever lets go in the middle of a burst of queries, since others wait,
-comes back at once, and it would stand between a short page and its one query with all others like it. So these are
-behind, unless they have waited for long: nobody's turn is put off for ever.
+comes back at once, and it would stand between a short page and its one query with all others like it. So these wait in
+a line of their own, by the age of their bursts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
+from conn_hygiene.pools.experience import Experience
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: Seconds after which nobody is put ahead of who waits, whoever comes.
-PATIENCE = 0.1
-
-_goes_on: ContextVar[bool] = ContextVar("conn_hygiene_goes_on", default=False)
+_place: ContextVar[float | None] = ContextVar("conn_hygiene_place", default=None)
 
 
 class Order(deque[Any]):
-    """Stands for the ``_waiting`` of a pool, and is used by the pool alone, under its lock; others only look."""
+    """Stands for the ``_waiting`` of a pool, and is used by the pool alone, under its lock; others only look.
+
+    First are those who come anew, in the order in which they came, then those who go on. The two lines take turns, so
+    that no flood of the former keeps the latter from coming to an end. Where next to nobody wants little, there is one
+    line only.
+    """
 
     def __init__(self, waiting: Iterable[Any] = ()) -> None:
         super().__init__(waiting)
-        # Of those that had a turn, by identity: since when they wait. Nobody else is behind them but their like.
-        self._had_turns: dict[int, float] = {}
+        self.experience = Experience()
+        # The places of those who go on, by identity. They are the last of the queue, the oldest first.
+        self._places: dict[int, float] = {}
+        # Whether the last one that was served came anew, and somebody waited who goes on.
+        self._has_overtaken = False
+        # The place of the first who goes on. Read by others.
+        self._first = math.inf
 
     def append(self, position: Any) -> None:
         """Put whoever asks in its place."""
+        place = _place.get()
+        if place is None and not self.experience.has_short_ones:
+            place = monotonic()
         # What changes the queue comes last: an exception of a signal handler behind it would leave a place in it that
         # nobody waits at.
-        if is_going_on():
-            # Nothing is called in between but that.
-            append, since, key = super().append, monotonic(), id(position)
-            self._had_turns[key] = since
-            append(position)
-        else:
-            self.insert(self._place(monotonic() - PATIENCE) if self._had_turns else len(self), position)
+        if place is None:
+            self.insert(self._anew(), position)
+            return
+        at, insert, key = self._behind(place), super().insert, id(position)
+        self._places[key] = place
+        self._first = min(self._first, place)
+        insert(at, position)
 
-    def _place(self, since: float) -> int:
-        """Return where somebody who comes anew belongs: ahead of those who had a turn and wait *since* then only."""
+    def _anew(self) -> int:
+        return len(self) - len(self._places)
+
+    def _behind(self, place: float) -> int:
+        """Return where somebody belongs who goes on, and has that *place*."""
         at = len(self)
-        while at and self._had_turns.get(id(self[at - 1]), since) > since:
+        while at and self._places.get(id(self[at - 1]), -math.inf) > place:
             at -= 1
         return at
 
     def popleft(self) -> Any:
         """Return who is served next, or has given up."""
-        if self._had_turns and self:
-            self._had_turns.pop(id(self[0]), None)
-        return super().popleft()
+        if not self._places:
+            return super().popleft()
+        anew = self._anew()
+        at = anew if self._has_overtaken else 0
+        self._has_overtaken = at < anew
+        position = self[at]
+        if self._places.pop(id(position), None) is not None:
+            self._first = self._places.get(id(self[at + 1]), math.inf) if at + 1 < len(self) else math.inf
+        del self[at]
+        return position
 
     def clear(self) -> None:
         """Forget all, as a pool does that closes."""
         super().clear()
-        self._had_turns.clear()
+        self._places.clear()
+        self._first = math.inf
 
-    def is_for_newcomers(self) -> bool:
-        """Return whether anybody waits who has not had a turn just now. In any thread; a moment late."""
-        return len(self) > len(self._had_turns)
-
-
-def newcomers_in(queue: Sequence[Any]) -> bool:
-    """Return whether anybody waits in a pool's *queue* who has not had a turn, as far as that is known."""
-    return queue.is_for_newcomers() if type(queue) is Order else bool(queue)
+    def is_ahead(self, place: float) -> bool:
+        """Return whether anybody waits who comes anew, or is ahead of *place*. In any thread; a moment late."""
+        return len(self) > len(self._places) or self._first < place
 
 
-#: Whether the running code asks for a connection to go on with what it had one for until a moment ago.
-is_going_on = _goes_on.get
+def is_ahead(queue: Sequence[Any], place: float) -> bool:
+    """Return whether anybody waits in a pool's *queue* who is ahead of that *place*, as far as that is known."""
+    return queue.is_ahead(place) if type(queue) is Order else bool(queue)
+
+
+def experience_of(queue: Sequence[Any]) -> Experience:
+    """Return what is known of those who wait in a pool's *queue*; nothing yet, for other pools than psycopg's."""
+    return queue.experience if type(queue) is Order else Experience()
+
+
+#: The place of the running code, which goes on with what it had a connection for until a moment ago; None if it does
+#: not.
+place = _place.get
 
 
 @contextlib.contextmanager
-def going_on() -> Iterator[None]:
-    """Have who asks for a connection inside be behind those who have not had one."""
-    before = _goes_on.get()
+def going_on(place: float) -> Iterator[None]:
+    """Have who asks for a connection inside be behind those who have not had one, and have that *place* elsewhere."""
+    before = _place.get()
     try:
         # Inside, and without a token: an exception of a signal handler may come as soon as it is set.
-        _goes_on.set(True)
+        _place.set(place)
         yield
     finally:
-        _goes_on.set(before)
+        _place.set(before)
 
 
 def watch(pool: Any) -> None:

@@ -44,6 +44,7 @@ def request_started(
         if lease is not None:
             # One that outlives a request tells which one it serves now.
             lease.request = serving.label
+            lease.comes_anew()
             lease.outlives_request = False
     serving.before = frozenset(before)
 

@@ -19,7 +19,7 @@ import django
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 
-from conn_hygiene.leases import backoff
+from conn_hygiene.leases import turns
 from example_project.benchmarks import load
 from example_project.benchmarks.herd import herd
 from example_project.benchmarks.protocol import serve
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def main() -> None:
     django.setup()
     if "BENCH_TURN" in os.environ:
-        backoff.TURN = float(os.environ["BENCH_TURN"])
+        turns.TURN = float(os.environ["BENCH_TURN"])
     site = Site()
     serve(
         {

@@ -560,46 +560,54 @@ MUTANTS = [
     ),
     _mutant(
         "a turn is over with its first query",
-        "leases/lease.py",
+        "leases/turns.py",
         """
-        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
+        if had < TURN:
+            return False
         """,
-        """
-        return had >= backoff.LONG_TURN or queues.newcomers_in(self.queue)
-        """,
+        "",
         "test_turns.py::test_in_its_turn_it_goes_on",
     ),
     _mutant(
         "a turn ends for nobody",
         "leases/lease.py",
         """
-        if self.queue:
-            if self._has_had_its_turn():
-                return self.idle_since
+        if self.queue and self._has_had_its_turn():
+            return self.idle_since
         """,
         """
         if self._has_had_its_turn():
             return self.idle_since
-        if self.queue:
         """,
         "test_turns.py::test_who_can_have_a_new_connection_cuts_nobody_short",
     ),
     _mutant(
         "a turn is short, whoever waits",
-        "leases/lease.py",
+        "leases/turns.py",
         """
-        return had >= backoff.TURN and (had >= backoff.LONG_TURN or queues.newcomers_in(self.queue))
+        return before + had >= LONG_TURN or queues.is_ahead(queue, place)
         """,
         """
-        return had >= backoff.TURN
+        return True
         """,
-        "test_turns.py::test_an_owner_has_a_long_turn_if_only_those_wait_who_had_one",
+        "test_turns.py::test_an_owner_has_a_long_turn_if_only_those_wait_who_go_on_behind_it",
+    ),
+    _mutant(
+        "a long turn has no end",
+        "leases/turns.py",
+        """
+        return before + had >= LONG_TURN or queues.is_ahead(queue, place)
+        """,
+        """
+        return queues.is_ahead(queue, place)
+        """,
+        "test_turns.py::test_a_long_turn_is_over_as_well",
     ),
     _mutant(
         "who has let go is ahead of who comes anew",
-        "leases/lease.py",
+        "leases/turns.py",
         """
-        return self.state == GIVEN_BACK and had >= backoff.TURN and now - self.idle_since < backoff.LONG_TURN
+        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
         """,
         """
         return False
@@ -607,26 +615,75 @@ MUTANTS = [
         "test_turns.py::test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn",
     ),
     _mutant(
-        "who had a turn waits for ever",
-        "pools/queues.py",
+        "a burst loses its place with a short checkout",
+        "leases/turns.py",
         """
-        while at and self._had_turns.get(id(self[at - 1]), since) > since:
+        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
         """,
         """
-        while at and id(self[at - 1]) in self._had_turns:
+        return had >= TURN and self._over_with != checkout
         """,
-        "test_turns.py::test_who_comes_anew_is_ahead_of_who_had_a_turn",
+        "test_turns.py::TestItComesAnew::test_as_long_as_it_had_no_turn",
     ),
     _mutant(
-        "who pauses in its work lets go, whoever waits",
+        "the next request goes on with the last one's burst",
+        "transactions/left_open.py",
+        """
+        lease.comes_anew()
+        """,
+        "",
+        "test_turns.py::TestItComesAnew::test_with_the_next_request",
+    ),
+    _mutant(
+        "who goes on waits for as long as somebody comes anew",
+        "pools/queues.py",
+        """
+        at = anew if self._has_overtaken else 0
+        """,
+        """
+        at = 0
+        """,
+        "test_turns.py::test_who_comes_anew_and_who_goes_on_are_served_by_turns",
+    ),
+    _mutant(
+        "those who go on stand in the order in which they came back",
+        "pools/queues.py",
+        """
+        while at and self._places.get(id(self[at - 1]), -math.inf) > place:
+            at -= 1
+        """,
+        "",
+        "test_turns.py::test_those_who_go_on_are_served_by_the_age_of_their_bursts",
+    ),
+    _mutant(
+        "who comes anew is first where all want much",
+        "pools/queues.py",
+        """
+        if place is None and not self.experience.has_short_ones:
+            place = monotonic()
+        """,
+        "",
+        "test_turns.py::test_where_all_want_much_there_is_one_line",
+    ),
+    _mutant(
+        "who computes lets go, whoever waits",
         "leases/lease.py",
         """
-        return grace if queues.newcomers_in(self.queue) else max(grace, backoff.PAUSE)
+        if self.turn.computes(self.idle_since, now):
+            return self._in_vain(now + turns.LOOK_AGAIN)
         """,
+        "",
+        "test_turns.py::test_an_owner_that_computes_keeps_what_others_wait_for",
+    ),
+    _mutant(
+        "who computes lets go for who is about to wait",
+        "leases/lease.py",
         """
-        return grace
+        if self.turn.computes(self.idle_since, now):
+            return now + turns.LOOK_AGAIN, None, []
         """,
-        "test_turns.py::test_an_owner_may_pause_for_longer_if_only_those_wait",
+        "",
+        "test_turns.py::test_an_owner_that_computes_keeps_what_others_wait_for",
     ),
     _mutant(
         "the reaper does not learn of a lease whose turn has not ended after all",

@@ -1,0 +1,130 @@
+"""For how long an owner has a connection that others wait for.
+
+Whoever queries in a burst lets go when its turn is over, for those who come anew: they may want one query only. Then it
+waits, behind them and behind whoever has begun before it. So few are in the middle of something, and these come to an
+end. And whoever computes between its queries is no reason to hurry: who got its connection would wait for the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from conn_hygiene.pools import queues
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conn_hygiene.pools.experience import Experience
+
+#: Seconds for which an owner in a burst of queries has the connection, at least, if somebody waits for one. Much less
+#: costs bursts as much as no grace at all, and more keeps others waiting for little.
+TURN = 0.005
+
+#: Seconds for which it has it in all, if all who wait have begun after it: a switch to them serves nobody sooner.
+LONG_TURN = 0.5
+
+#: Seconds after which whoever comes back has been about something else, and comes anew.
+BREAK = 0.05
+
+#: Seconds for which an owner may go without a query while it computes.
+COMPUTING = 0.05
+
+#: Seconds of the processor's that an owner has to have had between two looks to be computing.
+COMPUTED = 0.0005
+
+#: Seconds from one such look to the next: within these, each of few threads gets the interpreter's lock.
+LOOK_AGAIN = 0.005
+
+# Where Python has such a clock, as nearly all systems but macOS and Windows do.
+_clock_of = getattr(time, "pthread_getcpuclockid", None)
+
+_is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+
+
+class Turn:
+    """What one owner has had, from one checkout to the next.
+
+    A burst may be of several checkouts: when its turn is over it lets go, and comes back. Each has its place, that of
+    the time at which the first of them was asked for. Guarded by the lock of the lease that has it.
+    """
+
+    __slots__ = ("_checkout", "_clock", "_computed", "_idle_since", "_over_with", "_place", "_used")
+
+    def __init__(self) -> None:
+        # The number of the last checkout that went on with an earlier one's burst; the place of that, and the seconds
+        # that the earlier ones had.
+        self._checkout = 0
+        self._place = 0.0
+        self._used = 0.0
+        # The number of a checkout that nothing goes on with.
+        self._over_with = 0
+        # Since when the owner was idle when its processor time was looked at, what that was, and by which clock.
+        self._idle_since = 0.0
+        self._computed = 0.0
+        self._clock = 0
+
+    def went_on(self, checkout: int) -> bool:
+        """Return whether the burst of a *checkout* began with an earlier one."""
+        return self._checkout == checkout
+
+    def go_on(self, checkout: int, place: float, had: float, now: float, others: Experience) -> float:
+        """Have the next checkout be of the burst of *checkout*, which *had* a connection so long; return its place.
+
+        *place* is that of *checkout*, if the burst began with it; then, *others* learn of it. May be called again, by
+        who tries again.
+        """
+        if self.went_on(checkout + 1):
+            return self._place
+        if not self.went_on(checkout):
+            others.came_back()
+            self._place, self._used = place, 0.0
+        self._used += had
+        if self._used >= LONG_TURN:
+            # Behind all who are there.
+            self._place, self._used = now, 0.0
+        self._checkout = checkout + 1
+        return self._place
+
+    def is_over(self, checkout: int, place: float, had: float, queue: Sequence[Any]) -> bool:
+        """Return whether *checkout*, which *had* a connection so long, is to end for whoever waits in *queue*."""
+        if had < TURN:
+            return False
+        before = 0.0
+        if self.went_on(checkout):
+            place, before = self._place, self._used
+        return before + had >= LONG_TURN or queues.is_ahead(queue, place)
+
+    def may_go_on(self, checkout: int, had: float) -> bool:
+        """Return whether a checkout after *checkout* may be of the same burst."""
+        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
+
+    def end_with(self, checkout: int) -> None:
+        """Have whatever comes after *checkout* be about something else."""
+        self._over_with = checkout
+
+    # ##### Whether the owner computes #####
+
+    def note(self, idle_since: float) -> None:
+        """Note how long the running thread, which is the owner, has computed until *idle_since*, which is now.
+
+        Not without the interpreter's lock: then, others run meanwhile.
+        """
+        if _clock_of is not None and _is_gil_enabled():
+            self._clock, self._idle_since = _clock_of(threading.get_ident()), idle_since
+            self._computed = time.thread_time()
+
+    def computes(self, idle_since: float, now: float) -> bool:
+        """Return whether the owner, idle since then, has computed since that was noted, or since it was asked last."""
+        if self._idle_since != idle_since or now - idle_since >= COMPUTING:
+            return False
+        try:
+            computed = time.clock_gettime(self._clock)
+        except OSError:
+            # The thread has ended.
+            return False
+        before, self._computed = self._computed, computed
+        return computed - before >= COMPUTED

@@ -1,0 +1,68 @@
+"""What those have been like who waited for a pool's connections: whether they wanted little, or computed all the time.
+
+By that it is decided whom to serve first, and how soon to look for who has stopped. Both cost switches of threads, and
+a site whose pages keep the processor busy would have nothing for them: there, a pool does best what plain Django does.
+"""
+
+from __future__ import annotations
+
+#: Seconds within which whoever comes anew is done with a connection if it wants little, however busy the processor is.
+SHORT = 0.025
+
+#: The share of those below which nobody is served ahead of others: nearly all want much, and would soon wait again.
+FEW = 0.4
+
+#: Seconds for which those who hold a connection that others wait for are not looked at, at most.
+LATEST = 0.05
+
+#: Seconds below which looks are not worth to be put together.
+_SOON = 0.01
+
+# The share of each observation in the average.
+_WEIGHT = 1 / 16
+
+
+class Experience:
+    """A moving average, and how patient to be. Written by any thread without a lock: a race loses one observation."""
+
+    __slots__ = ("_patience", "_short")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._short = 1.0
+        self._patience = 0.0
+
+    def was_held(self, seconds: float) -> None:
+        """Take note that somebody who came anew had a connection for so long."""
+        self._observe(is_short=seconds < SHORT)
+
+    def came_back(self) -> None:
+        """Take note that somebody who came anew goes on after its turn, which :meth:`was_held` took for a short one."""
+        self._observe(is_short=False)
+        self._observe(is_short=False)
+
+    def _observe(self, *, is_short: bool) -> None:
+        self._short += (is_short - self._short) * _WEIGHT
+
+    @property
+    def has_short_ones(self) -> bool:
+        """Whether enough of those who come anew want little, and should not wait for those who want much."""
+        return self._short >= FEW
+
+    def looked(self, grace: float, *, in_vain: bool) -> None:
+        """Take note that the reaper has looked at a connection that others wait for, *in_vain* if it could not end it.
+
+        *grace* is for how many seconds it may sit idle.
+        """
+        self._patience = min(max(1.25 * self._patience, grace), LATEST) if in_vain else self._patience / 2
+
+    def look_at(self, due: float) -> float:
+        """Return when to look at what may end at *due*: that, or one of few later moments if that was in vain lately.
+
+        So one look serves many, and each costs whoever computes the interpreter's lock.
+        """
+        step = self._patience
+        return due if step < _SOON else (due // step + 1) * step
