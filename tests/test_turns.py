@@ -303,7 +303,8 @@ def test_a_burst_goes_on_if_whoever_waited_has_got_another_one(
 
 def go_on(place: float | None = None) -> None:
     """Query, as whoever had a turn until a moment ago, and has the *place*: behind all who are there, without one."""
-    with queues.going_on(time.monotonic() if place is None else place):
+    pool: Any = connections["small"].pool  # type: ignore[attr-defined]
+    with queues.going_on(pool._waiting, time.monotonic() if place is None else place):
         query()
 
 
@@ -352,7 +353,7 @@ def test_a_burst_of_several_checkouts_keeps_its_place() -> None:
 def test_until_it_has_had_a_long_turn_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "LONG_TURN", 0.25)
     behind = queues.Order()
-    with queues.going_on(1000.0):
+    with queues.going_on(behind, 1000.0):
         behind.append(object())
     turn = Turn()
     go_on = partial(turn.go_on, others=Experience())
@@ -426,6 +427,13 @@ def test_those_who_go_on_are_served_by_the_age_of_their_bursts(served: Served) -
     for place in 3.0, 1.0, 2.0:
         served.ask(str(place), partial(go_on, place))
     assert served.by_now() == ["1.0", "2.0", "3.0"]
+
+
+def test_a_place_is_one_in_its_own_queue() -> None:
+    mine, other = queues.Order(), queues.Order()
+    with queues.going_on(mine, 1.0):
+        assert (queues.place_in(mine), queues.place_in(other)) == (1.0, None)
+    assert queues.place_in(mine) is None
 
 
 def test_a_pool_that_has_no_lock_before_it_opens_gets_its_order() -> None:
@@ -517,11 +525,17 @@ class TestItComesAnew:
         finally:
             request_finished.send(None)
 
+    def test_when_what_asked_in_between_had_nothing(self, let_go: Any) -> None:
+        let_go.go_on(let_go.idle_since)
+        # That has failed, and so somebody else's is the next checkout.
+        query()
+        assert not let_go.turn.went_on(let_go.checkouts)
+
     def test_as_long_as_it_had_no_turn(self, let_go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(turns, "TURN", 60)
         assert not let_go.goes_on(let_go.idle_since)
-        let_go.go_on(let_go.idle_since)
-        query()
+        with queues.going_on(let_go.queue, let_go.go_on(let_go.idle_since)):
+            query()
         assert let_go.release_now()
         assert let_go.goes_on(let_go.idle_since)
 
@@ -550,14 +564,17 @@ LATER = turns.COMPUTING / 2
 
 def test_a_thread_is_seen_to_compute_for_as_long_as_it_does() -> None:
     turn = Turn()
-    turn.note(100.0)
-    assert not turn.computes(100.0, 100.0 + LATER)
+    turn.note(100.0, threading.get_ident())
+    assert not turn.computes(100.0, 100.0 + turns.LOOK_AGAIN)
     compute(MUCH)
     # Of another pause than this one, nothing is known.
     assert not turn.computes(99.0, 100.0 + LATER)
-    assert turn.computes(100.0, 100.0 + LATER)
+    later = 100.0 + LATER
+    assert turn.computes(100.0, later)
+    # Whoever else asks meanwhile.
+    assert turn.computes(100.0, later + turns.LOOK_AGAIN / 2)
     # Not since it was asked last.
-    assert not turn.computes(100.0, 100.0 + LATER)
+    assert not turn.computes(100.0, later + turns.LOOK_AGAIN * 1.5)
     compute(MUCH)
     # Nor for so long that others must not wait for it.
     assert not turn.computes(100.0, 101.0)
@@ -565,17 +582,31 @@ def test_a_thread_is_seen_to_compute_for_as_long_as_it_does() -> None:
 
 def test_a_thread_that_has_ended_does_not_compute() -> None:
     turn = Turn()
-    thread = threading.Thread(target=turn.note, args=[100.0])
+    thread = threading.Thread(target=lambda: turn.note(100.0, threading.get_ident()))
     thread.start()
     thread.join()
     # It may be there for a moment still, having computed nothing more.
     assert not turn.computes(100.0, 100.0 + LATER)
 
 
-def test_no_thread_is_in_the_way_of_others_without_the_interpreters_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_is_gil_enabled", lambda: False)
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("_is_gil_enabled", lambda: False), ("green.library", lambda: "gevent"), ("_clock_of", None)],
+    ids=["no lock of the interpreter's", "greenlets", "no clock"],
+)
+def test_no_thread_is_seen_to_compute_where_that_tells_nothing(
+    what: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"conn_hygiene.leases.turns.{what}", value)
     turn = Turn()
-    turn.note(100.0)
+    turn.note(100.0, threading.get_ident())
+    compute(MUCH)
+    assert not turn.computes(100.0, 100.0 + LATER)
+
+
+def test_a_thread_that_parks_anothers_lease_is_not_its_owner() -> None:
+    turn = Turn()
+    turn.note(100.0, threading.get_ident() + 1)
     compute(MUCH)
     assert not turn.computes(100.0, 100.0 + LATER)
 
@@ -596,11 +627,10 @@ def test_an_owner_that_computes_keeps_what_others_wait_for(pool: ConnectionPool)
         cursor.close()
         compute(MUCH)
         now = lease.idle_since + LATER
-        assert lease.end_if_parked(now) >= now + turns.LOOK_AGAIN
-        compute(MUCH)
+        assert lease.end_if_parked(now) == now + turns.LOOK_AGAIN
         assert lease.end_if_due(now, lease.spare) == now + turns.LOOK_AGAIN
         assert lease.state == PARKED
-        assert lease.end_if_parked(now) is None
+        assert lease.end_if_parked(now + turns.LOOK_AGAIN * 1.5) is None
         assert lease.state == GIVEN_BACK
 
 
@@ -631,11 +661,17 @@ def test_whoever_comes_back_has_not_wanted_little() -> None:
 def test_looks_in_vain_are_put_together_and_put_off() -> None:
     those = Experience()
     assert those.look_at(100.001) == 100.001
-    for _ in range(100):
-        those.looked(0.001, in_vain=True)
+    for now in range(100):
+        # However many it finds.
+        for _ in range(10):
+            those.looked_in_vain(now, 0.001)
+        those.ended_one()
+    assert those.look_at(100.001) == 100.001
+    for now in range(100):
+        those.looked_in_vain(now, 0.001)
     assert those.look_at(100.001) == those.look_at(100.04) == pytest.approx(100.0 + LATEST)
     for _ in range(5):
-        those.looked(0.001, in_vain=False)
+        those.ended_one()
     assert those.look_at(100.001) == 100.001
 
 

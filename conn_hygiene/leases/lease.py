@@ -344,6 +344,10 @@ class Lease:
             if not self.turn.went_on(self.checkouts):
                 # The reaper's knowledge is of the burst before.
                 self.backoff.patience = 0.0
+            elif queues.place_in(self.queue) is None:
+                # It is another attempt that has failed.
+                self.turn.end_with(self.checkouts - 1)
+                self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
             # A pool that had given something out before it was watched has another queue since.
             if (
@@ -738,7 +742,7 @@ class Lease:
         """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
         if self._has_had_its_turn():
             return now
-        self.turn.note(now)
+        self.turn.note(now, self.thread_id)
         deadline = self._experience.look_at(now + grace)
         if self.look_at != math.inf and (self.backoff.patience or self.look_at <= deadline):
             return None
@@ -1078,16 +1082,17 @@ class Lease:
                 if self._connection is None:
                     return None
                 if self.state != PARKED:
-                    return self._in_vain(self._next_look(now, now))
+                    return self._in_vain(now, self._next_look(now, now))
                 due = self._due()
                 if due is None:
                     return None
                 if now < due:
-                    return self._in_vain(self._next_look(now, due))
+                    again = self._next_look(now, due)
+                    return again if here else self._in_vain(now, again)
                 if self.turn.computes(self.idle_since, now):
-                    return self._in_vain(now + turns.LOOK_AGAIN)
+                    return self._in_vain(now, now + turns.LOOK_AGAIN)
                 if self.queue and not here:
-                    self._experience.looked(0.0, in_vain=False)
+                    self._experience.ended_one()
                 returning, kept_for = self._end_parked(self._connection)
             self._carry_back(returning, kept_for, here=here)
         except BaseException:
@@ -1095,11 +1100,11 @@ class Lease:
             raise
         return None
 
-    def _in_vain(self, again: float | None) -> float | None:
+    def _in_vain(self, now: float, again: float | None) -> float | None:
         """Return when to look once more instead of *again*, after a look that has ended nothing. Under the lock."""
         if not self.queue:
             return again
-        self._experience.looked(self._grace() or 0.0, in_vain=True)
+        self._experience.looked_in_vain(now, self._grace() or 0.0)
         return again and self._experience.look_at(again)
 
     def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
@@ -1129,7 +1134,7 @@ class Lease:
             if now < due:
                 return None if self.backoff.patience else due, None, []
             if self.turn.computes(self.idle_since, now):
-                return now + turns.LOOK_AGAIN, None, []
+                return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
             return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:

@@ -1,7 +1,7 @@
 """For how long an owner has a connection that others wait for.
 
 Whoever queries in a burst lets go when its turn is over, for those who come anew: they may want one query only. Then it
-waits, behind them and behind whoever has begun before it. So few are in the middle of something, and these come to an
+waits, beside them and behind whoever has begun before it. So few are in the middle of something, and these come to an
 end. And whoever computes between its queries is no reason to hurry: who got its connection would wait for the
 interpreter's lock.
 """
@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from conn_hygiene import green
 from conn_hygiene.pools import queues
 
 if TYPE_CHECKING:
@@ -52,7 +53,17 @@ class Turn:
     the time at which the first of them was asked for. Guarded by the lock of the lease that has it.
     """
 
-    __slots__ = ("_checkout", "_clock", "_computed", "_idle_since", "_over_with", "_place", "_used")
+    __slots__ = (
+        "_checkout",
+        "_clock",
+        "_computed",
+        "_has_computed",
+        "_idle_since",
+        "_looked_at",
+        "_over_with",
+        "_place",
+        "_used",
+    )
 
     def __init__(self) -> None:
         # The number of the last checkout that went on with an earlier one's burst; the place of that, and the seconds
@@ -66,6 +77,9 @@ class Turn:
         self._idle_since = 0.0
         self._computed = 0.0
         self._clock = 0
+        # When that was last compared, and what came of it.
+        self._looked_at = 0.0
+        self._has_computed = False
 
     def went_on(self, checkout: int) -> bool:
         """Return whether the burst of a *checkout* began with an earlier one."""
@@ -104,27 +118,37 @@ class Turn:
 
     def end_with(self, checkout: int) -> None:
         """Have whatever comes after *checkout* be about something else."""
-        self._over_with = checkout
+        self._over_with, self._checkout = checkout, 0
 
     # ##### Whether the owner computes #####
 
-    def note(self, idle_since: float) -> None:
-        """Note how long the running thread, which is the owner, has computed until *idle_since*, which is now.
+    def note(self, idle_since: float, owner: int) -> None:
+        """Note how long the running thread has computed until *idle_since*, which is now, if it is the *owner*.
 
-        Not without the interpreter's lock: then, others run meanwhile.
+        Not without the interpreter's lock: then, others run meanwhile. Nor of greenlets: one thread has all of them,
+        and their numbers are no threads', which the system's library would take for one.
         """
-        if _clock_of is not None and _is_gil_enabled():
-            self._clock, self._idle_since = _clock_of(threading.get_ident()), idle_since
-            self._computed = time.thread_time()
+        me = threading.get_ident()
+        if _clock_of is None or me != owner or not _is_gil_enabled() or green.library() is not None:
+            return
+        self._idle_since, self._looked_at, self._clock = idle_since, 0.0, _clock_of(me)
+        self._computed = time.thread_time()
 
     def computes(self, idle_since: float, now: float) -> bool:
-        """Return whether the owner, idle since then, has computed since that was noted, or since it was asked last."""
+        """Return whether the owner, idle since then, has computed since that was noted, or since it was asked last.
+
+        Who asks again soon has the same answer: while many ask, the owner has not had the interpreter's lock.
+        """
         if self._idle_since != idle_since or now - idle_since >= COMPUTING:
             return False
+        if now - self._looked_at < LOOK_AGAIN:
+            return self._has_computed
+        self._looked_at = now
         try:
             computed = time.clock_gettime(self._clock)
         except OSError:
             # The thread has ended.
-            return False
-        before, self._computed = self._computed, computed
-        return computed - before >= COMPUTED
+            computed = self._computed
+        self._has_computed = computed - self._computed >= COMPUTED
+        self._computed = computed
+        return self._has_computed

@@ -320,8 +320,8 @@ class LeasedWrapper(_Wrapper):
                     return
 
     def _connect_once(self, lease: Lease, asked_at: float, ensured: int = 0) -> None:
-        if not lease.spare and lease.goes_on(asked_at) and queues.place() is None:
-            with queues.going_on(lease.go_on(asked_at)):
+        if not lease.spare and lease.goes_on(asked_at) and queues.place_in(lease.queue) is None:
+            with queues.going_on(lease.queue, lease.go_on(asked_at)):
                 return self._connect_once(lease, asked_at, ensured)
         pool = self._plain_pool(lease)
         if pool is None:

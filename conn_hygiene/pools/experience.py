@@ -12,7 +12,7 @@ SHORT = 0.025
 #: The share of those below which nobody is served ahead of others: nearly all want much, and would soon wait again.
 FEW = 0.4
 
-#: Seconds for which those who hold a connection that others wait for are not looked at, at most.
+#: Seconds by which a look at who holds a connection that others wait for is late, at most.
 LATEST = 0.05
 
 #: Seconds below which looks are not worth to be put together.
@@ -25,7 +25,7 @@ _WEIGHT = 1 / 16
 class Experience:
     """A moving average, and how patient to be. Written by any thread without a lock: a race loses one observation."""
 
-    __slots__ = ("_patience", "_short")
+    __slots__ = ("_looked_in_vain_at", "_patience", "_short")
 
     def __init__(self) -> None:
         self.forget()
@@ -34,6 +34,7 @@ class Experience:
         """Begin anew."""
         self._short = 1.0
         self._patience = 0.0
+        self._looked_in_vain_at = 0.0
 
     def was_held(self, seconds: float) -> None:
         """Take note that somebody who came anew had a connection for so long."""
@@ -52,12 +53,18 @@ class Experience:
         """Whether enough of those who come anew want little, and should not wait for those who want much."""
         return self._short >= FEW
 
-    def looked(self, grace: float, *, in_vain: bool) -> None:
-        """Take note that the reaper has looked at a connection that others wait for, *in_vain* if it could not end it.
+    def ended_one(self) -> None:
+        """Take note that the reaper has ended the lease of somebody who had stopped, while others waited."""
+        self._patience /= 2
 
-        *grace* is for how many seconds it may sit idle.
+    def looked_in_vain(self, now: float, grace: float) -> None:
+        """Take note that the reaper, who has come *now*, has found that somebody else goes on.
+
+        *grace* is for how many seconds a connection may sit idle. Counted once, however many it finds.
         """
-        self._patience = min(max(1.25 * self._patience, grace), LATEST) if in_vain else self._patience / 2
+        if now != self._looked_in_vain_at:
+            self._looked_in_vain_at = now
+            self._patience = min(max(1.25 * self._patience, grace), LATEST)
 
     def look_at(self, due: float) -> float:
         """Return when to look at what may end at *due*: that, or one of few later moments if that was in vain lately.

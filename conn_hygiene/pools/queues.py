@@ -1,4 +1,4 @@
-"""The queue of those who wait for a connection of psycopg's pools: whoever comes anew is ahead of who goes on.
+"""The queue of those who wait for a connection of psycopg's pools: by turns, those who come anew and those who go on.
 
 psycopg_pool serves who has waited for longest. Whoever lets go in the middle of a burst of queries, since others wait,
 comes back at once, and it would stand between a short page and its one query with all others like it. So these wait in
@@ -20,7 +20,8 @@ from conn_hygiene.pools.experience import Experience
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_place: ContextVar[float | None] = ContextVar("conn_hygiene_place", default=None)
+# For one queue only: receivers of "connection_created" may query other aliases on the way.
+_place: ContextVar[tuple[object, float] | None] = ContextVar("conn_hygiene_place", default=None)
 
 
 class Order(deque[Any]):
@@ -43,7 +44,10 @@ class Order(deque[Any]):
 
     def append(self, position: Any) -> None:
         """Put whoever asks in its place."""
-        place = _place.get()
+        if not self:
+            # What an exception of a signal handler may have left.
+            self._forget()
+        place = place_in(self)
         if place is None and not self.experience.has_short_ones:
             place = monotonic()
         # What changes the queue comes last: an exception of a signal handler behind it would leave a place in it that
@@ -52,8 +56,10 @@ class Order(deque[Any]):
             self.insert(self._anew(), position)
             return
         at, insert, key = self._behind(place), super().insert, id(position)
+        first = min(self._first, place)
+        # Nothing is called in between but that.
         self._places[key] = place
-        self._first = min(self._first, place)
+        self._first = first
         insert(at, position)
 
     def _anew(self) -> int:
@@ -82,6 +88,9 @@ class Order(deque[Any]):
     def clear(self) -> None:
         """Forget all, as a pool does that closes."""
         super().clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self._places.clear()
         self._first = math.inf
 
@@ -100,18 +109,19 @@ def experience_of(queue: Sequence[Any]) -> Experience:
     return queue.experience if type(queue) is Order else Experience()
 
 
-#: The place of the running code, which goes on with what it had a connection for until a moment ago; None if it does
-#: not.
-place = _place.get
+def place_in(queue: Sequence[Any]) -> float | None:
+    """Return the place in *queue* of the running code, if it goes on with what it had a connection for just now."""
+    found = _place.get()
+    return None if found is None or found[0] is not queue else found[1]
 
 
 @contextlib.contextmanager
-def going_on(place: float) -> Iterator[None]:
-    """Have who asks for a connection inside be behind those who have not had one, and have that *place* elsewhere."""
+def going_on(queue: Sequence[Any], place: float) -> Iterator[None]:
+    """Have who asks for a connection inside, and waits in *queue*, stand by that *place* in it."""
     before = _place.get()
     try:
         # Inside, and without a token: an exception of a signal handler may come as soon as it is set.
-        _place.set(place)
+        _place.set((queue, place))
         yield
     finally:
         _place.set(before)

@@ -670,17 +670,47 @@ MUTANTS = [
         "leases/lease.py",
         """
         if self.turn.computes(self.idle_since, now):
-            return self._in_vain(now + turns.LOOK_AGAIN)
+            return self._in_vain(now, now + turns.LOOK_AGAIN)
         """,
         "",
         "test_turns.py::test_an_owner_that_computes_keeps_what_others_wait_for",
+    ),
+    _mutant(
+        "who asks twice takes from who computes",
+        "leases/turns.py",
+        """
+        if now - self._looked_at < LOOK_AGAIN:
+            return self._has_computed
+        """,
+        "",
+        "test_turns.py::test_a_thread_is_seen_to_compute_for_as_long_as_it_does",
+    ),
+    _mutant(
+        "a greenlet's number is taken for a thread's",
+        "leases/turns.py",
+        """
+        if _clock_of is None or me != owner or not _is_gil_enabled() or green.library() is not None:
+        """,
+        """
+        if _clock_of is None or me != owner or not _is_gil_enabled():
+        """,
+        "test_turns.py::test_no_thread_is_seen_to_compute_where_that_tells_nothing",
+    ),
+    _mutant(
+        "a checkout that has failed leaves its place to the next",
+        "leases/lease.py",
+        """
+        self.turn.end_with(self.checkouts - 1)
+        """,
+        "",
+        "test_turns.py::TestItComesAnew::test_when_what_asked_in_between_had_nothing",
     ),
     _mutant(
         "who computes lets go for who is about to wait",
         "leases/lease.py",
         """
         if self.turn.computes(self.idle_since, now):
-            return now + turns.LOOK_AGAIN, None, []
+            return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
         """,
         "",
         "test_turns.py::test_an_owner_that_computes_keeps_what_others_wait_for",
