@@ -25,7 +25,7 @@ TESTS ?= $(addprefix tests/test_,$(addsuffix .py,\
 # Where "make serve" opens the example site.
 PORT ?= 8000
 
-# Of the mutants: "make mutants SHARE=1/3" tries every third of them.
+# Of the mutants: "make mutants SHARE=1/4" tries every fourth of them.
 SHARE ?= 1/1
 
 .DEFAULT_GOAL := help

@@ -427,8 +427,8 @@ class Lease:
         if listed:
             self.keeper.checked_in(self)
         held = now - self.checked_out_at
-        if self.queue and not self.turn.went_on(self.checkouts):
-            self._experience.was_held(held)
+        if self.queue:
+            self.turn.tell(self.checkouts, held, self._experience)
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
             self._news += (news.checked_in(self, reason, held),)
@@ -809,17 +809,12 @@ class Lease:
         had = self.idle_since - self.checked_out_at
         return self.turn.is_over(self.checkouts, self._place, had, self.queue)
 
-    def goes_on(self, now: float) -> bool:
-        """Return whether the owner of a lease that was given back had a turn until a moment ago. Owner only."""
-        had = self.idle_since - self.checked_out_at
-        return (
-            self.state == GIVEN_BACK
-            and now - self.idle_since < turns.BREAK
-            and self.turn.may_go_on(self.checkouts, had)
-        )
-
-    def go_on(self, now: float) -> float:
-        """Have the next checkout be of the same burst as the last; return the place of that. Owner only."""
+    def place_of_next(self, now: float) -> float | None:
+        """Return the place of the next checkout in the pool's queue, if it goes on with the last one. Owner only."""
+        if self.state != GIVEN_BACK or now - self.idle_since >= turns.BREAK:
+            return None
+        if self.turn.is_over_with(self.checkouts):
+            return None
         had = self.idle_since - self.checked_out_at
         with self._lock:
             return self.turn.go_on(self.checkouts, self._place, had, now, self._experience)

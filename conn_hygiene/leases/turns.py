@@ -62,6 +62,7 @@ class Turn:
         "_looked_at",
         "_over_with",
         "_place",
+        "_told_of",
         "_used",
     )
 
@@ -71,8 +72,9 @@ class Turn:
         self._checkout = 0
         self._place = 0.0
         self._used = 0.0
-        # The number of a checkout that nothing goes on with.
+        # The number of a checkout that nothing goes on with, and of the last one that others have learnt of.
         self._over_with = 0
+        self._told_of = 0
         # Since when the owner was idle when its processor time was looked at, what that was, and by which clock.
         self._idle_since = 0.0
         self._computed = 0.0
@@ -88,20 +90,27 @@ class Turn:
     def go_on(self, checkout: int, place: float, had: float, now: float, others: Experience) -> float:
         """Have the next checkout be of the burst of *checkout*, which *had* a connection so long; return its place.
 
-        *place* is that of *checkout*, if the burst began with it; then, *others* learn of it. May be called again, by
-        who tries again.
+        *place* is that of *checkout*, if the burst began with it; then, *others* learn that it goes on. May be called
+        again, by who tries again.
         """
         if self.went_on(checkout + 1):
             return self._place
         if not self.went_on(checkout):
-            others.came_back()
             self._place, self._used = place, 0.0
+            if self._told_of == checkout:
+                others.came_back()
         self._used += had
         if self._used >= LONG_TURN:
             # Behind all who are there.
             self._place, self._used = now, 0.0
         self._checkout = checkout + 1
         return self._place
+
+    def tell(self, checkout: int, held: float, others: Experience) -> None:
+        """Have *others* learn for how long *checkout* held a connection that they waited for, if it came anew."""
+        if not self.went_on(checkout):
+            self._told_of = checkout
+            others.was_held(held)
 
     def is_over(self, checkout: int, place: float, had: float, queue: Sequence[Any]) -> bool:
         """Return whether *checkout*, which *had* a connection so long, is to end for whoever waits in *queue*."""
@@ -112,9 +121,9 @@ class Turn:
             place, before = self._place, self._used
         return before + had >= LONG_TURN or queues.is_ahead(queue, place)
 
-    def may_go_on(self, checkout: int, had: float) -> bool:
-        """Return whether a checkout after *checkout* may be of the same burst."""
-        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
+    def is_over_with(self, checkout: int) -> bool:
+        """Return whether whatever comes after *checkout* is about something else."""
+        return self._over_with == checkout
 
     def end_with(self, checkout: int) -> None:
         """Have whatever comes after *checkout* be about something else."""

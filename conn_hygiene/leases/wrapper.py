@@ -320,8 +320,10 @@ class LeasedWrapper(_Wrapper):
                     return
 
     def _connect_once(self, lease: Lease, asked_at: float, ensured: int = 0) -> None:
-        if not lease.spare and lease.goes_on(asked_at) and queues.place_in(lease.queue) is None:
-            with queues.going_on(lease.queue, lease.go_on(asked_at)):
+        # Where nothing is left, it is about to wait.
+        place = None if lease.spare else lease.place_of_next(asked_at)
+        if place is not None and queues.place_in(lease.queue) is None:
+            with queues.going_on(lease.queue, place):
                 return self._connect_once(lease, asked_at, ensured)
         pool = self._plain_pool(lease)
         if pool is None:

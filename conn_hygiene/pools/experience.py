@@ -10,7 +10,7 @@ from __future__ import annotations
 SHORT = 0.025
 
 #: The share of those below which nobody is served ahead of others: nearly all want much, and would soon wait again.
-FEW = 0.4
+FEW = 0.15
 
 #: Seconds by which a look at who holds a connection that others wait for is late, at most.
 LATEST = 0.05
@@ -19,7 +19,7 @@ LATEST = 0.05
 _SOON = 0.01
 
 # The share of each observation in the average.
-_WEIGHT = 1 / 16
+_WEIGHT = 1 / 32
 
 
 class Experience:
@@ -38,15 +38,11 @@ class Experience:
 
     def was_held(self, seconds: float) -> None:
         """Take note that somebody who came anew had a connection for so long."""
-        self._observe(is_short=seconds < SHORT)
+        self._short += ((seconds < SHORT) - self._short) * _WEIGHT
 
     def came_back(self) -> None:
-        """Take note that somebody who came anew goes on after its turn, which :meth:`was_held` took for a short one."""
-        self._observe(is_short=False)
-        self._observe(is_short=False)
-
-    def _observe(self, *, is_short: bool) -> None:
-        self._short += (is_short - self._short) * _WEIGHT
+        """Take note that somebody is back at once, whom :meth:`was_held` took for one who wants little."""
+        self._short = max(0.0, self._short - _WEIGHT)
 
     @property
     def has_short_ones(self) -> bool:

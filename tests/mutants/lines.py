@@ -605,25 +605,36 @@ MUTANTS = [
     ),
     _mutant(
         "who has let go is ahead of who comes anew",
-        "leases/turns.py",
+        "leases/wrapper.py",
         """
-        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
+        place = None if lease.spare else lease.place_of_next(asked_at)
         """,
         """
-        return False
+        place = None
         """,
         "test_turns.py::test_an_owner_that_has_let_go_comes_back_as_one_who_had_a_turn",
     ),
     _mutant(
-        "a burst loses its place with a short checkout",
+        "whoever has been about something else goes on all the same",
+        "leases/lease.py",
+        """
+        if self.state != GIVEN_BACK or now - self.idle_since >= turns.BREAK:
+        """,
+        """
+        if self.state != GIVEN_BACK:
+        """,
+        "test_turns.py::TestItComesAnew::test_when_it_was_about_something_else_meanwhile",
+    ),
+    _mutant(
+        "whoever comes back has wanted little",
         "leases/turns.py",
         """
-        return (had >= TURN or self.went_on(checkout)) and self._over_with != checkout
+        others.came_back()
         """,
         """
-        return had >= TURN and self._over_with != checkout
+        pass
         """,
-        "test_turns.py::TestItComesAnew::test_as_long_as_it_had_no_turn",
+        "test_turns.py::test_and_from_how_long_they_do",
     ),
     _mutant(
         "the next request goes on with the last one's burst",
