@@ -303,7 +303,7 @@ def test_a_burst_goes_on_if_whoever_waited_has_got_another_one(
 
 def go_on(place: float | None = None) -> None:
     """Query, as whoever had a turn until a moment ago, and has the *place*: behind all who are there, without one."""
-    pool: Any = connections["small"].pool  # type: ignore[attr-defined]
+    pool: Any = connections["small"].pool
     with queues.going_on(pool._waiting, time.monotonic() if place is None else place):
         query()
 
