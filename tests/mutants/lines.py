@@ -965,10 +965,10 @@ MUTANTS = [
         "the server's version is asked with a cursor before there is a lease",
         "leases/wrapper.py",
         """
-            if isinstance(connection, psycopg.Connection):
+            wrapper.__dict__.setdefault("pg_version", driver.pgconn.server_version)
         """,
         """
-            if False:
+            pass
         """,
         "test_own_close.py::test_what_the_first_connection_of_the_process_is_set_to_is_seen",
     ),
