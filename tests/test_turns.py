@@ -46,7 +46,7 @@ def in_a_scope(settings: Any) -> Iterator[None]:
     # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
     vars(connections["small"]).pop("connect", None)
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
-    queue = getattr(getattr(connections["small"], "pool", None), "_waiting", None)
+    queue = getattr(DatabaseWrapper._connection_pools.get("small"), "_waiting", None)
     if isinstance(queue, queues.Order):
         # Other tests were of other habits.
         queue.experience.forget()

@@ -341,12 +341,8 @@ class Lease:
             self._begin()
             # Past assign() as well.
             self.checked_out_by = _here(frames + 1)
-            if not self.turn.went_on(self.checkouts):
+            if not self.turn.begin(self.checkouts, self.queue):
                 # The reaper's knowledge is of the burst before.
-                self.backoff.patience = 0.0
-            elif queues.place_in(self.queue) is None:
-                # It is another attempt that has failed.
-                self.turn.end_with(self.checkouts - 1)
                 self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
             # A pool that had given something out before it was watched has another queue since.
@@ -360,10 +356,12 @@ class Lease:
             scopes = _current_scopes()
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._heed(scopes)
-            self._place = self.checked_out_at if self.asked_at is None else self.asked_at
-            if waited is None and self.asked_at is not None:
-                waited = self.checked_out_at - self.asked_at
-            self.asked_at = None
+            self._place = self.checked_out_at
+            if self.asked_at is not None:
+                self._place = self.asked_at
+                if waited is None:
+                    waited = self.checked_out_at - self.asked_at
+                self.asked_at = None
             request = _current_timing()
             if request is not None:
                 if waited is not None:
@@ -821,8 +819,10 @@ class Lease:
 
     def comes_anew(self) -> None:
         """Have the next checkout be about something else than the last: another request, say. Owner only."""
-        with self._lock:
-            self.turn.end_with(self.checkouts)
+        # Else there is nothing to go on with, as at the start of nearly every request.
+        if self.state == GIVEN_BACK:
+            with self._lock:
+                self.turn.end_with(self.checkouts)
 
     def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""

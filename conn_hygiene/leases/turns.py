@@ -87,6 +87,18 @@ class Turn:
         """Return whether the burst of a *checkout* began with an earlier one."""
         return self._checkout == checkout
 
+    def begin(self, checkout: int, queue: Sequence[Any]) -> bool:
+        """Return whether *checkout*, which begins now, goes on with an earlier one's burst.
+
+        It does not if that had asked by the place of it, in *queue*, and has failed: this is about something else then.
+        """
+        if not self.went_on(checkout):
+            return False
+        if queues.place_in(queue) is not None:
+            return True
+        self.end_with(checkout - 1)
+        return False
+
     def go_on(self, checkout: int, place: float, had: float, now: float, others: Experience) -> float:
         """Have the next checkout be of the burst of *checkout*, which *had* a connection so long; return its place.
 

@@ -35,7 +35,7 @@ class Order(deque[Any]):
     def __init__(self, waiting: Iterable[Any] = ()) -> None:
         super().__init__(waiting)
         self.experience = Experience()
-        # The places of those who go on, by identity. They are the last of the queue, the oldest first.
+        # The places of those who go on, or of all in one line, by identity. They are the last, the oldest first.
         self._places: dict[int, float] = {}
         # Whether the last one that was served came anew, and somebody waited who goes on.
         self._has_overtaken = False

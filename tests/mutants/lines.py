@@ -709,11 +709,16 @@ MUTANTS = [
     ),
     _mutant(
         "a checkout that has failed leaves its place to the next",
-        "leases/lease.py",
+        "leases/turns.py",
         """
-        self.turn.end_with(self.checkouts - 1)
+        if queues.place_in(queue) is not None:
+            return True
+        self.end_with(checkout - 1)
+        return False
         """,
-        "",
+        """
+        return True
+        """,
         "test_turns.py::TestItComesAnew::test_when_what_asked_in_between_had_nothing",
     ),
     _mutant(

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 
 TASKS = 9
 
-# Of applications that are not Django's own.
-_PACKAGES = {"todo": "todo"}
+# Whose tables are made. The shop's are there, without those of its tenants: a database with policies has every session
+# cleaned.
+APPLICATIONS = (
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.sites",
+    "todo",
+)
 
 
 def main() -> None:
@@ -27,10 +35,8 @@ def main() -> None:
     from django.contrib.sessions.backends.db import SessionStore
     from django.core.management import call_command
 
-    for label in ("admin", "auth", "contenttypes", "sessions", "sites", "todo"):
-        # The shop's own come without the tenants: a database with policies has every session cleaned.
-        if apps.is_installed(_PACKAGES.get(label, f"django.contrib.{label}")):
-            call_command("migrate", label, verbosity=0)
+    for name in filter(apps.is_installed, APPLICATIONS):
+        call_command("migrate", name.rpartition(".")[2], verbosity=0)
     user = User.objects.create_superuser("clerk")
     if apps.is_installed("todo"):
         fill_todo_list(user)
