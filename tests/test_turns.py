@@ -28,6 +28,7 @@ from conn_hygiene.pools import experience, native, queues
 from conn_hygiene.pools.experience import LATEST, Experience
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.transactions import left_open
+from conn_hygiene.work import serving
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
@@ -417,8 +418,21 @@ def test_who_comes_anew_and_who_goes_on_are_served_by_turns(served: Served, pool
 def test_where_all_want_much_there_is_one_line(served: Served, pool: ConnectionPool) -> None:
     queue: Any = pool._waiting
     for _ in range(100):
-        queue.experience.was_held(60.0)
+        queue.experience.was_held(60.0, "much")
     assert asked_by_turns(served) == ["on", "anew", "on too", "anew too"]
+
+
+def test_whoever_is_known_to_want_much_stands_behind(served: Served, pool: ConnectionPool) -> None:
+    queue: Any = pool._waiting
+    queue.experience.was_held(60.0, "GET /much/0/")
+
+    def much() -> None:
+        serving.label = "GET /much/17/"
+        query()
+
+    for name, asking in ("much", much), ("little", query), ("little too", query):
+        served.ask(name, asking)
+    assert served.by_now() == ["little", "much", "little too"]
 
 
 def test_those_who_go_on_are_served_by_the_age_of_their_bursts(served: Served) -> None:
@@ -627,25 +641,57 @@ def test_an_owner_that_computes_keeps_what_others_wait_for(pool: ConnectionPool)
 # ##### What a pool learns of those who wait #####
 
 
-def test_a_pool_serves_nobody_first_where_next_to_nobody_wants_little() -> None:
+@pytest.mark.parametrize(
+    ("request_", "found"),
+    [
+        ("GET /todo/12/orders/", "GET /todo/0/orders/"),
+        ("task pack[0f8fad5b-d9cb-469f-a165-70867728950e]", "task pack[0]"),
+        ("GET /", "GET /"),
+        (None, 7),
+    ],
+)
+def test_a_kind_is_a_path_without_its_numbers_or_a_thread(request_: str | None, found: object) -> None:
+    assert experience.kind(request_, 7) == found
+
+
+def test_one_of_a_kind_goes_by_that() -> None:
     those = Experience()
-    assert those.has_short_ones
     for _ in range(100):
-        those.was_held(60.0)
-    assert not those.has_short_ones
-    # As soon as some of them do.
+        those.was_held(60.0, "much")
+        those.was_held(0.0, "little")
+    assert (those.wants_little("much"), those.wants_little("little")) == (False, True)
+    # A few of them are none of the kind's.
+    those.was_held(0.0, "much")
+    those.was_held(60.0, "little")
+    assert (those.wants_little("much"), those.wants_little("little")) == (False, True)
+
+
+def test_one_of_a_kind_that_nobody_knows_goes_by_all() -> None:
+    those = Experience()
+    assert those.wants_little("new")
+    for _ in range(100):
+        those.was_held(60.0, "much")
+    assert not those.wants_little("new")
+    # As soon as some of them want little.
     for _ in range(20):
-        those.was_held(60.0)
-        those.was_held(0.0)
-    assert those.has_short_ones
+        those.was_held(60.0, "much")
+        those.was_held(0.0, "little")
+    assert those.wants_little("new")
 
 
 def test_whoever_comes_back_has_not_wanted_little() -> None:
     those = Experience()
     for _ in range(100):
-        those.was_held(0.0)
-        those.came_back()
-    assert not those.has_short_ones
+        those.was_held(0.0, "back")
+        those.came_back("back")
+    assert (those.wants_little("back"), those.wants_little("new")) == (False, False)
+
+
+def test_not_more_kinds_are_known_than_there_is_room_for() -> None:
+    those = Experience()
+    for number in range(experience.MOST + 1):
+        those.was_held(60.0, f"GET /{number}")
+    assert len(those._kinds) == 1
 
 
 def test_looks_in_vain_are_put_together_and_put_off() -> None:
@@ -700,6 +746,8 @@ def test_and_from_how_long_they_do(
         for _ in range(2):
             assert lease.place_of_next(lease.idle_since) == lease._place
     assert those._short == share
+    # The thread's, since it serves no request.
+    assert those._kinds == {threading.get_ident(): 0.0}
 
 
 # ##### Pools that may grow, and that keep nothing #####

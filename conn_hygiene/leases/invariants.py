@@ -64,6 +64,7 @@ WRITERS: dict[str, Writer] = {
     "keeps": LOCK,
     "queue": LOCK,
     "_experience": LOCK,
+    "_label": LOCK,
     "spare": LOCK,
     # What keeps it.
     "open_cursors": OWNER,

@@ -60,6 +60,7 @@ from conn_hygiene.leases.returns import Return
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, keeping, queues
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools.experience import kind
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import NOTHING, Plan
@@ -117,6 +118,7 @@ class Lease:
         "_connection",
         "_connects",
         "_experience",
+        "_label",
         "_lock",
         "_manual",
         "_news",
@@ -242,7 +244,7 @@ class Lease:
         # Why the toolkit ended the session under its owner, who will be told.
         self.ended_because: str | None = None
         self.checked_out_by: callsite.Place | None = None
-        self.request = serving.label
+        self.request = self._label = serving.label
         self.server_pid = 0
         # What the reaper has reported of it, by the kind of report; the reaper's own.
         self.reported: dict[str, Reported] = {}
@@ -426,7 +428,7 @@ class Lease:
             self.keeper.checked_in(self)
         held = now - self.checked_out_at
         if self.queue:
-            self.turn.tell(self.checkouts, held, self._experience)
+            self.turn.tell(self.checkouts, kind(self._label, self.thread_id), held, self._experience)
         self.tally.checked_in(held, self._used, released=reason == "release")
         if CheckedIn.listeners:
             self._news += (news.checked_in(self, reason, held),)

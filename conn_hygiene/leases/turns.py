@@ -59,6 +59,7 @@ class Turn:
         "_computed",
         "_has_computed",
         "_idle_since",
+        "_kind",
         "_looked_at",
         "_over_with",
         "_place",
@@ -72,9 +73,11 @@ class Turn:
         self._checkout = 0
         self._place = 0.0
         self._used = 0.0
-        # The number of a checkout that nothing goes on with, and of the last one that others have learnt of.
+        # The number of a checkout that nothing goes on with.
         self._over_with = 0
+        # The number of the last checkout that others have learnt of, and its kind.
         self._told_of = 0
+        self._kind: object = None
         # Since when the owner was idle when its processor time was looked at, what that was, and by which clock.
         self._idle_since = 0.0
         self._computed = 0.0
@@ -102,15 +105,15 @@ class Turn:
     def go_on(self, checkout: int, place: float, had: float, now: float, others: Experience) -> float:
         """Have the next checkout be of the burst of *checkout*, which *had* a connection so long; return its place.
 
-        *place* is that of *checkout*, if the burst began with it; then, *others* learn that it goes on. May be called
-        again, by who tries again.
+        *place* is that of *checkout*, if the burst began with it; then, *others* learn that it goes on, if they have
+        learnt of that one. May be called again, by who tries again.
         """
         if self.went_on(checkout + 1):
             return self._place
         if not self.went_on(checkout):
             self._place, self._used = place, 0.0
             if self._told_of == checkout:
-                others.came_back()
+                others.came_back(self._kind)
         self._used += had
         if self._used >= LONG_TURN:
             # Behind all who are there.
@@ -118,11 +121,14 @@ class Turn:
         self._checkout = checkout + 1
         return self._place
 
-    def tell(self, checkout: int, held: float, others: Experience) -> None:
-        """Have *others* learn for how long *checkout* held a connection that they waited for, if it came anew."""
+    def tell(self, checkout: int, kind: object, held: float, others: Experience) -> None:
+        """Have *others* learn for how long *checkout* held a connection that they waited for, if it came anew.
+
+        *kind* is what it has in common with those that want as much.
+        """
         if not self.went_on(checkout):
-            self._told_of = checkout
-            others.was_held(held)
+            self._told_of, self._kind = checkout, kind
+            others.was_held(held, kind)
 
     def is_over(self, checkout: int, place: float, had: float, queue: Sequence[Any]) -> bool:
         """Return whether *checkout*, which *had* a connection so long, is to end for whoever waits in *queue*."""

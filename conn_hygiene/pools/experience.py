@@ -6,11 +6,20 @@ a site whose pages keep the processor busy would have nothing for them: there, a
 
 from __future__ import annotations
 
+import re
+
 #: Seconds within which whoever comes anew is done with a connection if it wants little, however busy the processor is.
 SHORT = 0.025
 
-#: The share of those below which nobody is served ahead of others: nearly all want much, and would soon wait again.
+#: The share of those that want little from which on one of a kind that nobody knows is served ahead of others. Where
+#: nearly all want much, so will this one, and would soon wait again.
 FEW = 0.15
+
+#: The same of those of its own kind, for a kind that is known.
+HALF = 0.5
+
+#: How many kinds are known at a time.
+MOST = 500
 
 #: Seconds by which a look at who holds a connection that others wait for is late, at most.
 LATEST = 0.05
@@ -18,36 +27,56 @@ LATEST = 0.05
 #: Seconds below which looks are not worth to be put together.
 _SOON = 0.01
 
-# The share of each observation in the average.
+# The share of each observation in the average of all, and in that of a kind.
 _WEIGHT = 1 / 32
+_WEIGHT_OF_KIND = 1 / 4
+
+# What tells one object from another in a path, or one task from another: numbers, and whatever looks like a UUID.
+_WHICH = re.compile(r"[0-9a-f-]{12,}|\d+")
+
+
+def kind(request: str | None, thread_id: int) -> object:
+    """Return what those have in common that want as much as each other: a path without its numbers, or the thread.
+
+    :param request: the label of the request or task, None outside of any.
+    """
+    return thread_id if request is None else _WHICH.sub("0", request)
 
 
 class Experience:
-    """A moving average, and how patient to be. Written by any thread without a lock: a race loses one observation."""
+    """Moving averages, and how patient to be. Written by any thread without a lock: a race loses one observation."""
 
-    __slots__ = ("_looked_in_vain_at", "_patience", "_short")
+    __slots__ = ("_kinds", "_looked_in_vain_at", "_patience", "_short")
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Begin anew."""
+        # The share of those that want little: of all, and of each kind.
         self._short = 1.0
+        self._kinds: dict[object, float] = {}
         self._patience = 0.0
         self._looked_in_vain_at = 0.0
 
-    def was_held(self, seconds: float) -> None:
-        """Take note that somebody who came anew had a connection for so long."""
-        self._short += ((seconds < SHORT) - self._short) * _WEIGHT
+    def was_held(self, seconds: float, kind: object) -> None:
+        """Take note that somebody of that *kind* who came anew had a connection for so long."""
+        is_short = seconds < SHORT
+        self._short += (is_short - self._short) * _WEIGHT
+        before = self._kinds.get(kind)
+        if before is None and len(self._kinds) >= MOST:
+            self._kinds.clear()
+        self._kinds[kind] = is_short if before is None else before + (is_short - before) * _WEIGHT_OF_KIND
 
-    def came_back(self) -> None:
+    def came_back(self, kind: object) -> None:
         """Take note that somebody is back at once, whom :meth:`was_held` took for one who wants little."""
         self._short = max(0.0, self._short - _WEIGHT)
+        self._kinds[kind] = max(0.0, self._kinds.get(kind, 0.0) - _WEIGHT_OF_KIND)
 
-    @property
-    def has_short_ones(self) -> bool:
-        """Whether enough of those who come anew want little, and should not wait for those who want much."""
-        return self._short >= FEW
+    def wants_little(self, kind: object) -> bool:
+        """Return whether somebody of that *kind* who comes anew should not wait for those who want much."""
+        known = self._kinds.get(kind)
+        return self._short >= FEW if known is None else known >= HALF
 
     def ended_one(self) -> None:
         """Take note that the reaper has ended the lease of somebody who had stopped, while others waited."""

@@ -11,11 +11,13 @@ import contextlib
 import math
 from collections import deque
 from contextvars import ContextVar
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
-from conn_hygiene.pools.experience import Experience
+from conn_hygiene.pools.experience import Experience, kind
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,14 +30,14 @@ class Order(deque[Any]):
     """Stands for the ``_waiting`` of a pool, and is used by the pool alone, under its lock; others only look.
 
     First are those who come anew, in the order in which they came, then those who go on. The two lines take turns, so
-    that no flood of the former keeps the latter from coming to an end. Where next to nobody wants little, there is one
-    line only.
+    that no flood of the former keeps the latter from coming to an end. Whoever is known to want much stands with the
+    latter at once, by the time at which it comes.
     """
 
     def __init__(self, waiting: Iterable[Any] = ()) -> None:
         super().__init__(waiting)
         self.experience = Experience()
-        # The places of those who go on, or of all in one line, by identity. They are the last, the oldest first.
+        # The places of those who go on, or want much, by identity. They are the last, the oldest first.
         self._places: dict[int, float] = {}
         # Whether the last one that was served came anew, and somebody waited who goes on.
         self._has_overtaken = False
@@ -48,7 +50,7 @@ class Order(deque[Any]):
             # What an exception of a signal handler may have left.
             self._forget()
         place = place_in(self)
-        if place is None and not self.experience.has_short_ones:
+        if place is None and not self.experience.wants_little(kind(serving.label, get_ident())):
             place = monotonic()
         # What changes the queue comes last: an exception of a signal handler behind it would leave a place in it that
         # nobody waits at.

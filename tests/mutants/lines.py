@@ -629,7 +629,7 @@ MUTANTS = [
         "whoever comes back has wanted little",
         "leases/turns.py",
         """
-        others.came_back()
+        others.came_back(self._kind)
         """,
         """
         pass
@@ -670,11 +670,33 @@ MUTANTS = [
         "who comes anew is first where all want much",
         "pools/queues.py",
         """
-        if place is None and not self.experience.has_short_ones:
+        if place is None and not self.experience.wants_little(kind(serving.label, get_ident())):
             place = monotonic()
         """,
         "",
         "test_turns.py::test_where_all_want_much_there_is_one_line",
+    ),
+    _mutant(
+        "a path with a number is a kind of its own",
+        "pools/experience.py",
+        """
+        return thread_id if request is None else _WHICH.sub("0", request)
+        """,
+        """
+        return thread_id if request is None else request
+        """,
+        "test_turns.py::test_whoever_is_known_to_want_much_stands_behind",
+    ),
+    _mutant(
+        "who is of a kind goes by all",
+        "pools/experience.py",
+        """
+        return self._short >= FEW if known is None else known >= HALF
+        """,
+        """
+        return self._short >= FEW
+        """,
+        "test_turns.py::test_one_of_a_kind_goes_by_that",
     ),
     _mutant(
         "who computes lets go, whoever waits",
