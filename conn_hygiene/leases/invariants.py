@@ -92,6 +92,7 @@ WRITERS: dict[str, Writer] = {
     "look_at": OWNER,
     "backoff": ONCE,
     "turn": ONCE,
+    "pauses": ONCE,
     "quiet": LOCK,
     "reported": REAPER,
 }

@@ -48,6 +48,7 @@ from conn_hygiene.leases import (
     invariants,
     looks,
     news,
+    pauses,
     policy,
     read_only,
     returns,
@@ -147,6 +148,7 @@ class Lease:
         "look_at",
         "open_cursors",
         "outlives_request",
+        "pauses",
         "pooled",
         "queue",
         "quiet",
@@ -192,6 +194,7 @@ class Lease:
         self.look_at = math.inf
         self.backoff = backoff.Backoff()
         self.turn = turns.Turn()
+        self.pauses = pauses.Pauses()
         self._connection: psycopg.Connection[Any] | None = None
         # None where none can be under way.
         self._connects: Connecting | None = None
@@ -364,6 +367,8 @@ class Lease:
                 if waited is None:
                     waited = self.checked_out_at - self.asked_at
                 self.asked_at = None
+            if self.keeps:
+                self.pauses.checked_out(self._label, self._place, self._experience)
             request = _current_timing()
             if request is not None:
                 if waited is not None:
@@ -710,7 +715,7 @@ class Lease:
                     and self._kept(wrapper)
                 ):
                     grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
-                    if grace:
+                    if grace and not (by_owner and self.pauses.is_expected(now, grace)):
                         deadline = self._park(now, grace)
                     elif grace is not None and pgconn.transaction_status == _IDLE:
                         # What has broken stays its owner's, who is told at the next use.
@@ -811,7 +816,7 @@ class Lease:
 
     def place_of_next(self, now: float) -> float | None:
         """Return the place of the next checkout in the pool's queue, if it goes on with the last one. Owner only."""
-        if self.state != GIVEN_BACK or now - self.idle_since >= turns.BREAK:
+        if self.state != GIVEN_BACK or now >= self.idle_since + turns.BREAK:
             return None
         if self.turn.is_over_with(self.checkouts):
             return None
@@ -825,6 +830,11 @@ class Lease:
         if self.state == GIVEN_BACK:
             with self._lock:
                 self.turn.end_with(self.checkouts)
+
+    def request_is_over(self) -> None:
+        """Have others learn from the request or task that the owner worked for. Owner only."""
+        with self._lock:
+            self.pauses.end()
 
     def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""
@@ -1090,6 +1100,7 @@ class Lease:
                     return self._in_vain(now, now + turns.LOOK_AGAIN)
                 if self.queue and not here:
                     self._experience.ended_one()
+                self._note_pause(now)
                 returning, kept_for = self._end_parked(self._connection)
             self._carry_back(returning, kept_for, here=here)
         except BaseException:
@@ -1132,6 +1143,7 @@ class Lease:
                 return None if self.backoff.patience else due, None, []
             if self.turn.computes(self.idle_since, now):
                 return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
+            self._note_pause(now)
             return None, *self._end_parked(self._connection)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
@@ -1140,6 +1152,11 @@ class Lease:
                 self._lock.release()
             except RuntimeError:
                 pass
+
+    def _note_pause(self, now: float) -> None:
+        """Have the owner be known to pause, if it is not the end of its turn that it lets go for."""
+        if now >= self.idle_since + conf.current.RELEASE_AFTER:
+            self.pauses.came(self.idle_since)
 
     def _end_parked(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
         """Take out, under the lock, what has been parked for its grace; return it, or what keeps it."""

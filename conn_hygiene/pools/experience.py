@@ -7,6 +7,12 @@ a site whose pages keep the processor busy would have nothing for them: there, a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Seconds within which whoever comes anew is done with a connection if it wants little, however busy the processor is.
 SHORT = 0.025
@@ -34,19 +40,27 @@ _WEIGHT_OF_KIND = 1 / 4
 # What tells one object from another in a path, or one task from another: numbers, and whatever looks like a UUID.
 _WHICH = re.compile(r"[0-9a-f-]{12,}|\d+")
 
+_NONE: Mapping[int, int] = MappingProxyType({})
+
+
+@lru_cache(MOST)
+def kind_of_request(label: str) -> str:
+    """Return what requests have in common that do the same: their label, without the numbers of its path."""
+    return _WHICH.sub("0", label)
+
 
 def kind(request: str | None, thread_id: int) -> object:
-    """Return what those have in common that want as much as each other: a path without its numbers, or the thread.
+    """Return what those have in common that want as much as each other: the kind of their request, or the thread.
 
     :param request: the label of the request or task, None outside of any.
     """
-    return thread_id if request is None else _WHICH.sub("0", request)
+    return thread_id if request is None else kind_of_request(request)
 
 
 class Experience:
     """Moving averages, and how patient to be. Written by any thread without a lock: a race loses one observation."""
 
-    __slots__ = ("_kinds", "_looked_in_vain_at", "_patience", "_short")
+    __slots__ = ("_kinds", "_looked_in_vain_at", "_patience", "_pauses", "_short")
 
     def __init__(self) -> None:
         self.forget()
@@ -56,6 +70,8 @@ class Experience:
         # The share of those that want little: of all, and of each kind.
         self._short = 1.0
         self._kinds: dict[object, float] = {}
+        # Of each kind of request, behind which queries it pauses, and how often it did.
+        self._pauses: dict[str, Mapping[int, int]] = {}
         self._patience = 0.0
         self._looked_in_vain_at = 0.0
 
@@ -77,6 +93,16 @@ class Experience:
         """Return whether somebody of that *kind* who comes anew should not wait for those who want much."""
         known = self._kinds.get(kind)
         return self._short >= FEW if known is None else known >= HALF
+
+    def pauses_of(self, kind: str) -> Mapping[int, int]:
+        """Return behind which queries requests of that *kind* pause; see :mod:`conn_hygiene.leases.pauses`."""
+        return self._pauses.get(kind, _NONE)
+
+    def learn_pauses(self, kind: str, pauses: Mapping[int, int]) -> None:
+        """Take note of the *pauses* of requests of that *kind*."""
+        if kind not in self._pauses and len(self._pauses) >= MOST:
+            self._pauses.clear()
+        self._pauses[kind] = pauses
 
     def ended_one(self) -> None:
         """Take note that the reaper has ended the lease of somebody who had stopped, while others waited."""

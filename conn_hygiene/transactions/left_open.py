@@ -65,6 +65,7 @@ def request_finished(**kwargs: Any) -> None:
             continue
         if lease.reported:
             told.append(_tells_that_over(lease, serving.label))
+        lease.request_is_over()
         if wrapper.alias in serving.before:
             lease.request = None
             continue

@@ -618,7 +618,7 @@ MUTANTS = [
         "whoever has been about something else goes on all the same",
         "leases/lease.py",
         """
-        if self.state != GIVEN_BACK or now - self.idle_since >= turns.BREAK:
+        if self.state != GIVEN_BACK or now >= self.idle_since + turns.BREAK:
         """,
         """
         if self.state != GIVEN_BACK:
@@ -680,10 +680,10 @@ MUTANTS = [
         "a path with a number is a kind of its own",
         "pools/experience.py",
         """
-        return thread_id if request is None else _WHICH.sub("0", request)
+        return _WHICH.sub("0", label)
         """,
         """
-        return thread_id if request is None else request
+        return label
         """,
         "test_turns.py::test_whoever_is_known_to_want_much_stands_behind",
     ),
@@ -697,6 +697,73 @@ MUTANTS = [
         return self._short >= FEW
         """,
         "test_turns.py::test_one_of_a_kind_goes_by_that",
+    ),
+    _mutant(
+        "a pause that is expected is waited for",
+        "leases/lease.py",
+        """
+        if grace and not (by_owner and self.pauses.is_expected(now, grace)):
+        """,
+        """
+        if grace:
+        """,
+        "test_pauses.py::test_where_a_pause_has_come_each_time_the_connection_goes_back_at_once",
+    ),
+    _mutant(
+        "the end of a turn counts as a pause",
+        "leases/lease.py",
+        """
+        if now >= self.idle_since + conf.current.RELEASE_AFTER:
+            self.pauses.came(self.idle_since)
+        """,
+        """
+        self.pauses.came(self.idle_since)
+        """,
+        "test_pauses.py::test_the_end_of_a_turn_is_no_pause",
+    ),
+    _mutant(
+        "a use past the wrapper is a pause",
+        "leases/pauses.py",
+        """
+        if self._label is not None and idle_since == self._parked_at and self._at <= FARTHEST:
+        """,
+        """
+        if self._label is not None and self._at <= FARTHEST:
+        """,
+        "test_pauses.py::test_nor_is_what_comes_after_a_use_past_the_wrapper",
+    ),
+    _mutant(
+        "a pause that did not come is forgotten as one that was never expected",
+        "leases/pauses.py",
+        """
+        learnt.update((at, -DOUBT) for at in self._missed)
+        """,
+        """
+        learnt.update((at, 0) for at in self._missed)
+        """,
+        "test_pauses.py::test_where_one_was_expected_in_vain_the_next_ones_are_waited_for",
+    ),
+    _mutant(
+        "to compute is to pause",
+        "leases/pauses.py",
+        """
+        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART):
+        """,
+        """
+        if paused < self._grace:
+        """,
+        "test_pauses.py::test_nor_is_it_one_when_the_owner_computes",
+    ),
+    _mutant(
+        "what did not come once is expected all the same",
+        "leases/pauses.py",
+        """
+        learnt = {at: times for at, times in known.items() if at >= self._at or at in self._seen or times < 0}
+        """,
+        """
+        learnt = dict(known)
+        """,
+        "test_pauses.py::test_what_did_not_come_once_has_to_come_as_often_again",
     ),
     _mutant(
         "who computes lets go, whoever waits",

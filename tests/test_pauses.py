@@ -1,0 +1,306 @@
+"""A request that pauses behind the same query each time gives its connection back there at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.signals import request_finished, request_started
+from django.db import connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
+from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.pools import experience, queues
+from conn_hygiene.pools.experience import Experience
+from tests.waiting import wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from conn_hygiene.leases.lease import Lease
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["small", "unpooled"])
+
+# Graces that run out soon, and never.
+SOON, NEVER = 0.001, 60.0
+
+
+class Requests:
+    """Requests of the running thread, whose connections have one grace or another."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+
+    def grace(self, seconds: float) -> None:
+        self._settings.CONN_HYGIENE = {
+            "RELEASE": "always",
+            "RELEASE_AFTER": seconds,
+            "UNPOOLED_RELEASE_AFTER": seconds,
+        }
+
+    def serve(self, path: str, *steps: Callable[[Requests], None]) -> None:
+        """Serve a request that does all of the *steps*."""
+        request_started.send(None, environ={"REQUEST_METHOD": "GET", "PATH_INFO": path})
+        try:
+            for step in steps:
+                step(self)
+        finally:
+            request_finished.send(None)
+
+    def states(self, path: str = "/", queries: int = 1, alias: str = "small") -> list[int]:
+        """Return the states of the lease right after each of so many queries of a request, with a grace that lasts."""
+        found: list[int] = []
+
+        def ask(requests: Requests) -> None:
+            query(requests, alias)
+            found.append(lease(alias).state)
+
+        self.grace(NEVER)
+        self.serve(path, *[ask] * queries)
+        return found
+
+    def learn(self, *steps: Callable[[Requests], None], times: int = SURE, path: str = "/") -> None:
+        for _ in range(times):
+            self.serve(path, *steps)
+
+
+def query(requests: Requests, alias: str = "small") -> None:
+    """Query, and have no pause after it, unless one is expected."""
+    requests.grace(NEVER)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def pause(requests: Requests, alias: str = "small") -> None:
+    """Query, and pause for longer than the grace."""
+    requests.grace(SOON)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    wait_until_released(alias)
+    # For much longer than that has computed.
+    time.sleep(0.03)
+
+
+def compute(requests: Requests) -> None:
+    """Have the processor do something for most of a while."""
+    began, clock = time.monotonic(), time.thread_time()
+    while (used := time.thread_time() - clock) < 0.003 or used < (time.monotonic() - began) / 5:
+        pass
+
+
+def lease(alias: str = "small") -> Lease:
+    found = lease_of(connections[alias])
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def requests(settings: Any) -> Iterator[Requests]:
+    # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
+    vars(connections["small"]).pop("connect", None)
+    queue = getattr(DatabaseWrapper._connection_pools.get("small"), "_waiting", None)
+    if isinstance(queue, queues.Order):
+        # Other tests were of other habits.
+        queue.experience.forget()
+    requests = Requests(settings)
+    # A lease of the thread's, which every request then finds.
+    requests.serve("/first", query)
+    yield requests
+    connections.close_all()
+
+
+def test_where_a_pause_has_come_each_time_the_connection_goes_back_at_once(requests: Requests) -> None:
+    requests.learn(pause, query)
+    pool: Any = connections["small"].pool
+    left: list[int] = []
+
+    def look(_: Requests) -> None:
+        left.append(pool.get_stats()["pool_available"])
+
+    requests.serve("/", query, look, query, look)
+    assert left == [3, 2]
+
+
+def test_not_before_it_has_come_a_few_times(requests: Requests) -> None:
+    requests.learn(pause, query, times=SURE - 1)
+    assert requests.states(queries=2) == [PARKED, PARKED]
+
+
+def test_only_behind_the_same_query(requests: Requests) -> None:
+    requests.learn(query, query, pause, query)
+    assert requests.states(queries=4) == [PARKED, PARKED, GIVEN_BACK, PARKED]
+
+
+def test_behind_each_query_that_is_followed_by_one(requests: Requests) -> None:
+    requests.learn(pause, query, pause, pause)
+    assert requests.states(queries=5) == [GIVEN_BACK, PARKED, GIVEN_BACK, GIVEN_BACK, PARKED]
+
+
+def test_requests_are_of_one_kind_whose_paths_differ_in_numbers(requests: Requests) -> None:
+    for number in range(SURE):
+        requests.serve(f"/orders/{number}/", pause, query)
+    assert requests.states("/orders/17/") == [GIVEN_BACK]
+    assert requests.states("/lines/17/") == [PARKED]
+
+
+def test_what_did_not_come_once_has_to_come_as_often_again(requests: Requests) -> None:
+    requests.learn(pause, query, times=SURE - 1)
+    requests.serve("/", query, query)
+    requests.learn(pause, query, times=SURE - 1)
+    assert requests.states() == [PARKED]
+    requests.learn(pause, query)
+    assert requests.states() == [GIVEN_BACK]
+
+
+def test_a_request_that_ends_before_tells_nothing_of_what_comes_later(requests: Requests) -> None:
+    requests.learn(query, pause, query)
+    requests.serve("/", query)
+    assert requests.states(queries=2) == [PARKED, GIVEN_BACK]
+
+
+def test_where_one_was_expected_in_vain_the_next_ones_are_waited_for(requests: Requests) -> None:
+    requests.learn(pause, query)
+    # This one goes on at once.
+    assert requests.states(queries=2) == [GIVEN_BACK, PARKED]
+    requests.learn(pause, query, times=DOUBT + SURE - 1)
+    assert requests.states() == [PARKED]
+    requests.learn(pause, query, times=DOUBT + SURE)
+    assert requests.states() == [GIVEN_BACK]
+
+
+def test_one_that_comes_as_expected_is_expected_again(requests: Requests) -> None:
+    requests.learn(pause, query)
+
+    requests.learn(pause, query)
+    assert requests.states() == [GIVEN_BACK]
+
+
+def test_nor_is_it_one_when_the_owner_computes(requests: Requests) -> None:
+    requests.learn(pause, query)
+
+    def query_soon(requests: Requests) -> None:
+        requests.grace(SOON)
+        with connections["small"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    requests.serve("/", query_soon, compute, query)
+    assert requests.states() == [PARKED]
+
+
+def test_outside_of_requests_nothing_is_counted(requests: Requests) -> None:
+    for _ in range(SURE):
+        pause(requests)
+    query(requests)
+    assert lease().state == PARKED
+    assert lease().pauses._seen == ()
+
+
+def test_the_end_of_a_turn_is_no_pause(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    def let_go(requests: Requests) -> None:
+        query(requests)
+        found = lease()
+        with monkeypatch.context() as patched:
+            patched.setattr(type(found), "_due", lambda self, **kwargs: self.idle_since)
+            assert found.end_if_parked(found.idle_since) is None
+        assert found.state == GIVEN_BACK
+
+    requests.learn(let_go, query)
+    assert requests.states() == [PARKED]
+
+
+def test_nor_is_what_comes_after_a_use_past_the_wrapper(requests: Requests) -> None:
+    def use_once_more(requests: Requests) -> None:
+        requests.grace(NEVER)
+        with connections["small"].cursor() as cursor:
+            raw = cursor.connection
+            cursor.execute("SELECT 1")
+        requests.grace(SOON)
+        raw.execute("SELECT 2")
+        found = lease()
+        found.end_if_parked(found.idle_since + SOON)
+        assert found.state == GIVEN_BACK
+
+    requests.learn(use_once_more, query)
+    assert requests.states() == [PARKED]
+
+
+def test_whoever_needs_the_connection_may_be_the_one_to_find_it_idle(requests: Requests) -> None:
+    def taken(requests: Requests) -> None:
+        query(requests)
+        requests.grace(SOON)
+        found = lease()
+        assert found.end_if_due(found.idle_since + SOON, found.spare) is None
+        assert found.state == GIVEN_BACK
+
+    requests.learn(taken, query)
+    assert requests.states() == [GIVEN_BACK]
+
+
+def test_what_keeps_a_connection_keeps_it_in_an_expected_pause(requests: Requests) -> None:
+    requests.learn(pause, query)
+
+    def pin(requests: Requests) -> None:
+        requests.grace(NEVER)
+        with connections["small"].cursor() as cursor:
+            cursor.execute("LISTEN nothing")
+
+    found: list[int] = []
+    requests.serve("/", pin, lambda _: found.append(lease().state), query)
+    assert found == [HELD]
+
+
+def test_a_transaction_is_no_place_for_one(requests: Requests) -> None:
+    requests.learn(pause, query)
+    found: list[int] = []
+
+    def in_transaction(requests: Requests) -> None:
+        with transaction.atomic("small"):
+            query(requests)
+            found.append(lease().state)
+        found.append(lease().state)
+
+    requests.grace(NEVER)
+    requests.serve("/", in_transaction)
+    assert found == [HELD, GIVEN_BACK]
+
+
+def test_other_threads_learn_from_it(requests: Requests) -> None:
+    requests.learn(pause, query)
+    found: list[Sequence[int]] = []
+
+    def serve() -> None:
+        try:
+            # Its lease is made by its first query.
+            requests.serve("/first", query)
+            found.append(requests.states())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    assert found == [[GIVEN_BACK]]
+
+
+def test_without_a_pool_there_is_none_to_expect(requests: Requests) -> None:
+    requests.learn(partial(pause, alias="unpooled"), partial(query, alias="unpooled"))
+    assert requests.states(alias="unpooled") == [PARKED]
+
+
+def test_not_more_is_remembered_than_there_is_room_for() -> None:
+    those, pauses = Experience(), Pauses()
+    pauses.checked_out("GET /", 0.0, those)
+    for number in range(2 * FARTHEST):
+        pauses.is_expected(float(number), SOON)
+        pauses.came(float(number))
+    pauses.end()
+    assert len(those.pauses_of("GET /")) == FARTHEST
+    for number in range(experience.MOST):
+        those.learn_pauses(f"GET /{number}", {})
+    assert those.pauses_of("GET /") == {}
+    assert len(those._pauses) == 1
