@@ -215,6 +215,8 @@ def sleeping(settings: Any) -> Any:
     settings.CONN_HYGIENE = {"RELEASE": "always", "IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
     query()
     wait_until_released("small")
+    # It may know of limits still that are over: the first connection has asked the server what it has to.
+    let_the_reaper_look()
     keeper: Any = reaper.running
     wait_until(lambda: keeper._wake_at == math.inf, "the reaper sleeps until it is called")
     return keeper
@@ -244,6 +246,54 @@ def test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen(sleeping: Any, monke
         assert on_its_way.wait(10)
     parked.set()
     wait_until_released("small")
+
+
+class Limit:
+    """What a server's time is limited by, and nothing to hang up on."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.expired = threading.Event()
+
+    def expire(self) -> None:
+        self.is_over = True
+        self.expired.set()
+
+
+def test_a_reaper_that_sleeps_past_a_limit_is_woken_for_it(sleeping: Any) -> None:
+    limit = Limit()
+    sleeping.ring_at(time.monotonic() + 0.05, limit)
+    assert limit.expired.wait(10)
+
+
+def test_one_that_wakes_up_before_is_not(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "never", "IDLE_IN_TRANSACTION_AFTER": 8, "HELD_TOO_LONG_AFTER": None}
+    query()
+    let_the_reaper_look()
+    keeper: Any = reaper.running
+    wait_until(lambda: 1 < keeper._wake_at - time.monotonic() < 2, "the reaper sleeps until it is to watch")
+    limit = Limit()
+    keeper.ring_at(time.monotonic() + 60, limit)
+    time.sleep(0.05)
+    assert [each for _, each in keeper._new_limits] == [limit]
+    limit.is_over = True
+    let_the_reaper_look()
+    assert (list(keeper._new_limits), keeper._limits) == ([], [])
+
+
+def test_a_limit_that_comes_as_the_reaper_goes_to_sleep_is_seen(sleeping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Limit()
+    real = Reaper._sleep
+
+    def sleep(self: Reaper) -> None:
+        if not self._new_limits and not limit.is_over:
+            # It is awake still, so that nobody rings.
+            self.ring_at(time.monotonic() + 0.01, limit)  # type: ignore[arg-type]
+        real(self)
+
+    monkeypatch.setattr(Reaper, "_sleep", sleep)
+    sleeping._bell.put(None)
+    assert limit.expired.wait(10)
 
 
 def test_a_cursor_that_was_collected_in_a_cycle_keeps_nothing() -> None:

@@ -577,9 +577,12 @@ class Lease:
         carried, connection = self.carried, self._connection
         if carried is None or connection is None:
             return
+        values = carried.values(0)
         try:
-            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-                following.set_again(connection, carried.values(0))
+            # Where nothing was set, the server need not be asked.
+            if values:
+                with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                    following.set_again(connection, values)
         except psycopg.OperationalError as error:
             if connection.closed:
                 raise following.SessionGone(*error.args) from error
@@ -588,9 +591,9 @@ class Lease:
         with self._lock:
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.
-            self.session_state.follows |= carried.values(0).keys()
-        if Followed.listeners and carried.values(0) and not again:
-            publish(news.followed(self, carried.values(0)))
+            self.session_state.follows |= values.keys()
+        if Followed.listeners and values and not again:
+            publish(news.followed(self, values))
 
     def has_set_again(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.

@@ -6,10 +6,10 @@ lease's lock, and has it returned to that connection's own pool, under none. The
 can block; what asks the server for something, or calls code that is not ours, is a worker's.
 
 Who may touch what: ``_leases`` (all that hold a connection) and ``_returning`` (connections on their way back) are
-guarded by ``_registry_lock``; ``_heap`` and ``_limits`` are the timer's own; ``_inbox`` is a deque and ``_bell`` a
-SimpleQueue, both safe from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is written by the timer
-before it looks into the inbox a last time and sleeps, and read by owners after they have put something in: one of the
-two sees the other.
+guarded by ``_registry_lock``; ``_heap`` and ``_limits`` are the timer's own; ``_inbox`` and ``_new_limits`` are
+deques and ``_bell`` a SimpleQueue, all safe from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is
+written by the timer before it looks into the deques a last time and sleeps, and read by others after they have put
+something in: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Reaper:
         self._wake_at = math.inf
         self._heap: list[tuple[float, int, Lease]] = []
         self._limits: list[tuple[float, int, TimeLimit]] = []
+        self._new_limits: deque[tuple[float, TimeLimit]] = deque()
         self._workers = Workers(_complain)
         # Written by whoever tells; a number that is lost in a race costs a word in a log.
         self._reports_lost = 0
@@ -235,8 +236,8 @@ class Reaper:
 
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
         """Have the timer call ``limit.expire()`` when *deadline* has come, unless it is over by then."""
-        self._bell.put(lambda: heapq.heappush(self._limits, (deadline, next(self._order), limit)))
-        self.ensure_running()
+        self._new_limits.append((deadline, limit))
+        self._wake_by(deadline)
 
     def tell(self, report: Callable[..., None], *facts: Any) -> None:
         """Have a *report* made by a thread that nobody waits for; while too many wait there, it is only counted."""
@@ -281,6 +282,10 @@ class Reaper:
             return
         lease.look_at = deadline
         self._inbox.append((deadline, lease))
+        self._wake_by(deadline)
+
+    def _wake_by(self, deadline: float) -> None:
+        """Have the timer awake when *deadline* has come, for what was put in for it; a moment late is in time."""
         if self._thread is None or not self._is_of_this_kind():
             # Stopped ahead of a fork, while this lease was checked out; or threads are green by now.
             self.ensure_running()
@@ -403,10 +408,10 @@ class Reaper:
 
     def _end_what_is_due(self) -> None:
         now = _now()
-        while self._limits and (self._limits[0][0] <= now or self._limits[0][2].is_over):
-            heapq.heappop(self._limits)[2].expire()
         self._busy = bool(self._heap or self._inbox)
         self._take_in()
+        while self._limits and (self._limits[0][0] <= now or self._limits[0][2].is_over):
+            heapq.heappop(self._limits)[2].expire()
         while self._heap and self._heap[0][0] <= now:
             _, _, lease = heapq.heappop(self._heap)
             lease.look_at = math.inf
@@ -419,6 +424,11 @@ class Reaper:
         while self._inbox:
             deadline, lease = self._inbox.popleft()
             heapq.heappush(self._heap, (deadline, next(self._order), lease))
+        while self._new_limits:
+            deadline, limit = self._new_limits.popleft()
+            # Most are over by the time that they are seen here.
+            if not limit.is_over:
+                heapq.heappush(self._limits, (deadline, next(self._order), limit))
 
     def _sleep(self) -> None:
         """Sleep until the next lease is due, or the bell rings.
@@ -433,7 +443,7 @@ class Reaper:
             self._wake_at = now + PATIENCE if self._busy else math.inf
         limit_at = self._limits[0][0] if self._limits else math.inf
         self._wake_at = min(self._wake_at, self._watch_at, self._demands.look_at, limit_at)
-        if self._inbox:
+        if self._inbox or self._new_limits:
             return
         try:
             call = self._bell.get(timeout=None if self._wake_at == math.inf else max(0.0, self._wake_at - _now()))

@@ -849,11 +849,51 @@ MUTANTS = [
         "the reaper goes to sleep without a last look at what came in",
         "reaper/reaper.py",
         """
+        if self._inbox or self._new_limits:
+            return
+        """,
+        """
+        if self._new_limits:
+            return
+        """,
+        "test_leisure.py::test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen",
+    ),
+    _mutant(
+        "the reaper goes to sleep without a last look at new limits",
+        "reaper/reaper.py",
+        """
+        if self._inbox or self._new_limits:
+            return
+        """,
+        """
         if self._inbox:
             return
         """,
-        "",
-        "test_leisure.py::test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen",
+        "test_leisure.py::test_a_limit_that_comes_as_the_reaper_goes_to_sleep_is_seen",
+    ),
+    _mutant(
+        "nobody rings for a limit",
+        "reaper/reaper.py",
+        """
+        self._new_limits.append((deadline, limit))
+        self._wake_by(deadline)
+        """,
+        """
+        self._new_limits.append((deadline, limit))
+        """,
+        "test_leisure.py::test_a_reaper_that_sleeps_past_a_limit_is_woken_for_it",
+    ),
+    _mutant(
+        "whoever sets a limit rings for it",
+        "reaper/reaper.py",
+        """
+        self._new_limits.append((deadline, limit))
+        """,
+        """
+        self._new_limits.append((deadline, limit))
+        self._bell.put(None)
+        """,
+        "test_leisure.py::test_one_that_wakes_up_before_is_not",
     ),
     _mutant(
         "a lease that was looked at seems to be listed still",
@@ -1314,7 +1354,7 @@ MUTANTS = [
         "what has followed once does not follow on",
         "leases/lease.py",
         """
-        self.session_state.follows |= carried.values(0).keys()
+        self.session_state.follows |= values.keys()
         """,
         """
         pass
