@@ -78,7 +78,6 @@ CONNECTING: list[Any] = [
 
 # Those for which it makes a difference that the owner leaves the lease to the reaper, or takes it back.
 PARKING: list[Any] = [
-    Lease._park,
     Lease.cursor_closed,
     Lease.end_if_due,
     Lease.take,

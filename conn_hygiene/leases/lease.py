@@ -668,7 +668,7 @@ class Lease:
         In one piece, and asking what mostly decides before it calls anybody, since it ends every query.
         """
         wrapper = self.wrapper()
-        if by_owner and wrapper is not None and wrapper.in_atomic_block and self._transaction is not None:
+        if self._transaction is not None and by_owner and wrapper is not None and wrapper.in_atomic_block:
             # Nothing can end before the transaction does. The time comes first, for the reaper, which may be looking.
             self.idle_since = _now()
             self.open_cursors.pop(cursor, None)
@@ -708,7 +708,7 @@ class Lease:
                     self.in_use_since = None
                     if self._timing is not None:
                         self._timing.change(self, used=-1)
-                if self._wish == policy.RELEASE and not (
+                if self._wish == _RELEASE and not (
                     (
                         self.session_state.pins
                         or wrapper.run_on_commit
@@ -718,11 +718,22 @@ class Lease:
                     and self._kept(wrapper)
                 ):
                     grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
-                    if grace and not (by_owner and self.pauses.is_expected(now, grace)):
-                        deadline = self._park(now, grace)
+                    pauses = self.pauses
+                    pauses.at += 1
+                    is_pause = pauses.at == pauses.expected_at and by_owner
+                    if grace and not is_pause:
+                        self.state = PARKED
+                        if self.queue:
+                            deadline = self._haste(now, grace)
+                        elif self.look_at == _NEVER:
+                            is_scarce = self.keeps and not self.spare
+                            deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
+                        # Else the reaper is about to look in any case.
                     elif grace is not None and pgconn.transaction_status == _IDLE:
                         # What has broken stays its owner's, who is told at the next use.
                         ended = self._end_idle(connection)
+                        if is_pause:
+                            pauses.begin(now, grace)
             if ended is not None:
                 if ended[0] is not None:
                     self.keeper.carry_back(ended[0], here=by_owner)
@@ -734,20 +745,11 @@ class Lease:
         if deadline is not None:
             self._after_settling(deadline, by_owner=by_owner)
 
-    def _park(self, now: float, grace: float) -> float | None:
-        """Park the lease for *grace*, under the lock.
-
-        Return when it should end; None if the reaper is about to look in any case.
-        """
-        self.state = PARKED
-        if self.queue:
-            return self._haste(now, grace)
-        return (
-            None if self.look_at != math.inf else backoff.leisure(now, grace, is_scarce=self.keeps and not self.spare)
-        )
-
     def _haste(self, now: float, grace: float) -> float | None:
-        """Return, as :meth:`_park` does, when a lease should end that is parked *now* and that somebody waits for."""
+        """Return when a lease should end that is parked *now* and that somebody waits for.
+
+        None if the reaper is about to look in any case.
+        """
         if self._has_had_its_turn():
             return now
         self.turn.note(now, self.thread_id)
@@ -836,8 +838,9 @@ class Lease:
 
     def request_is_over(self) -> None:
         """Have others learn from the request or task that the owner worked for. Owner only."""
-        with self._lock:
-            self.pauses.end()
+        if self.pauses.label is not None:
+            with self._lock:
+                self.pauses.end()
 
     def _due(self, *, is_wanted: bool = False) -> float | None:
         """Return when a parked lease may end; None for never."""
@@ -894,6 +897,9 @@ class Lease:
             ahead.ahead_of(query, wrapper, connection)
         self.last_statement = (query,)
         self.idle_since = _now()
+        if self.in_use_since is None:
+            with self._lock:
+                self.pauses.used()
         text = query if type(query) is str else sql.text_of(query, connection)
         if text is None:
             effect: sql.Effect | None = _UNREADABLE
@@ -1159,7 +1165,7 @@ class Lease:
     def _note_pause(self, now: float) -> None:
         """Have the owner be known to pause, if it is not the end of its turn that it lets go for."""
         if now >= self.idle_since + conf.current.RELEASE_AFTER:
-            self.pauses.came(self.idle_since)
+            self.pauses.came()
 
     def _end_parked(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
         """Take out, under the lock, what has been parked for its grace; return it, or what keeps it."""
@@ -1478,6 +1484,8 @@ _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
 
 # For what runs at every query: each saves a look-up or a call.
 _IDLE = TransactionStatus.IDLE
+_RELEASE = policy.RELEASE
+_NEVER = math.inf
 _current_scopes = policy.entered.get
 _current_timing = usage.current.get
 

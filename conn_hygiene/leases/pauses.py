@@ -32,47 +32,46 @@ class Pauses:
 
     __slots__ = (
         "_ahead",
-        "_at",
+        "_began_at",
         "_computed",
         "_experience",
         "_grace",
-        "_label",
         "_missed",
-        "_next",
-        "_parked_at",
         "_seen",
+        "_used_at",
+        "at",
+        "expected_at",
+        "label",
     )
 
     def __init__(self) -> None:
-        self._experience = Experience()
-        self._begin(None)
-
-    def _begin(self, label: str | None) -> None:
-        # The label of the request or task; None outside of any, where nothing is counted.
-        self._label = label
-        # How often the connection was idle so far, and since when it is.
-        self._at = 0
-        self._parked_at = 0.0
+        #: The label of the request or task; None outside of any, where nothing is learnt.
+        self.label: str | None = None
+        #: How often the owner has left its connection idle, counted by the lease, and when it is expected to pause; 0
+        #: for never.
+        self.at = self.expected_at = 0
+        # When it is after that, the last first.
+        self._ahead: list[int] = []
         # At which of these times a pause has come, or was expected. And of the latter, at which none came.
         self._seen: tuple[int, ...] = ()
         self._missed: tuple[int, ...] = ()
-        # The owner's processor time when the last one that was expected began, and how long that is to be at least;
-        # None if it is over.
+        # Of the last one that was expected: when it began, how long it is to be at least, and the owner's processor
+        # time at its start, None if it is over.
+        self._began_at = self._grace = 0.0
         self._computed: float | None = None
-        self._grace = 0.0
-        # When the next one is expected, 0 for never, and those after it, the last first.
-        self._next = 0
-        self._ahead: list[int] = []
+        # The last time at which the connection was used while it seemed to be idle.
+        self._used_at = 0
+        # Where it is known what others of its kind have done.
+        self._experience = Experience()
 
     def checked_out(self, label: str | None, asked_at: float, experience: Experience) -> None:
         """Take note that the owner asked for a connection at that time, for a request with that *label*.
 
         *experience* has what is known of requests of its kind.
         """
-        if label is not self._label:
+        if label is not self.label:
             self.end()
-            self._begin(label)
-            self._experience = experience
+            self.label, self.at, self._used_at, self._experience = label, 0, 0, experience
             if label is not None and (known := experience.pauses_of(kind_of_request(label))):
                 self._ahead = sorted((at for at, times in known.items() if times >= SURE), reverse=True)
                 self._expect_next()
@@ -80,47 +79,46 @@ class Pauses:
             self._look_back(asked_at)
 
     def _expect_next(self) -> None:
-        self._next = self._ahead.pop() if self._ahead else 0
+        self.expected_at = self._ahead.pop() if self._ahead else 0
 
     def _look_back(self, asked_at: float) -> None:
         """Find whether what was expected was a pause."""
         assert self._computed is not None
-        paused = asked_at - self._parked_at
+        paused = asked_at - self._began_at
         # In the owner's thread, as when it began.
         computed, self._computed = time.thread_time() - self._computed, None
         if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART):
-            self._missed += (self._at,)
+            self._missed += (self.at,)
 
-    def is_expected(self, idle_since: float, grace: float) -> bool:
-        """Count that the owner has left its connection idle, and return whether it is expected to pause now.
+    def begin(self, idle_since: float, grace: float) -> None:
+        """Take note that the owner gives its connection back, since it is expected to pause for at least the *grace*.
 
-        For at least the *grace*, that is.
+        Called in its thread.
         """
-        self._at += 1
-        self._parked_at = idle_since
-        if self._at != self._next:
-            return False
-        self._seen += (self._at,)
-        self._computed, self._grace = time.thread_time(), grace
+        self._seen += (self.at,)
+        self._began_at, self._grace, self._computed = idle_since, grace, time.thread_time()
         self._expect_next()
-        return True
 
-    def came(self, idle_since: float) -> None:
-        """Take note that the grace has run out for a connection that is idle since then."""
-        # Not if it was used past the wrapper meanwhile: whoever does that is to have all of its grace.
-        if self._label is not None and idle_since == self._parked_at and self._at <= FARTHEST:
-            self._seen += (self._at,)
+    def used(self) -> None:
+        """Take note that the connection is used past its wrapper: whoever does that is to have all of the grace."""
+        self._used_at = self.at
+
+    def came(self) -> None:
+        """Take note that the grace has run out."""
+        if self.label is not None and self._used_at != self.at <= FARTHEST:
+            self._seen += (self.at,)
 
     def end(self) -> None:
         """Have others of its kind learn from the request, which is over."""
-        if self._label is None:
+        if self.label is None:
             return
-        this = kind_of_request(self._label)
+        this = kind_of_request(self.label)
         known = self._experience.pauses_of(this)
         if known or self._seen:
             # What has not come this time is forgotten, but for what was left behind.
-            learnt = {at: times for at, times in known.items() if at >= self._at or at in self._seen or times < 0}
+            learnt = {at: times for at, times in known.items() if at >= self.at or at in self._seen or times < 0}
             learnt.update((at, min(learnt.get(at, 0) + 1, SURE)) for at in self._seen)
             learnt.update((at, -DOUBT) for at in self._missed)
             self._experience.learn_pauses(this, learnt)
-        self._label, self._next = None, 0
+            self._seen = self._missed = ()
+        self.label, self.expected_at, self._computed = None, 0, None

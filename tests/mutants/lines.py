@@ -702,7 +702,7 @@ MUTANTS = [
         "a pause that is expected is waited for",
         "leases/lease.py",
         """
-        if grace and not (by_owner and self.pauses.is_expected(now, grace)):
+        if grace and not is_pause:
         """,
         """
         if grace:
@@ -714,10 +714,10 @@ MUTANTS = [
         "leases/lease.py",
         """
         if now >= self.idle_since + conf.current.RELEASE_AFTER:
-            self.pauses.came(self.idle_since)
+            self.pauses.came()
         """,
         """
-        self.pauses.came(self.idle_since)
+        self.pauses.came()
         """,
         "test_pauses.py::test_the_end_of_a_turn_is_no_pause",
     ),
@@ -725,10 +725,10 @@ MUTANTS = [
         "a use past the wrapper is a pause",
         "leases/pauses.py",
         """
-        if self._label is not None and idle_since == self._parked_at and self._at <= FARTHEST:
+        if self.label is not None and self._used_at != self.at <= FARTHEST:
         """,
         """
-        if self._label is not None and self._at <= FARTHEST:
+        if self.label is not None and self.at <= FARTHEST:
         """,
         "test_pauses.py::test_nor_is_what_comes_after_a_use_past_the_wrapper",
     ),
@@ -758,7 +758,7 @@ MUTANTS = [
         "what did not come once is expected all the same",
         "leases/pauses.py",
         """
-        learnt = {at: times for at, times in known.items() if at >= self._at or at in self._seen or times < 0}
+        learnt = {at: times for at, times in known.items() if at >= self.at or at in self._seen or times < 0}
         """,
         """
         learnt = dict(known)
