@@ -228,6 +228,18 @@ def test_a_reaper_that_sleeps_is_woken() -> None:
     wait_until_released("small")
 
 
+def test_one_that_ends_wakes_its_successor(sleeping: Any) -> None:
+    """It has taken a ring that was not for it."""
+    before = sleeping._thread
+    sleeping._thread = threading.Thread()
+    sleeping._bell.put(None)
+    before.join(10)
+    assert sleeping._bell.get(timeout=10) is None
+    sleeping._thread = None
+    query()
+    wait_until_released("small")
+
+
 def test_what_is_parked_as_the_reaper_goes_to_sleep_is_seen(sleeping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is still awake for its owner, who does not ring, and has already looked at what there was."""
     on_its_way, parked = threading.Event(), threading.Event()

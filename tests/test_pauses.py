@@ -14,6 +14,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
+from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import experience, queues
 from conn_hygiene.pools.experience import Experience
@@ -197,7 +198,7 @@ def test_outside_of_requests_nothing_is_counted(requests: Requests) -> None:
         pause(requests)
     query(requests)
     assert lease().state == PARKED
-    assert lease().pauses._seen == ()
+    assert (lease().pauses.label, lease().pauses._seen) == (None, ())
 
 
 def test_the_end_of_a_turn_is_no_pause(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +228,86 @@ def test_nor_is_what_comes_after_a_use_past_the_wrapper(requests: Requests) -> N
 
     requests.learn(use_once_more, query)
     assert requests.states() == [PARKED]
+
+
+def test_nor_what_comes_before_a_transaction_past_the_wrapper(requests: Requests) -> None:
+    def begin(requests: Requests) -> None:
+        query(requests)
+        requests.grace(SOON)
+        found = lease()
+        assert found._connection is not None
+        with found._connection.transaction():
+            found.end_if_parked(found.idle_since + SOON)
+            assert found.state == HELD
+
+    requests.learn(begin, query)
+    assert requests.states() == [PARKED]
+
+
+def test_it_is_its_owners_who_closes_the_last_cursor(requests: Requests) -> None:
+    """A generator's cursor may be closed in another thread, by whoever collects it."""
+    requests.learn(pause, query, pause, query)
+    found: list[int] = []
+
+    def close_elsewhere(requests: Requests) -> None:
+        requests.grace(NEVER)
+        cursor = connections["small"].cursor()
+        cursor.execute("SELECT 1")
+        thread = threading.Thread(target=cursor.cursor.close)
+        thread.start()
+        thread.join()
+        found.append(lease().state)
+
+    def look(requests: Requests) -> None:
+        query(requests)
+        found.append(lease().state)
+
+    requests.serve("/", close_elsewhere, look, look)
+    # What comes later in the request is expected all the same.
+    assert found == [PARKED, PARKED, GIVEN_BACK]
+
+
+def test_nobody_waits_for_what_a_worker_can_do_in_a_pause(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests.learn(pause, query)
+    carriers: list[bool] = []
+    real = Return.carry_out
+
+    def carry_out(self: Return, registry: Any) -> None:
+        carriers.append(threading.current_thread() is threading.main_thread())
+        real(self, registry)
+
+    def set_and_pause(requests: Requests) -> None:
+        requests.grace(NEVER)
+        with monkeypatch.context() as patched:
+            patched.setattr(Return, "carry_out", carry_out)
+            with connections["small"].cursor() as cursor:
+                cursor.execute("SET work_mem = '8MB'")
+            wait_until_released("small")
+        time.sleep(0.03)
+
+    seen: list[str] = []
+
+    def show(requests: Requests) -> None:
+        with connections["small"].cursor() as cursor:
+            cursor.execute("SHOW work_mem")
+            seen.extend(cursor.fetchone())
+
+    requests.serve("/", set_and_pause, show)
+    assert (carriers, seen) == ([False], ["8MB"])
+
+
+def test_a_session_that_is_another_than_it_was_is_not_given_back_at_once(requests: Requests) -> None:
+    requests.learn(pause, query)
+    found: list[int] = []
+
+    def discard(requests: Requests) -> None:
+        requests.grace(NEVER)
+        with connections["small"].cursor() as cursor:
+            cursor.execute("DISCARD ALL")
+        found.append(lease().state)
+
+    requests.serve("/", discard)
+    assert found == [PARKED]
 
 
 def test_whoever_needs_the_connection_may_be_the_one_to_find_it_idle(requests: Requests) -> None:
@@ -301,6 +382,7 @@ def test_not_more_is_remembered_than_there_is_room_for() -> None:
     pauses.end()
     assert len(those.pauses_of("GET /")) == FARTHEST
     for number in range(experience.MOST):
-        those.learn_pauses(f"GET /{number}", {})
+        those.learn_pauses(f"GET /{number}", {1: SURE})
+    # The first one is forgotten, and no other.
     assert those.pauses_of("GET /") == {}
-    assert len(those._pauses) == 1
+    assert len(those._pauses) == experience.MOST

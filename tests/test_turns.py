@@ -646,6 +646,8 @@ def test_an_owner_that_computes_keeps_what_others_wait_for(pool: ConnectionPool)
     [
         ("GET /todo/12/orders/", "GET /todo/0/orders/"),
         ("task pack[0f8fad5b-d9cb-469f-a165-70867728950e]", "task pack[0]"),
+        ("GET /0F8FAD5B-D9CB-469F-A165-70867728950E/", "GET /0/"),
+        ("GET /" + "z" * 1000, "GET /" + "z" * (experience.LONGEST - len("GET /"))),
         ("GET /", "GET /"),
         (None, 7),
     ],
@@ -691,7 +693,10 @@ def test_not_more_kinds_are_known_than_there_is_room_for() -> None:
     those = Experience()
     for number in range(experience.MOST + 1):
         those.was_held(60.0, f"GET /{number}")
-    assert len(those._kinds) == 1
+    # The first one is forgotten, and no other.
+    assert list(those._kinds) == [f"GET /{number}" for number in range(1, experience.MOST + 1)]
+    those.came_back("GET /0")
+    assert "GET /0" not in those._kinds
 
 
 def test_looks_in_vain_are_put_together_and_put_off() -> None:

@@ -341,8 +341,9 @@ class Lease:
                 self.state, self.carried = CLOSED, None
                 return None
             self.checkouts += 1
-            # First of all: an exception of a signal handler, at any of these lines, must not lose it.
-            self.state, self._connection = HELD, connection
+            # First of all: an exception of a signal handler, at any of these lines, must not lose it. Nor may a query
+            # of such a handler's give it back, which a session that has not begun keeps it from.
+            self.session_state, self.state, self._connection = state.State(connection), HELD, connection
             self._begin()
             # Past assign() as well.
             self.checked_out_by = _here(frames + 1)
@@ -378,7 +379,6 @@ class Lease:
             self.server_pid = connection.pgconn.backend_pid
             if pool is not None:
                 client.remember(connection)
-            self.session_state = state.State(connection)
             # It was in use a moment ago, by somebody else, or has been looked at.
             self.trusted = checkouts.is_trusted(connection, self.checked_out_at)
             cursors.follow(connection, self)
@@ -720,7 +720,7 @@ class Lease:
                     grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
                     pauses = self.pauses
                     pauses.at += 1
-                    is_pause = pauses.at == pauses.expected_at and by_owner
+                    is_pause = pauses.at == pauses.expected_at and self._may_pause(by_owner=by_owner)
                     if grace and not is_pause:
                         self.state = PARKED
                         if self.queue:
@@ -732,8 +732,10 @@ class Lease:
                     elif grace is not None and pgconn.transaction_status == _IDLE:
                         # What has broken stays its owner's, who is told at the next use.
                         ended = self._end_idle(connection)
-                        if is_pause:
+                        if is_pause and ended[0] is not None:
                             pauses.begin(now, grace)
+                            # Its owner waits for nothing that can be done meanwhile.
+                            by_owner = not ended[0].may_block
             if ended is not None:
                 if ended[0] is not None:
                     self.keeper.carry_back(ended[0], here=by_owner)
@@ -744,6 +746,11 @@ class Lease:
             raise
         if deadline is not None:
             self._after_settling(deadline, by_owner=by_owner)
+
+    def _may_pause(self, *, by_owner: bool) -> bool:
+        """Return whether a pause that is expected now is the owner's, in its thread, of a session that has begun."""
+        self.pauses.expect_next()
+        return by_owner and threading.get_ident() == self.thread_id and self.session_state.parameters is not None
 
     def _haste(self, now: float, grace: float) -> float | None:
         """Return when a lease should end that is parked *now* and that somebody waits for.
@@ -1109,8 +1116,7 @@ class Lease:
                     return self._in_vain(now, now + turns.LOOK_AGAIN)
                 if self.queue and not here:
                     self._experience.ended_one()
-                self._note_pause(now)
-                returning, kept_for = self._end_parked(self._connection)
+                returning, kept_for = self._end_parked(self._connection, now)
             self._carry_back(returning, kept_for, here=here)
         except BaseException:
             self.keeper.rescue(self)
@@ -1152,8 +1158,7 @@ class Lease:
                 return None if self.backoff.patience else due, None, []
             if self.turn.computes(self.idle_since, now):
                 return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
-            self._note_pause(now)
-            return None, *self._end_parked(self._connection)
+            return None, *self._end_parked(self._connection, now)
         finally:
             # An exception of a signal handler may have come before it was taken, or after. No call may come first here:
             # at a call, the next signal is handled.
@@ -1162,17 +1167,16 @@ class Lease:
             except RuntimeError:
                 pass
 
-    def _note_pause(self, now: float) -> None:
-        """Have the owner be known to pause, if it is not the end of its turn that it lets go for."""
-        if now >= self.idle_since + conf.current.RELEASE_AFTER:
-            self.pauses.came()
-
-    def _end_parked(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:
+    def _end_parked(self, connection: psycopg.Connection[Any], now: float) -> tuple[Return | None, list[str]]:
         """Take out, under the lock, what has been parked for its grace; return it, or what keeps it."""
         # A handle that was read before the lease was parked may have been used since.
         if not pools.is_idle(connection):
             self.state = HELD
+            self.pauses.used()
             return None, []
+        # Else, it is the end of its turn that the owner lets go for.
+        if now >= self.idle_since + conf.current.RELEASE_AFTER:
+            self.pauses.came()
         return self._end_idle(connection)
 
     def _end_idle(self, connection: psycopg.Connection[Any]) -> tuple[Return | None, list[str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 
+from conn_hygiene import green
 from conn_hygiene.pools.experience import Experience, kind_of_request
 
 #: In how many requests in a row a pause has to have come for the next one to expect it.
@@ -27,11 +28,16 @@ FARTHEST = 250
 COMPUTED, PART = 0.001, 0.1
 
 
+# What is known outside of any request.
+_NOBODYS = Experience()
+
+
 class Pauses:
     """Those of the request that the owner of one lease works for. Guarded by that lease's lock."""
 
     __slots__ = (
         "_ahead",
+        "_began",
         "_began_at",
         "_computed",
         "_experience",
@@ -55,14 +61,15 @@ class Pauses:
         # At which of these times a pause has come, or was expected. And of the latter, at which none came.
         self._seen: tuple[int, ...] = ()
         self._missed: tuple[int, ...] = ()
-        # Of the last one that was expected: when it began, how long it is to be at least, and the owner's processor
-        # time at its start, None if it is over.
+        # Of the last one that was expected: which it was, when it began, how long it is to be at least, and the owner's
+        # processor time at its start, None if it is over.
+        self._began = 0
         self._began_at = self._grace = 0.0
         self._computed: float | None = None
         # The last time at which the connection was used while it seemed to be idle.
         self._used_at = 0
         # Where it is known what others of its kind have done.
-        self._experience = Experience()
+        self._experience = _NOBODYS
 
     def checked_out(self, label: str | None, asked_at: float, experience: Experience) -> None:
         """Take note that the owner asked for a connection at that time, for a request with that *label*.
@@ -74,11 +81,12 @@ class Pauses:
             self.label, self.at, self._used_at, self._experience = label, 0, 0, experience
             if label is not None and (known := experience.pauses_of(kind_of_request(label))):
                 self._ahead = sorted((at for at, times in known.items() if times >= SURE), reverse=True)
-                self._expect_next()
+                self.expect_next()
         elif self._computed is not None:
             self._look_back(asked_at)
 
-    def _expect_next(self) -> None:
+    def expect_next(self) -> None:
+        """Expect the one after the one that was expected."""
         self.expected_at = self._ahead.pop() if self._ahead else 0
 
     def _look_back(self, asked_at: float) -> None:
@@ -87,8 +95,9 @@ class Pauses:
         paused = asked_at - self._began_at
         # In the owner's thread, as when it began.
         computed, self._computed = time.thread_time() - self._computed, None
-        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART):
-            self._missed += (self.at,)
+        # Of greenlets, nobody can tell whose it was.
+        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART and green.library() is None):
+            self._missed += (self._began,)
 
     def begin(self, idle_since: float, grace: float) -> None:
         """Take note that the owner gives its connection back, since it is expected to pause for at least the *grace*.
@@ -96,8 +105,8 @@ class Pauses:
         Called in its thread.
         """
         self._seen += (self.at,)
-        self._began_at, self._grace, self._computed = idle_since, grace, time.thread_time()
-        self._expect_next()
+        self._began, self._began_at, self._grace = self.at, idle_since, grace
+        self._computed = time.thread_time()
 
     def used(self) -> None:
         """Take note that the connection is used past its wrapper: whoever does that is to have all of the grace."""
@@ -115,10 +124,12 @@ class Pauses:
         this = kind_of_request(self.label)
         known = self._experience.pauses_of(this)
         if known or self._seen:
-            # What has not come this time is forgotten, but for what was left behind.
-            learnt = {at: times for at, times in known.items() if at >= self.at or at in self._seen or times < 0}
-            learnt.update((at, min(learnt.get(at, 0) + 1, SURE)) for at in self._seen)
+            seen = set(self._seen)
+            # What has not come this time is forgotten, unless the request has not come so far.
+            learnt = {at: times for at, times in known.items() if at >= self.at or at in seen or times < 0}
+            learnt.update((at, min(learnt.get(at, 0) + 1, SURE)) for at in seen)
             learnt.update((at, -DOUBT) for at in self._missed)
-            self._experience.learn_pauses(this, learnt)
+            if learnt != known:
+                self._experience.learn_pauses(this, learnt)
             self._seen = self._missed = ()
         self.label, self.expected_at, self._computed = None, 0, None

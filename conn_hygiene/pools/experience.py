@@ -6,10 +6,11 @@ a site whose pages keep the processor busy would have nothing for them: there, a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,16 +38,32 @@ _SOON = 0.01
 _WEIGHT = 1 / 32
 _WEIGHT_OF_KIND = 1 / 4
 
+#: How many characters of a request's label count.
+LONGEST = 200
+
 # What tells one object from another in a path, or one task from another: numbers, and whatever looks like a UUID.
-_WHICH = re.compile(r"[0-9a-f-]{12,}|\d+")
+_WHICH = re.compile(r"[0-9a-fA-F-]{12,}|\d+")
 
 _NONE: Mapping[int, int] = MappingProxyType({})
 
 
-@lru_cache(MOST)
 def kind_of_request(label: str) -> str:
     """Return what requests have in common that do the same: their label, without the numbers of its path."""
+    # Paths come from strangers, and may be long.
+    return _without_numbers(label[:LONGEST])
+
+
+@lru_cache(MOST)
+def _without_numbers(label: str) -> str:
     return _WHICH.sub("0", label)
+
+
+def _make_room(known: dict[Any, Any], kind: object) -> None:
+    """See to it that there is room for *kind* among those that are *known*: who was first is forgotten."""
+    if kind not in known and len(known) >= MOST:
+        # Another thread may be at the same.
+        with contextlib.suppress(RuntimeError, StopIteration):
+            known.pop(next(iter(known)), None)
 
 
 def kind(request: str | None, thread_id: int) -> object:
@@ -80,14 +97,15 @@ class Experience:
         is_short = seconds < SHORT
         self._short += (is_short - self._short) * _WEIGHT
         before = self._kinds.get(kind)
-        if before is None and len(self._kinds) >= MOST:
-            self._kinds.clear()
+        _make_room(self._kinds, kind)
         self._kinds[kind] = is_short if before is None else before + (is_short - before) * _WEIGHT_OF_KIND
 
     def came_back(self, kind: object) -> None:
         """Take note that somebody is back at once, whom :meth:`was_held` took for one who wants little."""
         self._short = max(0.0, self._short - _WEIGHT)
-        self._kinds[kind] = max(0.0, self._kinds.get(kind, 0.0) - _WEIGHT_OF_KIND)
+        known = self._kinds.get(kind)
+        if known is not None:
+            self._kinds[kind] = max(0.0, known - _WEIGHT_OF_KIND)
 
     def wants_little(self, kind: object) -> bool:
         """Return whether somebody of that *kind* who comes anew should not wait for those who want much."""
@@ -100,8 +118,7 @@ class Experience:
 
     def learn_pauses(self, kind: str, pauses: Mapping[int, int]) -> None:
         """Take note of the *pauses* of requests of that *kind*."""
-        if kind not in self._pauses and len(self._pauses) >= MOST:
-            self._pauses.clear()
+        _make_room(self._pauses, kind)
         self._pauses[kind] = pauses
 
     def ended_one(self) -> None:

@@ -453,6 +453,7 @@ MUTANTS = [
         """
         if not pools.is_idle(connection):
             self.state = HELD
+            self.pauses.used()
             return None, []
         """,
         "",
@@ -744,10 +745,47 @@ MUTANTS = [
         "test_pauses.py::test_where_one_was_expected_in_vain_the_next_ones_are_waited_for",
     ),
     _mutant(
+        "what is used past the wrapper is a pause before that",
+        "leases/lease.py",
+        """
+        self.state = HELD
+        self.pauses.used()
+        return None, []
+        """,
+        """
+        self.state = HELD
+        self.pauses.came()
+        return None, []
+        """,
+        "test_pauses.py::test_nor_what_comes_before_a_transaction_past_the_wrapper",
+    ),
+    _mutant(
+        "any thread gives back in a pause",
+        "leases/lease.py",
+        """
+        return by_owner and threading.get_ident() == self.thread_id and self.session_state.parameters is not None
+        """,
+        """
+        return by_owner and self.session_state.parameters is not None
+        """,
+        "test_pauses.py::test_it_is_its_owners_who_closes_the_last_cursor",
+    ),
+    _mutant(
+        "an owner cleans its session in a pause",
+        "leases/lease.py",
+        """
+        by_owner = not ended[0].may_block
+        """,
+        """
+        pass
+        """,
+        "test_pauses.py::test_nobody_waits_for_what_a_worker_can_do_in_a_pause",
+    ),
+    _mutant(
         "to compute is to pause",
         "leases/pauses.py",
         """
-        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART):
+        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART and green.library() is None):
         """,
         """
         if paused < self._grace:
@@ -758,7 +796,7 @@ MUTANTS = [
         "what did not come once is expected all the same",
         "leases/pauses.py",
         """
-        learnt = {at: times for at, times in known.items() if at >= self.at or at in self._seen or times < 0}
+        learnt = {at: times for at, times in known.items() if at >= self.at or at in seen or times < 0}
         """,
         """
         learnt = dict(known)
