@@ -12,6 +12,8 @@ from django.core.signals import request_finished, request_started
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from conn_hygiene import green
+from conn_hygiene.leases import cursors, pauses
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
 from conn_hygiene.leases.returns import Return
@@ -79,8 +81,9 @@ def query(requests: Requests, alias: str = "small") -> None:
 
 def pause(requests: Requests, alias: str = "small") -> None:
     """Query, and pause for longer than the grace."""
-    requests.grace(SOON)
     with connections[alias].cursor() as cursor:
+        # Not before it is open: what is parked by then would be the pause.
+        requests.grace(SOON)
         cursor.execute("SELECT 1")
     wait_until_released(alias)
     # For much longer than that has computed.
@@ -90,7 +93,7 @@ def pause(requests: Requests, alias: str = "small") -> None:
 def compute(requests: Requests) -> None:
     """Have the processor do something for most of a while."""
     began, clock = time.monotonic(), time.thread_time()
-    while (used := time.thread_time() - clock) < 0.003 or used < (time.monotonic() - began) / 5:
+    while (used := time.thread_time() - clock) < 0.04 or used < (time.monotonic() - began) / 5:
         pass
 
 
@@ -101,7 +104,9 @@ def lease(alias: str = "small") -> Lease:
 
 
 @pytest.fixture
-def requests(settings: Any) -> Iterator[Requests]:
+def requests(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Requests]:
+    # A test computes more than a view does between two queries.
+    monkeypatch.setattr(pauses, "COMPUTED", 0.02)
     # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
     vars(connections["small"]).pop("connect", None)
     queue = getattr(DatabaseWrapper._connection_pools.get("small"), "_waiting", None)
@@ -193,6 +198,19 @@ def test_nor_is_it_one_when_the_owner_computes(requests: Requests) -> None:
     assert requests.states() == [PARKED]
 
 
+def test_green_threads_have_no_processor_time_of_their_own(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests.learn(pause, query)
+
+    def query_soon(requests: Requests) -> None:
+        requests.grace(SOON)
+        with connections["small"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr(green, "library", lambda: "gevent")
+    requests.serve("/", query_soon, compute, query)
+    assert requests.states() == [GIVEN_BACK]
+
+
 def test_outside_of_requests_nothing_is_counted(requests: Requests) -> None:
     for _ in range(SURE):
         pause(requests)
@@ -220,10 +238,10 @@ def test_nor_is_what_comes_after_a_use_past_the_wrapper(requests: Requests) -> N
         with connections["small"].cursor() as cursor:
             raw = cursor.connection
             cursor.execute("SELECT 1")
-        requests.grace(SOON)
         raw.execute("SELECT 2")
         found = lease()
-        found.end_if_parked(found.idle_since + SOON)
+        requests.grace(SOON)
+        wait_until_released("small")
         assert found.state == GIVEN_BACK
 
     requests.learn(use_once_more, query)
@@ -233,10 +251,10 @@ def test_nor_is_what_comes_after_a_use_past_the_wrapper(requests: Requests) -> N
 def test_nor_what_comes_before_a_transaction_past_the_wrapper(requests: Requests) -> None:
     def begin(requests: Requests) -> None:
         query(requests)
-        requests.grace(SOON)
         found = lease()
         assert found._connection is not None
         with found._connection.transaction():
+            requests.grace(SOON)
             found.end_if_parked(found.idle_since + SOON)
             assert found.state == HELD
 
@@ -310,12 +328,34 @@ def test_a_session_that_is_another_than_it_was_is_not_given_back_at_once(request
     assert found == [PARKED]
 
 
+def test_a_query_in_the_middle_of_a_checkout_gives_nothing_back(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler's may come at any line."""
+    requests.learn(pause, query)
+    found: list[int] = []
+    real = cursors.follow
+
+    def follow(connection: Any, lease_: Any) -> None:
+        monkeypatch.setattr(cursors, "follow", real)
+        query(requests)
+        found.append(lease_.state)
+        real(connection, lease_)
+
+    def look(requests: Requests) -> None:
+        query(requests)
+        found.append(lease().state)
+
+    monkeypatch.setattr(cursors, "follow", follow)
+    requests.serve("/", look)
+    assert found == [PARKED, PARKED]
+
+
 def test_whoever_needs_the_connection_may_be_the_one_to_find_it_idle(requests: Requests) -> None:
     def taken(requests: Requests) -> None:
         query(requests)
-        requests.grace(SOON)
         found = lease()
-        assert found.end_if_due(found.idle_since + SOON, found.spare) is None
+        assert found.end_if_due(found.idle_since + NEVER, found.spare) is None
         assert found.state == GIVEN_BACK
 
     requests.learn(taken, query)
@@ -374,12 +414,12 @@ def test_without_a_pool_there_is_none_to_expect(requests: Requests) -> None:
 
 
 def test_not_more_is_remembered_than_there_is_room_for() -> None:
-    those, pauses = Experience(), Pauses()
-    pauses.checked_out("GET /", 0.0, those)
+    those, found = Experience(), Pauses()
+    found.checked_out("GET /", 0.0, those)
     for _ in range(2 * FARTHEST):
-        pauses.at += 1
-        pauses.came()
-    pauses.end()
+        found.at += 1
+        found.came()
+    found.end()
     assert len(those.pauses_of("GET /")) == FARTHEST
     for number in range(experience.MOST):
         those.learn_pauses(f"GET /{number}", {1: SURE})

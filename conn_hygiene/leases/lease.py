@@ -341,9 +341,8 @@ class Lease:
                 self.state, self.carried = CLOSED, None
                 return None
             self.checkouts += 1
-            # First of all: an exception of a signal handler, at any of these lines, must not lose it. Nor may a query
-            # of such a handler's give it back, which a session that has not begun keeps it from.
-            self.session_state, self.state, self._connection = state.State(connection), HELD, connection
+            # First of all: an exception of a signal handler, at any of these lines, must not lose it.
+            self.server_pid, self.state, self._connection = 0, HELD, connection
             self._begin()
             # Past assign() as well.
             self.checked_out_by = _here(frames + 1)
@@ -375,14 +374,15 @@ class Lease:
                 if waited is not None:
                     request.waited(waited, self.alias)
                 self._join_request()
-            # Kept, since a connection that the application has closed no longer tells.
-            self.server_pid = connection.pgconn.backend_pid
             if pool is not None:
                 client.remember(connection)
+            self.session_state = state.State(connection)
             # It was in use a moment ago, by somebody else, or has been looked at.
             self.trusted = checkouts.is_trusted(connection, self.checked_out_at)
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
+            # Kept, since a connection that the application has closed no longer tells. All is noted by now.
+            self.server_pid = connection.pgconn.backend_pid
             self.tally.checked_out(waited)
             if CheckedOut.listeners:
                 self._news += (news.checked_out(self, waited),)
@@ -720,8 +720,8 @@ class Lease:
                     grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
                     pauses = self.pauses
                     pauses.at += 1
-                    is_pause = pauses.at == pauses.expected_at and self._may_pause(by_owner=by_owner)
-                    if grace and not is_pause:
+                    is_expected = pauses.at == pauses.expected_at
+                    if grace and not (is_expected and self._may_pause(by_owner=by_owner)):
                         self.state = PARKED
                         if self.queue:
                             deadline = self._haste(now, grace)
@@ -732,10 +732,12 @@ class Lease:
                     elif grace is not None and pgconn.transaction_status == _IDLE:
                         # What has broken stays its owner's, who is told at the next use.
                         ended = self._end_idle(connection)
-                        if is_pause and ended[0] is not None:
+                        if grace and ended[0] is not None:
                             pauses.begin(now, grace)
                             # Its owner waits for nothing that can be done meanwhile.
-                            by_owner = not ended[0].may_block
+                            by_owner = not ended[0].asks_session
+                    if is_expected:
+                        pauses.expect_next()
             if ended is not None:
                 if ended[0] is not None:
                     self.keeper.carry_back(ended[0], here=by_owner)
@@ -748,9 +750,12 @@ class Lease:
             self._after_settling(deadline, by_owner=by_owner)
 
     def _may_pause(self, *, by_owner: bool) -> bool:
-        """Return whether a pause that is expected now is the owner's, in its thread, of a session that has begun."""
-        self.pauses.expect_next()
-        return by_owner and threading.get_ident() == self.thread_id and self.session_state.parameters is not None
+        """Return whether a pause that is expected now is the owner's, in its thread, of a session that is set up.
+
+        A signal handler may query in the middle of a checkout.
+        """
+        is_set_up = self.server_pid and self.carried is None and self.session_state.parameters is not None
+        return by_owner and threading.get_ident() == self.thread_id and bool(is_set_up)
 
     def _haste(self, now: float, grace: float) -> float | None:
         """Return when a lease should end that is parked *now* and that somebody waits for.

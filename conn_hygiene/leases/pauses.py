@@ -86,7 +86,9 @@ class Pauses:
             self._look_back(asked_at)
 
     def expect_next(self) -> None:
-        """Expect the one after the one that was expected."""
+        """Expect the next one of those that are known."""
+        while self._ahead and self._ahead[-1] <= self.at:
+            self._ahead.pop()
         self.expected_at = self._ahead.pop() if self._ahead else 0
 
     def _look_back(self, asked_at: float) -> None:

@@ -169,7 +169,12 @@ class Return:
     @property
     def may_block(self) -> bool:
         """Whether giving it back asks the server for something, or calls code that is not ours."""
-        return self._asks_server or pools.may_block(self.pool) or audits.is_audited(self.connection)
+        return self.asks_session or pools.may_block(self.pool)
+
+    @property
+    def asks_session(self) -> bool:
+        """Whether something is to be done to the session first, for which the server is asked."""
+        return self._asks_server or audits.is_audited(self.connection)
 
     @property
     def _asks_server(self) -> bool:

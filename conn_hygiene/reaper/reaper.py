@@ -402,9 +402,9 @@ class Reaper:
                 self.tell(_complain, error)
                 # Should it come again at once, others get their turn in between.
                 time.sleep(_PAUSE)
-        if self._thread is not None and self._thread is not me:
-            # What this one has just slept by is not what its successor sleeps by.
-            self._bell.put(None)
+        if bell is self._bell and self._thread is not None and self._thread is not me:
+            # It may have taken a ring that was for its successor.
+            bell.put(None)
         # A greenlet survives a fork and comes here in the child, where threading would miss it in its list of threads,
         # as it would if that was patched meanwhile. This puts it there.
         threading.current_thread()

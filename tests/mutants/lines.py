@@ -703,7 +703,7 @@ MUTANTS = [
         "a pause that is expected is waited for",
         "leases/lease.py",
         """
-        if grace and not is_pause:
+        if grace and not (is_expected and self._may_pause(by_owner=by_owner)):
         """,
         """
         if grace:
@@ -763,10 +763,10 @@ MUTANTS = [
         "any thread gives back in a pause",
         "leases/lease.py",
         """
-        return by_owner and threading.get_ident() == self.thread_id and self.session_state.parameters is not None
+        return by_owner and threading.get_ident() == self.thread_id and bool(is_set_up)
         """,
         """
-        return by_owner and self.session_state.parameters is not None
+        return by_owner and bool(is_set_up)
         """,
         "test_pauses.py::test_it_is_its_owners_who_closes_the_last_cursor",
     ),
@@ -774,12 +774,34 @@ MUTANTS = [
         "an owner cleans its session in a pause",
         "leases/lease.py",
         """
-        by_owner = not ended[0].may_block
+        by_owner = not ended[0].asks_session
         """,
         """
         pass
         """,
         "test_pauses.py::test_nobody_waits_for_what_a_worker_can_do_in_a_pause",
+    ),
+    _mutant(
+        "a query in the middle of a checkout gives back",
+        "leases/lease.py",
+        """
+        is_set_up = self.server_pid and self.carried is None and self.session_state.parameters is not None
+        """,
+        """
+        is_set_up = self.carried is None and self.session_state.parameters is not None
+        """,
+        "test_pauses.py::test_a_query_in_the_middle_of_a_checkout_gives_nothing_back",
+    ),
+    _mutant(
+        "greenlets compute for each other",
+        "leases/pauses.py",
+        """
+        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART and green.library() is None):
+        """,
+        """
+        if paused < self._grace or (computed >= COMPUTED and computed >= paused * PART):
+        """,
+        "test_pauses.py::test_green_threads_have_no_processor_time_of_their_own",
     ),
     _mutant(
         "to compute is to pause",
