@@ -15,6 +15,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.test import SimpleTestCase
+from django.test.testcases import _DatabaseFailure
 
 import conn_hygiene
 from conn_hygiene.leases import wrapper
@@ -85,7 +86,12 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     A hook and not a fixture: only here has every fixture, the database's included, given back its own. And around all
     others: pytest keeps what was logged until then, and a logged exception its stack, threads included.
     """
-    result = yield
+    try:
+        result = yield
+    except BaseException:
+        if item.cls is None:
+            _allow_all_databases()
+        raise
     _check_pools()
     # Of functions and policies that are gone with their test.
     if any(each.findings is None or each.findings.leaves_state for each in known._known.values()):
@@ -97,6 +103,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         if left:
             pytest.fail("\n".join([f"The tests of {item.path.name} leave behind:", *left]), pytrace=False)
     return result
+
+
+def _allow_all_databases() -> None:
+    """Undo what pytest-django leaves where its teardown fails: later tests would be refused what that one was."""
+    for each in connections.all(initialized_only=True):
+        for name in [name for name, value in vars(each).items() if isinstance(value, _DatabaseFailure)]:
+            delattr(each, name)
 
 
 @pytest.fixture(scope="session")

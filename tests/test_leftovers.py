@@ -82,3 +82,34 @@ def test_a_test_that_hangs_is_named_with_all_stacks(tmp_path: Path) -> None:
     assert "crashed while running '::test_that_hangs'" in process.stdout
     assert "Timeout (0:00:01)!" in process.stderr
     assert "in test_that_hangs" in process.stderr
+
+
+@pytest.mark.slow
+def test_a_teardown_that_fails_does_not_fail_the_tests_after_it(tmp_path: Path) -> None:
+    """Django's own teardown of a test may fail where a machine stands still; the next test is another one's."""
+    tests = tmp_path / "test_two.py"
+    tests.write_text(
+        "import pytest\n"
+        "from django.db import connections\n"
+        "from django.test import TransactionTestCase\n"
+        "\n"
+        "def no_flush(self):\n"
+        "    raise LookupError('no flush')\n"
+        "\n"
+        "@pytest.mark.django_db(transaction=True, databases=['default'])\n"
+        "def test_one(monkeypatch):\n"
+        "    TransactionTestCase._fixture_teardown, before = no_flush, TransactionTestCase._fixture_teardown\n"
+        "    TransactionTestCase._before = before\n"
+        "\n"
+        "@pytest.mark.django_db(transaction=True, databases=['default', 'sqlite'])\n"
+        "def test_two():\n"
+        "    TransactionTestCase._fixture_teardown = TransactionTestCase._before\n"
+        "    connections['sqlite'].ensure_connection()\n"
+        "    connections['sqlite'].cursor().execute('SELECT 1')\n"
+    )
+    process = run(
+        *("-m", "pytest", f"--config-file={ROOT / 'pyproject.toml'}", "-p", "tests.conftest", "-p", "no:cacheprovider"),
+        *("-p", "no:randomly", "--numprocesses=0", str(tests)),
+    )
+    assert "2 passed, 1 error" in process.stdout, process.stdout + process.stderr
+    assert "LookupError: no flush" in process.stdout
