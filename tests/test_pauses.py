@@ -14,7 +14,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from conn_hygiene import green
 from conn_hygiene.leases import cursors, pauses
-from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
+from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
 from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import lease_of
@@ -24,8 +24,6 @@ from tests.waiting import wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from conn_hygiene.leases.lease import Lease
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["small", "unpooled"])
 
@@ -349,6 +347,42 @@ def test_a_query_in_the_middle_of_a_checkout_gives_nothing_back(
     monkeypatch.setattr(cursors, "follow", follow)
     requests.serve("/", look)
     assert found == [PARKED, PARKED]
+
+
+def test_nor_does_it_without_a_grace(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _states_with_a_query_in_a_checkout(requests, monkeypatch, grace=0)
+    assert found == [HELD, GIVEN_BACK]
+
+
+def test_nor_where_others_wait_whose_turn_it_is(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "_has_had_its_turn", lambda self: True)
+    found = _states_with_a_query_in_a_checkout(requests, monkeypatch, grace=NEVER, waiting=True)
+    assert found == [PARKED, GIVEN_BACK]
+
+
+def _states_with_a_query_in_a_checkout(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch, *, grace: float, waiting: bool = False
+) -> list[int]:
+    """Return the states of the lease behind that query, and behind the one that the checkout was for."""
+    found: list[int] = []
+    real = cursors.follow
+
+    def ask() -> None:
+        requests.grace(grace)
+        with connections["small"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        found.append(lease().state)
+
+    def follow(connection: Any, lease_: Any) -> None:
+        if not found:
+            if waiting:
+                lease_.queue = [object()]
+            ask()
+        real(connection, lease_)
+
+    monkeypatch.setattr(cursors, "follow", follow)
+    requests.serve("/", lambda _: ask())
+    return found
 
 
 def test_whoever_needs_the_connection_may_be_the_one_to_find_it_idle(requests: Requests) -> None:

@@ -729,8 +729,9 @@ class Lease:
                             is_scarce = self.keeps and not self.spare
                             deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
                         # Else the reaper is about to look in any case.
-                    elif grace is not None and pgconn.transaction_status == _IDLE:
-                        # What has broken stays its owner's, who is told at the next use.
+                    elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
+                        # What has broken stays its owner's, who is told at the next use. So does what it checks out at
+                        # this moment, where a signal handler queries.
                         ended = self._end_idle(connection)
                         if grace and ended[0] is not None:
                             pauses.begin(now, grace)
@@ -1109,7 +1110,7 @@ class Lease:
             with self._lock:
                 if self._connection is None:
                     return None
-                if self.state != PARKED:
+                if self.state != PARKED or not self.server_pid:
                     return self._in_vain(now, self._next_look(now, now))
                 due = self._due()
                 if due is None:

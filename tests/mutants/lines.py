@@ -101,13 +101,13 @@ MUTANTS = [
         with self._lock:
             if self._connection is None:
                 return None
-            if self.state != PARKED:
+            if self.state != PARKED or not self.server_pid:
         """,
         """
         if True:
             if self._connection is None:
                 return None
-            if self.state != PARKED:
+            if self.state != PARKED or not self.server_pid:
         """,
         "test_locks.py::test_a_lease_is_written_under_its_lock",
     ),
@@ -791,6 +791,32 @@ MUTANTS = [
         is_set_up = self.carried is None and self.session_state.parameters is not None
         """,
         "test_pauses.py::test_a_query_in_the_middle_of_a_checkout_gives_nothing_back",
+    ),
+    _mutant(
+        "a checkout that is not over is given back where there is no grace",
+        "leases/lease.py",
+        """
+        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
+        """,
+        """
+        elif grace is not None and pgconn.transaction_status == _IDLE:
+        """,
+        "test_pauses.py::test_nor_does_it_without_a_grace",
+    ),
+    _mutant(
+        "a checkout that is not over is given back since others wait",
+        "leases/lease.py",
+        """
+        if self._connection is None:
+            return None
+        if self.state != PARKED or not self.server_pid:
+        """,
+        """
+        if self._connection is None:
+            return None
+        if self.state != PARKED:
+        """,
+        "test_pauses.py::test_nor_where_others_wait_whose_turn_it_is",
     ),
     _mutant(
         "greenlets compute for each other",
@@ -1652,10 +1678,10 @@ MUTANTS = [
         "a connection that is broken goes back while its owner has yet to be told",
         "leases/lease.py",
         """
-        elif grace is not None and pgconn.transaction_status == _IDLE:
+        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
         """,
         """
-        elif grace is not None:
+        elif grace is not None and self.server_pid:
         """,
         "test_broken.py::test_what_has_broken_stays_its_owners_also_at_a_grace_of_0",
     ),
