@@ -99,8 +99,9 @@ class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):
 class IdleInTransactionMiddleware(_ScopeMiddleware):
     """Report transactions of requests that sit idle for ``IDLE_IN_TRANSACTION_AFTER``, or that a request leaves open.
 
-    Installs the toolkit, whose reaper and receivers do the work; releases nothing. For sites that want the reports
-    and nothing else, without ``conn_hygiene`` in INSTALLED_APPS.
+    Installs the toolkit, whose reaper and receivers do the work, as they do for all else: forks, dead threads, broken
+    connections, the cleaning of sessions. Gives nothing back between a request's queries. For sites that want the
+    reports without that, and without ``conn_hygiene`` in INSTALLED_APPS.
     """
 
     scope: scopes._Scope | None = None
