@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +14,7 @@ from django.db.utils import OperationalError
 
 import conn_hygiene
 from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
 
@@ -400,6 +401,46 @@ def test_a_deferred_constraint_that_fails_at_commit_lets_go() -> None:
 
 
 # ##### What holds it: the application's word #####
+
+
+@contextmanager
+def cursor_closed_elsewhere() -> Iterator[None]:
+    """Open a cursor, and have it closed by another thread, which releases, at the end of the block.
+
+    So does an event loop with the cursor of ``aiterator()``, and the garbage collector with that of ``iterator()``.
+    """
+    cursor: Any = connection.cursor()
+    cursor.execute("SELECT 1")
+    yield
+    thread = threading.Thread(target=release_between_queries(cursor.cursor.close))
+    thread.start()
+    thread.join()
+    lease: Any = lease_of(connections["default"])
+    wait_until(lambda: not lease.open_cursors, "the cursor is forgotten")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_cursor_that_another_thread_closes_leaves_the_handle_with_its_owner() -> None:
+    with cursor_closed_elsewhere():
+        handle: Any = connection.connection
+    assert_stays()
+    assert handle.execute("SELECT 1").fetchone() == (1,)
+    assert connection.connection is handle
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_cursor_that_another_thread_closes_ends_no_hold() -> None:
+    with hold_connection():
+        with cursor_closed_elsewhere():
+            pass
+        assert_stays()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_cursor_that_another_thread_closes_is_the_last_to_keep_the_connection() -> None:
+    with cursor_closed_elsewhere():
+        pass
+    wait_until_released()
 
 
 @pytest.mark.usefixtures("releasing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from functools import partial
@@ -14,13 +15,14 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from conn_hygiene import green
 from conn_hygiene.leases import cursors, pauses
+from conn_hygiene.leases import lease as lease_module
 from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
 from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import experience, queues
 from conn_hygiene.pools.experience import Experience
-from tests.waiting import wait_until_released
+from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -272,6 +274,8 @@ def test_it_is_its_owners_who_closes_the_last_cursor(requests: Requests) -> None
         thread = threading.Thread(target=cursor.cursor.close)
         thread.start()
         thread.join()
+        # The reaper sees to it.
+        wait_until(lambda: lease().state != HELD, "the reaper has seen to the cursor")
         found.append(lease().state)
 
     def look(requests: Requests) -> None:
@@ -460,3 +464,62 @@ def test_not_more_is_remembered_than_there_is_room_for() -> None:
     # The first one is forgotten, and no other.
     assert those.pauses_of("GET /") == {}
     assert len(those._pauses) == experience.MOST
+
+
+def test_what_a_query_has_given_back_in_the_middle_is_not_given_back_twice(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler's or finaliser's, while its thread closes a cursor."""
+    requests.grace(0)
+    pool: Any = connections["small"].pool
+    put: list[Any] = []
+    real, now = pool.putconn, lease_module._now
+
+    def putconn(connection: Any) -> None:
+        put.append(connection)
+        real(connection)
+
+    def query_once() -> float:
+        if sys._getframe(1).f_code.co_name == "cursor_closed":
+            monkeypatch.setattr(lease_module, "_now", now)
+            with connections["small"].cursor() as cursor:
+                cursor.execute("SELECT 2")
+        return now()
+
+    def ask(_: Requests) -> None:
+        with connections["small"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            monkeypatch.setattr(lease_module, "_now", query_once)
+
+    monkeypatch.setattr(pool, "putconn", putconn)
+    requests.serve("/", ask)
+    assert lease_module._now is now
+    assert len(put) == 1
+    assert pool.get_stats()["pool_available"] == 3
+
+
+def test_what_a_handler_raises_when_the_pool_has_the_connection_closes_nothing(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Celery's SoftTimeLimitExceeded is an Exception, for one."""
+    requests.grace(0)
+    pool: Any = connections["small"].pool
+    put: list[Any] = []
+    real = pool.putconn
+
+    def putconn(connection: Any) -> None:
+        monkeypatch.setattr(pool, "putconn", real)
+        put.append(connection)
+        real(connection)
+        raise LookupError("out of time")
+
+    monkeypatch.setattr(pool, "putconn", putconn)
+    # As on a site. What is logged takes another way.
+    caplog.set_level("WARNING", logger="psycopg.pool")
+    # Without state in the session, of connections that are seen for the first time and once more, and with some.
+    for sql in (*["SELECT 1"] * 6, "SET work_mem = '8MB'"):
+        monkeypatch.setattr(pool, "putconn", putconn)
+        with pytest.raises(LookupError, match="out of time"), connections["small"].cursor() as cursor:
+            cursor.execute(sql)
+        assert not put.pop().closed
+        assert pool.get_stats()["pool_available"] == 3

@@ -505,6 +505,11 @@ def streamed() -> Any:
         return [*cursor.cursor.stream("SELECT current_setting('app.tenant')")]
 
 
+def executed_past_django() -> Any:
+    with connection.cursor() as cursor:
+        return cursor.cursor.execute("SELECT current_setting('app.tenant')").fetchone()
+
+
 def called() -> Any:
     with connection.cursor() as cursor:
         cursor.callproc("current_setting", ["app.tenant"])
@@ -518,8 +523,14 @@ def on_a_raw_handle() -> Any:
 @pytest.mark.parametrize("atomic", [False, True])
 @pytest.mark.parametrize(
     ("ask", "answer"),
-    [(copied, b"2\n"), (streamed, [("2",)]), (called, [("2",)]), (on_a_raw_handle, ("2",))],
-    ids=["copy", "stream", "callproc", "raw handle"],
+    [
+        (copied, b"2\n"),
+        (streamed, [("2",)]),
+        (executed_past_django, ("2",)),
+        (called, [("2",)]),
+        (on_a_raw_handle, ("2",)),
+    ],
+    ids=["copy", "stream", "execute", "callproc", "raw handle"],
 )
 def test_statements_that_django_is_not_told_of(ask: Callable[[], Any], answer: Any, atomic: bool) -> None:
     connection.ensure_connection()
@@ -531,7 +542,7 @@ def test_statements_that_django_is_not_told_of(ask: Callable[[], Any], answer: A
 def test_what_cannot_be_set_fails_these_too() -> None:
     connection.ensure_connection()
     with session_settings({"role": "nobody_there"}):
-        for ask in (copied, streamed, on_a_raw_handle):
+        for ask in (copied, streamed, executed_past_django, on_a_raw_handle):
             with pytest.raises(psycopg.errors.InvalidParameterValue):
                 ask()
         with pytest.raises(DataError):

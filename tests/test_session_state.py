@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -252,6 +254,28 @@ def test_a_cleaned_session_is_the_same_session() -> None:
 
 
 @pytest.mark.usefixtures("releasing")
+def test_a_session_is_cleaned_without_a_descriptor_to_spare(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], Any]
+) -> None:
+    """The limit of time for it needs one; a process that has run out of them keeps no connection from its pool."""
+
+    def dup(number: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
+    with release_between_queries():
+        run("SET work_mem = '8MB'")
+        with monkeypatch.context() as patched:
+            patched.setattr("conn_hygiene.leases.returns.os.dup", dup)
+            wait_until_released()
+            assert run("SHOW work_mem") == [("8MB",)]
+            wait_until_released()
+    connections.close_all()
+    stats = pool_of("default").get_stats()
+    assert stats["pool_available"] == stats["pool_size"]
+    assert run("SHOW work_mem") != [("8MB",)]
+
+
 def test_a_pinned_connection_in_a_transaction_is_rolled_back_and_cleaned_when_closed() -> None:
     transaction.set_autocommit(False)
     run("CREATE TEMP TABLE t_hygiene (n int)")

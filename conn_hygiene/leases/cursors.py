@@ -11,6 +11,8 @@ ask whether it may.
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,6 +62,8 @@ class LeasedCursor(_Cursor):
             and len(query) <= LONGEST_REMEMBERED
             and remembered_effect_of(query) is None
             and (lease := entry[0]).ended_because is None
+            # Django has them called for its own cursors only, and not for those that these are made of.
+            and not getattr(lease.wrapper(), "execute_wrappers", None)
         ):
             # What _announce() comes to for nearly every statement.
             lease.last_statement = (query,)
@@ -157,7 +161,20 @@ class LeasedCursor(_Cursor):
         try:
             super().close()
         finally:
-            lease.cursor_closed(cursor)
+            if threading.get_ident() == lease.thread_id:
+                lease.cursor_closed(cursor)
+            else:
+                _closed_elsewhere(lease, cursor)
+
+
+def _closed_elsewhere(lease: Lease, cursor: weakref.ref[Any]) -> None:
+    """Leave the end of a cursor to the reaper that another thread than its owner's has closed.
+
+    It is a generator's, which an event loop or the garbage collector ends at any line of that thread. The owner may be
+    about to use the connection, and has scopes of its own.
+    """
+    if not sys.is_finalizing():
+        lease.keeper.cursor_lost(lease, cursor, is_of_checkout=False)
 
 
 class LeasedServerCursor(LeasedCursor):
@@ -200,7 +217,11 @@ class LeasedServerCursor(LeasedCursor):
             return
         self._conn_hygiene_entry = None
         self._close()
-        entry[0].cursor_closed(entry[1])
+        lease, cursor = entry
+        if threading.get_ident() == lease.thread_id:
+            lease.cursor_closed(cursor)
+        else:
+            _closed_elsewhere(lease, cursor)
 
     def _fetching(self) -> None:
         entry = self._conn_hygiene_entry

@@ -729,9 +729,14 @@ class Lease:
                             is_scarce = self.keeps and not self.spare
                             deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
                         # Else the reaper is about to look in any case.
-                    elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
+                    elif (
+                        grace is not None
+                        and pgconn.transaction_status == _IDLE
+                        and self.server_pid
+                        and self._connection is connection
+                    ):
                         # What has broken stays its owner's, who is told at the next use. So does what it checks out at
-                        # this moment, where a signal handler queries.
+                        # this moment, where a signal handler queries; or that query has given it back.
                         ended = self._end_idle(connection)
                         if grace and ended[0] is not None:
                             pauses.begin(now, grace)

@@ -75,7 +75,8 @@ class TimeLimit:
         self._copy: socket.socket | None = None
 
     def __enter__(self) -> None:
-        with contextlib.suppress(psycopg.OperationalError):  # It is closed, and nobody waits for it.
+        # It is closed, and nobody waits for it; or there is no descriptor left, and it is done without a limit.
+        with contextlib.suppress(psycopg.OperationalError, OSError):
             # A descriptor of our own: libpq closes its own when it likes.
             self._copy = socket.socket(fileno=os.dup(self._connection.fileno()))
             self._clock.ring_at(time.monotonic() + self._seconds, self)

@@ -214,7 +214,9 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
 
 
 def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
-    """Return *connection* to its pool, or close it where there is none. Never raises: nobody could mend it.
+    """Return *connection* to its pool, or close it where there is none.
+
+    Raises nothing, since nobody could mend it, but for what a signal handler raises when the pool has it already.
 
     Returns what the pool would have logged meanwhile, for :func:`tell`: a handler may take long, or need a connection
     itself, of which there may be no other.
@@ -241,6 +243,9 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
             # psycopg_pool leaves it on what it replaces, and would replace it again for who gives it back once more.
             connection._pool = None
     except Exception:
+        if keeping.is_psycopgs(pool.__class__) and connection._pool is None and not connection.closed:
+            # As in put_back().
+            raise
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return records
@@ -259,6 +264,9 @@ def put_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     try:
         pool.putconn(connection)
     except Exception:
+        if connection._pool is None:
+            # A signal handler's, once the pool had it: it may be somebody else's by now.
+            raise
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return []

@@ -796,10 +796,11 @@ MUTANTS = [
         "a checkout that is not over is given back where there is no grace",
         "leases/lease.py",
         """
-        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
+            and pgconn.transaction_status == _IDLE
+            and self.server_pid
         """,
         """
-        elif grace is not None and pgconn.transaction_status == _IDLE:
+            and pgconn.transaction_status == _IDLE
         """,
         "test_pauses.py::test_nor_does_it_without_a_grace",
     ),
@@ -817,6 +818,62 @@ MUTANTS = [
         if self.state != PARKED:
         """,
         "test_pauses.py::test_nor_where_others_wait_whose_turn_it_is",
+    ),
+    _mutant(
+        "a cursor is closed by whoever closes it",
+        "leases/cursors.py",
+        """
+        finally:
+            if threading.get_ident() == lease.thread_id:
+        """,
+        """
+        finally:
+            if True:
+        """,
+        "test_lease.py::test_a_cursor_that_another_thread_closes_ends_no_hold",
+    ),
+    _mutant(
+        "what Django is not told of runs without what is set for a block",
+        "leases/cursors.py",
+        """
+        and not getattr(lease.wrapper(), "execute_wrappers", None)
+        """,
+        """
+        """,
+        "test_session_settings.py::test_statements_that_django_is_not_told_of",
+    ),
+    _mutant(
+        "no session is cleaned without a descriptor to spare",
+        "leases/returns.py",
+        """
+        with contextlib.suppress(psycopg.OperationalError, OSError):
+        """,
+        """
+        with contextlib.suppress(psycopg.OperationalError):
+        """,
+        "test_session_state.py::test_a_session_is_cleaned_without_a_descriptor_to_spare",
+    ),
+    _mutant(
+        "what a query has given back in the middle is given back twice",
+        "leases/lease.py",
+        """
+            and self._connection is connection
+        """,
+        """
+        """,
+        "test_pauses.py::test_what_a_query_has_given_back_in_the_middle_is_not_given_back_twice",
+    ),
+    _mutant(
+        "what the pool has already is closed",
+        "pools/base.py",
+        """
+        if connection._pool is None:
+            # A signal handler's, once the pool had it: it may be somebody else's by now.
+            raise
+        """,
+        """
+        """,
+        "test_pauses.py::test_what_a_handler_raises_when_the_pool_has_the_connection_closes_nothing",
     ),
     _mutant(
         "greenlets compute for each other",
@@ -1678,10 +1735,11 @@ MUTANTS = [
         "a connection that is broken goes back while its owner has yet to be told",
         "leases/lease.py",
         """
-        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
+            grace is not None
+            and pgconn.transaction_status == _IDLE
         """,
         """
-        elif grace is not None and self.server_pid:
+            grace is not None
         """,
         "test_broken.py::test_what_has_broken_stays_its_owners_also_at_a_grace_of_0",
     ),
