@@ -373,6 +373,10 @@ def test_numbers_only_grow_while_many_threads_query_and_somebody_looks(settings:
 
 def test_the_numbers_of_each_alias_are_those_of_that_alias(settings: Any) -> None:
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0, "UNPOOLED_RELEASE_AFTER": 0}
+    for each in connections.all():
+        # Django's test classes leave plain methods on the wrappers that they had forbidden to connect, and past those
+        # nobody measures the wait.
+        vars(each).pop("connect", None)
     before, waits = conn_hygiene.stats_by_alias(), conn_hygiene.histograms_by_alias()
     for alias, times in {"default": 3, "unpooled": 2}.items():
         for _ in range(times):
