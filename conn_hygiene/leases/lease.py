@@ -761,7 +761,7 @@ class Lease:
         A signal handler may query in the middle of a checkout.
         """
         is_set_up = self.server_pid and self.carried is None and self.session_state.parameters is not None
-        return by_owner and threading.get_ident() == self.thread_id and bool(is_set_up)
+        return by_owner and bool(is_set_up)
 
     def _haste(self, now: float, grace: float) -> float | None:
         """Return when a lease should end that is parked *now* and that somebody waits for.
