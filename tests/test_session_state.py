@@ -253,7 +253,6 @@ def test_a_cleaned_session_is_the_same_session() -> None:
     assert tuple(pid) in pids
 
 
-@pytest.mark.usefixtures("releasing")
 def test_a_session_is_cleaned_without_a_descriptor_to_spare(
     settings: Any, monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], Any]
 ) -> None:
@@ -276,6 +275,7 @@ def test_a_session_is_cleaned_without_a_descriptor_to_spare(
     assert run("SHOW work_mem") != [("8MB",)]
 
 
+@pytest.mark.usefixtures("releasing")
 def test_a_pinned_connection_in_a_transaction_is_rolled_back_and_cleaned_when_closed() -> None:
     transaction.set_autocommit(False)
     run("CREATE TEMP TABLE t_hygiene (n int)")
