@@ -701,6 +701,32 @@ def test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell(
         assert run(TENANT) == [("acme",)]
 
 
+def lose_a_connection_that_is_asked(admin: psycopg.Connection) -> None:
+    """Have the catalogue asked by way of a connection that is broken, which nobody has noticed yet."""
+    with hold_connection():
+        [(pid,)] = run("SELECT pg_backend_pid()")
+        end_sessions(admin, pid)
+        connection.close()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_the_next_connection_is_asked_where_one_was_lost(admin: psycopg.Connection) -> None:
+    known.reset()
+    lose_a_connection_that_is_asked(admin)
+    run("SELECT 1")
+    wait_until_released()
+    assert known.known_of("default") is not None
+
+
+@pytest.mark.usefixtures("releasing")
+def test_no_third_connection_is_lost_to_asking(admin: psycopg.Connection, caplog: pytest.LogCaptureFixture) -> None:
+    known.reset()
+    for is_due in (True, False):
+        lose_a_connection_that_is_asked(admin)
+        assert known.is_due("default", time.monotonic()) is is_due
+    wait_until(lambda: "the catalogue could not be read" in caplog.text, "that is told")
+
+
 @pytest.mark.usefixtures("releasing")
 def test_what_no_cleaning_undoes_is_closed_where_the_catalogue_has_it(admin: psycopg.Connection) -> None:
     admin.execute("CREATE OR REPLACE FUNCTION sow() RETURNS void LANGUAGE sql AS 'SELECT setseed(0.5)'")

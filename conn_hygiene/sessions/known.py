@@ -45,6 +45,9 @@ _known: dict[str, _Known] = {}
 # When somebody began to ask. A mark is put with setdefault(), which one of several threads does.
 _asking: dict[str, list[float]] = {}
 
+# The aliases whose last connection was lost while it was asked.
+_lost: set[str] = set()
+
 # What was said last.
 _said: dict[str, Findings] = {}
 
@@ -90,14 +93,20 @@ def ask(alias: str, connection: psycopg.Connection[Any], tell: Callable[..., Non
     """Ask the server of *connection*, which is idle and of *alias*, and keep what it says. Never raises.
 
     Takes one round trip, or a few where there are policies, and leaves the session as it was; see
-    :func:`conn_hygiene.sessions.catalogue.read`.
+    :func:`conn_hygiene.sessions.catalogue.read`. A connection that is lost meanwhile says nothing of the catalogue: the
+    next one is asked, but if that is lost as well, it may be for the question.
 
     :param tell: is given the function that logs, and its arguments, where a handler must make nobody wait.
     """
     asked_at = time.monotonic()
     known = _known.get(alias)
     try:
-        note(alias, catalogue.read(connection, known.findings if known else None), asked_at, tell)
+        findings = catalogue.read(connection, known.findings if known else None)
+        if findings is None and connection.closed and alias not in _lost:
+            _lost.add(alias)
+            return
+        _lost.discard(alias)
+        note(alias, findings, asked_at, tell)
     finally:
         _asking.pop(alias, None)
 
@@ -141,6 +150,7 @@ def reset() -> None:
     """Know nothing any more."""
     _known.clear()
     _asking.clear()
+    _lost.clear()
     _said.clear()
 
 

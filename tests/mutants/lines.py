@@ -1550,6 +1550,28 @@ MUTANTS = [
         "test_broken.py::test_sessions_that_the_server_turns_read_only_and_back_stay_in_their_pool",
     ),
     _mutant(
+        "a connection that is lost while it is asked is taken for an answer",
+        "sessions/known.py",
+        """
+        if findings is None and connection.closed and alias not in _lost:
+        """,
+        """
+        if False:
+        """,
+        "test_following.py::test_the_next_connection_is_asked_where_one_was_lost",
+    ),
+    _mutant(
+        "connections are lost to asking for ever",
+        "sessions/known.py",
+        """
+        if findings is None and connection.closed and alias not in _lost:
+        """,
+        """
+        if findings is None and connection.closed:
+        """,
+        "test_following.py::test_no_third_connection_is_lost_to_asking",
+    ),
+    _mutant(
         "a database that nobody has looked at is taken for clean",
         "sessions/known.py",
         """
