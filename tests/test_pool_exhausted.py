@@ -29,7 +29,7 @@ from conn_hygiene.reports import log
 from tests.test_events import heard
 from tests.test_forks import remade
 from tests.test_pools import cut_off, pooled
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -356,6 +356,9 @@ def test_what_is_on_its_way_back_is_counted(
         return usual(connection)
 
     with of_size(1), monkeypatch.context() as patch:
+        # The first release of all has the catalogue to ask.
+        query()
+        wait_until_released(ALIAS)
         patch.setattr(returns.pools, "put_back", slow)
         thread = threading.Thread(target=closing_connections(query))
         thread.start()
