@@ -9,15 +9,17 @@ import sysconfig
 import threading
 import traceback
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conn_hygiene import functions
+from conn_hygiene.interruptions import is_of_handler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from conn_hygiene.functions import Code
+    from conn_hygiene.functions import Code, Definition
 
 
 class Stack(NamedTuple):
@@ -253,9 +255,7 @@ def _ahead(frame: FrameType, kind: int) -> Place | None:
     if kind == _LIBRARY and not _CALLED.isdisjoint(code.co_freevars):
         variables = frame.f_locals
         called = [variables.get(name) for name in code.co_freevars if name in _CALLED]
-        with contextlib.suppress(Exception):
-            if found := functions.of_values(called, None, is_own):
-                return Place(*found)
+        return _place(partial(functions.of_values, called, None, is_own))
     return None
 
 
@@ -267,11 +267,18 @@ def _view(answering: _Answering) -> Place | None:
 
 
 def _defined(function: Any, request: Any) -> Place | None:
-    # A class, or what stands for a request, may be anybody's, and the transaction must not fail because of it.
-    with contextlib.suppress(Exception):
-        if found := functions.definition(function, request, is_own):
-            return Place(*found)
-    return None
+    return _place(partial(functions.definition, function, request, is_own))
+
+
+def _place(find: Callable[[], Definition | None]) -> Place | None:
+    try:
+        found = find()
+    except Exception as error:
+        # A class, or what stands for a request, may be anybody's, and the transaction must not fail because of it.
+        if is_of_handler(error):
+            raise
+        return None
+    return Place(*found) if found else None
 
 
 def _past_wrappers(frame: FrameType) -> FrameType:

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from conn_hygiene import locks
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.locks import Rank
 from conn_hygiene.masking import printable
 
@@ -653,7 +654,10 @@ def publish(event: Event) -> None:
     for listener in type(event).listeners:
         try:
             listener(event)
-        except Exception as error:  # noqa: BLE001 - the listener's, whose failure must stay its own
+        except Exception as error:
+            # The listener's, whose failure must stay its own.
+            if is_of_handler(error):
+                raise
             _complain(listener, event, error)
 
 
@@ -670,7 +674,10 @@ def publish_to_others(event: Event) -> None:
         token = _running.set((*before, listener))
         try:
             listener(event)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
+            # As above.
+            if is_of_handler(error):
+                raise
             _complain(listener, event, error)
         finally:
             _running.reset(token)

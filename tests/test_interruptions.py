@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import signal
 import sys
 import threading
 import time
@@ -13,25 +16,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import DatabaseError, connections
 from django.db.backends.postgresql.base import Cursor
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
+from psycopg_pool import ConnectionPool
 
-from conn_hygiene import release_between_queries
-from conn_hygiene.leases import checkouts, cursors
+from conn_hygiene import callsite, events, functions, hold_connection, release_between_queries
+from conn_hygiene.leases import checkouts, cursors, exhausted, looks
 from conn_hygiene.leases.lease import CLOSED, Lease
-from conn_hygiene.leases.returns import Return
+from conn_hygiene.leases.returns import Return, TimeLimit
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
+from conn_hygiene.leases.wrapper import close_books as close_books_of
+from conn_hygiene.pools import base as pools
+from conn_hygiene.pools.parameters import Parameters
 from conn_hygiene.reaper.reaper import Reaper
-from conn_hygiene.sessions import following
+from conn_hygiene.sessions import catalogue, cleaning, client, following, sql
 from conn_hygiene.sessions.following import Carried
+from conn_hygiene.sessions.plan import Plan
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
-
-    from psycopg_pool import ConnectionPool
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -102,6 +109,7 @@ FOLLOWING: list[Any] = [
     Return._scrub,
     Return.carry_out,
     following._set,
+    pools.scrub,
 ]
 
 # What a thread does that is about to wait for a connection, or that has one for which somebody waits.
@@ -134,8 +142,19 @@ EXEMPT = {
 }
 
 
-class Interrupt(BaseException):
-    """What a signal handler raises."""
+class Interrupt(TimeoutError):
+    """What a signal handler raises: a time limit, which is an exception like any other, and may be an OSError."""
+
+
+def handler(signum: int, frame: FrameType | None) -> None:
+    raise Interrupt
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, before)
 
 
 class Interrupting:
@@ -162,7 +181,7 @@ class Interrupting:
             self.left -= 1
             self.at = line
             if self.left == 0:
-                raise Interrupt
+                handler(signal.SIGUSR1, frame)
         return self._line
 
 
@@ -308,3 +327,121 @@ def test_after_an_exception_at_any_line_nothing_runs_without_what_was_set(
             break
     assert interrupts == nth - 1
     assert interrupts
+
+
+# ##### Where an exception of somebody else's is kept from whoever works #####
+
+
+def interrupt(*args: Any, **kwargs: Any) -> Any:
+    """Stand for what is running when the signal comes."""
+    signal.raise_signal(signal.SIGUSR1)
+
+
+class Query:
+    """Raises where its text is asked for."""
+
+    as_string = interrupt
+
+
+class Unequal:
+    """Raises where it is compared."""
+
+    __hash__ = None  # type: ignore[assignment]
+    __eq__ = interrupt
+
+
+def with_listener(publish: Callable[[Any], None]) -> None:
+    events.listen(events.LeftAlone, interrupt)
+    try:
+        publish(events.LeftAlone(alias="default", engine="an engine", reason="a reason"))
+    finally:
+        events.unlisten(events.LeftAlone, interrupt)
+
+
+def harmless(handle: Any) -> None:
+    with exhausted._harmless("default"):
+        interrupt()
+
+
+def wanted(handle: Any) -> None:
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    lease.keeper.wanted(lease.spare)
+
+
+def renew(handle: Any) -> None:
+    backend: Any = connections["default"]
+    asked = Parameters(backend, {})
+    asked._asked_at = -math.inf
+    asked.keys()
+
+
+def compare(handle: Any) -> None:
+    look = client.given_look(handle)
+    assert look is not None
+    look.is_still_true(handle)
+
+
+def restore_unequal(handle: Any) -> None:
+    before, handle.row_factory = handle.row_factory, Unequal()
+    try:
+        client.restore(handle)
+    finally:
+        handle.row_factory = before
+
+
+def close_books(handle: Any) -> None:
+    close_books_of(connections["default"])
+
+
+def vacate(handle: Any) -> None:
+    try:
+        pools.vacate(handle)
+    finally:
+        handle._pool = connections["default"].pool
+
+
+def limit(handle: Any) -> None:
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    with TimeLimit(handle, lease.keeper, 60):
+        pass
+
+
+SOILED = Plan(left=frozenset({sql.SETTING}))
+
+#: What is called, what of it is replaced by something that is interrupted, and how it is called.
+SITES: dict[str, tuple[Any, str, Callable[[Any], object]]] = {
+    "a place": (functions, "definition", lambda handle: callsite._defined(interrupt, None)),
+    "a listener": (events, "_", lambda handle: with_listener(events.publish)),
+    "another listener": (events, "_", lambda handle: with_listener(events.publish_to_others)),
+    "who holds a pool": (exhausted, "_note", harmless),
+    "a look": (looks, "_tests", lambda handle: looks._only_tests.__wrapped__(handler.__code__, 0)),
+    "a backend's close": (PostgreSQLWrapper, "close", close_books),
+    "putting back": (ConnectionPool, "putconn", pools.put_back),
+    "giving back": (ConnectionPool, "putconn", pools.give_back),
+    "vacating": (ConnectionPool, "putconn", vacate),
+    "cleaning": (cleaning, "clean", lambda handle: pools.scrub(handle, SOILED, ())),
+    "a time limit": (os, "dup", limit),
+    "parameters": (PostgreSQLWrapper, "get_connection_params", renew),
+    "somebody else's lease": (Lease, "end_if_due", wanted),
+    "the catalogue": (catalogue, "_read", catalogue.read),
+    "comparing": (client, "_attributes", compare),
+    "restoring": (client, "_restore", restore_unequal),
+    "a text": (sql, "_", lambda handle: sql.text_of(Query(), handle)),
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_is_done_meanwhile_does_not_keep_it(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, call = SITES[site]
+    with hold_connection():
+        query()
+        lease = lease_of(connections["default"])
+        assert lease is not None
+        handle = lease._connection
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupt, raising=False)
+            with pytest.raises(Interrupt):
+                call(handle)
+    connections["default"].close()

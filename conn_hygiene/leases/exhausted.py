@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conn_hygiene import callsite
 from conn_hygiene.events import Holder, PoolExhausted, publish_to_others
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import usage
 from conn_hygiene.leases.description import describe
 from conn_hygiene.pools import base as pools
@@ -94,7 +95,9 @@ def tell_if_exhausted(
 def _harmless(alias: str) -> Iterator[None]:
     try:
         yield
-    except Exception:
+    except Exception as error:
+        if is_of_handler(error):
+            raise
         # A logging handler may fail as well.
         with contextlib.suppress(Exception):
             logger.exception("It could not be found out who holds the connections of the pool of %r.", alias)

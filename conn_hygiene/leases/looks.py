@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
+from conn_hygiene.interruptions import is_of_handler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,10 @@ def _only_tests(code: CodeType, offset: int) -> bool:
     """Return whether the instruction of *code* at *offset* reads a ``connection`` that the next ones only test."""
     try:
         return _tests(code, offset)
-    except Exception:  # noqa: BLE001 - a tool may have put anything there, and no reader is to fail for that
+    except Exception as error:
+        # A tool may have put anything there, and no reader is to fail for that.
+        if is_of_handler(error):
+            raise
         return False
 
 

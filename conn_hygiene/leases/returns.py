@@ -18,6 +18,7 @@ import psycopg
 
 from conn_hygiene import locks
 from conn_hygiene.events import publish
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import audits
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
@@ -75,11 +76,15 @@ class TimeLimit:
         self._copy: socket.socket | None = None
 
     def __enter__(self) -> None:
-        # It is closed, and nobody waits for it; or there is no descriptor left, and it is done without a limit.
-        with contextlib.suppress(psycopg.OperationalError, OSError):
+        try:
             # A descriptor of our own: libpq closes its own when it likes.
             self._copy = socket.socket(fileno=os.dup(self._connection.fileno()))
             self._clock.ring_at(time.monotonic() + self._seconds, self)
+        except (psycopg.OperationalError, OSError) as error:
+            # It is closed, and nobody waits for it; or there is no descriptor left, and it is done without a limit. A
+            # handler's may be a TimeoutError, which is an OSError.
+            if is_of_handler(error):
+                raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -250,7 +255,10 @@ class Return:
             values = self._scrub(registry)
             if self.carried is not None:
                 self.carried.tell(values)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection has to go back
+        except Exception as error:
+            # Whatever it is, the connection has to go back.
+            if is_of_handler(error):
+                raise
             # Its owner's, who gets it with the next query.
             if self.carried is not None:
                 self.carried.fail(error)

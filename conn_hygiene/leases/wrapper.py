@@ -30,6 +30,7 @@ from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals, locks
 from conn_hygiene.events import LeftAlone, publish
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
@@ -875,7 +876,9 @@ def close_books(wrapper: BaseDatabaseWrapper) -> None:
     wrapper.inc_thread_sharing()
     try:
         cls.close(wrapper)
-    except Exception:
+    except Exception as error:
+        if is_of_handler(error):
+            raise
         logger.exception("The close() of %r failed.", wrapper.alias)
     finally:
         wrapper.dec_thread_sharing()

@@ -12,6 +12,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from conn_hygiene import internals
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends, configuring, keeping, sqlalchemy
 from conn_hygiene.sessions import cleaning, client, sql
@@ -216,7 +217,8 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
 def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     """Return *connection* to its pool, or close it where there is none.
 
-    Raises nothing, since nobody could mend it, but for what a signal handler raises when the pool has it already.
+    Raises nothing, since nobody could mend it, but for what a signal handler raises, or another thread raises in this
+    one when the pool has it already: it may be somebody else's by then.
 
     Returns what the pool would have logged meanwhile, for :func:`tell`: a handler may take long, or need a connection
     itself, of which there may be no other.
@@ -242,9 +244,8 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         else:
             # psycopg_pool leaves it on what it replaces, and would replace it again for who gives it back once more.
             connection._pool = None
-    except Exception:
-        if keeping.is_psycopgs(pool.__class__) and connection._pool is None and not connection.closed:
-            # As in put_back().
+    except Exception as error:
+        if is_of_handler(error) or _is_taken(pool, connection):
             raise
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
@@ -263,13 +264,16 @@ def put_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         return give_back(connection)
     try:
         pool.putconn(connection)
-    except Exception:
-        if connection._pool is None:
-            # A signal handler's, once the pool had it: it may be somebody else's by now.
+    except Exception as error:
+        if is_of_handler(error) or _is_taken(pool, connection):
             raise
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return []
+
+
+def _is_taken(pool: Any, connection: psycopg.Connection[Any]) -> bool:
+    return keeping.is_psycopgs(pool.__class__) and connection._pool is None and not connection.closed
 
 
 def vacate(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
@@ -286,7 +290,9 @@ def vacate(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
                 sqlalchemy.give_back(connection)
             else:
                 pool.putconn(connection)
-        except Exception:
+        except Exception as error:
+            if is_of_handler(error):
+                raise
             logger.exception("A pool did not take a closed connection back.")
         finally:
             connection._pool = _NoPool(pool)  # type: ignore[assignment]
@@ -356,7 +362,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
             connection.pgconn.finish()
     except Exception as error:
         connection.pgconn.finish()
-        if plan.follow:
+        if plan.follow or is_of_handler(error):
             raise
         logger.info("A session could not be cleaned and was closed: %s", printable(str(error)), exc_info=True)
         return {}

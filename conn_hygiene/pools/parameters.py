@@ -14,6 +14,7 @@ from typing import Any
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import internals
+from conn_hygiene.interruptions import is_of_handler
 
 logger = logging.getLogger("conn_hygiene.pools")
 
@@ -42,7 +43,9 @@ class Parameters(MutableMapping[str, Any]):
             return
         try:
             asked = dict(self.backend.get_connection_params())
-        except Exception:
+        except Exception as error:
+            if is_of_handler(error):
+                raise
             # The old ones may do, and plain Django would go on with them; if not, the pool says so, and tries again.
             logger.exception("Connection parameters of %r were not renewed.", self.backend.alias)
             return

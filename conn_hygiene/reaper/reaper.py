@@ -32,6 +32,7 @@ from django.db import connections
 
 from conn_hygiene import conf, internals, locks
 from conn_hygiene.events import UnclosedCursor, publish
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import cursors, ended, policy, returns
 from conn_hygiene.leases.backoff import PATIENCE, SLACK
 from conn_hygiene.leases.description import Reported, look
@@ -123,7 +124,10 @@ class Reaper:
                 if lease.spare is spare and self._give_back_if_hung_up(lease):
                     continue
                 due = lease.end_if_due(now, spare)
-            except Exception as error:  # noqa: BLE001 - as in the reaper's own thread
+            except Exception as error:
+                # As in the reaper's own thread.
+                if is_of_handler(error):
+                    raise
                 self.tell(_complain, error)
             else:
                 if due is not None:

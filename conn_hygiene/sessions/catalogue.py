@@ -19,6 +19,7 @@ from psycopg import sql as literal
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.sessions import sql
 from conn_hygiene.sessions.bodies import bodies
 
@@ -188,7 +189,10 @@ def read(connection: psycopg.Connection[Any], before: Findings | None = None) ->
     """
     try:
         return _read(connection, before)
-    except Exception:  # noqa: BLE001 - whatever it is that cannot be read, the answer is that it is not known
+    except Exception as error:
+        # Whatever it is that cannot be read, the answer is that it is not known.
+        if is_of_handler(error):
+            raise
         return None
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.adapt import AdaptersMap
 
 from conn_hygiene import internals
+from conn_hygiene.interruptions import is_of_handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,10 @@ class Look:
                 # Equal, but not the same: a class that stands for another one, which it takes Python code to tell.
                 self._seen = attributes
             return bool(kept == self._kept)
-        except Exception:  # noqa: BLE001 - what the application has set there may mind being compared
+        except Exception as error:
+            # What the application has set there may mind being compared.
+            if is_of_handler(error):
+                raise
             return False
 
     def has_adapters_of(self, connection: psycopg.Connection[Any]) -> bool:
@@ -185,7 +189,9 @@ def restore(connection: psycopg.Connection[Any]) -> bool:
         ):
             return True
         return _restore(connection, given, given.look)
-    except Exception:
+    except Exception as error:
+        if is_of_handler(error):
+            raise
         logger.info("What was set on a psycopg connection could not be undone; it is closed.", exc_info=True)
         return False
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import IN_NAME, LETTER
 from conn_hygiene.sessions.lexer import SPACE, Text, folded
 
@@ -579,5 +580,8 @@ def text_of(query: Any, connection: psycopg.Connection[Any] | None) -> str | Non
             for part in query
             if isinstance(part, str) or part.format_spec in ("q", "i") or hasattr(part.value, "as_string")
         )
-    except Exception:  # noqa: BLE001 - whatever is wrong with the query, psycopg will say it better
+    except Exception as error:
+        # Whatever is wrong with the query, psycopg will say it better.
+        if is_of_handler(error):
+            raise
         return None

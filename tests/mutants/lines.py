@@ -867,11 +867,10 @@ MUTANTS = [
         "what the pool has already is closed",
         "pools/base.py",
         """
-        if connection._pool is None:
-            # A signal handler's, once the pool had it: it may be somebody else's by now.
-            raise
+    return keeping.is_psycopgs(pool.__class__) and connection._pool is None and not connection.closed
         """,
         """
+    return False
         """,
         "test_pauses.py::test_what_a_handler_raises_when_the_pool_has_the_connection_closes_nothing",
     ),
@@ -1548,6 +1547,17 @@ MUTANTS = [
         if False:
         """,
         "test_broken.py::test_sessions_that_the_server_turns_read_only_and_back_stay_in_their_pool",
+    ),
+    _mutant(
+        "a time limit that comes while a session is cleaned is taken for its failure",
+        "interruptions.py",
+        """
+        if trace.tb_frame.f_code in codes:
+        """,
+        """
+        if False:
+        """,
+        "test_interruptions.py::test_what_is_done_meanwhile_does_not_keep_it",
     ),
     _mutant(
         "a connection that is lost while it is asked is taken for an answer",
@@ -2529,7 +2539,8 @@ MUTANTS = [
         "a listener that fails stops the others, and the request",
         "events.py",
         """
-        except Exception as error:  # noqa: BLE001 - the listener's, whose failure must stay its own
+        except Exception as error:
+            # The listener's, whose failure must stay its own.
         """,
         """
         except ZeroDivisionError as error:
@@ -2689,7 +2700,9 @@ MUTANTS = [
         "what fails in looking for holders fails the request",
         "leases/exhausted.py",
         """
-        except Exception:
+        except Exception as error:
+            if is_of_handler(error):
+                raise
             # A logging handler may fail as well.
         """,
         """
