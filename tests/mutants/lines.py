@@ -846,10 +846,10 @@ MUTANTS = [
         "no session is cleaned without a descriptor to spare",
         "leases/returns.py",
         """
-        with contextlib.suppress(psycopg.OperationalError, OSError):
+        except (psycopg.OperationalError, OSError) as error:
         """,
         """
-        with contextlib.suppress(psycopg.OperationalError):
+        except psycopg.OperationalError as error:
         """,
         "test_session_state.py::test_a_session_is_cleaned_without_a_descriptor_to_spare",
     ),
