@@ -311,7 +311,10 @@ class _NoPool:
 
 
 def restore(connection: psycopg.Connection[Any]) -> None:
-    """Put back what psycopg keeps of *connection* to what its pool has given out, or close it. Never raises."""
+    """Put back what psycopg keeps of *connection* to what its pool has given out, or close it.
+
+    Raises only what a signal handler does.
+    """
     if not client.restore(connection):
         connection.pgconn.finish()
 

@@ -184,8 +184,8 @@ def read(connection: psycopg.Connection[Any], before: Findings | None = None) ->
     """Ask the server of *connection*, which is idle, what its functions and policies do; None if it does not tell.
 
     Takes one round trip if nothing has changed since *before*, which is returned then, and two otherwise, with a few
-    more where there are policies. The session is left as it was. Never raises; a connection that breaks meanwhile is
-    broken afterwards.
+    more where there are policies. The session is left as it was. Raises only what a signal handler does; a connection
+    that breaks meanwhile is broken afterwards.
     """
     try:
         return _read(connection, before)

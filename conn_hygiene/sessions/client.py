@@ -173,8 +173,8 @@ def changed(connection: psycopg.Connection[Any], before: Look | None) -> list[st
 def restore(connection: psycopg.Connection[Any]) -> bool:
     """Put *connection* back to what its pool has given out; return False if that cannot be, and it is to be closed.
 
-    Asks nothing of the server, waits for nobody, and never raises. Nothing that anybody else has set stays, in any
-    attribute: who has noted there that a loader is registered would not register it again.
+    Asks nothing of the server, waits for nobody, and raises only what a signal handler does. Nothing that anybody else
+    has set stays, in any attribute: who has noted there that a loader is registered would not register it again.
     """
     given: Given | None = connection.__dict__.get(_GIVEN)
     if given is None or connection.closed:

@@ -90,11 +90,11 @@ def due(alias: str, now: float) -> bool:
 
 
 def ask(alias: str, connection: psycopg.Connection[Any], tell: Callable[..., None] | None = None) -> None:
-    """Ask the server of *connection*, which is idle and of *alias*, and keep what it says. Never raises.
+    """Ask the server of *connection*, which is idle and of *alias*, and keep what it says.
 
     Takes one round trip, or a few where there are policies, and leaves the session as it was; see
     :func:`conn_hygiene.sessions.catalogue.read`. A connection that is lost meanwhile says nothing of the catalogue: the
-    next one is asked, but if that is lost as well, it may be for the question.
+    next one is asked, but if that is lost as well, it may be for the question. Raises only what a signal handler does.
 
     :param tell: is given the function that logs, and its arguments, where a handler must make nobody wait.
     """
