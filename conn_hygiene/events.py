@@ -605,7 +605,7 @@ ALL: tuple[type[Event], ...] = (
 
 # ##### Who listens #####
 
-_lock = locks.make(Rank.LEAF, reentrant=True)
+_lock = locks.make(Rank.LEAF)
 
 
 def listen(event_type: type[E], listener: Callable[[E], object]) -> None:
@@ -696,7 +696,7 @@ def _complain(listener: Callable[[Any], object], event: Event, error: Exception)
 def begin_anew() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global _lock  # noqa: PLW0603 - nobody holds the new one yet
-    _lock = locks.make(Rank.LEAF, reentrant=True)
+    _lock = locks.make(Rank.LEAF)
 
 
 # ##### Texts #####

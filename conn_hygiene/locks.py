@@ -5,13 +5,14 @@ A thread that has one of these locks takes only such as stand further down::
     INSTALLING   installation: install() and uninstall(), for as long as they run
     WRAPPERS     leases/wrapper: the list of wrappers that have connected
     START        reaper/reaper: the start and the end of the timer's thread
-    LEASE        leases/lease: one lease, reentrant: a finaliser or a signal handler may query at any line
+    LEASE        leases/lease: one lease
     REGISTRY     reaper/reaper: which leases hold a connection, and what is on its way back
     LEAF         counters, a request's times, lanes of workers, a time limit: nothing is taken inside
 
 Under none of them is anything called that is not ours: no server is asked, nothing logged, no signal sent, no callback
-of a pool made. What may still run inside, wherever Python likes, are finalisers and signal handlers of others. Two
-leases' locks are never held at once, but by such.
+of a pool made. What may still run inside, wherever Python likes, are finalisers and signal handlers of others, which
+may query. So all of them are reentrant, and what one guards is changed in such steps that a query in between finds
+nothing half done, and undoes nothing. Two leases' locks are never held at once, but by such.
 
 The locks of others that are taken inside: psycopg's of a connection and psycopg_pool's of a pool, by no code of ours;
 those that CPython has inside of threading, for the start of a thread, under START and LEAF; logging's, under none.
@@ -64,16 +65,15 @@ def _mine() -> list[RankedLock]:
 class RankedLock:
     """A lock that asserts the order when it is taken, and calls *on_release* ahead of the last release."""
 
-    def __init__(self, rank: Rank, *, reentrant: bool, on_release: Callable[[], None] | None) -> None:
+    def __init__(self, rank: Rank, *, on_release: Callable[[], None] | None = None) -> None:
         self.rank = rank
-        self._lock: Any = threading.RLock() if reentrant else threading.Lock()
-        self._reentrant = reentrant
+        self._lock: Any = threading.RLock()
         self._on_release = on_release
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock as Python's own are taken; only who waits can be in the wrong order."""
         mine = _mine()
-        if blocking and not (self._reentrant and self in mine):
+        if blocking and self not in mine:
             above = [lock.rank.name for lock in mine if lock.rank >= self.rank]
             assert not above, f"{self.rank.name} is taken by a thread that has {', '.join(above)}"
         taken: bool = self._lock.acquire(blocking, timeout)
@@ -85,7 +85,7 @@ class RankedLock:
         """Let go of it."""
         self._lock.release()
         mine = _mine()
-        # The last of them: a reentrant one may be there more than once.
+        # The last of them: it may be there more than once.
         del mine[len(mine) - 1 - mine[::-1].index(self)]
 
     def __enter__(self) -> bool:
@@ -111,15 +111,25 @@ class RankedLock:
             self._lock.release()
         return free
 
+    # Of a condition, as Python's own have them.
+
     def _is_owned(self) -> bool:
         return self in _mine()
 
+    def _release_save(self) -> tuple[Any, int]:
+        mine = _mine()
+        times = mine.count(self)
+        _held.locks = [lock for lock in mine if lock is not self]
+        return self._lock._release_save(), times
 
-def make(rank: Rank, *, reentrant: bool = False, on_release: Callable[[], None] | None = None) -> Any:
+    def _acquire_restore(self, saved: tuple[Any, int]) -> None:
+        self._lock._acquire_restore(saved[0])
+        _mine().extend([self] * saved[1])
+
+
+def make(rank: Rank, *, on_release: Callable[[], None] | None = None) -> Any:
     """Return a new lock of *rank*; where nothing is asserted, it is one of Python's own."""
-    if DEBUG:
-        return RankedLock(rank, reentrant=reentrant, on_release=on_release)
-    return threading.RLock() if reentrant else threading.Lock()
+    return RankedLock(rank, on_release=on_release) if DEBUG else threading.RLock()
 
 
 def assert_none_held() -> None:

@@ -183,7 +183,7 @@ def running() -> Reaper:
 
 def test_the_list_of_leases_is_touched_under_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     connections.close_all()
-    leases = guarded(GuardedSet(), running()._registry_lock.locked)
+    leases = guarded(GuardedSet(), running()._registry_lock._is_owned)
     monkeypatch.setattr(running(), "_leases", leases)
     query()
     assert holds("default")
@@ -194,7 +194,7 @@ def test_the_list_of_leases_is_touched_under_its_lock(monkeypatch: pytest.Monkey
 
 def test_numbers_are_touched_under_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = counters.of("default")
-    waited = guarded(GuardedList(tally._waited), tally._lock.locked)
+    waited = guarded(GuardedList(tally._waited), tally._lock._is_owned)
     monkeypatch.setattr(tally, "_waited", waited)
     query()
     connections.close_all()
@@ -219,7 +219,7 @@ def test_a_requests_times_are_added_up_under_their_lock(parked: Lease, monkeypat
     real = Timing._catch_up
 
     def catch_up(self: Timing, now: float) -> None:
-        locked.append(self._lock.locked())
+        locked.append(self._lock._is_owned())
         real(self, now)
 
     monkeypatch.setattr(Timing, "_catch_up", catch_up)
@@ -343,7 +343,7 @@ def test_a_lease_that_its_thread_is_busy_with_is_not_ended_by_it(parked: Lease) 
 
 
 def ranked(rank: Rank, **options: Any) -> RankedLock:
-    return RankedLock(rank, **{"reentrant": False, "on_release": None} | options)
+    return RankedLock(rank, **options)
 
 
 def test_locks_are_taken_in_their_order() -> None:
@@ -366,10 +366,10 @@ def test_who_does_not_wait_may_take_any() -> None:
         another.release()
 
 
-def test_a_reentrant_lock_is_checked_when_it_is_let_go_for_good() -> None:
+def test_a_lock_is_checked_when_it_is_let_go_for_good() -> None:
     checks: list[bool] = []
     locked: list[RankedLock] = []
-    lock = ranked(Rank.LEASE, reentrant=True, on_release=lambda: checks.append(locked[0]._is_owned()))
+    lock = ranked(Rank.LEASE, on_release=lambda: checks.append(locked[0]._is_owned()))
     locked.append(lock)
     with lock:
         with lock:

@@ -123,7 +123,8 @@ def take_if_hung_up(lease: Lease) -> Return | None:
             return None
         idle_for = lease.idle_for()
         returning = lease._leave()
-        returning.news += (news.replaced(lease, lease.server_pid, idle_for),)
+        if returning is not None:
+            returning.news += (news.replaced(lease, lease.server_pid, idle_for),)
         return returning
     finally:
         try:  # noqa: SIM105 - at a call, the next signal is handled

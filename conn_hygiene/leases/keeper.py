@@ -55,6 +55,9 @@ class Keeper(Protocol):
     def leaving(self, lease: Lease, returning: Return) -> None:
         """List *returning*, which is about to be taken out of *lease*, and forget that one, as :meth:`checked_in`."""
 
+    def stays(self, lease: Lease, returning: Return) -> None:
+        """Forget *returning*, which was not taken out of *lease* after all."""
+
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: *here* and now, or wherever that can make nobody else wait."""
 

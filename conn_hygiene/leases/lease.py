@@ -223,7 +223,7 @@ class Lease:
 
     def _make_lock(self) -> None:
         check = partial(invariants.check, self) if locks.DEBUG else None
-        self._lock = locks.make(Rank.LEASE, reentrant=True, on_release=check)
+        self._lock = locks.make(Rank.LEASE, on_release=check)
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
@@ -402,7 +402,7 @@ class Lease:
         Whoever has read the handle may have kept it, to put it back later.
         """
         if after is None or self.open_cursors or self._handle_is_out() or not (self.pooled and pools.is_idle(before)):
-            self._end()
+            self._end(before, carried=self.carried)
             return None
         return self._leave()
 
@@ -413,22 +413,31 @@ class Lease:
         for event in told:
             publish(event)
 
-    def _end(self, state: State = CLOSED, reason: Ending = "close", *, listed: bool = True) -> psycopg.Connection[Any]:
-        """Close the books on the current checkout, under the lock, and return its connection.
+    def _end(
+        self,
+        connection: psycopg.Connection[Any],
+        state: State = CLOSED,
+        reason: Ending = "close",
+        *,
+        carried: Carried | None = None,
+        listed: bool = True,
+    ) -> bool:
+        """End the checkout of *connection*, under the lock, and close the books on it; return whether it was there.
 
-        *listed* tells that the lease is listed still as one that has a connection.
+        It is not if a signal handler that has queried in the meantime has let go of it. *carried* is what the owner is
+        to find in the next session; *listed* tells that the lease is listed still as one that has a connection.
         """
-        connection = self._connection
-        assert connection is not None
         now = _now()
+        # In this order: a handle that stays readable would be somebody else's soon.
+        self.__dict__.clear()
+        # No call may come between this look and what it leads to: at a call, a signal is handled.
+        if self._connection is not connection:
+            return False
+        self.state, self._connection, self.carried, self.open_cursors = state, None, carried, {}
         if self._timing is not None:
             self._timing.change(self, held=-1, used=-(self.in_use_since is not None), ending=reason)
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
-        # In this order: a handle that stays readable would be somebody else's soon.
-        self.__dict__.clear()
-        self.state, self._connection = state, None
-        self.open_cursors = {}
         if listed:
             self.keeper.checked_in(self)
         held = now - self.checked_out_at
@@ -441,7 +450,7 @@ class Lease:
             self._news += (news.came_back(self, held),)
         if self.idle_since != self.checked_out_at:
             checkouts.note_use(connection, self.idle_since)
-        return connection
+        return True
 
     def connecting(self, connect: Connect) -> bool:
         """Take note that ``connect()`` begins, and return whether it does; else another one is under way.
@@ -1248,8 +1257,10 @@ class Lease:
         *,
         is_rolled_back: bool = False,
         reason: Ending = "release",
-    ) -> Return:
+    ) -> Return | None:
         """Take the connection out of the lease, under the lock, for it to be carried back outside of it.
+
+        None if a signal handler has been faster, in between.
 
         *reported* are its session's parameters, if they have just been looked at.
         """
@@ -1273,11 +1284,12 @@ class Lease:
         )
         return self._take_out(returning, reason)
 
-    def _take_out(self, returning: Return, reason: Ending = "release") -> Return:
+    def _take_out(self, returning: Return, reason: Ending = "release") -> Return | None:
         # First of all: an exception of a signal handler, at any of these lines, must not lose it.
         self.keeper.leaving(self, returning)
-        self.carried = returning.carried
-        self._end(GIVEN_BACK, reason, listed=False)
+        if not self._end(returning.connection, GIVEN_BACK, reason, carried=returning.carried, listed=False):
+            self.keeper.stays(self, returning)
+            return None
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()
         return returning
@@ -1323,11 +1335,13 @@ class Lease:
             # Shared with other threads, which may be in the middle of something.
             if connection is None or (wrapper is not None and wrapper.allow_thread_sharing):
                 return None
-            if self.state == PARKED:
-                # On its way back in any case.
-                return self._leave(), None
-            found = news.reclaimed(self, connection)
-            return self._leave(is_rolled_back=found.in_transaction, reason="reclaim"), found
+            # If parked, on its way back in any case.
+            found = news.reclaimed(self, connection) if self.state != PARKED else None
+            if found is None:
+                returning = self._leave()
+            else:
+                returning = self._leave(is_rolled_back=found.in_transaction, reason="reclaim")
+            return (returning, found) if returning is not None else None
 
     def reconsider(self) -> None:
         """Settle anew, since a scope began or ended. Only the owner may call this.
@@ -1449,7 +1463,7 @@ class Lease:
             connection = self._connection
             if connection is not None:
                 cursors.unfollow(connection)
-                self._end(reason="uninstall")
+                self._end(connection, reason="uninstall")
             self.state, self.carried = CLOSED, None
         if self._news:
             self._publish()

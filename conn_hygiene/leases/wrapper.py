@@ -130,7 +130,7 @@ _GET_STATE = "__getstate__"
 # All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
 # Reentrant: a signal handler may fork while its thread is inside.
 _known: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
-_known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
+_known_lock = locks.make(Rank.WRAPPERS)
 
 
 class LeasedWrapper(_Wrapper):
@@ -814,7 +814,7 @@ def begin_anew() -> None:
     """Replace in a forked child the locks that another thread may have held."""
     global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
     backends.begin_anew()
-    _known_lock = locks.make(Rank.WRAPPERS, reentrant=True)
+    _known_lock = locks.make(Rank.WRAPPERS)
     for wrapper in list(_known):
         lease = lease_of(wrapper)
         if lease is not None:

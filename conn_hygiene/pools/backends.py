@@ -31,7 +31,7 @@ _POOLED = frozenset({sqlalchemy.PACKAGE, "django_db_geventpool", "django_pg_real
 
 # What was said in this process, by alias and ENGINE: an alias may get another one in tests.
 _left_alone: dict[tuple[str, str], str] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def has_own_close(cls: type[BaseDatabaseWrapper]) -> bool:
@@ -106,7 +106,7 @@ def leave_alone(alias: str, engine: str, reason: str) -> bool:
 def begin_anew() -> None:
     """Forget what was said: nobody has told a forked child, nor whoever installs the toolkit again."""
     global _lock  # noqa: PLW0603 - another thread may have held it at a fork
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _left_alone.clear()
 
 

@@ -207,14 +207,20 @@ class Reaper:
     def rescue(self, lease: Lease) -> None:
         """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
         with self._registry_lock:
-            found = [returning for returning in self._returning if returning.lease is lease]
+            found = [returning for returning in list(self._returning) if returning.lease is lease]
         for returning in found:
             if lease.is_out(returning):
                 returning.carry_out(self)
             else:
-                with self._registry_lock:
-                    self._leases.add(lease)
-                self.returned(returning)
+                self.stays(lease, returning)
+
+    def stays(self, lease: Lease, returning: Return) -> None:
+        """Forget *returning*, which was not taken out of *lease* after all."""
+        holds = lease.holds_connection()
+        with self._registry_lock:
+            if holds:
+                self._leases.add(lease)
+        self.returned(returning)
 
     def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
         """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs.
@@ -226,7 +232,8 @@ class Reaper:
 
         def is_there() -> bool:
             return not any(
-                (each.lease is lease or each.alias == alias) and not each.is_carried_here for each in self._returning
+                (each.lease is lease or each.alias == alias) and not each.is_carried_here
+                for each in list(self._returning)
             )
 
         with self._returned:
@@ -272,7 +279,7 @@ class Reaper:
     def returning_to(self, pool: object) -> list[psycopg.Connection[Any]]:
         """Return the connections that are on their way back to *pool*."""
         with self._registry_lock:
-            return [each.connection for each in self._returning if each.pool is pool]
+            return [each.connection for each in list(self._returning) if each.pool is pool]
 
     def parked(self, lease: Lease, deadline: float) -> None:
         """Have *lease* looked at when *deadline* has come.
@@ -333,12 +340,21 @@ class Reaper:
             if self._stopping or (self._thread is not None and self._is_of_this_kind()):  # type: ignore[redundant-expr]
                 return
             self._renew_bell()
-            self._thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                # The interpreter is shutting down: connections close with it.
-                self._thread = None
+            thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
+            # Nor in between, in this one: a signal handler may query.
+            if self._thread is None:
+                self._thread = thread
+                self._start(thread)
+
+    def _start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except BaseException as error:
+            # Should it have begun before an exception of a signal handler came, it ends again.
+            self._thread = None
+            # The interpreter is shutting down: connections close with it.
+            if not isinstance(error, RuntimeError) or is_of_handler(error):
+                raise
 
     def _is_of_this_kind(self) -> bool:
         """Whether threads are what they were when the bell was made; they may have become green."""
@@ -475,7 +491,7 @@ class Reaper:
         if now >= self._demands.look_at:
             # No setting that has changed meanwhile is passed over.
             with self._registry_lock:
-                returning = [each.pool for each in self._returning]
+                returning = [each.pool for each in list(self._returning)]
             self._demands.see_to(self.leases() if _gives_on_demand() else [], returning, now)
 
     def _watch(self) -> None:
@@ -654,10 +670,10 @@ _PAUSE = 0.01
 running: Reaper | None = None
 
 # Taken by install() and uninstall() for as long as they run, by nobody else.
-installing = locks.make(Rank.INSTALLING, reentrant=True)
+installing = locks.make(Rank.INSTALLING)
 
 
 def begin_anew() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global installing  # noqa: PLW0603 - nobody holds the new one yet
-    installing = locks.make(Rank.INSTALLING, reentrant=True)
+    installing = locks.make(Rank.INSTALLING)

@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from conn_hygiene import locks
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.locks import Rank
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class Lane:
     """A queue, and the threads that work it off: started when there is something to do, gone when there is not.
 
     ``_calls``, ``_threads``, ``_idle``, ``_awaited`` and ``_is_stopping`` are guarded by the lock of ``_changed``. It
-    is a leaf but for the start of a thread, and held while nothing is called.
+    is a leaf but for the start of a thread, and held while nothing is called. A signal handler may put something in
+    between any two lines, in the same thread.
     """
 
     def __init__(self, name: str, on_error: Callable[[BaseException], None], *, threads: int, length: int) -> None:
@@ -51,21 +53,32 @@ class Lane:
                 self._changed.notify(1 + self._awaited)
                 return True
             if len(self._threads) < self._most_threads and not self._start() and not self._threads:
-                self._calls.pop()
+                # Not the last, which may be a signal handler's.
+                self._calls.remove(call)
                 return False
             return True
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._run, name=f"conn-hygiene-{self._name}", daemon=True)
+        # First of all: a signal handler that wants one finds it. If the handler was first, one is enough.
+        self._threads.add(thread)
+        if len(self._threads) > self._most_threads:
+            self._threads.discard(thread)
+            return True
         try:
             thread.start()
-        except RuntimeError:
+        except BaseException as error:
+            self._threads.discard(thread)
             # The interpreter is shutting down, or there can be no more of them.
-            return False
-        self._threads.add(thread)
+            if isinstance(error, RuntimeError) and not is_of_handler(error):
+                return False
+            raise
         return True
 
     def _run(self) -> None:
+        with self._changed:
+            # Whoever has started it may have been kept from listing it by an exception of a signal handler.
+            self._threads.add(threading.current_thread())
         while (call := self._next()) is not None:
             locks.assert_none_held()
             try:
@@ -125,7 +138,8 @@ class Workers:
         with self._lock:
             found = self._lanes.get(lane)
             if found is None:
-                found = self._lanes[lane] = Lane(lane, self._on_error, threads=threads, length=length)
+                # Not another than a signal handler has made meanwhile.
+                found = self._lanes.setdefault(lane, Lane(lane, self._on_error, threads=threads, length=length))
         return found.put(call)
 
     def flush(self, until: float) -> bool:

@@ -31,7 +31,7 @@ class Repeats(Generic[S]):
 
     def begin_anew(self) -> None:
         """Forget all, in a forked child: the parent will say it. Another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # When it was last said, the longest ago first, and what came since.
         self._said: dict[S, tuple[float, int]] = {}
 

@@ -5,7 +5,7 @@ its sums are those of the ``Server-Timing`` header. Statements come from an exec
 "Database instrumentation"), which is put onto the wrappers that the request uses. Where there is no timeline, none of
 this runs.
 
-Who may touch what: everything under ``_mine``, a leaf that is reentrant, since a finaliser may query at any line.
+Who may touch what: everything under ``_mine``, a leaf.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Timeline(usage.Timing):
 
     def __init__(self, around: usage.Timing | None = None) -> None:
         super().__init__(around)
-        self._mine = locks.make(Rank.LEAF, reentrant=True)
+        self._mine = locks.make(Rank.LEAF)
         self._began = _now()
         self._end: float | None = None
         self._tracks: dict[tuple[str, int], Track] = {}

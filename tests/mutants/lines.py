@@ -356,10 +356,10 @@ MUTANTS = [
         "a connection that was given back counts as closed",
         "leases/lease.py",
         """
-        self._end(GIVEN_BACK, reason, listed=False)
+        if not self._end(returning.connection, GIVEN_BACK, reason, carried=returning.carried, listed=False):
         """,
         """
-        self._end(CLOSED, reason, listed=False)
+        if not self._end(returning.connection, CLOSED, reason, carried=returning.carried, listed=False):
         """,
         "test_autocommit.py::test_a_connection_goes_back_after_every_commit[default]",
     ),
@@ -1802,6 +1802,79 @@ MUTANTS = [
         "test_interruptions.py::test_after_an_exception_at_any_line_all_goes_on[Lease._assign, at once]",
     ),
     _mutant(
+        "who queries in a signal handler waits for itself",
+        "locks.py",
+        """
+        return RankedLock(rank, on_release=on_release) if DEBUG else threading.RLock()
+        """,
+        """
+        if rank < Rank.REGISTRY:
+            return RankedLock(rank, on_release=on_release) if DEBUG else threading.RLock()
+        return threading.Lock()
+        """,
+        "test_reentrancy.py::test_numbers",
+        "test_reentrancy.py::test_what_is_listed",
+    ),
+    _mutant(
+        "a connection that a signal handler has let go of is given back once more",
+        "leases/lease.py",
+        """
+        if self._connection is not connection:
+            return False
+        """,
+        """
+        """,
+        "test_reentrancy.py::test_what_is_listed",
+    ),
+    _mutant(
+        "a signal handler's timer is replaced",
+        "reaper/reaper.py",
+        """
+        if self._thread is None:
+            self._thread = thread
+            self._start(thread)
+        """,
+        """
+        if thread:
+            self._thread = thread
+            self._start(thread)
+        """,
+        "test_reentrancy.py::test_one_timer_is_started",
+    ),
+    _mutant(
+        "a signal handler's lane is replaced",
+        "reaper/workers.py",
+        """
+        found = self._lanes.setdefault(lane, Lane(lane, self._on_error, threads=threads, length=length))
+        """,
+        """
+        found = self._lanes[lane] = Lane(lane, self._on_error, threads=threads, length=length)
+        """,
+        "test_reentrancy.py::test_there_is_one_lane_of_a_name",
+    ),
+    _mutant(
+        "a signal handler's thread comes on top of those that a lane may have",
+        "reaper/workers.py",
+        """
+        if len(self._threads) > self._most_threads:
+        """,
+        """
+        if False:
+        """,
+        "test_reentrancy.py::test_a_lane_has_no_thread_more_than_it_may",
+    ),
+    _mutant(
+        "the call of a signal handler is dropped instead of the one that cannot be made",
+        "reaper/workers.py",
+        """
+        self._calls.remove(call)
+        """,
+        """
+        self._calls.pop()
+        """,
+        "test_reentrancy.py::test_a_call_that_cannot_be_made_is_the_one_that_is_not_kept",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
@@ -2739,10 +2812,10 @@ MUTANTS = [
         """
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
-        # In this order: a handle that stays readable would be somebody else's soon.
+        if listed:
         """,
         """
-        # In this order: a handle that stays readable would be somebody else's soon.
+        if listed:
         """,
         "test_snapshot.py::test_use_that_ends_with_the_connection_counts",
     ),

@@ -1,0 +1,407 @@
+"""A signal handler or a finaliser may query at any line, also where its thread has one of the locks.
+
+It must not wait for itself, and what it does there is not to be undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from linecache import getline
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connections
+
+from conn_hygiene import locks, release_between_queries
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.usage import Timing
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.locks import Rank, RankedLock
+from conn_hygiene.pools import backends
+from conn_hygiene.reaper import reaper
+from conn_hygiene.reaper.reaper import Reaper
+from conn_hygiene.reaper.workers import Lane, Workers
+from conn_hygiene.reports import counters
+from conn_hygiene.reports.counters import Tally
+from conn_hygiene.reports.repeats import Repeats
+from tests.test_lease import query
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+# Python handles signals at calls and jumps back. These lines come right after a look at what they change.
+NEXT = {
+    "self._thread = thread",
+    "self.state, self._connection, self.carried, self.open_cursors = state, None, carried, {}",
+}
+
+# Seconds after which a thread is taken to wait for itself.
+PATIENCE = 20
+
+
+@dataclass
+class Between:
+    """Does something at the *nth* line of a function that the thread executes, once, as a signal handler would."""
+
+    code: CodeType
+    nth: int
+    do: Callable[[], object]
+    done: bool = field(default=False, init=False)
+
+    def __enter__(self) -> Between:
+        sys.settrace(self._called)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(None)
+
+    def _called(self, frame: FrameType, event: str, arg: object) -> Any:
+        return self._line if frame.f_code is self.code else None
+
+    def _line(self, frame: FrameType, event: str, arg: object) -> Any:
+        line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and line not in NEXT:
+            self.nth -= 1
+            if self.nth == 0:
+                self.done = True
+                with unordered():
+                    self.do()
+        return self._line
+
+
+@contextlib.contextmanager
+def unordered() -> Iterator[None]:
+    """Have the order of locks not asserted for what was not called by who has them."""
+    outer, locks._held.locks = locks._mine(), []
+    try:
+        yield
+    finally:
+        locks._held.locks = outer
+
+
+def at_each_line(function: Any, act: Callable[[], object], do: Callable[[], object]) -> Iterator[None]:
+    """*act* in a thread for each line of *function*, which *act* calls, and *do* the other thing there."""
+    for nth in range(1, 100):
+        between = Between(function.__code__, nth, do)
+        failed: list[BaseException] = []
+        thread = threading.Thread(target=traced, args=[between, act, failed], daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), f"at line {nth} of {function.__qualname__} it waits for itself"
+        assert failed == []
+        if not between.done:
+            assert nth > 2
+            return
+        yield
+    raise AssertionError("no end in sight")
+
+
+def traced(between: Between, act: Callable[[], object], failed: list[BaseException]) -> None:
+    try:
+        with between:
+            act()
+    except BaseException as error:  # noqa: BLE001 - told by whoever waits for this thread
+        failed.append(error)
+    finally:
+        connections.close_all()
+
+
+# ##### Numbers #####
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "options", "counted"),
+    [
+        pytest.param(Tally.checked_out, (0.1,), {}, "checkouts", id="a checkout that waited"),
+        pytest.param(Tally.checked_out, (None,), {}, "checkouts", id="a checkout"),
+        pytest.param(Tally.checked_in, (1.0, 0.5), {"released": True}, "releases", id="a release"),
+        pytest.param(Tally.exhausted, (0.1,), {}, "pool_timeouts", id="a timeout"),
+        pytest.param(Tally.add, ("replaced",), {}, "replaced", id="anything else"),
+    ],
+)
+def test_numbers(function: Any, arguments: Any, options: Any, counted: str) -> None:
+    tally = Tally()
+    count = partial(function, tally, *arguments, **options)
+    for number, _ in enumerate(at_each_line(function, count, count), 1):
+        assert tally.read()[counted] == 2 * number
+
+
+def test_the_times_of_a_request(lease: Any) -> None:
+    timing = Timing()
+
+    def hold_for_a_moment() -> None:
+        timing.change(lease, held=1)
+        timing.change(lease, held=-1)
+
+    for _ in at_each_line(Timing.change, hold_for_a_moment, hold_for_a_moment):
+        assert timing._holding == 0
+        waited, held, used = timing.read()
+        assert (waited, used) == (0, 0)
+        assert held > 0
+
+
+def test_what_was_said() -> None:
+    said: Repeats[str] = Repeats()
+    for _ in at_each_line(Repeats.count, lambda: said.count("it", 0.0), lambda: said.count("it", 0.0)):
+        assert said._said["it"][0] == 0.0
+
+
+def test_what_is_left_alone() -> None:
+    backends.begin_anew()
+    first: list[bool] = []
+
+    def leave_alone() -> None:
+        first.append(backends.leave_alone("elsewhere", "engine", "reason"))
+
+    for _ in at_each_line(backends.leave_alone, leave_alone, leave_alone):
+        assert first.count(True) == 1
+    backends.begin_anew()
+
+
+# ##### Connections #####
+
+
+@pytest.fixture
+def lease() -> Any:
+    query()
+    return lease_of(connections["default"])
+
+
+def query_elsewhere() -> None:
+    """Query by a connection of its own of the same alias and pool, which goes back."""
+    wrapper = connections["default"].copy()
+    with release_between_queries(), wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    wrapper.close()
+
+
+def query_twice() -> None:
+    with release_between_queries():
+        query()
+        query()
+    connections["default"].close()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Lease._end,
+        Lease._take_out,
+        Reaper.carry_back,
+        Reaper.checked_out,
+        Reaper.leaving,
+        Reaper.returned,
+        Tally.checked_in,
+        Tally.checked_out,
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_what_is_listed(function: Any, settings: Any, pool_of: Callable[[str], Any]) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    keeper = running()
+    for _ in at_each_line(function, query_twice, query_elsewhere):
+        assert keeper._returning == set()
+        assert [each for each in keeper.leases() if each.alias == "default"] == []
+        stats = pool_of("default").get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
+
+
+LOOKS: list[tuple[Any, Callable[[Reaper, Any], object]]] = [
+    (Reaper.leases, lambda keeper, lease: keeper.leases()),
+    (Reaper.rescue, lambda keeper, lease: keeper.rescue(lease)),
+    (Reaper.returning_to, lambda keeper, lease: keeper.returning_to(None)),
+]
+
+
+@pytest.mark.parametrize(("function", "look"), LOOKS)
+def test_who_looks_at_the_lists(
+    function: Any, look: Callable[[Reaper, Any], object], settings: Any, lease: Any
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    keeper = running()
+    for _ in at_each_line(function, lambda: look(keeper, lease), query_elsewhere):
+        assert keeper._returning == set()
+
+
+def running() -> Reaper:
+    assert reaper.running is not None
+    return reaper.running
+
+
+def test_a_condition_is_waited_for_by_who_has_its_lock_twice() -> None:
+    lock: Any = RankedLock(Rank.LEAF)
+    changed = threading.Condition(lock)
+    waits, seen = threading.Event(), []
+
+    def wait() -> None:
+        with lock, changed:
+            waits.set()
+            seen.append(changed.wait(PATIENCE))
+            seen.append(lock._is_owned())
+        seen.append(lock._is_owned())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    waits.wait(PATIENCE)
+    with changed:
+        changed.notify_all()
+    thread.join()
+    assert seen == [True, True, False]
+    assert not lock.locked()
+
+
+# ##### Threads #####
+
+
+def test_one_timer_is_started() -> None:
+    started: list[threading.Thread] = []
+
+    class Counted(Reaper):
+        def _start(self, thread: threading.Thread) -> None:
+            started.append(thread)
+            super()._start(thread)
+
+    keepers: list[Reaper] = [Counted(counters.of)]
+
+    def ensure_running() -> None:
+        keepers[-1].ensure_running()
+
+    for number, _ in enumerate(at_each_line(Reaper.ensure_running, ensure_running, ensure_running), 1):
+        assert len(started) == number
+        assert keepers[-1]._thread is started[-1]
+        keepers[-1].stop()
+        keepers.append(Counted(counters.of))
+    keepers[-1].stop()
+
+
+def complain(error: BaseException) -> None:
+    raise AssertionError from error
+
+
+@pytest.mark.parametrize("function", [Lane.put, Lane._start])
+def test_a_lane_has_no_thread_more_than_it_may(function: Any) -> None:
+    lanes: list[Lane] = []
+    called: list[int] = []
+
+    def put(number: int) -> None:
+        assert lanes[-1].put(partial(called.append, number))
+
+    def begin() -> None:
+        lanes.append(Lane("one", complain, threads=1, length=10))
+        put(1)
+
+    for _ in at_each_line(function, begin, partial(put, 2)):
+        wait_until(lambda: len(called) == 2, "both were called")
+        assert sorted(called) == [1, 2]
+        assert len(lanes[-1]._threads) == 1
+        lanes[-1].stop(PATIENCE)
+        called.clear()
+    lanes[-1].stop(PATIENCE)
+
+
+def test_there_is_one_lane_of_a_name() -> None:
+    workers: list[Workers] = []
+    called: list[int] = []
+
+    def put(number: int) -> None:
+        assert workers[-1].put("one", partial(called.append, number), threads=1, length=10)
+
+    def begin() -> None:
+        workers.append(Workers(complain))
+        put(1)
+
+    for _ in at_each_line(Workers.put, begin, partial(put, 2)):
+        wait_until(lambda: len(called) == 2, "both were called")
+        assert threads_of("one") == 1
+        workers[-1].stop(PATIENCE)
+        called.clear()
+    workers[-1].stop(PATIENCE)
+
+
+def threads_of(lane: str) -> int:
+    return sum(thread.name == f"conn-hygiene-{lane}" for thread in threading.enumerate())
+
+
+# ##### A thread that cannot be started #####
+
+
+class Interrupt(Exception):
+    """What a signal handler raises."""
+
+
+def test_what_a_handler_raises_while_a_lane_starts_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane("one", complain, threads=1, length=10)
+    called = threading.Event()
+
+    def start(thread: threading.Thread) -> None:
+        raise Interrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Interrupt):
+            lane.put(called.set)
+    assert lane._threads == set()
+    assert lane.put(called.set)
+    assert called.wait(PATIENCE)
+    lane.stop(PATIENCE)
+
+
+def test_a_lane_knows_a_thread_whose_start_a_handler_has_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane("one", complain, threads=1, length=10)
+    called = threading.Event()
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        real(thread)
+        raise Interrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Interrupt):
+            lane.put(called.set)
+    assert called.wait(PATIENCE)
+    assert lane.flush(PATIENCE)
+    assert len(lane._threads) == 1
+    lane.stop(PATIENCE)
+
+
+def test_a_call_that_cannot_be_made_is_the_one_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane("one", complain, threads=1, length=10)
+    calls: list[str] = []
+
+    def start(thread: threading.Thread) -> None:
+        # As a signal handler would, whose call finds that a thread is on its way.
+        assert lane.put(partial(calls.append, "handler"))
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert not lane.put(partial(calls.append, "first"))
+    assert lane.put(partial(calls.append, "next"))
+    assert lane.flush(PATIENCE)
+    assert calls == ["handler", "next"]
+    lane.stop(PATIENCE)
+
+
+def test_a_timer_whose_start_a_handler_has_interrupted_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Reaper(counters.of)
+
+    def start(thread: threading.Thread) -> None:
+        raise Interrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Interrupt):
+            keeper.ensure_running()
+    assert keeper._thread is None
+    keeper.ensure_running()
+    assert keeper.flush(PATIENCE)
+    keeper.stop()
