@@ -21,7 +21,7 @@ from django.http import StreamingHttpResponse
 
 from conn_hygiene import internals
 from conn_hygiene.leases import policy
-from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED
+from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.transactions.left_open import end_transaction
 from conn_hygiene.using import aliases

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from conn_hygiene import callsite
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.description import describe
-from conn_hygiene.leases.lease import PARKED
+from conn_hygiene.leases.states import PARKED
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports.leftovers import Leftovers

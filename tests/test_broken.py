@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
 from conn_hygiene.leases import read_only
-from conn_hygiene.leases.lease import HELD
+from conn_hygiene.leases.states import HELD
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from tests.test_left_open import events_of

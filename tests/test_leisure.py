@@ -17,7 +17,7 @@ from conn_hygiene import closing_connections, hold_connection, release_between_q
 from conn_hygiene.leases.backoff import PATIENCE
 from conn_hygiene.leases.description import Description, describe
 from conn_hygiene.leases.ended import call_in_handle, terminate
-from conn_hygiene.leases.lease import HELD, PARKED, Lease
+from conn_hygiene.leases.states import HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from psycopg_pool import ConnectionPool
+
+    from conn_hygiene.leases.lease import Lease
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small"])
 

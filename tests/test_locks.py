@@ -16,6 +16,7 @@ from django.db import connections, transaction
 import conn_hygiene
 from conn_hygiene import conf, hold_connection, locks, release_between_queries
 from conn_hygiene.leases import wrapper
+from conn_hygiene.leases.claim import Claim
 from conn_hygiene.leases.invariants import WRITERS, Writer
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.usage import Timing
@@ -37,7 +38,7 @@ GUARDED = {name for name, writer in WRITERS.items() if writer is Writer.LOCK}
 
 
 def test_every_attribute_of_a_lease_says_who_writes_it() -> None:
-    assert {*Lease.__slots__, "handle"} - {"__dict__", "__weakref__"} == WRITERS.keys()
+    assert {*Claim.__slots__, "handle"} - {"__dict__", "__weakref__"} == WRITERS.keys()
 
 
 @pytest.fixture
@@ -400,7 +401,8 @@ DEBUG = """
 import types
 from conn_hygiene import locks
 from conn_hygiene.leases import invariants
-from conn_hygiene.leases.lease import CLOSED, HELD, PARKED, Lease
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.states import CLOSED, HELD, PARKED
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 keeper = types.SimpleNamespace(tally_of=lambda alias: None)

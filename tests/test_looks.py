@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries
 from conn_hygiene.leases import wrapper as leased
-from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, HELD, PARKED, Lease, State
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED, State
 from conn_hygiene.leases.wrapper import lease_of
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until_released
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from psycopg_pool import ConnectionPool
+
+    from conn_hygiene.leases.lease import Lease
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "small", "unpooled", "persistent"])
 

@@ -16,9 +16,10 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from conn_hygiene import green, locks
 from conn_hygiene.leases import cursors, pauses
 from conn_hygiene.leases import lease as lease_module
-from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
+from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.pauses import DOUBT, FARTHEST, SURE, Pauses
 from conn_hygiene.leases.returns import Return
+from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import experience, queues
 from conn_hygiene.pools.experience import Experience

@@ -21,7 +21,8 @@ from psycopg_pool.pool import WaitingClient
 
 from conn_hygiene import closing_connections, hold_connection
 from conn_hygiene.leases import turns
-from conn_hygiene.leases.lease import GIVEN_BACK, HELD, PARKED, Lease
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.turns import Turn
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import experience, native, queues

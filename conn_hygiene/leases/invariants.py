@@ -24,6 +24,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conn_hygiene.leases.claim import Claim
     from conn_hygiene.leases.lease import Lease
 
 
@@ -118,7 +119,7 @@ def checked_write(lease: Lease, name: str, value: Any) -> None:
     object.__setattr__(lease, name, value)
 
 
-def check(lease: Lease) -> None:
+def check(lease: Claim) -> None:
     """Assert what holds whenever nobody is inside. Called under the lease's lock, which is about to be let go."""
     state, has_connection = lease.state.name, lease._connection is not None
     assert has_connection == (state in ("HELD", "PARKED")), (

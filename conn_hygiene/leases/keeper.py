@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from conn_hygiene.events import Event
+    from conn_hygiene.leases.claim import Claim
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return, TimeLimit
 
@@ -46,22 +47,22 @@ class Keeper(Protocol):
     def outlives_request(self, close_at: float) -> None:
         """Take note that a connection without a pool has outlived its request, until *close_at* at least."""
 
-    def checked_in(self, lease: Lease) -> None:
+    def checked_in(self, lease: Claim) -> None:
         """Take note that *lease* has no connection any more."""
 
     def ensure_running(self) -> None:
         """See to it that somebody ends leases. Called under no lock."""
 
-    def leaving(self, lease: Lease, returning: Return) -> None:
+    def leaving(self, lease: Claim, returning: Return) -> None:
         """List *returning*, which is about to be taken out of *lease*, and forget that one, as :meth:`checked_in`."""
 
-    def stays(self, lease: Lease, returning: Return) -> None:
+    def stays(self, lease: Claim, returning: Return) -> None:
         """Forget *returning*, which was not taken out of *lease* after all."""
 
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: *here* and now, or wherever that can make nobody else wait."""
 
-    def rescue(self, lease: Lease) -> None:
+    def rescue(self, lease: Claim) -> None:
         """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
 
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
@@ -91,5 +92,5 @@ class Keeper(Protocol):
         Called from a finaliser, so it may take no lock.
         """
 
-    def wrapper_lost(self, lease: Lease) -> None:
+    def wrapper_lost(self, lease: Claim) -> None:
         """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import psycopg
 
     from conn_hygiene.events import Ending
-    from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.leases.claim import Claim
+    from conn_hygiene.leases.session_claim import SessionClaim
 
 
-def checked_out(lease: Lease, waited_for: float | None) -> CheckedOut:
+def checked_out(lease: Claim, waited_for: float | None) -> CheckedOut:
     """Return what is told of a checkout that begins. Called under the lock."""
     return CheckedOut(
         alias=lease.alias,
@@ -30,7 +31,7 @@ def checked_out(lease: Lease, waited_for: float | None) -> CheckedOut:
     )
 
 
-def checked_in(lease: Lease, reason: Ending, held_for: float) -> CheckedIn:
+def checked_in(lease: Claim, reason: Ending, held_for: float) -> CheckedIn:
     """Return what is told of a checkout that ends. Called under the lock."""
     return CheckedIn(
         alias=lease.alias,
@@ -44,7 +45,7 @@ def checked_in(lease: Lease, reason: Ending, held_for: float) -> CheckedIn:
     )
 
 
-def came_back(lease: Lease, held_for: float) -> CameBack:
+def came_back(lease: Claim, held_for: float) -> CameBack:
     """Return what is told of a checkout that ends after it was reported. Called under the lock."""
     return CameBack(
         alias=lease.alias,
@@ -56,7 +57,7 @@ def came_back(lease: Lease, held_for: float) -> CameBack:
     )
 
 
-def reclaimed(lease: Lease, connection: psycopg.Connection[Any]) -> Reclaimed:
+def reclaimed(lease: Claim, connection: psycopg.Connection[Any]) -> Reclaimed:
     """Return what is told of a checkout whose owner is no more. Called under the lock."""
     in_transaction = not pools.is_idle(connection)
     begun = lease._transaction.place if in_transaction and lease._transaction is not None else None
@@ -77,7 +78,7 @@ def reclaimed(lease: Lease, connection: psycopg.Connection[Any]) -> Reclaimed:
     )
 
 
-def publish_pins(lease: Lease, added: list[str]) -> None:
+def publish_pins(lease: SessionClaim, added: list[str]) -> None:
     """Tell what pins the connection from now on, with *added* as reasons. Called without the lock."""
     if not added:
         return
@@ -99,7 +100,7 @@ def publish_pins(lease: Lease, added: list[str]) -> None:
         first = False
 
 
-def replaced(lease: Lease, server_pid: int, idle_for: float) -> Replaced:
+def replaced(lease: Claim, server_pid: int, idle_for: float) -> Replaced:
     """Return what is told of a connection to *server_pid* that was broken, and whose place another one takes."""
     return Replaced(
         alias=lease.alias,
@@ -110,7 +111,7 @@ def replaced(lease: Lease, server_pid: int, idle_for: float) -> Replaced:
     )
 
 
-def followed(lease: Lease, settings: Iterable[str]) -> Followed:
+def followed(lease: Claim, settings: Iterable[str]) -> Followed:
     """Return what is told of a session in which *settings* of the one before were set again."""
     return Followed(
         alias=lease.alias,

@@ -14,11 +14,13 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conn_hygiene.leases import looks
-from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK
 from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
+
+    from conn_hygiene.leases.lease import Lease
 else:
     _Wrapper = object
 

@@ -23,7 +23,7 @@ from conn_hygiene import conf
 from conn_hygiene.sessions import state
 
 if TYPE_CHECKING:
-    from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.leases.claim import Claim
 
 logger = logging.getLogger("conn_hygiene.broken")
 
@@ -53,7 +53,7 @@ def is_outlived(alias: str, connection: psycopg.Connection[Any]) -> bool:
     return opened < renewed or (opened < renewed + _CONNECTING and _is_read_only(connection))
 
 
-def refused(lease: Lease, connection: psycopg.Connection[Any]) -> None:
+def refused(lease: Claim, connection: psycopg.Connection[Any]) -> None:
     """Take note that the server has refused a write on *connection*; see whether others can. Owner only.
 
     What the owner has made read-only itself, the transaction or the session, is as it wants it.

@@ -16,7 +16,7 @@ from conn_hygiene.locks import Rank
 
 if TYPE_CHECKING:
     from conn_hygiene.events import Ending
-    from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.leases.claim import Claim
 
 _now = time.monotonic
 
@@ -42,7 +42,7 @@ class Timing:
         return True
 
     def change(
-        self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
+        self, lease: Claim, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
     ) -> None:
         """Take note that from *now* on *held* more connections are held, and *used* more are in use.
 

@@ -34,7 +34,8 @@ from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
-from conn_hygiene.leases.lease import CLOSED, GIVEN_BACK, Lease
+from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import backends, keeping, native, queues, sqlalchemy, waiting
 from conn_hygiene.pools import base as pools

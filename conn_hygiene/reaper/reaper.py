@@ -26,7 +26,7 @@ from collections import deque
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.db import connections
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from conn_hygiene.events import Event
+    from conn_hygiene.leases.claim import Claim
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.keeper import Tally
     from conn_hygiene.leases.lease import Lease
@@ -173,14 +174,14 @@ class Reaper:
     def _rewind_watch(self) -> None:
         self._watch_at = _now() + _watch_interval()
 
-    def checked_in(self, lease: Lease) -> None:
+    def checked_in(self, lease: Claim) -> None:
         """Forget *lease*, which has no connection any more."""
         with self._registry_lock:
             self._leases.discard(lease)
 
     # ##### What is on its way back #####
 
-    def leaving(self, lease: Lease, returning: Return) -> None:
+    def leaving(self, lease: Claim, returning: Return) -> None:
         """List *returning*, which is about to be taken out of *lease*, and forget that one. Under the lease's lock."""
         with self._registry_lock:
             self._returning.add(returning)
@@ -204,7 +205,7 @@ class Reaper:
         # Not by the alias alone, which may be the name of another lane. It holds no more than a pool has connections.
         return self._workers.put(f"{returning.alias} back", call, threads=4, length=10_000)
 
-    def rescue(self, lease: Lease) -> None:
+    def rescue(self, lease: Claim) -> None:
         """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
         with self._registry_lock:
             found = [returning for returning in list(self._returning) if returning.lease is lease]
@@ -214,12 +215,12 @@ class Reaper:
             else:
                 self.stays(lease, returning)
 
-    def stays(self, lease: Lease, returning: Return) -> None:
+    def stays(self, lease: Claim, returning: Return) -> None:
         """Forget *returning*, which was not taken out of *lease* after all."""
         holds = lease.holds_connection()
         with self._registry_lock:
             if holds:
-                self._leases.add(lease)
+                self._leases.add(_whole(lease))
         self.returned(returning)
 
     def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
@@ -321,9 +322,9 @@ class Reaper:
             )
             self.tell(publish, event)
 
-    def wrapper_lost(self, lease: Lease) -> None:
+    def wrapper_lost(self, lease: Claim) -> None:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""
-        self._bell.put(lambda: self._reclaim(lease))
+        self._bell.put(lambda: self._reclaim(_whole(lease)))
 
     def thread_ended(self, thread_end: weakref.ref[Any]) -> None:
         """Reclaim what a thread held that has ended. Called from a finaliser in that thread, late in its end."""
@@ -591,6 +592,11 @@ class Reaper:
         self._begin_registry()
         self._reset_thread()
         return inherited, [(each.alias, each.connection) for each in on_their_way]
+
+
+def _whole(lease: Claim) -> Lease:
+    """Return *lease* as what it is: those that are no more than a claim are never made."""
+    return cast("Lease", lease)
 
 
 def _is_said(lease: Lease, kind: str, about: object, now: float) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.events import Ending
-    from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.leases.claim import Claim
 
 _now = time.monotonic
 
@@ -129,7 +129,7 @@ class Timeline(usage.Timing):
         self._entries: list[Entry] = []
         self._left_out = 0
         self._lines: dict[Origin, list[Any]] = {}
-        self._wrappers: list[tuple[int, Lease, _Statements]] = []
+        self._wrappers: list[tuple[int, Claim, _Statements]] = []
         self._task = _current_task()
         #: The body that the response has yet to send, once there is one.
         self.body: Any = None
@@ -168,7 +168,7 @@ class Timeline(usage.Timing):
     # ##### What the leases tell #####
 
     def change(
-        self, lease: Lease, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
+        self, lease: Claim, *, held: int = 0, used: int = 0, ending: Ending | None = None, now: float | None = None
     ) -> None:
         """Take note of it, and have the statements told as well."""
         if now is None:
@@ -189,7 +189,7 @@ class Timeline(usage.Timing):
         if held > 0 and lease.thread_id == threading.get_ident():
             self._watch(lease)
 
-    def _checked_out(self, track: Track, lease: Lease, now: float) -> None:
+    def _checked_out(self, track: Track, lease: Claim, now: float) -> None:
         track.number, track.since = lease.checkouts, now
         if track.first is None:
             track.first = now
@@ -200,7 +200,7 @@ class Timeline(usage.Timing):
         origin = _NOWHERE if place is None or was_open else Origin(hidden.short(str(place)), None, None)
         self._put_off(Entry(now, "found open" if was_open else "checked out", track, None, origin))
 
-    def _checked_in(self, track: Track, lease: Lease, now: float, ending: Ending) -> None:
+    def _checked_in(self, track: Track, lease: Claim, now: float, ending: Ending) -> None:
         what = {"release": "given back", "close": "closed", "reclaim": "reclaimed", "uninstall": "left alone"}[ending]
         self._add(Entry(now, what, track, now - track.since, note="held for that long"))
 
@@ -299,7 +299,7 @@ class Timeline(usage.Timing):
         entry.track.pending.append(entry)
         self._add(entry)
 
-    def _watch(self, lease: Lease) -> None:
+    def _watch(self, lease: Claim) -> None:
         """Have the statements of the wrapper of *lease* told to this timeline. Owner only."""
         wrapper = lease.wrapper()
         if wrapper is None:

@@ -96,7 +96,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper ends a lease without the lock",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         with self._lock:
             if self._connection is None:
@@ -204,7 +204,7 @@ MUTANTS = [
     ),
     _mutant(
         "who needs a connection waits for the owner of another one",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if not self._lock.acquire(blocking=False):
         """,
@@ -215,7 +215,7 @@ MUTANTS = [
     ),
     _mutant(
         "a lease is ended in the middle of its own end",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.spare is not spare or self.state != PARKED or self._lock._is_owned():
         """,
@@ -354,7 +354,7 @@ MUTANTS = [
     ),
     _mutant(
         "a connection that was given back counts as closed",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         """
         if not self._end(returning.connection, GIVEN_BACK, reason, carried=returning.carried, listed=False):
         """,
@@ -378,7 +378,7 @@ MUTANTS = [
     ),
     _mutant(
         "a handle stays readable after the end of its checkout",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         # In this order: a handle that stays readable would be somebody else's soon.
         self.__dict__.clear()
@@ -391,7 +391,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reason of an ended session outlives it",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         self.ended_because: str | None = None
         """,
@@ -402,7 +402,7 @@ MUTANTS = [
     ),
     _mutant(
         "hooks that have yet to run do not keep the connection",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         or wrapper.run_on_commit
         or self._connects
@@ -449,7 +449,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper does not ask libpq for a transaction",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if not pools.is_idle(connection):
             self.state = HELD
@@ -494,7 +494,7 @@ MUTANTS = [
     ),
     _mutant(
         "pins do not keep the connection",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         return bool(
             self.session_state.pins
@@ -508,7 +508,7 @@ MUTANTS = [
     ),
     _mutant(
         "threads that share a wrapper do not keep the connection",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         or self._connects
         # Another thread may be about to use the handle that it has just read.
@@ -551,7 +551,7 @@ MUTANTS = [
     ),
     _mutant(
         "who waits waits for the end of the burst",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self._has_had_its_turn():
             return now
@@ -571,7 +571,7 @@ MUTANTS = [
     ),
     _mutant(
         "a turn ends for nobody",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.queue and self._has_had_its_turn():
             return self.idle_since
@@ -617,7 +617,7 @@ MUTANTS = [
     ),
     _mutant(
         "whoever has been about something else goes on all the same",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.state != GIVEN_BACK or now >= self.idle_since + turns.BREAK:
         """,
@@ -712,7 +712,7 @@ MUTANTS = [
     ),
     _mutant(
         "the end of a turn counts as a pause",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if now >= self.idle_since + conf.current.RELEASE_AFTER:
             self.pauses.came()
@@ -746,7 +746,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is used past the wrapper is a pause before that",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         self.state = HELD
         self.pauses.used()
@@ -761,7 +761,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper gives back at once in a pause",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         return by_owner and bool(is_set_up)
         """,
@@ -783,7 +783,7 @@ MUTANTS = [
     ),
     _mutant(
         "a query in the middle of a checkout gives back",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         is_set_up = self.server_pid and self.carried is None and self.session_state.parameters is not None
         """,
@@ -806,7 +806,7 @@ MUTANTS = [
     ),
     _mutant(
         "a checkout that is not over is given back since others wait",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self._connection is None:
             return None
@@ -909,7 +909,7 @@ MUTANTS = [
     ),
     _mutant(
         "who computes lets go, whoever waits",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.turn.computes(self.idle_since, now):
             return self._in_vain(now, now + turns.LOOK_AGAIN)
@@ -954,7 +954,7 @@ MUTANTS = [
     ),
     _mutant(
         "who computes lets go for who is about to wait",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.turn.computes(self.idle_since, now):
             return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
@@ -1127,7 +1127,7 @@ MUTANTS = [
     # ##### Sessions that are not cleaned #####
     _mutant(
         "a session with state of its own is not cleaned",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
@@ -1165,7 +1165,7 @@ MUTANTS = [
     ),
     _mutant(
         "what psycopg keeps is not put back by an owner that closes",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         pools.restore(connection)
         """,
@@ -1275,7 +1275,7 @@ MUTANTS = [
     ),
     _mutant(
         "an open cursor on the server is left to the next owner",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         soiled = always or bool(self.open_cursors)
         """,
@@ -1330,7 +1330,7 @@ MUTANTS = [
     ),
     _mutant(
         "the cursors of a connection that goes back still tell the lease",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         cursors.retire(connection)
         if connection.closed:
@@ -1367,7 +1367,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is set is not set again at a checkout of the pool",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if self.carried is not None:
             self.set_again()
@@ -1397,7 +1397,7 @@ MUTANTS = [
     ),
     _mutant(
         "what receivers set goes over what the owner has set",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
             self.set_again()
@@ -1410,7 +1410,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is set is not set again where signals are muted",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
             self.set_again()
@@ -1423,7 +1423,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is set is carried past the end of its request",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         self.state, self.carried = CLOSED, None
         return True
@@ -1437,7 +1437,7 @@ MUTANTS = [
     ),
     _mutant(
         "a query runs without what cannot be set again",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if self.carried is not None:
             self.set_again()
@@ -1471,7 +1471,7 @@ MUTANTS = [
     ),
     _mutant(
         "what was not set again is not carried to the next try",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         """
         returning = self._leave()
         self.carried = carried
@@ -1494,7 +1494,7 @@ MUTANTS = [
     ),
     _mutant(
         "what has followed once does not follow on",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         self.session_state.follows |= values.keys()
         """,
@@ -1505,7 +1505,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is declared follows only if it was seen",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         declared = known.followed(self.alias) if self.last_statement is not None else frozenset()
         """,
@@ -1605,7 +1605,7 @@ MUTANTS = [
     ),
     _mutant(
         "what functions have set is cleaned away while nobody can tell",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         changed.append(sql.UNTOLD)
         """,
@@ -1706,7 +1706,7 @@ MUTANTS = [
     ),
     _mutant(
         "a session is taken for untouched whatever functions may have done",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         self.session_state.is_untouched(connection, reported)
         and known.leaves_nothing(self.alias)
@@ -1817,7 +1817,7 @@ MUTANTS = [
     ),
     _mutant(
         "a connection that a signal handler has let go of is given back once more",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         if self._connection is not connection:
             return False
@@ -1981,7 +1981,7 @@ MUTANTS = [
     ),
     _mutant(
         "what its owner has just taken back is ended",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
         """,
@@ -2038,7 +2038,7 @@ MUTANTS = [
     ),
     _mutant(
         "a wrapper's end is not noticed",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         self.keeper.wrapper_lost(self)
         """,
@@ -2258,7 +2258,7 @@ MUTANTS = [
     ),
     _mutant(
         "a statement that ends its session keeps its place",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         records = pools.vacate(connection)
         """,
@@ -2326,7 +2326,7 @@ MUTANTS = [
     # ##### Outside of the lock #####
     _mutant(
         "a connection is given back under its lease's lock",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         """
         with self._lock:
             returning = taken_out()
@@ -2501,7 +2501,7 @@ MUTANTS = [
     ),
     _mutant(
         "a fetch is no sign of life",
-        "leases/lease.py",
+        "leases/session_claim.py",
         """
         if self.last_statement is not None:
             self.last_statement = (self.last_statement[0],)
@@ -2599,7 +2599,7 @@ MUTANTS = [
     ),
     _mutant(
         "a release is not published",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         """
         returning.news, self._news = self._news, ()
         """,
@@ -2797,7 +2797,7 @@ MUTANTS = [
     ),
     _mutant(
         "a release is not counted",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         self.tally.checked_in(held, self._used, released=reason == "release")
         """,
@@ -2808,7 +2808,7 @@ MUTANTS = [
     ),
     _mutant(
         "the use that the end of a checkout cuts off is not counted",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         if self.in_use_since is not None:
             self._used += now - self.in_use_since
@@ -2903,7 +2903,7 @@ MUTANTS = [
     ),
     _mutant(
         "a pool that keeps nothing is taken for one that keeps",
-        "leases/lease.py",
+        "leases/claim.py",
         """
         self.keeps = keeping.keeps(pool)
         """,
@@ -2914,7 +2914,7 @@ MUTANTS = [
     ),
     _mutant(
         "who waits for a full pool that keeps nothing waits for as long as without a pool",
-        "leases/lease.py",
+        "leases/timed_claim.py",
         """
         due = self._due(is_wanted=True)
         """,
@@ -2938,7 +2938,7 @@ MUTANTS = [
     ),
     _mutant(
         "a request's connection is given back on demand",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         "if not self.pooled or self.idle_since > idle_since or self.request is not None:",
         "if not self.pooled or self.idle_since > idle_since:",
         "test_demand.py::test_what_it_keeps_for_a_request_that_has_begun_meanwhile",
@@ -2970,7 +2970,7 @@ MUTANTS = [
     ),
     _mutant(
         "a session is closed before it is past its age",
-        "leases/lease.py",
+        "leases/leaving_claim.py",
         "if close_at is None or now < close_at or self.request is not None:",
         "if close_at is None or self.request is not None:",
         "test_ages.py::test_one_that_is_young_enough_is_not_closed",

@@ -1,0 +1,329 @@
+"""What the owner of a connection leaves in its session, and finds again in the next.
+
+A layer of a lease, see :mod:`.lease`. Each statement is looked at before it runs: what cannot follow pins the lease,
+what can is set again at the next checkout, and the rest of it is cleaned at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+
+from conn_hygiene import internals
+from conn_hygiene.events import Followed, publish
+from conn_hygiene.leases import ahead, audits, cursors, news, policy, read_only, returns
+from conn_hygiene.leases.claim import Claim
+from conn_hygiene.leases.states import HELD
+from conn_hygiene.pools import base as pools
+from conn_hygiene.sessions import cleaning, client, following, known, sql, state
+from conn_hygiene.sessions.plan import Plan
+
+_now = time.monotonic
+
+
+class SessionClaim(Claim):
+    """A claim on a connection, and with it on what its owner has set in the session."""
+
+    __slots__ = ()
+
+    def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
+        """Have the session remembered as it is now, unless it is not set up yet."""
+        wrapper = self.wrapper()
+        if wrapper is None or self._setting_up(wrapper):
+            return
+        self.session_state.begin(connection)
+
+    def begin_session(self) -> None:
+        """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only.
+
+        :raises psycopg.Error: what the owner has set in another session cannot be set in this one.
+        """
+        connection = self._connection
+        if connection is not None:
+            if not connection.autocommit:
+                connection.autocommit = True
+            if self.carried is not None:
+                self.set_again()
+            with self._lock:
+                self.session_state.begin(connection)
+                # Last of all: after an exception of a signal handler, it is to be set again in another session.
+                self.carried = None
+
+    def await_carried(self) -> None:
+        """Wait until it is known what the owner is to find again in the next session. Owner only, and under no lock.
+
+        :raises psycopg.OperationalError: it was lost with the session before.
+        """
+        if self.carried is not None:
+            self.carried.values(returns.PATIENCE)
+
+    def set_again(self) -> None:
+        """Set in the session what the owner has set in the one before. Owner only.
+
+        :raises psycopg.Error: that is not possible. Nothing may run in this session then. ``SessionGone`` if the server
+            has ended it, so that another one will do.
+        """
+        carried, connection = self.carried, self._connection
+        if carried is None or connection is None:
+            return
+        values = carried.values(0)
+        try:
+            # Where nothing was set, the server need not be asked.
+            if values:
+                with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                    following.set_again(connection, values)
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise following.SessionGone(*error.args) from error
+            raise
+        again, carried.set_in = carried.set_in == self.checkouts, self.checkouts
+        with self._lock:
+            # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
+            # unseen goes on, also if nothing is executed before the next release.
+            self.session_state.follows |= values.keys()
+        if Followed.listeners and values and not again:
+            publish(news.followed(self, values))
+
+    def has_set_again(self) -> None:
+        """Take note that the session is set up: what followed is where it belongs, and what comes later is new.
+
+        Receivers of ``connection_created`` may have set the same names, to what they hold for right in a new session.
+        Where nobody is told of it, as while a test mutes signals, nothing was set again yet.
+        """
+        carried = self.carried
+        if carried is not None:
+            if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+                self.set_again()
+            with self._lock:
+                self.carried = None
+
+    def pin_for_its_past(self) -> None:
+        """Keep a connection with its owner that was in use before there was a lease: its session may carry anything."""
+        self._pin(sql.Effect(frozenset({sql.PAST}), frozenset()))
+
+    def statement(self, query: Any, params: Any, connection: psycopg.Connection[Any]) -> sql.Effect | None:
+        """Look at a statement that is about to run, and pin the lease if it leaves something in the session.
+
+        Returns what to call :meth:`succeeded` with when it has run without an error; None if that need not be told.
+
+        :raises psycopg.OperationalError: the toolkit has ended the session; it says why.
+        """
+        if self.ended_because is not None:
+            self.check()
+        wrapper = self.wrapper()
+        if wrapper is not None and wrapper.execute_wrappers:
+            ahead.ahead_of(query, wrapper, connection)
+        self.last_statement = (query,)
+        self.idle_since = _now()
+        if self.in_use_since is None:
+            with self._lock:
+                self.pauses.used()
+        text = query if type(query) is str else sql.text_of(query, connection)
+        if text is None:
+            effect: sql.Effect | None = _UNREADABLE
+        elif len(text) > sql.LONGEST_REMEMBERED:
+            effect = sql.effect_of(text)
+        else:
+            effect = sql.remembered_effect_of(text)
+        if effect is None:
+            return None
+        if effect.settings:
+            effect = effect.with_parameters(params)
+        self._pin(effect)
+        return effect if effect.removes else None
+
+    def succeeded(self, effect: sql.Effect, connection: psycopg.Connection[Any]) -> None:
+        """Take note that what undoes something has been executed without an error. Owner only."""
+        with self._lock:
+            self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
+        if sql.PREPARED in effect.removes and internals.CLEANING.available:
+            # psycopg does not always notice.
+            client.forget_prepared(connection)
+
+    def failed(self, error: psycopg.Error, connection: psycopg.Connection[Any]) -> None:
+        """Take note of the *error* of a statement: what it says of the session is of use for others. Owner only."""
+        if connection is not self._connection:
+            return
+        if connection.closed:
+            with self._lock:
+                # It is to be looked at, be the next statement ever so near.
+                self.trusted = False
+            # Another one can have its place, whatever its owner believes to be in: it will come to nothing more.
+            records = pools.vacate(connection)
+            if records:
+                self.keeper.tell(pools.tell, records)
+        elif error.sqlstate == read_only.SQLSTATE:
+            with self._lock:
+                self.trusted = False
+            read_only.refused(self, connection)
+
+    def confirm_undone(self) -> None:
+        """Ask the server what a transaction that has ended has undone. Owner only, outside of transactions."""
+        connection = self._connection
+        if connection is not None and self.session_state.undone and pools.is_idle(connection):
+            left = cleaning.left_of(connection, self.session_state.undone)
+            with self._lock:
+                self.session_state.confirm_undone(left)
+
+    def overriding(self, name: str, before: str | None) -> None:
+        """Take note that a block has set *name*, which was *before*, None for not at all, for as long as it lasts.
+
+        A release resets it, and what follows the owner is what was before. Of several calls the last counts.
+        Owner only.
+        """
+        with self._lock:
+            self.session_state.overridden[name] = before
+
+    def no_longer_overriding(self, name: str) -> None:
+        """Take note that *name* is again what it was before. Owner only."""
+        with self._lock:
+            self.session_state.overridden.pop(name, None)
+
+    def fetching(self) -> None:
+        """Take note that a server-side cursor is about to fetch, which is no new statement, and is not idle either.
+
+        :raises psycopg.OperationalError: the toolkit has ended the session; it says why.
+        """
+        self.check()
+        if self.last_statement is not None:
+            self.last_statement = (self.last_statement[0],)
+
+    def _pin(self, effect: sql.Effect) -> None:
+        with self._lock:
+            wrapper = self.wrapper()
+            if self._connection is None or wrapper is None:
+                return
+            added = self.session_state.add(
+                effect, setting_up=self._setting_up(wrapper), of_hold=policy.holds(self.alias)
+            )
+        news.publish_pins(self, added)
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """What pins the lease: reason to place in the code."""
+        with self._lock:
+            return dict(self.session_state.pins)
+
+    def prepare_return(self) -> None:
+        """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
+        with self._lock:
+            connection = self._connection
+            if connection is None:
+                return
+            # Until it is closed it is in use, which keeps the reaper off.
+            self.state, self.handle = HELD, connection
+            # Before the cursors are what they were, since comparing them takes longer then.
+            is_as_given = self._leaves_nothing(connection, state.reported_parameters(connection))
+            cursors.retire(connection)
+            if connection.closed:
+                return
+            is_due = self.last_statement is not None and known.is_due(self.alias, _now())
+            if is_as_given and not is_due and client.has_nothing_new(connection) and not audits.is_audited(connection):
+                return
+        for event in returns.audit(connection, self.keeper):
+            publish(event)
+        if is_due:
+            self._ask_catalogue(connection)
+        with self._lock:
+            plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
+        if plan.left or plan.resets:
+            with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+                pools.scrub(connection, plan, fresh)
+            with self._lock:
+                self.session_state.cleaned()
+        pools.restore(connection)
+
+    def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
+        """Ask what functions and policies do, of a connection whose transaction is over, or is to end in any case."""
+        with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
+            if pools.is_ready(connection):
+                known.ask(self.alias, connection, self.keeper.tell)
+
+    def _plan(
+        self,
+        connection: psycopg.Connection[Any],
+        reported: tuple[bytes | None, ...] | None = None,
+        *,
+        follows: bool,
+    ) -> Plan:
+        """Return what is to be done to the session before it is anybody else's.
+
+        *reported* are its parameters, if they have just been looked at. *follows* tells that the owner goes on.
+        """
+        # A session in which nothing was executed has nothing of its owner's.
+        declared = known.followed(self.alias) if self.last_statement is not None else frozenset()
+        if connection.closed:
+            # What cannot be read any more is missed by its owner, who is told.
+            return Plan(follow=declared | self.session_state.follows if follows else frozenset())
+        if reported is None:
+            reported = state.reported_parameters(connection)
+        # An open cursor on the server may be WITH HOLD; its late close() will find that the connection is gone.
+        always = known.cleans_always(self.alias)
+        soiled = always or bool(self.open_cursors)
+        plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
+        if not self.pooled:
+            # Giving back is closing.
+            return plan._replace(left=frozenset(), resets=frozenset())
+        if always and self.last_statement is not None:
+            return plan._replace(left=plan.left | known.indelible(self.alias))
+        return plan
+
+    def _leaves_nothing(self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> bool:
+        """Return whether nothing is to be done to the session, whose parameters are as *reported*, for anybody else."""
+        return (
+            self.session_state.is_untouched(connection, reported)
+            and known.leaves_nothing(self.alias)
+            and not self.open_cursors
+        )
+
+    def _changed(
+        self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
+    ) -> list[str]:
+        """Return what of the session may be the owner's, was not seen in a statement, and cannot follow."""
+        changed = self.session_state.changed(connection, reported)
+        if not internals.FOLLOWING.available and self.last_statement is not None:
+            changed += sorted(known.followed(self.alias))
+        if self.last_statement is not None and known.was_not_told(self.alias):
+            changed.append(sql.UNTOLD)
+        return changed
+
+    def carries_state(self) -> bool:
+        """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.
+
+        May ask the server what its functions leave there.
+        """
+        connection = self._connection
+        if connection is None:
+            # Given back, it leaves what is to be set again in the next.
+            return self.carried is not None
+        if self.may_have_unseen_state() and pools.is_idle(connection):
+            self._ask_catalogue(connection)
+        with self._lock:
+            return bool(
+                self.session_state.changed(connection)
+                or self.session_state.carries()
+                or (self.last_statement is not None and known.cleans_always(self.alias))
+            )
+
+    def may_have_unseen_state(self) -> bool:
+        """Return whether nobody knows if what was executed has left something in the session."""
+        return self.last_statement is not None and known.is_unknown(self.alias)
+
+    def refuse_if_state_mattered(self) -> None:
+        """Ask the server whether what functions leave in a session matters; called when one was replaced. Owner only.
+
+        :raises psycopg.OperationalError: it does, and may have been lost with the session before.
+        """
+        connection = self._connection
+        if connection is not None:
+            self._ask_catalogue(connection)
+        if known.state_matters(self.alias):
+            raise psycopg.OperationalError(
+                "The server had closed the connection. What functions had set in its session is lost, which matters "
+                "here: row-level security or functions of this database depend on it."
+            )
+
+
+_UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
