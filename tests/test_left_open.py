@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import time
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -29,6 +31,8 @@ from psycopg.conninfo import make_conninfo
 import conn_hygiene
 from conn_hygiene import hold_connection, signals
 from conn_hygiene.events import CameBack, listen, unlisten
+from conn_hygiene.leases import ended
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.transactions import left_open
 from tests.testapp.models import Item
 from tests.waiting import holds, wait_until, wait_until_told
@@ -577,6 +581,32 @@ def test_a_session_that_sits_idle_in_a_transaction_is_ended_if_so_wished(
     connections[alias].close()
     pool = pool_of("default")
     wait_until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"], "the pool is whole")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOTCONN])
+def test_one_that_cannot_be_ended_is_not_said_to_be_and_keeps_nobody_from_the_rest(
+    number: int, watching: Any, idle_in_transaction: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.1, IDLE_IN_TRANSACTION_ACTION="terminate")
+    failed: list[int] = []
+    real = os.dup
+
+    def dup(descriptor: int) -> int:
+        if not failed:
+            failed.append(descriptor)
+            raise OSError(number, os.strerror(number))
+        return real(descriptor)
+
+    monkeypatch.setattr(ended, "os", SimpleNamespace(dup=dup))
+    query("default")
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    with pytest.raises(OperationalError, match="conn_hygiene ended this session"), atomic("default"):  # noqa: PT012
+        wait_until(lambda: failed, "it was tried")
+        assert lease.ended_because is None
+        wait_until(lambda: idle_in_transaction, "it is tried again")
+        query("default")
+    assert [event["action"] for event in idle_in_transaction] == ["terminate"]
 
 
 def test_a_view_whose_session_was_ended_fails_alone(

@@ -16,7 +16,9 @@ from django.db import connection, connections, transaction
 
 import conn_hygiene
 from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import counters
 from conn_hygiene.signals import connection_reclaimed, idle_in_transaction_detected
 from conn_hygiene.transactions import left_open
 from tests.test_forks import in_child
@@ -642,3 +644,76 @@ def test_a_forked_child_has_a_reaper_of_its_own_when_it_needs_one() -> None:
     assert checkouts == 2
     query()
     wait_until_released()
+
+
+# ##### What fails for one lease #####
+
+
+def test_a_timer_that_was_stopped_is_started_by_whoever_parks_next(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
+    query()
+    query()
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    assert lease.look_at < math.inf
+    assert reaper.running is not None
+    reaper.running.stop(for_good=False)
+    assert lease.look_at == math.inf
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001}
+    query()
+    wait_until_released("default")
+
+
+def test_a_timer_that_cannot_be_started_is_tried_again_by_whoever_parks_next(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
+    query()
+    assert reaper.running is not None
+    reaper.running.stop(for_good=False)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        query()
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001}
+    query()
+    wait_until_released("default")
+
+
+def test_what_one_lease_meets_does_not_keep_the_others(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    query("unpooled")
+    failing = lease_of(connections["unpooled"])
+    ended: list[Lease] = []
+    real = Lease.end_if_parked
+
+    def end_if_parked(lease: Lease, now: float, *, here: bool = False) -> float | None:
+        if lease is failing and not ended:
+            ended.append(lease)
+            raise OSError("out of descriptors")
+        return real(lease, now, here=here)
+
+    monkeypatch.setattr(Lease, "end_if_parked", end_if_parked)
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001, "UNPOOLED_RELEASE_AFTER": 0.001}
+    query("unpooled")
+    query("default")
+    wait_until_released("default")
+    # It has its turn again.
+    wait_until_released("unpooled")
+    wait_until_told()
+    assert ended == [failing]
+    assert [record.getMessage() for record in caplog.records] == ["The reaper met an error and goes on."]
+
+
+def test_an_age_that_is_longer_than_python_can_wait_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    keeper = reaper.Reaper(counters.of)
+    keeper.ensure_running()
+    keeper._bell.put(lambda: keeper._watch_by(1e300))
+    assert keeper.flush(10)
+    assert keeper.flush(10)
+    keeper.stop()
+    assert caplog.records == []

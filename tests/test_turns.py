@@ -31,7 +31,7 @@ from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.transactions import left_open
 from conn_hygiene.work import serving
 from tests.testapp.models import Item
-from tests.waiting import wait_until, wait_until_released
+from tests.waiting import let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -797,3 +797,22 @@ def test_who_can_have_a_new_connection_cuts_nobody_short(monkeypatch: pytest.Mon
     thread.start()
     thread.join()
     assert state() == PARKED
+
+
+@pytest.mark.parametrize("after", [60, None])
+def test_a_pool_that_keeps_nothing_serves_who_comes(after: float | None, settings: Any, monkeypatch: Any) -> None:
+    """Whose connections may sit idle for long, or for ever, while nobody waits."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0.001, "UNPOOLED_RELEASE_AFTER": after}
+    wrapper: Any = connections["small"]
+    parameters = {**wrapper.get_connection_params(), "autocommit": True}
+    with NullConnectionPool(kwargs=parameters, configure=wrapper._configure_connection, max_size=1, timeout=10) as pool:
+        monkeypatch.setitem(DatabaseWrapper._connection_pools, "small", pool)
+        query()
+        assert state() == PARKED
+        let_the_reaper_look()
+        assert state() == PARKED
+        thread = threading.Thread(target=closing_connections(query))
+        thread.start()
+        thread.join()
+        assert state() == GIVEN_BACK
+        connections["small"].close()

@@ -173,6 +173,11 @@ def terminate(lease: Lease, found: Description, reason: str) -> bool:
         if not pools.is_idle_in_transaction(found.connection):
             return False
         lease.ended_because = reason
-        with socket.socket(fileno=os.dup(found.connection.pgconn.socket)) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
+        try:
+            with socket.socket(fileno=os.dup(found.connection.pgconn.socket)) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+        except (OSError, psycopg.Error):
+            # The network has ended it, as its owner will find; or there is no descriptor left just now.
+            lease.ended_because = None
+            return False
         return True

@@ -416,6 +416,9 @@ class Lease(TimedClaim):
                             pauses.begin(now, grace)
                             # Its owner waits for nothing that can be done meanwhile.
                             by_owner = not ended[0].asks_session
+                    elif grace is None and self.pooled:
+                        # For as long as nobody waits for it.
+                        self.state = PARKED
                     if is_expected:
                         pauses.expect_next()
             if ended is not None:

@@ -353,6 +353,7 @@ class Reaper:
         except BaseException as error:
             # Should it have begun before an exception of a signal handler came, it ends again.
             self._thread = None
+            self._look_at_none()
             # The interpreter is shutting down: connections close with it.
             if not isinstance(error, RuntimeError) or is_of_handler(error):
                 raise
@@ -405,7 +406,13 @@ class Reaper:
         if thread is not None and thread is not threading.current_thread():
             self._bell.put(None)
             thread.join(timeout)
+        self._look_at_none()
         self._workers.stop(timeout)
+
+    def _look_at_none(self) -> None:
+        """Have whoever parks next tell when to look: nobody is there who would, whatever was told before."""
+        for lease in self.leases():
+            lease.look_at = math.inf
 
     def _run(self) -> None:
         me = threading.current_thread()
@@ -439,7 +446,11 @@ class Reaper:
         while self._heap and self._heap[0][0] <= now:
             _, _, lease = heapq.heappop(self._heap)
             lease.look_at = math.inf
-            again = lease.end_if_parked(now)
+            try:
+                again = lease.end_if_parked(now)
+            except Exception as error:  # noqa: BLE001 - whatever one lease meets must not keep the others
+                self.tell(_complain, error)
+                again = now + _PAUSE_OF_ONE
             if again is not None and again < lease.look_at:
                 lease.look_at = again
                 heapq.heappush(self._heap, (again, next(self._order), lease))
@@ -470,7 +481,9 @@ class Reaper:
         if self._inbox or self._new_limits:
             return
         try:
-            call = self._bell.get(timeout=None if self._wake_at == math.inf else max(0.0, self._wake_at - _now()))
+            # CONN_MAX_AGE may be longer than Python can wait.
+            rest = min(max(0.0, self._wake_at - _now()), conf.LONGEST)
+            call = self._bell.get(timeout=None if self._wake_at == math.inf else rest)
         except queue.Empty:
             call = None
         # Awake: whoever parks now is seen without the bell.
@@ -504,21 +517,27 @@ class Reaper:
         self._watch_at = math.inf
         leases = self.leases()
         for lease in leases:
-            found = look(lease, now)
-            # One that the toolkit has ended has been reported.
-            if found is None or found.active or lease.ended_because is not None:
-                continue
-            if found.in_transaction:
-                self._see_to_transaction(lease, found, now)
-            else:
-                if _TRANSACTION in lease.reported:
-                    lease.reported[_TRANSACTION] = _OVER
-                if not self._give_back_if_hung_up(lease):
-                    self._see_to_idle(lease, found, now)
+            try:
+                self._see_to(lease, now)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.tell(_complain, error)
         if leases:
             self._watch_at = min(now + _watch_interval(), ages.next_look(leases, now))
             if _gives_on_demand():
                 self._demands.begin_where_somebody_waits(leases, now)
+
+    def _see_to(self, lease: Lease, now: float) -> None:
+        found = look(lease, now)
+        # One that the toolkit has ended has been reported.
+        if found is None or found.active or lease.ended_because is not None:
+            return
+        if found.in_transaction:
+            self._see_to_transaction(lease, found, now)
+            return
+        if _TRANSACTION in lease.reported:
+            lease.reported[_TRANSACTION] = _OVER
+        if not self._give_back_if_hung_up(lease):
+            self._see_to_idle(lease, found, now)
 
     def _see_to_transaction(self, lease: Lease, found: Description, now: float) -> None:
         limit = conf.current.IDLE_IN_TRANSACTION_AFTER
@@ -556,7 +575,10 @@ class Reaper:
     def _reclaim_all(self, thread_end: weakref.ref[Any]) -> None:
         for lease in self.leases():
             if lease.thread_end is thread_end:
-                self._reclaim(lease)
+                try:
+                    self._reclaim(lease)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self.tell(_complain, error)
 
     def _reclaim(self, lease: Lease) -> None:
         if not conf.current.RECLAIM_DEAD_THREADS:
@@ -669,8 +691,9 @@ _MOST_REPORTS = 1000
 _EVENTS = "events"
 _MOST_EVENTS = 10_000
 
-# Seconds that the timer rests when something failed.
+# Seconds that the timer rests when something failed, and that it leaves a lease alone whose end did.
 _PAUSE = 0.01
+_PAUSE_OF_ONE = 1.0
 
 # The reaper of this process, while the toolkit is installed. Set under `installing`.
 running: Reaper | None = None
