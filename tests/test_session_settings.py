@@ -35,7 +35,7 @@ pytestmark = [
 each_alias = pytest.mark.parametrize("alias", ALIASES)
 
 
-def query(sql: str, alias: str = "default", params: Any = None) -> Any:
+def query(sql: Any, alias: str = "default", params: Any = None) -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(sql, params)
         return cursor.fetchone()[0] if cursor.description else None
@@ -363,6 +363,27 @@ def test_what_the_block_sets_itself_counts_to_its_end(alias: str) -> None:
     connections[alias].close()
 
 
+@each_alias
+def test_what_a_transaction_of_the_block_commits_is_the_session_s(alias: str) -> None:
+    with tenant(7, using=alias):
+        with transaction.atomic(using=alias):
+            query("SELECT 1", alias)
+            query("SET app.tenant = 'own'", alias)
+            assert value(alias=alias) == "own"
+        assert value(alias=alias) == "7"
+    assert value(alias=alias) == "own"
+    with tenant(7, using=alias), transaction.atomic(using=alias):
+        query("SET LOCAL app.tenant = 'local'", alias)
+        assert value(alias=alias) == "local"
+    assert value(alias=alias) == "own"
+    with transaction.atomic(using=alias):
+        with tenant(7, using=alias):
+            query("SET app.tenant = 'other'", alias)
+        assert value(alias=alias) == "own"
+    assert value(alias=alias) == "other"
+    connections[alias].close()
+
+
 def test_a_custom_name_comes_back_empty() -> None:
     with tenant(7):
         query("SELECT 1")
@@ -408,6 +429,156 @@ def test_a_rollback_to_before_the_block(made: str) -> None:
             assert value() == "2"
         # What was set after the savepoint was not there any more when the block began anew.
         assert value() is None
+
+
+SQL = psycopg.sql.SQL
+BACK = "ROLLBACK TO SAVEPOINT a"
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        SQL("ROLLBACK TO SAVEPOINT {}").format(psycopg.sql.Identifier("a")),
+        SQL(BACK),
+        BACK.encode(),
+        f"SELECT 1; {BACK}",
+        f"SELECT ';'; -- one\n {BACK};",
+        f"/* one /* two */ */ {BACK}",
+        f"-- one\r{BACK}",
+        f"/* it's one; */{BACK}",
+        "rollback/**/to a",
+        'ROLLBACK TRANSACTION TO"a"',
+        'Rollback Work To U&"\\0061"',
+        "ABORT; BEGIN",
+        f"{BACK}; RELEASE a; SELECT $$; SAVEPOINT a$$",
+        rf"{BACK}; SELECT '\'; SAVEPOINT a; --'",
+        "ROLLBACK TO U&\"!0061\" UESCAPE '!'",
+    ],
+)
+@pytest.mark.parametrize("made", ["SAVEPOINT a", b"SAVEPOINT A", SQL("SAVEPOINT a"), "SELECT 1; SAVEPOINT a"])
+def test_a_rollback_however_it_is_written(made: Any, back: Any) -> None:
+    with transaction.atomic():
+        query(made)
+        with tenant(2):
+            assert value() == "2"
+            query(back)
+            assert value() == "2"
+            query("ROLLBACK AND CHAIN")
+            assert value() == "2"
+        assert value() is None
+    connection.close()
+
+
+def test_a_rollback_that_django_is_not_told_of() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.cursor.execute("SAVEPOINT a")
+        with tenant(2):
+            assert value() == "2"
+            cursor.cursor.execute("SAVEPOINT b")
+            connection.connection.execute("ROLLBACK TO a")
+            assert value() == "2"
+        assert value() is None
+        with tenant(3):
+            assert value() == "3"
+            query("ROLLBACK TO a")
+            assert value() == "3"
+        assert value() is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE FUNCTION pg_temp.f() RETURNS int BEGIN ATOMIC SELECT 1; END",
+        r"SELECT '\'; COMMIT; --'",
+        "SELECT '; COMMIT', $$; COMMIT$$ AS \"; COMMIT\" -- ; COMMIT\n /* /* */ ; COMMIT */",
+    ],
+)
+def test_what_ends_no_transaction(statement: str) -> None:
+    with transaction.atomic():
+        if "ATOMIC" in statement and connection.pg_version < 140000:
+            pytest.skip("PostgreSQL 13 has no such bodies")
+        query("SET LOCAL standard_conforming_strings = off")
+        with tenant(2):
+            assert value() == "2"
+            query(statement)
+            assert value() == "2"
+        assert value() is None
+    connection.close()
+
+
+def test_a_savepoint_whose_name_cannot_be_read() -> None:
+    with transaction.atomic():
+        with tenant(2):
+            assert value() == "2"
+            query("SAVEPOINT U&\"!0061\" UESCAPE '!'")
+            query("ROLLBACK TO a")
+            assert value() == "2"
+        assert value() is None
+
+
+@pytest.mark.parametrize(
+    "failing",
+    ["SAVEPOINT b; SELECT 1/0", "ROLLBACK TO a; SAVEPOINT b; SELECT 1/0", "SELECT 1/0; RELEASE b"],
+)
+def test_a_savepoint_in_a_string_that_fails(failing: str) -> None:
+    with transaction.atomic():
+        query("SAVEPOINT a")
+        with tenant(2):
+            assert value() == "2"
+            query("SAVEPOINT b")
+            with pytest.raises(DataError):
+                query(failing)
+            query("ROLLBACK TO b")
+            assert value() == "2"
+        assert value() is None
+
+
+def test_what_a_string_resets_that_fails_or_is_rolled_back() -> None:
+    with tenant(2):
+        assert value() == "2"
+        with pytest.raises(DataError):
+            query("RESET ALL; COMMIT; SELECT 1/0")
+        assert value() == "2"
+        query("RESET ALL; ROLLBACK")
+        assert value() == "2"
+    assert value() is None
+
+
+def test_a_rollback_for_no_parameters_is_none() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        query("SAVEPOINT a")
+        with tenant(2):
+            assert value() == "2"
+            cursor.executemany("ROLLBACK TO a", [])
+            assert value() == "2"
+        assert value() is None
+
+
+def test_savepoints_of_one_name() -> None:
+    with transaction.atomic():
+        query("SAVEPOINT a")
+        with tenant(2):
+            assert value() == "2"
+            query("SAVEPOINT b")
+            query("SAVEPOINT a")
+            query("ROLLBACK TO a")
+            assert value() == "2"
+            query("ROLLBACK TO b")
+            query("ROLLBACK TO a")
+            assert value() == "2"
+        assert value() is None
+
+
+def test_savepoints_cost_nothing(sent: list[str]) -> None:
+    with transaction.atomic(), tenant(2):
+        for _ in range(3):
+            with transaction.atomic():
+                value()
+            query(SQL("SAVEPOINT a"))
+            value()
+            query(b"SELECT 1; RELEASE a; SELECT 'commit; end'")
+            value()
+    assert len(sent) == 2
 
 
 def test_a_rollback_to_a_savepoint_of_a_block_that_has_ended() -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -24,7 +25,8 @@ from conn_hygiene.leases.ahead import Ahead
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
-from conn_hygiene.sessions.sql import text_of
+from conn_hygiene.sessions.lexer import Text
+from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,8 +107,11 @@ class Overrides(Ahead):
         self.entered = 0
         self._session = _Level()
         self._transaction = _Level()
-        # What the transaction's was at each savepoint; a rollback to one that is not here is to before all of it.
-        self._savepoints: dict[str, _Level] = {}
+        # What the transaction's was at each savepoint, the newest last, and at all that are not here: they are older.
+        self._savepoints: list[tuple[str, _Level]] = []
+        self._elsewhere = _Level()
+        # Whether a statement is on its way that Django knows of.
+        self._announced = False
         # Of the lease, which session and which transaction these are of.
         self._checkout = self._boundaries = 0
         # For which blocks what was found to be wanted.
@@ -131,21 +136,30 @@ class Overrides(Ahead):
         with wrapper.wrap_database_errors:
             self._adjust(wrapper, connection, sql)
         began = time.monotonic()
+        succeeded, announced, self._announced = False, self._announced, True
         try:
             result = execute(sql, params, many, context)
+            # For many parameters it may have been executed with none.
+            succeeded = not many
         except OperationalError as exc:
             explained = _explained(wrapper.alias, exc, time.monotonic() - began)
             if explained is None:
                 raise
             raise explained from exc.__cause__
-        if type(sql) is str and (command := _COMMAND.match(sql)):
-            self._follow(command, connection)
+        finally:
+            self._announced = announced
+            commands = _commands_of(sql, connection)
+            if commands != ():
+                self._follow(commands, connection, succeeded=succeeded)
         self._leave_if_done(wrapper)
         return result
 
     def ahead_of(self, statement: Any, wrapper: BaseDatabaseWrapper, connection: psycopg.Connection[Any]) -> None:
         """Set what is wanted ahead of a statement that Django may not know of."""
         self._adjust(wrapper, connection, statement)
+        if not self._announced:
+            # Nobody will say how it ended.
+            self._follow(_commands_of(statement, connection), connection, succeeded=False)
 
     def left(self, wrapper: BaseDatabaseWrapper) -> None:
         """Take back what a block has set, or go to what is wanted around it, when the block ends.
@@ -187,7 +201,9 @@ class Overrides(Ahead):
         """Be on the wrapper no longer if no block is, and if nothing that one has set is in force or can come back."""
         if self.entered > 0 or self._session.before or self._transaction.before:
             return
-        if not any(level.before for level in self._savepoints.values()) and self in wrapper.execute_wrappers:
+        if self._elsewhere.before or any(level.before for _, level in self._savepoints):
+            return
+        if self in wrapper.execute_wrappers:
             wrapper.execute_wrappers.remove(self)
 
     def _is_set(self, wrapper: BaseDatabaseWrapper) -> bool:
@@ -251,7 +267,7 @@ class Overrides(Ahead):
         self._checkout, self._boundaries = checkout, boundaries
 
     def _end_transaction(self) -> None:
-        self._transaction = _Level()
+        self._transaction = self._elsewhere = _Level()
         self._savepoints.clear()
 
     def _in_force(self) -> dict[str, str | None]:
@@ -261,20 +277,45 @@ class Overrides(Ahead):
         outer = {name: value for name, value in session.values.items() if name not in transaction.before}
         return {**outer, **transaction.values}
 
-    def _follow(self, command: re.Match[str], connection: psycopg.Connection[Any]) -> None:
-        """Take note of what a statement has done to all that was set so far, or will be able to undo."""
-        if command["discarded"]:
-            # In a transaction it is the last to have set it, and may be rolled back.
-            if pools.is_idle(connection):
-                self._session = _Level()
-        elif command["made"]:
-            self._savepoints[_folded(command["made"])] = self._transaction.copy()
-        elif command["released"]:
-            self._savepoints.pop(_folded(command["released"]), None)
-        elif command["back"]:
-            self._transaction = self._savepoints.get(_folded(command["back"]), _Level()).copy()
-        else:
-            self._end_transaction()
+    def _follow(
+        self, commands: tuple[_Command, ...] | None, connection: psycopg.Connection[Any], *, succeeded: bool
+    ) -> None:
+        """Take note of what *commands* have done to all that was set so far, or will be able to undo."""
+        if commands is None or (commands and not succeeded):
+            self._doubt(commands)
+            return
+        for kind, name in commands:
+            if kind == "made":
+                self._savepoints.append((name, self._transaction))
+            elif kind == "released":
+                self._forget_back_to(name)
+            elif kind == "back":
+                self._transaction = self._forget_back_to(name)
+                self._savepoints.append((name, self._transaction))
+            elif kind == "ended":
+                self._end_transaction()
+            elif pools.is_idle(connection):
+                # In a transaction it is the last to have set it, and may be rolled back, as it may be by what else
+                # is in its string.
+                self._session = _Level() if len(commands) == 1 else self._session.doubted()
+
+    def _forget_back_to(self, savepoint: str) -> _Level:
+        """Forget *savepoint*, and all after it, which end with it; return what the transaction's was there."""
+        while self._savepoints:
+            name, level = self._savepoints.pop()
+            if name == savepoint:
+                return level
+        return self._elsewhere
+
+    def _doubt(self, commands: tuple[_Command, ...] | None) -> None:
+        """Have all be set again, here and at any savepoint: any of *commands* may have been executed, or none."""
+        if commands is None or any(kind == "discarded" for kind, _ in commands):
+            self._session = self._session.doubted()
+        before: dict[str, str | None] = {}
+        for level in (self._elsewhere, *(level for _, level in self._savepoints), self._transaction):
+            before |= level.before
+        self._transaction = self._elsewhere = _Level(dict.fromkeys(before, _IN_DOUBT), before)
+        self._savepoints.clear()
 
     # ##### Setting #####
 
@@ -398,24 +439,73 @@ def _refuse_unless_connecting(wrapper: BaseDatabaseWrapper) -> None:
 # Between two statements, and ahead of one.
 _FILLER = r"(?:[\s;]|--[^\n]*\n|/\*.*?\*/)*"
 
-_SAVEPOINT_NAME = r'("(?:[^"]|"")+"|[^\s;"]+)'
+# Where a comment begins, up to where it ends or another one begins in it.
+_COMMENT = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*"
 
-# All of them rare, and told from the rest by their first word.
+# All of them rare, and told from the rest by their first word, unless they are among others.
+_MAY_MATTER = re.compile(
+    rf"""(?:\s|--[^\n\r]*[\n\r]|{_COMMENT}\*/)*
+    (?:{_COMMENT}/\*|savepoint|release|rollback|commit|end|abort|prepare|discard|reset)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+# What a text with any of them among others has to contain.
+_HINTS = ("savepoint", "release", "rollback", "commit", "end", "abort", "prepare", "discard", "reset")
+
+_SAVEPOINT_NAME = r'(?:"[^"]+"|[^\s;"]+)'
+
+# In what the lexer makes of a text.
 _COMMAND = re.compile(
-    rf"""{_FILLER}(?:
-        savepoint\s+(?P<made>{_SAVEPOINT_NAME})
-      | release\s+(?:savepoint\s+)?(?P<released>{_SAVEPOINT_NAME})
-      | rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(?P<back>{_SAVEPOINT_NAME})
+    rf"""(?:^|;)\s*(?:
+        savepoint\b\s*(?P<made>{_SAVEPOINT_NAME})
+      | release\b\s*(?:savepoint\b\s*)?(?P<released>{_SAVEPOINT_NAME})
+      | rollback\s+(?:(?:work|transaction)\s+)?to\b\s*(?:savepoint\b\s*)?(?P<back>{_SAVEPOINT_NAME})
       | (?P<discarded>(?:discard|reset)\s+all\b)
-      | (?P<ended>commit|end|rollback|abort|prepare\s+transaction)\b
+      | (?P<ended>(?:commit|end|rollback|abort|prepare\s+transaction)\b)
     )""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.ASCII,
 )
 
 
-def _folded(name: str) -> str:
-    """Return a savepoint's name as PostgreSQL understands it: unquoted ones are in lower case."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+class _Command(NamedTuple):
+    """Something that matters here, by the name of its group, and of which savepoint it is, if of any."""
+
+    kind: str
+    name: str
+
+
+def _commands_of(statement: Any, connection: psycopg.Connection[Any]) -> tuple[_Command, ...] | None:
+    """Return what of *statement* matters here, in its order; None if that cannot be told."""
+    if type(statement) is str and ";" not in statement and not _MAY_MATTER.match(statement):
+        return ()
+    text = text_of(statement, connection)
+    if text is None:
+        return None
+    return _remembered_commands_in(text) if len(text) <= LONGEST_REMEMBERED else _commands_in(text)
+
+
+def _commands_in(sql: str) -> tuple[_Command, ...] | None:
+    lowered = sql.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return ()
+    commands = _commands_as_read(Text(sql))
+    # Whether a backslash escapes in a plain string is for the session to say, and not for us.
+    if "\\'" in sql and _commands_as_read(Text(sql, backslashes_escape=True)) != commands:
+        return None
+    return commands
+
+
+def _commands_as_read(text: Text) -> tuple[_Command, ...] | None:
+    if text.unreadable:
+        return None
+    found = [(str(command.lastgroup), command) for command in _COMMAND.finditer(text.plain)]
+    if found and "atomic" in text.plain:
+        # In the body of a function, statements end in semicolons, too.
+        return None
+    return tuple(_Command(kind, text.value(command[kind]) or "") for kind, command in found)
+
+
+_remembered_commands_in = lru_cache(maxsize=256)(_commands_in)
 
 
 # What has to be the first statement of its transaction, and reads no setting; nothing may come after it in one string.
