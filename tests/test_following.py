@@ -17,6 +17,7 @@ from psycopg import sql
 
 from conn_hygiene import hold_connection, release_between_queries, release_connections
 from conn_hygiene.leases.returns import Return
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import catalogue, cleaning, known, state
 from conn_hygiene.sessions.following import Carried
@@ -239,6 +240,160 @@ def test_what_follows_is_set_before_anything_else_runs_and_after_what_receivers_
     assert {value or None for value in seen_by_others(TENANT)} == {None}
 
 
+@contextlib.contextmanager
+def set_by_a_receiver(*statements: str) -> Iterator[None]:
+    """Have *statements* executed at each checkout, as a receiver of ``connection_created`` does."""
+
+    def receiver(connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    connection_created.connect(receiver)
+    try:
+        yield
+    finally:
+        connection_created.disconnect(receiver)
+
+
+def stays_as_the_server_has_it(alias: str, back: str, look: str) -> None:
+    """Check that *back* undoes for the rest of its request what is set up in each session, and for nobody else."""
+    with hold_connection():
+        set_up = run(look, alias=alias)
+        run(back, alias=alias)
+        expected = run(look, alias=alias)
+    assert expected != set_up
+    for _ in range(3):
+        with in_another_session(alias):
+            assert run(look, alias=alias) == expected
+    connections[alias].close()
+    assert run(look, alias=alias) == set_up
+
+
+# What a receiver sets, what brings back what the server has, and what shows it.
+BACK = {
+    "SET": ("SET statement_timeout = '7s'", "SET statement_timeout = 0", "SHOW statement_timeout"),
+    "SET TO DEFAULT": ("SET search_path = pg_catalog", "SET search_path TO DEFAULT", "SHOW search_path"),
+    "RESET": ("SET search_path = pg_catalog", "RESET search_path", "SHOW search_path"),
+    "of one's own": ("SET app.tenant = 'acme'", "RESET app.tenant", TENANT),
+    # The server's own is not UTC, which is what Django sets.
+    "TIME ZONE": ("SET TIME ZONE 'Asia/Tokyo'", "SET TIME ZONE 'UTC'", "SHOW TimeZone"),
+    "RESET ROLE": ("SET ROLE pg_monitor", "RESET ROLE", "SELECT current_user::text"),
+    "SET ROLE NONE": ("SET ROLE pg_monitor", "SET ROLE NONE", "SELECT current_user::text"),
+    "SESSION AUTHORIZATION": (
+        "SET SESSION AUTHORIZATION pg_monitor",
+        "RESET SESSION AUTHORIZATION",
+        "SELECT session_user::text",
+    ),
+    "which takes the role back": (
+        "SET ROLE pg_monitor",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "SELECT current_user::text",
+    ),
+    "a name that cannot be read": (
+        "SELECT set_config('statement_' || 'timeout', '7s', false)",
+        "RESET statement_timeout",
+        "SHOW statement_timeout",
+    ),
+    "DISCARD ALL": ("SET statement_timeout = '7s'", "DISCARD ALL", "SHOW statement_timeout"),
+}
+
+
+@pytest.mark.parametrize(("statement", "back", "look"), BACK.values(), ids=BACK)
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_the_servers_default_goes_over_what_a_receiver_sets(alias: str, statement: str, back: str, look: str) -> None:
+    with set_by_a_receiver(statement):
+        stays_as_the_server_has_it(alias, back, look)
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_reset_of_everything_stays_with_its_session() -> None:
+    with set_by_a_receiver("SET statement_timeout = '7s'"):
+        run("RESET ALL")
+        let_the_reaper_look()
+        assert (holds("default"), run("SHOW statement_timeout")) == (True, [("0",)])
+        connection.close()
+        assert run("SHOW statement_timeout") == [("7s",)]
+
+
+@pytest.fixture
+def assumed_role(monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
+    """Have Django assume a role, in a wrapper that has never connected: nobody sees the statement then."""
+    entry, usual = connections.settings["unpooled"], connections["unpooled"]
+    monkeypatch.setitem(entry, "OPTIONS", {**entry["OPTIONS"], "assume_role": "pg_monitor"})
+    connections["unpooled"] = connections.create_connection("unpooled")
+    yield
+    connections["unpooled"].close()
+    connections["unpooled"] = usual
+
+
+@pytest.mark.parametrize("back", ["RESET ROLE", "SET ROLE NONE", "SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL"])
+@pytest.mark.usefixtures("assumed_role")
+def test_an_assumed_role_that_was_given_up_is_not_assumed_again(back: str) -> None:
+    stays_as_the_server_has_it("unpooled", back, "SELECT current_user::text")
+
+
+@pytest.fixture(params=["_configure_connection", "get_new_connection", "init_connection_state"])
+def own_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
+    """Have the backend set something in each new session, in one of its methods, by statements that nobody sees."""
+    plain: Any = type(connection.copy())
+    own = getattr(plain, request.param)
+
+    def set_up(self: Any, *args: Any) -> Any:
+        result = own(self, *args)
+        handle = {"_configure_connection": args[:1], "get_new_connection": [result]}.get(request.param)
+        [handle] = handle or [self.connection]
+        handle.execute("SET lock_timeout = '7s'")
+        if not handle.autocommit:
+            handle.commit()
+        return result
+
+    connections.close_all()
+    connection.close_pool()
+    monkeypatch.setattr(plain, request.param, set_up)
+    yield
+    connections.close_all()
+    connection.close_pool()
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("own_backend")
+def test_the_servers_default_goes_over_what_a_backend_of_ones_own_sets(alias: str) -> None:
+    stays_as_the_server_has_it(alias, "RESET lock_timeout", "SHOW lock_timeout")
+
+
+@pytest.mark.usefixtures("own_backend")
+def test_what_nobody_can_set_is_not_set_to_its_default() -> None:
+    with pytest.raises(Error):
+        run("SET server_version = '1'")
+    run("RESET search_path")
+    with in_another_session():
+        assert run("SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_default_follows_where_a_pool_may_set_another(admin: psycopg.Connection, seen: bool) -> None:
+    names = frozenset({"lock_timeout"})
+    plan = Plan(follow=names, unseen=frozenset() if seen else names, resets=names)
+    fresh = state.reported_parameters(admin)
+    for configure, expected in ((ignores, {"lock_timeout": None} if seen else {}), (None, {})):
+        assert cleaning.clean(admin, plan, fresh, configure, configures_more=True) == expected
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_the_default_does_not_follow_where_nothing_sets_another(alias: str) -> None:
+    with set_by_a_receiver("SET lock_timeout = '7s'"):
+        run("SET statement_timeout = '7s'", alias=alias)
+        run("RESET statement_timeout", alias=alias)
+        wait_until_released(alias)
+        lease = lease_of(connections[alias])
+        assert lease is not None
+        assert lease.carried is not None
+        assert lease.carried.values(5) == {}
+
+
 @pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
 @pytest.mark.usefixtures("releasing")
 def test_what_is_set_ends_with_its_request_also_if_all_is_given_back_by_then(alias: str) -> None:
@@ -272,7 +427,7 @@ def test_what_follows_is_set_where_nobody_is_told_of_a_new_session() -> None:
         connection_created.disconnect(ignores)
 
 
-def ignores(**kwargs: Any) -> None:
+def ignores(*args: Any, **kwargs: Any) -> None:
     """Have every checkout be a connect()."""
 
 

@@ -59,6 +59,8 @@ def clean(
     if not client.restore(connection):
         raise psycopg.OperationalError("what was set on the psycopg connection cannot be undone")
     begin(connection)
+    if configure is not None and configures_more:
+        plan = plan._replace(at_default=plan.follow - plan.unseen)
     asked = sorted(plan.follow)
     rows = _asked_and_reset(connection, plan, asked, fresh)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
@@ -183,9 +185,10 @@ def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: lis
         is_default = own == reset or (own == "" and reset is None)
         if own is not None and not is_default:
             carried[name] = own
-        elif own is not None and _tells_from_none(name, plan):
-            # Not as empty: where the library that the name belongs to is loaded, that need not be among its values.
-            carried[name] = None
+        elif own is not None and (name in plan.at_default or _tells_from_none(name, plan)):
+            # Not as empty: where the library that the name belongs to is loaded, that need not be among its values. The
+            # time zone is reset to what Django sets, which need not be the server's.
+            carried[name] = own if name == _TIMEZONE else None
     return carried
 
 

@@ -98,10 +98,23 @@ def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
 def set_again(connection: psycopg.Connection[object], values: Mapping[str, str | None]) -> None:
     """Set *values*, None for the default, in the session of *connection*: all of them or none, in one round trip.
 
-    What the session's own role may not set is set by the one that is carried, if that may.
+    What the session's own role may not set is set by the one that is carried, if that may. A default that is
+    refused is left as it is, unless it decides whose data a query sees.
 
     :raises psycopg.Error: the server refuses a value; nothing is set then.
     """
+    try:
+        _set_in_turn(connection, values)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CantChangeRuntimeParam):
+        # Who may not set it has tried to in vain: what the session began with is right.
+        settable = {name: value for name, value in values.items() if value is not None or decides(name)}
+        if len(settable) == len(values):
+            raise
+        _roll_back(connection)
+        _set_in_turn(connection, settable)
+
+
+def _set_in_turn(connection: psycopg.Connection[object], values: Mapping[str, str | None]) -> None:
     if not values:
         return
     # A change of the session's user takes the role back.
@@ -112,9 +125,13 @@ def set_again(connection: psycopg.Connection[object], values: Mapping[str, str |
     except psycopg.errors.InsufficientPrivilege:
         if not identities or not others:
             raise
-        if not connection.autocommit:
-            connection.rollback()
+        _roll_back(connection)
         _set(connection, identities + others, values)
+
+
+def _roll_back(connection: psycopg.Connection[object]) -> None:
+    if not connection.autocommit:
+        connection.rollback()
 
 
 def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str | None]) -> None:

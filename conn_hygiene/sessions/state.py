@@ -126,7 +126,8 @@ class State:
         names = {setting.name for setting in effect.settings if isinstance(setting.name, str)}
         adds = effect.adds
         if setting_up:
-            self._set_at_connect |= names
+            # Each of the two changes the other.
+            self._set_at_connect |= names.union(() if names.isdisjoint(following.IDENTITIES) else following.IDENTITIES)
         elif following.is_wanted():
             self.follows |= names
         elif names:
@@ -163,7 +164,7 @@ class State:
             # The session differs from what it was, and that is no reason to keep it. What was set up with it is gone.
             self.parameters = None
             if following.is_wanted():
-                self.follows |= _SET_UP
+                self.follows |= _SET_UP | self._set_at_connect
         for reason in effect.removes:
             if in_transaction and reason not in _NOT_TRANSACTIONAL:
                 self.undone.add(reason)
@@ -241,8 +242,10 @@ class State:
         if not follows:
             names = frozenset()
         unseen = declared - self.follows
+        seen = names & self.follows
+        at_default = seen if self._soiled else seen & self._set_at_connect
         # Which names follow may not be known yet.
-        return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {})
+        return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {}, at_default)
 
     def has_set(self, name: str) -> bool:
         """Return whether anything of this checkout has set *name*, as far as was seen."""
