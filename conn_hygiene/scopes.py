@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.http import StreamingHttpResponse
+from django.template.response import SimpleTemplateResponse
 
 from conn_hygiene import internals
 from conn_hygiene.leases import policy
@@ -126,11 +127,11 @@ class _Scope:
         return entry
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Be inside the scope for as long as the block runs, without touching a connection."""
+    def step(self) -> Iterator[Any]:
+        """Be inside the scope for as long as the block runs, without touching a connection; yield the entry."""
         entry = self.enter()
         try:
-            yield
+            yield entry
         finally:
             self.leave(entry)
 
@@ -250,11 +251,14 @@ class _Scope:
     def cover(self, result: Any) -> Any:
         """Return *result*, wrapped so that what of it has yet to run does so inside the scope.
 
-        That is the body of a streaming response, a generator, or a coroutine: ``View.dispatch`` of an asynchronous view
-        is a plain method that returns one.
+        That is the body of a streaming response, the template of one that is not rendered yet, a generator, or a
+        coroutine: ``View.dispatch`` of an asynchronous view is a plain method that returns one.
         """
         if isinstance(result, StreamingHttpResponse):
             cover_streaming(result, self)
+        elif isinstance(result, SimpleTemplateResponse):
+            if not result.is_rendered:
+                cover_rendering(result, self)
         elif inspect.iscoroutine(result):
             return self._finish(result)
         elif inspect.isgenerator(result):
@@ -326,6 +330,41 @@ async def _asteps(scope: _Scope, iterator: AsyncIterator[Any]) -> AsyncGenerator
                     await close()
 
 
+def cover_rendering(response: SimpleTemplateResponse, scope: _Scope) -> None:
+    """Have *response* rendered inside *scope*, by whoever asks it to."""
+    render: Callable[[], Any] = response.render
+    # A partial, and no function of its own, since a response whose content was set instead may be pickled with it.
+    inside: Any = _arender if iscoroutinefunction(render) else _render
+    vars(response)["render"] = functools.partial(inside, scope, response, render)
+
+
+def _render(scope: _Scope, response: SimpleTemplateResponse, render: Callable[[], Any]) -> Any:
+    with _uncovered(response), scope:
+        return scope.cover(render())
+
+
+async def _arender(scope: _Scope, response: SimpleTemplateResponse, render: Callable[[], Any]) -> Any:
+    with _uncovered(response):
+        async with scope:
+            return scope.cover(await render())
+
+
+@contextmanager
+def _uncovered(response: SimpleTemplateResponse) -> Iterator[None]:
+    """Take off *response* what covers it, for good unless the block fails.
+
+    The callbacks of its rendering may pickle it, and it would keep itself alive until the garbage collector comes.
+    """
+    covered = vars(response).pop("render", None)
+    try:
+        yield
+    except BaseException:
+        # There may be another attempt, with another template.
+        if covered is not None:
+            vars(response)["render"] = covered
+        raise
+
+
 def drive(scope: _Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run *generator* inside *scope*, as ``yield from`` would without."""
     resume: Callable[[Any], Any] = generator.send
@@ -382,6 +421,24 @@ class _Release(_PolicyScope):
     name = "release_between_queries"
     holds = False
     lasts = False
+
+
+class RequestScope(_Release):
+    """What a middleware puts around a request: the code of one request, wherever it runs."""
+
+    def _entry(self) -> policy.Entry:
+        return policy.Entry(self, holds=False, using=None, of_request=True)
+
+
+class SameRequest(_Release):
+    """What is around a streaming body: *entry* once more, of the request whose response it is."""
+
+    def __init__(self, entry: policy.Entry) -> None:
+        super().__init__()
+        self._again = entry
+
+    def _entry(self) -> policy.Entry:
+        return self._again
 
 
 class _Hold(_PolicyScope):
@@ -476,9 +533,9 @@ def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> 
     open or a transaction runs, nor if its session has state that cannot follow, such as a temporary table. Settings do:
     what was set is set again in the next session, ahead of the query, and ends with the request or with ``close()``.
 
-    Works on functions and methods, coroutine functions, generators and asynchronous generators, on view functions with
-    streaming responses (whose bodies are covered), and on class-based views by ``method_decorator``. Scopes nest; a
-    ``hold_connection`` around or inside wins.
+    Works on functions and methods, coroutine functions, generators and asynchronous generators, on view functions (the
+    bodies of streaming responses are covered, and the rendering of a ``TemplateResponse``), and on class-based views by
+    ``method_decorator``. Scopes nest; a ``hold_connection`` around or inside wins.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
