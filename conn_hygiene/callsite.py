@@ -203,6 +203,16 @@ def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
     return in_full(frame, place) if full else place
 
 
+def is_running(place: Place) -> bool:
+    """Return whether the function of *place* is on the running stack: it has not ended."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is place.code:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def is_at_rest(thread_id: int) -> bool:
     """Return whether the thread *thread_id* runs nothing of the application's, nor of Django's: it waits for work."""
     frame = sys._current_frames().get(thread_id)

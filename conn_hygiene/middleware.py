@@ -13,7 +13,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 
 from conn_hygiene import callsite, conf, installation, scopes
-from conn_hygiene.leases import usage
+from conn_hygiene.leases import policy, usage
 
 if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
@@ -31,7 +31,7 @@ class _ScopeMiddleware:
     sync_capable = True
     async_capable = True
 
-    scope: scopes._Scope | None
+    scope: scopes.RequestScope | None
 
     def __init__(self, get_response: GetResponse) -> None:
         if get_response is None:
@@ -47,25 +47,25 @@ class _ScopeMiddleware:
         if self._is_async:
             return self._acall(request)
         if conf.current.SERVER_TIMING or self.scope is None:
-            with _timed() as timed, self._step():
-                return self._covered(timed(self.get_response(request)))
+            with _timed() as timed, self._step() as entry:
+                return self._covered(timed(self.get_response(request)), entry)
         # The same for most sites, without the context managers: every request pays for them.
         entry = self.scope.enter()
         try:
-            return self._covered(self.get_response(request))
+            return self._covered(self.get_response(request), entry)
         finally:
             self.scope.leave(entry)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        with callsite.answering(request), _timed() as timed, self._step():
-            return self._covered(timed(await self.get_response(request)))
+        with callsite.answering(request), _timed() as timed, self._step() as entry:
+            return self._covered(timed(await self.get_response(request)), entry)
 
-    def _step(self) -> AbstractContextManager[None]:
+    def _step(self) -> AbstractContextManager[policy.Entry | None]:
         return nullcontext() if self.scope is None else self.scope.step()
 
-    def _covered(self, response: Any) -> HttpResponseBase:
-        if self.scope is not None and isinstance(response, StreamingHttpResponse):
-            scopes.cover_streaming(response, self.scope)
+    def _covered(self, response: Any, entry: policy.Entry | None) -> HttpResponseBase:
+        if entry is not None and isinstance(response, StreamingHttpResponse):
+            scopes.cover_streaming(response, scopes.SameRequest(entry))
         return cast("HttpResponseBase", response)
 
 
@@ -93,7 +93,7 @@ def _timed() -> Iterator[Callable[[Any], Any]]:
 class ReleaseBetweenQueriesMiddleware(_ScopeMiddleware):
     """Give idle connections back between the queries of every request; see :func:`.release_between_queries`."""
 
-    scope: scopes._Scope | None = scopes._Release()
+    scope: scopes.RequestScope | None = scopes.RequestScope()
 
 
 class IdleInTransactionMiddleware(_ScopeMiddleware):
@@ -104,10 +104,10 @@ class IdleInTransactionMiddleware(_ScopeMiddleware):
     reports without that, and without ``conn_hygiene`` in INSTALLED_APPS.
     """
 
-    scope: scopes._Scope | None = None
+    scope: scopes.RequestScope | None = None
 
 
 class ConnectionHygieneMiddleware(ReleaseBetweenQueriesMiddleware, IdleInTransactionMiddleware):
     """Everything for a request in one line: the other middleware of this module together."""
 
-    scope: scopes._Scope | None = scopes._Release()
+    scope: scopes.RequestScope | None = scopes.RequestScope()

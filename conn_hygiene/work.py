@@ -7,16 +7,28 @@ ASGI too, where it is the thread that owns the request's connections; so what be
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+    """What there was in its thread when a request began, and is not its own."""
+
+    label: str | None
+    #: The aliases that were in a transaction.
+    in_transaction: frozenset[str]
+    #: Those whose sessions had state, as far as that was looked at.
+    with_state: frozenset[str]
+    #: The scopes around it.
+    scopes: tuple[object, ...]
+    #: The request in whose middle it began: a test client's, in a view.
+    around: Request | None
 
 
 class Serving(threading.local):
-    """The request that this thread serves: its label, and the aliases that were in a transaction before it began.
-
-    ``before`` is None while there is no request.
-    """
+    """What this thread works for: the label of a request or a task, and the request, of which there may be none."""
 
     label: str | None = None
-    before: frozenset[str] | None = None
+    request: Request | None = None
 
 
 serving = Serving()

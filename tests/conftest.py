@@ -97,7 +97,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if any(each.findings is None or each.findings.leaves_state for each in known._known.values()):
         known.reset()
     # AsyncClient ends its requests in another thread than they began in, so that they seem to be served for ever.
-    serving.label = serving.before = None
+    serving.label = serving.request = None
     if nextitem is None or nextitem.path != item.path:
         left = item.config.stash[_LEFTOVERS].found()
         if left:

@@ -15,10 +15,12 @@ from conn_hygiene import conf
 class Entry:
     """One entering of a scope, which releases or holds the connections of some aliases, or of all."""
 
-    __slots__ = ("holds", "over", "scope", "using")
+    __slots__ = ("holds", "of_request", "over", "scope", "using")
 
-    def __init__(self, scope: object, *, holds: bool, using: frozenset[str] | None) -> None:
+    def __init__(self, scope: object, *, holds: bool, using: frozenset[str] | None, of_request: bool = False) -> None:
         self.scope = scope
+        # A middleware's, which is the same one for all of a request, in whatever thread, and its streaming body.
+        self.of_request = of_request
         self.holds = holds
         self.using = using
         # Tasks that were started inside have the list as it was, and go on with it when the scope has been left. What
@@ -27,6 +29,14 @@ class Entry:
 
 
 entered: ContextVar[tuple[Entry, ...]] = ContextVar("conn_hygiene_entered", default=())
+
+
+def request_of(entries: tuple[Entry, ...]) -> Entry | None:
+    """Return the one of *entries* that stands for a request, the outermost; None without our middleware."""
+    for entry in entries:
+        if entry.of_request:
+            return entry
+    return None
 
 
 def _answer(alias: str) -> bool | None:

@@ -56,8 +56,21 @@ class SessionClaim(Claim):
 
         :raises psycopg.OperationalError: it was lost with the session before.
         """
-        if self.carried is not None:
-            self.carried.values(returns.PATIENCE)
+        if self.carried is None:
+            return
+        if self._serves_another_request():
+            with self._lock:
+                self.carried = None
+            return
+        self.carried.values(returns.PATIENCE)
+
+    def _serves_another_request(self) -> bool:
+        """Return whether the owner works for another request than it did when it was last seen. Owner only.
+
+        A thread of an executor does, and nobody tells it when a request ends. Past the middleware it is not known.
+        """
+        before, now = policy.request_of(self._scopes or ()), policy.request_of(policy.entered.get())
+        return before is not None and now is not None and now is not before
 
     def set_again(self) -> None:
         """Set in the session what the owner has set in the one before. Owner only.
@@ -263,12 +276,24 @@ class SessionClaim(Claim):
         always = known.cleans_always(self.alias)
         soiled = always or bool(self.open_cursors)
         plan = self.session_state.plan(connection, reported, declared, soiled=soiled, follows=follows)
+        if plan.follow:
+            plan = plan._replace(at_default=plan.at_default | self._set_up_unseen(plan.follow - plan.unseen))
         if not self.pooled:
             # Giving back is closing.
             return plan._replace(left=frozenset(), resets=frozenset())
         if always and self.last_statement is not None:
             return plan._replace(left=plan.left | known.indelible(self.alias))
         return plan
+
+    def _set_up_unseen(self, names: frozenset[str]) -> frozenset[str]:
+        """Return which of *names* the backend may set in a new session by statements that nobody sees."""
+        wrapper = self.wrapper()
+        if wrapper is None:
+            # Nobody goes on.
+            return frozenset()
+        if not _is_set_up_by_django(wrapper.__class__):
+            return names
+        return names.intersection(following.IDENTITIES if wrapper.settings_dict["OPTIONS"].get("assume_role") else ())
 
     def _leaves_nothing(self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> bool:
         """Return whether nothing is to be done to the session, whose parameters are as *reported*, for anybody else."""
@@ -325,5 +350,12 @@ class SessionClaim(Claim):
                 "here: row-level security or functions of this database depend on it."
             )
 
+
+def _is_set_up_by_django(backend: type[Any]) -> bool:
+    return all(getattr(getattr(backend, name, None), "__module__", _DJANGO).startswith(_DJANGO) for name in _SETTING_UP)
+
+
+_SETTING_UP = ("get_new_connection", "init_connection_state", "_configure_connection")
+_DJANGO = "django."
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())

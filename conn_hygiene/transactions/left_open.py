@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db import connections
 
-from conn_hygiene import internals
+from conn_hygiene import callsite, internals
 from conn_hygiene.events import RequestOver, publish
+from conn_hygiene.leases import policy
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import watch
-from conn_hygiene.work import serving
+from conn_hygiene.work import Request, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,22 +32,45 @@ def request_started(
     *, environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **kwargs: Any
 ) -> None:
     """Note the request, and which transactions are not its own: a test may run one around its client's requests."""
+    around = serving.request
+    if around is not None and not _is_in_the_middle(around):
+        around = None
     # Paths come from strangers, and go into logs and onto terminals.
     if environ is not None:
         serving.label = printable(f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}")
     elif scope is not None:
         serving.label = printable(f"{scope.get('method', '?')} {scope.get('path', '?')}")
-    before = []
+    in_transaction, with_state = [], []
+    looks_for_state = around is not None or _is_of_test_client(kwargs.get("sender"))
     for wrapper in _wrappers() if internals.LEASES.available else ():
         lease = lease_of(wrapper)
         if wrapper.in_atomic_block or (lease is not None and lease.in_transaction()):
-            before.append(wrapper.alias)
+            in_transaction.append(wrapper.alias)
+        elif looks_for_state and lease is not None and _carries_state(lease):
+            with_state.append(wrapper.alias)
         if lease is not None:
             # One that outlives a request tells which one it serves now.
             lease.request = serving.label
             lease.comes_anew()
             lease.outlives_request = False
-    serving.before = frozenset(before)
+    serving.request = Request(
+        serving.label, frozenset(in_transaction), frozenset(with_state), policy.entered.get(), around
+    )
+
+
+def _is_in_the_middle(request: Request) -> bool:
+    """Return whether the middleware is around what runs, so that *request*, which is this thread's, goes on."""
+    entered = policy.entered.get()
+    return entered is not request.scopes and policy.request_of(entered[len(request.scopes) :]) is not None
+
+
+def _is_of_test_client(sender: Any) -> bool:
+    """Return whether a request's *sender* is a test client: the session is that of the test, or the view, around it."""
+    return getattr(sender, "__module__", None) == "django.test.client"
+
+
+def _carries_state(lease: Lease) -> bool:
+    return lease.carried is not None or lease.carries_state()
 
 
 def request_finished(**kwargs: Any) -> None:
@@ -55,10 +79,13 @@ def request_finished(**kwargs: Any) -> None:
     A connection that outlives the request (``CONN_MAX_AGE``) is closed if the request left state in its session. Any
     other with a pool goes back to it, cleaned, when Django closes it right after this.
     """
-    if serving.before is None:
-        # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else.
+    request = serving.request
+    if request is None or _is_in_the_middle(request):
+        # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else. Or that of another
+        # response, which a view has made and closes.
         return
     told = []
+    label = request.around.label if request.around is not None else None
     for wrapper in _wrappers():
         lease = lease_of(wrapper)
         if lease is None:
@@ -66,8 +93,8 @@ def request_finished(**kwargs: Any) -> None:
         if lease.reported:
             told.append(_tells_that_over(lease, serving.label))
         lease.request_is_over()
-        if wrapper.alias in serving.before:
-            lease.request = None
+        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(wrapper, lease)):
+            lease.request = label
             continue
         if wrapper.closed_in_transaction:
             # The transaction ended with the connection, but the wrapper believes to be inside atomic() for ever.
@@ -75,20 +102,37 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             told.append(end_transaction(wrapper, lease, serving.label or "A request"))
-        elif not lease.pooled:
-            _end_unpooled(wrapper, lease)
-        elif _outlives_request(wrapper) and (lease.carried is not None or lease.carries_state()):
-            wrapper.close()
-        lease.request = None
-    serving.label = None
-    serving.before = None
+        elif wrapper.alias not in request.with_state:
+            _end_session(wrapper, lease)
+        lease.request = label
+    serving.request, serving.label = request.around, label
     for tell in told:
         tell()
 
 
+def _goes_on(wrapper: BaseDatabaseWrapper, lease: Lease) -> bool:
+    """Return whether *wrapper* is in an ``atomic()`` of a function that has not ended.
+
+    A test may read a streaming body in its own transaction, and a view close a response that it has made itself.
+    """
+    found = describe(lease, time.monotonic())
+    place = found.transaction.place if found is not None and found.transaction is not None else None
+    if place is None or not callsite.is_running(place):
+        return False
+    logger.info("A request has ended in the middle of a transaction of %r, which goes on.", wrapper.alias)
+    return True
+
+
+def _end_session(wrapper: BaseDatabaseWrapper, lease: Lease) -> None:
+    if not lease.pooled:
+        _end_unpooled(wrapper, lease)
+    elif _outlives_request(wrapper) and _carries_state(lease):
+        wrapper.close()
+
+
 def _end_unpooled(wrapper: BaseDatabaseWrapper, lease: Lease) -> None:
     """Close a connection with state in its session; have another one closed at its age if no request comes by then."""
-    if lease.carried is not None or lease.carries_state():
+    if _carries_state(lease):
         wrapper.close()
         return
     lease.outlives_request = True

@@ -843,6 +843,17 @@ MUTANTS = [
         "test_session_settings.py::test_statements_that_django_is_not_told_of",
     ),
     _mutant(
+        "a rollback that is composed, or among other statements, takes a block's settings along",
+        "transactions/overrides.py",
+        """
+        if type(statement) is str and ";" not in statement and not _MAY_MATTER.match(statement):
+        """,
+        """
+        if type(statement) is not str or not _MAY_MATTER.match(statement):
+        """,
+        "test_session_settings.py::test_a_rollback_however_it_is_written",
+    ),
+    _mutant(
         "no session is cleaned without a descriptor to spare",
         "leases/returns.py",
         """
@@ -1042,10 +1053,12 @@ MUTANTS = [
         "reaper/reaper.py",
         """
         lease.look_at = math.inf
-        again = lease.end_if_parked(now)
+        try:
+            again = lease.end_if_parked(now)
         """,
         """
-        again = lease.end_if_parked(now)
+        try:
+            again = lease.end_if_parked(now)
         """,
         "test_reaper.py::test_an_idle_connection_goes_back_after_its_grace[0.001-default]",
     ),
@@ -1111,6 +1124,17 @@ MUTANTS = [
             return
         """,
         "test_scopes.py::test_a_connection_that_is_idle_when_a_scope_begins_goes_back",
+    ),
+    _mutant(
+        "a template is rendered outside of the scope of its view",
+        "scopes.py",
+        """
+        cover_rendering(result, self)
+        """,
+        """
+        pass
+        """,
+        "test_rendering.py::test_the_queries_of_a_template_run_under_the_settings[/items/-WSGI]",
     ),
     _mutant(
         "commit hooks run with the connection held",
@@ -1514,6 +1538,71 @@ MUTANTS = [
         """,
         "test_following.py::test_declared_settings_follow_whatever_has_set_them",
     ),
+    _mutant(
+        "the server's default does not go over what receivers set",
+        "sessions/state.py",
+        """
+        at_default = seen if self._soiled else seen & self._set_at_connect
+        """,
+        """
+        at_default = seen if self._soiled else frozenset()
+        """,
+        "test_following.py::test_the_servers_default_goes_over_what_a_receiver_sets",
+    ),
+    _mutant(
+        "a role that was given up is assumed again",
+        "leases/session_claim.py",
+        """
+        return names.intersection(following.IDENTITIES if wrapper.settings_dict["OPTIONS"].get("assume_role") else ())
+        """,
+        """
+        return frozenset()
+        """,
+        "test_following.py::test_an_assumed_role_that_was_given_up_is_not_assumed_again",
+    ),
+    _mutant(
+        "the server's default does not go over what the backend sets",
+        "leases/session_claim.py",
+        """
+        if not _is_set_up_by_django(wrapper.__class__):
+            return names
+        """,
+        "",
+        "test_following.py::test_the_servers_default_goes_over_what_a_backend_of_ones_own_sets",
+    ),
+    _mutant(
+        "the server's default does not go over what the pool sets",
+        "sessions/cleaning.py",
+        """
+        if configure is not None and configures_more:
+            plan = plan._replace(at_default=plan.follow - plan.unseen)
+        """,
+        "",
+        "test_following.py::test_the_default_follows_where_a_pool_may_set_another",
+    ),
+    _mutant(
+        "Django's time zone is taken for the server's",
+        "sessions/cleaning.py",
+        """
+        carried[name] = own if name == _TIMEZONE else None
+        """,
+        """
+        carried[name] = None
+        """,
+        "test_following.py::test_the_servers_default_goes_over_what_a_receiver_sets",
+    ),
+    _mutant(
+        "a default that nobody may set fails what comes later",
+        "sessions/following.py",
+        """
+        if len(settable) == len(values):
+            raise
+        """,
+        """
+        raise
+        """,
+        "test_following.py::test_what_nobody_can_set_is_not_set_to_its_default",
+    ),
     # ##### What is cleaned, and when #####
     _mutant(
         "what is set is not reset",
@@ -1875,6 +1964,119 @@ MUTANTS = [
         "test_reentrancy.py::test_a_call_that_cannot_be_made_is_the_one_that_is_not_kept",
     ),
     _mutant(
+        "a transaction that goes on is taken for one that a request has left",
+        "transactions/left_open.py",
+        """
+        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(wrapper, lease)):
+        """,
+        """
+        if wrapper.alias in request.in_transaction:
+        """,
+        "test_whose_request.py::test_no_half_of_a_transaction_is_committed_where_a_view_closes_another_response",
+        "test_whose_request.py::test_a_test_that_reads_a_body_in_a_transaction_keeps_it",
+    ),
+    _mutant(
+        "the end of a response that a view closes is taken for the request's",
+        "transactions/left_open.py",
+        """
+        if request is None or _is_in_the_middle(request):
+        """,
+        """
+        if request is None:
+        """,
+        "test_whose_request.py::test_a_request_that_closes_another_response_ends_with_its_own[persistent]",
+    ),
+    _mutant(
+        "a request in the middle of another closes what is the other's",
+        "transactions/left_open.py",
+        """
+        elif wrapper.alias not in request.with_state:
+        """,
+        """
+        else:
+        """,
+        "test_whose_request.py::test_a_request_in_the_middle_of_another_ends_nothing_of_it",
+    ),
+    _mutant(
+        "what is set in a thread of an executor follows into the next request",
+        "leases/session_claim.py",
+        """
+        if self._serves_another_request():
+        """,
+        """
+        if False:
+        """,
+        "test_whose_request.py::test_what_is_set_in_a_thread_of_an_executor_reaches_no_other_request",
+    ),
+    _mutant(
+        "a streaming body is another request's",
+        "middleware.py",
+        """
+        scopes.cover_streaming(response, scopes.SameRequest(entry))
+        """,
+        """
+        scopes.cover_streaming(response, self.scope)
+        """,
+        "test_whose_request.py::test_a_body_has_what_its_request_has_set",
+    ),
+    _mutant(
+        "a session that could not be ended is said to be",
+        "leases/ended.py",
+        """
+        lease.ended_because = None
+        return False
+        """,
+        """
+        return False
+        """,
+        "test_left_open.py::test_one_that_cannot_be_ended_is_not_said_to_be_and_keeps_nobody_from_the_rest",
+    ),
+    _mutant(
+        "a timer that was stopped is waited for",
+        "reaper/reaper.py",
+        """
+        self._look_at_none()
+        self._workers.stop(timeout)
+        """,
+        """
+        self._workers.stop(timeout)
+        """,
+        "test_reaper.py::test_a_timer_that_was_stopped_is_started_by_whoever_parks_next",
+    ),
+    _mutant(
+        "what one lease meets ends the turn of all",
+        "reaper/reaper.py",
+        """
+        again = now + _PAUSE_OF_ONE
+        """,
+        """
+        raise
+        """,
+        "test_reaper.py::test_what_one_lease_meets_does_not_keep_the_others",
+    ),
+    _mutant(
+        "the timer waits for longer than it can",
+        "reaper/reaper.py",
+        """
+        rest = min(max(0.0, self._wake_at - _now()), conf.LONGEST)
+        """,
+        """
+        rest = max(0.0, self._wake_at - _now())
+        """,
+        "test_reaper.py::test_an_age_that_is_longer_than_python_can_wait_is_waited_for",
+    ),
+    _mutant(
+        "what a pool may keep for ever it keeps from who waits",
+        "leases/lease.py",
+        """
+        elif grace is None and self.pooled:
+        """,
+        """
+        elif False:
+        """,
+        "test_turns.py::test_a_pool_that_keeps_nothing_serves_who_comes[None]",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
@@ -2018,10 +2220,9 @@ MUTANTS = [
         "reaper/reaper.py",
         """
         if lease.thread_end is thread_end:
-            self._reclaim(lease)
         """,
         """
-        self._reclaim(lease)
+        if True:
         """,
         "test_reaper.py::test_a_thread_that_lives_keeps_its_connection",
     ),

@@ -1,0 +1,245 @@
+"""What belongs to which request, where one is served in the middle of another, or in a thread that outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from asgiref.testing import ApplicationCommunicator
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.db import DatabaseError, connections, transaction
+from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.test import Client, RequestFactory
+from django.urls import path
+
+from conn_hygiene import release_between_queries
+from conn_hygiene.work import serving
+from tests.testapp.models import Item
+from tests.waiting import wait_until_released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"]),
+    pytest.mark.urls(__name__),
+]
+
+MIDDLEWARE = ["conn_hygiene.middleware.ConnectionHygieneMiddleware"]
+
+every_alias = pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+with_and_without = pytest.mark.parametrize("middleware", [MIDDLEWARE, []], ids=["with", "without"])
+
+
+def start_response(*args: Any) -> Any:
+    """Take the status and the headers, as a WSGI server does."""
+
+
+def wsgi(url: str) -> bytes:
+    """Serve a request as a WSGI server does, in this thread."""
+    response: Any = get_wsgi_application()(RequestFactory().get(url).environ, start_response)
+    try:
+        return b"".join(response)
+    finally:
+        response.close()
+
+
+async def asgi(url: str) -> bytes:
+    """Serve a request as an ASGI server does."""
+    scope = {"type": "http", "method": "GET", "path": url, "query_string": b"", "headers": []}
+    communicator = ApplicationCommunicator(get_asgi_application(), scope)
+    await communicator.send_input({"type": "http.request"})
+    await communicator.receive_output(10)
+    body: bytes = (await communicator.receive_output(10))["body"]
+    await communicator.wait(10)
+    return body
+
+
+def ask(statement: str, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def tenant(alias: str = "default") -> Any:
+    return ask("SELECT current_setting('app.tenant', true)", alias)
+
+
+def close_another_response() -> None:
+    """Read a response that the view has made itself, and leave no file open."""
+    with tempfile.TemporaryFile() as file:
+        another = FileResponse(file)
+        b"".join(another)
+        another.close()
+
+
+# ##### Views #####
+
+
+def two_items(request: HttpRequest, alias: str, end: str) -> HttpResponse:
+    try:
+        with transaction.atomic(alias):
+            Item.objects.using(alias).create(name="first")
+            close_another_response()
+            Item.objects.using(alias).create(name="second")
+            if end == "raise":
+                raise ZeroDivisionError
+    except (DatabaseError, ZeroDivisionError) as error:
+        return HttpResponse(type(error).__name__)
+    return HttpResponse("committed")
+
+
+def closes_and_sets(request: HttpRequest, alias: str) -> HttpResponse:
+    close_another_response()
+    ask("SET app.tenant = 'acme'", alias)
+    return HttpResponse()
+
+
+def asks_another_page(request: HttpRequest, alias: str) -> HttpResponse:
+    ask("SET app.tenant = 'acme'", alias)
+    ask("CREATE TEMP TABLE t_hygiene (n int)", alias)
+    label = serving.label
+    assert Client().get(f"/tenant/{alias}/").status_code == 200
+    assert serving.label == label
+    ask("SELECT count(*) FROM t_hygiene", alias)
+    return HttpResponse(tenant(alias))
+
+
+def says_tenant(request: HttpRequest, alias: str) -> HttpResponse:
+    return HttpResponse(str(tenant(alias)))
+
+
+def streams(request: HttpRequest, alias: str) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"1", b"2"]))
+
+
+def streams_tenant(request: HttpRequest, alias: str) -> StreamingHttpResponse:
+    ask("SET app.tenant = 'acme'", alias)
+
+    def body() -> Iterator[str]:
+        for _ in range(2):
+            wait_until_released(alias)
+            yield str(tenant(alias))
+
+    return StreamingHttpResponse(body())
+
+
+async def sets_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    await asyncio.to_thread(ask, "SET app.tenant = 'acme'", alias)
+    await asyncio.to_thread(wait_until_released, alias)
+    return HttpResponse(await asyncio.to_thread(tenant, alias))
+
+
+async def says_tenant_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    return HttpResponse(str(await asyncio.to_thread(tenant, alias)))
+
+
+urlpatterns = [
+    path("two/<alias>/<end>/", two_items),
+    path("closes/<alias>/", closes_and_sets),
+    path("asks/<alias>/", asks_another_page),
+    path("tenant/<alias>/", says_tenant),
+    path("streams/<alias>/", streams),
+    path("streams-tenant/<alias>/", streams_tenant),
+    path("sets-in-a-thread/<alias>/", sets_in_a_thread),
+    path("in-a-thread/<alias>/", says_tenant_in_a_thread),
+]
+
+
+# ##### Transactions #####
+
+
+@every_alias
+@with_and_without
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_no_half_of_a_transaction_is_committed_where_a_view_closes_another_response(
+    alias: str, middleware: list[str], end: str, settings: Any
+) -> None:
+    settings.MIDDLEWARE = middleware
+    # Django closes the connection in the middle, and says so at the next query.
+    assert wsgi(f"/two/{alias}/{end}/") in (b"OperationalError", b"ProgrammingError")
+    assert Item.objects.count() == 0
+
+
+@every_alias
+@with_and_without
+def test_a_test_that_reads_a_body_in_a_transaction_keeps_it(alias: str, middleware: list[str], settings: Any) -> None:
+    settings.MIDDLEWARE = middleware
+    response: Any = Client().get(f"/streams/{alias}/")
+    with transaction.atomic(alias):
+        Item.objects.using(alias).create(name="first")
+        assert b"".join(response.streaming_content) == b"12"
+        Item.objects.using(alias).create(name="second")
+    assert Item.objects.count() == 2
+
+
+@every_alias
+def test_what_goes_on_is_said(alias: str, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    settings.MIDDLEWARE = []
+    caplog.set_level("INFO", "conn_hygiene.transactions")
+    wsgi(f"/two/{alias}/return/")
+    said = [record.getMessage() for record in caplog.records if record.name == "conn_hygiene.transactions"]
+    assert said == [f"A request has ended in the middle of a transaction of '{alias}', which goes on."]
+
+
+# ##### Sessions #####
+
+
+@every_alias
+def test_a_request_that_closes_another_response_ends_with_its_own(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    wsgi(f"/closes/{alias}/")
+    assert wsgi(f"/tenant/{alias}/") in (b"None", b"")
+
+
+@every_alias
+def test_a_request_in_the_middle_of_another_ends_nothing_of_it(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    assert wsgi(f"/asks/{alias}/") == b"acme"
+    assert serving.request is None
+    assert wsgi(f"/tenant/{alias}/") in (b"None", b"")
+
+
+@every_alias
+def test_what_a_test_has_set_outlives_its_clients_requests(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    ask("SET app.tenant = 'acme'", alias)
+    ask("CREATE TEMP TABLE t_hygiene (n int)", alias)
+    Client().get(f"/streams/{alias}/")
+    assert Client().get(f"/tenant/{alias}/").content == b"acme"
+    assert ask("SELECT count(*) FROM t_hygiene", alias) == 0
+
+
+@every_alias
+def test_a_body_has_what_its_request_has_set(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    assert wsgi(f"/streams-tenant/{alias}/") == b"acmeacme"
+
+
+@every_alias
+def test_what_is_set_in_a_thread_of_an_executor_reaches_no_other_request(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+
+    async def serve() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        # Within its request, it follows.
+        assert await asgi(f"/sets-in-a-thread/{alias}/") == b"acme"
+        await asyncio.to_thread(wait_until_released, alias)
+        assert await asgi(f"/in-a-thread/{alias}/") in (b"None", b"")
+        await asyncio.to_thread(connections.close_all)
+
+    async_to_sync(serve)()
+
+
+@every_alias
+def test_outside_of_requests_what_is_set_follows_on(alias: str) -> None:
+    with release_between_queries():
+        ask("SET app.tenant = 'acme'", alias)
+        wait_until_released(alias)
+    with release_between_queries():
+        assert tenant(alias) == "acme"
