@@ -13,6 +13,7 @@ from asgiref.testing import ApplicationCommunicator
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path
@@ -114,6 +115,10 @@ def says_tenant(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse(str(tenant(alias)))
 
 
+def says_pid(request: HttpRequest, alias: str) -> HttpResponse:
+    return HttpResponse(str(ask("SELECT pg_backend_pid()", alias)))
+
+
 def streams(request: HttpRequest, alias: str) -> StreamingHttpResponse:
     return StreamingHttpResponse(iter([b"1", b"2"]))
 
@@ -135,6 +140,21 @@ async def sets_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse(await asyncio.to_thread(tenant, alias))
 
 
+async def stays_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    for statement in ("SET app.tenant = 'acme'", "CREATE TEMP TABLE t_hygiene (n int)", "SELECT pg_advisory_lock(7)"):
+        await asyncio.to_thread(ask, statement, alias)
+    await asyncio.to_thread(ask, "INSERT INTO t_hygiene VALUES (1)", alias)
+    return HttpResponse(await asyncio.to_thread(tenant, alias))
+
+
+LEFT = "SELECT to_regclass('pg_temp.t_hygiene') IS NOT NULL OR pg_advisory_unlock(7)"
+
+
+async def looks_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    said = await asyncio.to_thread(tenant, alias)
+    return HttpResponse(f"{said or None} {await asyncio.to_thread(ask, LEFT, alias)}")
+
+
 async def says_tenant_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse(str(await asyncio.to_thread(tenant, alias)))
 
@@ -144,10 +164,13 @@ urlpatterns = [
     path("closes/<alias>/", closes_and_sets),
     path("asks/<alias>/", asks_another_page),
     path("tenant/<alias>/", says_tenant),
+    path("pid/<alias>/", says_pid),
     path("streams/<alias>/", streams),
     path("streams-tenant/<alias>/", streams_tenant),
     path("sets-in-a-thread/<alias>/", sets_in_a_thread),
     path("in-a-thread/<alias>/", says_tenant_in_a_thread),
+    path("stays-in-a-thread/<alias>/", stays_in_a_thread),
+    path("looks-in-a-thread/<alias>/", looks_in_a_thread),
 ]
 
 
@@ -215,6 +238,21 @@ def test_what_a_test_has_set_outlives_its_clients_requests(alias: str, settings:
     assert ask("SELECT count(*) FROM t_hygiene", alias) == 0
 
 
+def test_a_connection_that_outlives_requests_goes_from_one_to_the_next(settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+
+    def set_up(sender: Any, connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET app.tenant = 'nobody'")
+
+    connection_created.connect(set_up)
+    try:
+        assert len({wsgi("/pid/persistent/") for _ in range(3)}) == 1
+    finally:
+        connection_created.disconnect(set_up)
+        connections["persistent"].close()
+
+
 @every_alias
 def test_a_body_has_what_its_request_has_set(alias: str, settings: Any) -> None:
     settings.MIDDLEWARE = MIDDLEWARE
@@ -231,6 +269,20 @@ def test_what_is_set_in_a_thread_of_an_executor_reaches_no_other_request(alias: 
         assert await asgi(f"/sets-in-a-thread/{alias}/") == b"acme"
         await asyncio.to_thread(wait_until_released, alias)
         assert await asgi(f"/in-a-thread/{alias}/") in (b"None", b"")
+        await asyncio.to_thread(connections.close_all)
+
+    async_to_sync(serve)()
+
+
+@every_alias
+def test_what_keeps_the_connection_of_an_executors_thread_reaches_no_other_request(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+
+    async def serve() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        assert await asgi(f"/stays-in-a-thread/{alias}/") == b"acme"
+        assert await asgi(f"/looks-in-a-thread/{alias}/") == b"None False"
         await asyncio.to_thread(connections.close_all)
 
     async_to_sync(serve)()

@@ -92,15 +92,23 @@ class Lease(TimedClaim):
 
         *is_allowed* tells that no event loop runs in this thread, or that it may.
         """
+        scopes = _current_scopes()
         # The same as take(), for nearly every query.
         with self._lock:
             connection = self._connection
-            if connection is not None and self.session_state.parameters is not None:
+            if (
+                connection is not None
+                and self.session_state.parameters is not None
+                and (scopes is self._scopes or not scopes)
+            ):
                 self.state = HELD
                 self.handle = connection
                 return connection
-        if connection is not None and (connection := self.take()) is not None:
-            return connection
+        if connection is not None:
+            if scopes and scopes is not self._scopes and self._serves_another_request():
+                self.other_request_ended()
+            if (connection := self.take()) is not None:
+                return connection
         if self.state != GIVEN_BACK:
             return None
         wrapper: Any = self.wrapper()

@@ -151,6 +151,24 @@ class LeavingClaim(SessionClaim):
             return None
         return self._leave()
 
+    def other_request_ended(self) -> None:
+        """Give back, cleaned, a session in which another request has left something. Owner only.
+
+        A thread of an executor goes from request to request, and nobody tells it when one ends.
+        """
+        self._let_go(self._leave_with_other_request, here=True)
+
+    def _leave_with_other_request(self) -> Return | None:
+        wrapper, connection = self.wrapper(), self._connection
+        if wrapper is None or connection is None or self.open_cursors or self._in_transaction(wrapper):
+            return None
+        # Of the wrapper's and of other threads', and not of the session.
+        if wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count:  # type: ignore[attr-defined]
+            return None
+        if self._carries(connection) or self.may_have_unseen_state():
+            return self._leave(reason="close")
+        return None
+
     def checkout_failed(self) -> None:
         """Give back, closed, a connection that could not be set up; the next use tries another. Owner only."""
         self._let_go(self._leave_unprepared, here=True)

@@ -326,11 +326,14 @@ class SessionClaim(Claim):
         if self.may_have_unseen_state() and pools.is_idle(connection):
             self._ask_catalogue(connection)
         with self._lock:
-            return bool(
-                self.session_state.changed(connection)
-                or self.session_state.carries()
-                or (self.last_statement is not None and known.cleans_always(self.alias))
-            )
+            return self._carries(connection)
+
+    def _carries(self, connection: psycopg.Connection[Any]) -> bool:
+        return bool(
+            self.session_state.changed(connection)
+            or self.session_state.carries()
+            or (self.last_statement is not None and known.cleans_always(self.alias))
+        )
 
     def may_have_unseen_state(self) -> bool:
         """Return whether nobody knows if what was executed has left something in the session."""

@@ -59,12 +59,16 @@ MUTANTS = [
         """
         with self._lock:
             connection = self._connection
-            if connection is not None and self.session_state.parameters is not None:
+            if (
+                connection is not None
+                and self.session_state.parameters is not None
         """,
         """
         if True:
             connection = self._connection
-            if connection is not None and self.session_state.parameters is not None:
+            if (
+                connection is not None
+                and self.session_state.parameters is not None
         """,
         "test_locks.py::test_a_lease_is_written_under_its_lock",
     ),
@@ -2007,6 +2011,17 @@ MUTANTS = [
         if False:
         """,
         "test_whose_request.py::test_what_is_set_in_a_thread_of_an_executor_reaches_no_other_request",
+    ),
+    _mutant(
+        "what another request has left in the session of an executor's thread stays there",
+        "leases/lease.py",
+        """
+        if scopes and scopes is not self._scopes and self._serves_another_request():
+        """,
+        """
+        if False:
+        """,
+        "test_whose_request.py::test_what_keeps_the_connection_of_an_executors_thread_reaches_no_other_request",
     ),
     _mutant(
         "a streaming body is another request's",
