@@ -203,11 +203,11 @@ def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
     return in_full(frame, place) if full else place
 
 
-def is_running(place: Place) -> bool:
-    """Return whether the function of *place* is on the running stack: it has not ended."""
+def is_running(code: Code) -> bool:
+    """Return whether the function of *code* is on the running stack: it has not ended."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is place.code:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False

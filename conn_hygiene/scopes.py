@@ -339,8 +339,17 @@ def cover_rendering(response: SimpleTemplateResponse, scope: _Scope) -> None:
 
 
 def _render(scope: _Scope, response: SimpleTemplateResponse, render: Callable[[], Any]) -> Any:
-    with _uncovered(response), scope:
+    # On an event loop no query can run, and what needs a thread of its own is not to keep the rest from it.
+    with _uncovered(response), nullcontext() if _is_on_event_loop() else scope:
         return scope.cover(render())
+
+
+def _is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _arender(scope: _Scope, response: SimpleTemplateResponse, render: Callable[[], Any]) -> Any:

@@ -7,7 +7,10 @@ ASGI too, where it is the thread that owns the request's connections; so what be
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Request(NamedTuple):
@@ -15,9 +18,9 @@ class Request(NamedTuple):
 
     label: str | None
     #: The aliases that were in a transaction.
-    in_transaction: frozenset[str]
+    in_transaction: Sequence[str]
     #: Those whose sessions had state, as far as that was looked at.
-    with_state: frozenset[str]
+    with_state: Sequence[str]
     #: The scopes around it.
     scopes: tuple[object, ...]
     #: The request in whose middle it began: a test client's, in a view.

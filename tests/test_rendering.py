@@ -285,13 +285,19 @@ def test_callbacks_run_inside_and_what_they_return_is_covered_too() -> None:
     assert tenant_now() == "nobody"
 
 
-async def test_settings_are_refused_to_a_template_on_an_event_loop() -> None:
+async def test_a_template_is_rendered_on_an_event_loop_if_it_asks_nothing() -> None:
     response = response_of(release_between_queries, lambda: "no query")
     assert response.render().content == b"no query no query"
+    assert (await asks_nothing()).render().content == b"no query no query"
     response = await rendered_on_the_loop()
     with pytest.raises(SynchronousOnlyOperation):
         response.render()
     assert (await sync_to_async(response.render)()).content == b"7 7"
+
+
+@tenant(7)
+async def asks_nothing() -> SimpleTemplateResponse:
+    return SimpleTemplateResponse("asked.html", {"asked": "no query"})
 
 
 @tenant(7)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,13 +20,14 @@ from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpRe
 from django.test import Client, RequestFactory
 from django.urls import path
 
-from conn_hygiene import release_between_queries
+from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene.sessions import known
 from conn_hygiene.work import serving
 from tests.testapp.models import Item
-from tests.waiting import wait_until_released
+from tests.waiting import let_the_reaper_look, wait_until_released, wait_until_told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"]),
@@ -155,6 +158,26 @@ async def looks_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse(f"{said or None} {await asyncio.to_thread(ask, LEFT, alias)}")
 
 
+def set_and_forget(alias: str) -> None:
+    connections[alias].cursor().execute("SET app.tenant = 'acme'")
+
+
+async def forgets_a_cursor_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    await asyncio.to_thread(set_and_forget, alias)
+    await asyncio.to_thread(let_the_reaper_look)
+    return HttpResponse(str(await asyncio.to_thread(tenant, alias)))
+
+
+async def sets_under_a_hold(request: HttpRequest, alias: str) -> HttpResponse:
+    async with hold_connection():
+        await asyncio.to_thread(ask, "SET app.tenant = 'acme'", alias)
+    return HttpResponse()
+
+
+async def says_pid_of_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
+    return HttpResponse(str(await asyncio.to_thread(ask, "SELECT pg_backend_pid()", alias)))
+
+
 async def says_tenant_in_a_thread(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse(str(await asyncio.to_thread(tenant, alias)))
 
@@ -171,6 +194,9 @@ urlpatterns = [
     path("in-a-thread/<alias>/", says_tenant_in_a_thread),
     path("stays-in-a-thread/<alias>/", stays_in_a_thread),
     path("looks-in-a-thread/<alias>/", looks_in_a_thread),
+    path("forgets/<alias>/", forgets_a_cursor_in_a_thread),
+    path("under-a-hold/<alias>/", sets_under_a_hold),
+    path("pid-of-a-thread/<alias>/", says_pid_of_a_thread),
 ]
 
 
@@ -199,6 +225,52 @@ def test_a_test_that_reads_a_body_in_a_transaction_keeps_it(alias: str, middlewa
         assert b"".join(response.streaming_content) == b"12"
         Item.objects.using(alias).create(name="second")
     assert Item.objects.count() == 2
+
+
+@contextmanager
+def managed(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias):
+        yield
+
+
+@every_alias
+@pytest.mark.parametrize("begun", [transaction.atomic, managed])
+def test_whoever_has_begun_it(alias: str, begun: Any, settings: Any) -> None:
+    settings.MIDDLEWARE = []
+    response: Any = Client().get(f"/streams/{alias}/")
+    with ExitStack() as stack:
+        stack.enter_context(begun(alias))
+        Item.objects.using(alias).create(name="first")
+        assert b"".join(response.streaming_content) == b"12"
+        Item.objects.using(alias).create(name="second")
+    assert Item.objects.count() == 2
+
+
+# As that of a library: its file is not the application's own.
+LIBRARY = compile(
+    """
+def leave_open(request, alias):
+    transaction.atomic(alias).__enter__()
+    return HttpResponse()
+""",
+    f"{os.sep}site-packages{os.sep}library{os.sep}views.py",
+    "exec",
+)
+library: dict[str, Any] = {"__name__": "library.views", "transaction": transaction, "HttpResponse": HttpResponse}
+exec(LIBRARY, library)
+urlpatterns.append(path("leave-open/<alias>/", library["leave_open"]))
+
+
+@every_alias
+def test_what_a_librarys_view_leaves_open_does_not_go_on(
+    alias: str, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    for _ in range(2):
+        wsgi(f"/leave-open/{alias}/")
+        assert not connections[alias].in_atomic_block
+    wait_until_told()
+    assert len([record for record in caplog.records if "left a transaction open" in record.getMessage()]) == 2
 
 
 @every_alias
@@ -234,6 +306,7 @@ def test_what_a_test_has_set_outlives_its_clients_requests(alias: str, settings:
     ask("SET app.tenant = 'acme'", alias)
     ask("CREATE TEMP TABLE t_hygiene (n int)", alias)
     Client().get(f"/streams/{alias}/")
+    assert Client().get(f"/tenant/{alias}/").content == b"acme"
     assert Client().get(f"/tenant/{alias}/").content == b"acme"
     assert ask("SELECT count(*) FROM t_hygiene", alias) == 0
 
@@ -286,6 +359,49 @@ def test_what_keeps_the_connection_of_an_executors_thread_reaches_no_other_reque
         await asyncio.to_thread(connections.close_all)
 
     async_to_sync(serve)()
+
+
+def serve_in_one_thread(*urls: str, initially: Callable[[], object] | None = None) -> list[bytes]:
+    async def serve() -> list[bytes]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, initializer=initially))
+        try:
+            return [await asgi(url) for url in urls]
+        finally:
+            await asyncio.to_thread(connections.close_all)
+
+    return async_to_sync(serve)()
+
+
+@every_alias
+def test_a_request_that_forgets_its_cursor_keeps_what_it_has_set(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+    assert serve_in_one_thread(f"/in-a-thread/{alias}/", f"/forgets/{alias}/")[1] == b"acme"
+
+
+@every_alias
+def test_what_is_set_under_a_hold_reaches_no_other_request(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    assert serve_in_one_thread(f"/under-a-hold/{alias}/", f"/in-a-thread/{alias}/")[1] in (b"None", b"")
+
+
+@every_alias
+@pytest.mark.parametrize("grace", [0, 60])
+def test_what_was_there_before_any_request_stays(alias: str, grace: float, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace, "UNPOOLED_RELEASE_AFTER": grace}
+    said = serve_in_one_thread(
+        *[f"/in-a-thread/{alias}/"] * 3, initially=lambda: ask("SET app.tenant = 'everybody'", alias)
+    )
+    assert said == [b"everybody"] * 3
+
+
+@pytest.mark.parametrize("alias", ["default", "persistent"])
+def test_a_thread_that_only_asks_keeps_its_session(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+    known.begin_anew()
+    assert len(set(serve_in_one_thread(*[f"/pid-of-a-thread/{alias}/"] * 3))) == 1
 
 
 @every_alias

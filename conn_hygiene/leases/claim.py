@@ -57,6 +57,7 @@ class Claim:
         "_place",
         "_pool",
         "_scopes",
+        "_served",
         "_settings",
         "_timing",
         "_transaction",
@@ -153,6 +154,8 @@ class Claim:
         # What that was found from; None to look anew.
         self._scopes: tuple[policy.Entry, ...] | None = None
         self._settings: conf.Settings | None = None
+        # Whose the state of the session is, or what is carried. None where that was there before any request.
+        self._served: policy.Entry | None = None
         self._begin()
 
     def _make_lock(self) -> None:

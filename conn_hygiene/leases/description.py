@@ -15,6 +15,8 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from conn_hygiene import callsite
     from conn_hygiene.leases.lease import Lease
 
@@ -25,6 +27,8 @@ class Transaction(NamedTuple):
     began: float
     place: callsite.Place | None
     by_atomic_requests: bool
+    #: The function that entered ``atomic()``, whosever it is; None for what was begun otherwise.
+    opener: CodeType | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,7 @@ WRITERS: dict[str, Writer] = {
     "carried": LOCK,
     "_wish": LOCK,
     "_scopes": LOCK,
+    "_served": LOCK,
     "_settings": LOCK,
     # How long it is used and idle.
     "in_use_since": OWNER,

@@ -54,6 +54,7 @@ from conn_hygiene.sessions import client, sql, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
 
     import psycopg
 
@@ -105,8 +106,8 @@ class Lease(TimedClaim):
                 self.handle = connection
                 return connection
         if connection is not None:
-            if scopes and scopes is not self._scopes and self._serves_another_request():
-                self.other_request_ended()
+            if scopes and scopes is not self._scopes:
+                self._begin_for(scopes)
             if (connection := self.take()) is not None:
                 return connection
         if self.state != GIVEN_BACK:
@@ -114,6 +115,17 @@ class Lease(TimedClaim):
         wrapper: Any = self.wrapper()
         again: psycopg.Connection[Any] | None = wrapper.check_out_again(is_allowed=is_allowed)
         return again
+
+    def _begin_for(self, scopes: tuple[policy.Entry, ...]) -> None:
+        """Use the session in *scopes*, which are others than before; of another request nothing is in it then."""
+        request = policy.request_of(scopes)
+        if self._is_of_other_than(request):
+            self.end_with_other_request()
+        with self._lock:
+            connection = self._connection
+            self._heed(scopes)
+            if request is not None and connection is not None and not self._carries(connection):
+                self._served = request
 
     def stand_in(self) -> looks.StandIn | None:
         """Return what stands for the connection, the one that the next use gets; None if there is none."""
@@ -192,6 +204,8 @@ class Lease(TimedClaim):
             ):
                 self._note_pool(pool)
             scopes = _current_scopes()
+            if self.carried is None and (self._served is None or scopes is not self._scopes):
+                self._served = policy.request_of(scopes)
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._heed(scopes)
             self._place = self.checked_out_at
@@ -440,11 +454,11 @@ class Lease(TimedClaim):
         if deadline is not None:
             self._after_settling(deadline, by_owner=by_owner)
 
-    def transaction_began(self, *, by_atomic_requests: bool) -> None:
+    def transaction_began(self, opener: CodeType | None, *, by_atomic_requests: bool) -> None:
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
         self.boundaries += 1
         with self._lock:
-            self._transaction = Transaction(_now(), _here(), by_atomic_requests=by_atomic_requests)
+            self._transaction = Transaction(_now(), _here(), by_atomic_requests, opener)
 
     def transaction_ended(self) -> None:
         """Settle after a commit or a rollback, but for that of ``atomic()``: autocommit follows. Owner only."""

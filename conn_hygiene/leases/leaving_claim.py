@@ -151,19 +151,24 @@ class LeavingClaim(SessionClaim):
             return None
         return self._leave()
 
-    def other_request_ended(self) -> None:
+    def end_with_other_request(self) -> None:
         """Give back, cleaned, a session in which another request has left something. Owner only.
 
-        A thread of an executor goes from request to request, and nobody tells it when one ends.
+        May ask the server what its functions leave there.
         """
+        connection = self._connection
+        if connection is not None and self.may_have_unseen_state() and not (self.open_cursors or self.in_transaction()):
+            self._ask_catalogue(connection)
         self._let_go(self._leave_with_other_request, here=True)
 
     def _leave_with_other_request(self) -> Return | None:
         wrapper, connection = self.wrapper(), self._connection
         if wrapper is None or connection is None or self.open_cursors or self._in_transaction(wrapper):
             return None
+        if self._is_connecting() or self._setting_up(wrapper):
+            return None
         # Of the wrapper's and of other threads', and not of the session.
-        if wrapper.run_on_commit or self._connects or wrapper._thread_sharing_count:  # type: ignore[attr-defined]
+        if wrapper.run_on_commit or wrapper._thread_sharing_count:  # type: ignore[attr-defined]
             return None
         if self._carries(connection) or self.may_have_unseen_state():
             return self._leave(reason="close")

@@ -58,19 +58,19 @@ class SessionClaim(Claim):
         """
         if self.carried is None:
             return
-        if self._serves_another_request():
+        if self._is_of_other_than(policy.request_of(policy.entered.get())):
             with self._lock:
                 self.carried = None
             return
         self.carried.values(returns.PATIENCE)
 
-    def _serves_another_request(self) -> bool:
-        """Return whether the owner works for another request than it did when it was last seen. Owner only.
+    def _is_of_other_than(self, request: policy.Entry | None) -> bool:
+        """Return whether what the owner has set it has set for another request than *request*.
 
-        A thread of an executor does, and nobody tells it when a request ends. Past the middleware it is not known.
+        A thread of an executor goes from one to the next, and nobody tells it when one ends. Past the middleware,
+        where there is none, that is not known.
         """
-        before, now = policy.request_of(self._scopes or ()), policy.request_of(policy.entered.get())
-        return before is not None and now is not None and now is not before
+        return self._served is not None and request is not None and request is not self._served
 
     def set_again(self) -> None:
         """Set in the session what the owner has set in the one before. Owner only.

@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from functools import lru_cache, partial
-from inspect import unwrap
+from inspect import CO_GENERATOR, unwrap
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +43,7 @@ from conn_hygiene.sessions.following import SessionGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from conn_hygiene.leases.keeper import Keeper
 
@@ -455,7 +455,7 @@ class LeasedWrapper(_Wrapper):
 
     def _transaction_began(self, caller: FrameType | None) -> None:
         by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(caller)
-        self._conn_hygiene_lease.transaction_began(by_atomic_requests=by_request)
+        self._conn_hygiene_lease.transaction_began(_opener(caller), by_atomic_requests=by_request)
 
     def _set_autocommit(self, autocommit: bool) -> None:
         """Set it on the connection; see to it that the lease knows, also where it came in the middle of the call.
@@ -563,6 +563,22 @@ class LeasedWrapper(_Wrapper):
             self.close()
         else:
             super().close()
+
+
+def _opener(frame: FrameType | None) -> CodeType | None:
+    """Return the function that has entered the ``atomic()`` of *frame*, and that runs for as long as it is inside.
+
+    That is none of ``contextlib``'s, nor a generator that is a context manager.
+    """
+    frame = frame and frame.f_back
+    while frame is not None and (frame.f_code.co_flags & CO_GENERATOR or frame.f_code.co_filename == _CONTEXTS_FILE):
+        code, frame = frame.f_code, frame.f_back
+        if code.co_filename != _CONTEXTS_FILE and (frame is None or frame.f_code.co_filename != _CONTEXTS_FILE):
+            return code
+    return frame and frame.f_code
+
+
+_CONTEXTS_FILE = contextlib.ExitStack.close.__code__.co_filename
 
 
 def _opened_by_handler(frame: FrameType | None) -> bool:

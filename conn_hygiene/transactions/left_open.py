@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("conn_hygiene.transactions")
 
+# Where the handlers are that send the signals for it.
+_TEST_CLIENT = "django.test.client"
+
 
 def request_started(
-    *, environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **kwargs: Any
+    *, sender: Any = None, environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **kwargs: Any
 ) -> None:
     """Note the request, and which transactions are not its own: a test may run one around its client's requests."""
     around = serving.request
@@ -40,8 +43,10 @@ def request_started(
         serving.label = printable(f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}")
     elif scope is not None:
         serving.label = printable(f"{scope.get('method', '?')} {scope.get('path', '?')}")
-    in_transaction, with_state = [], []
-    looks_for_state = around is not None or _is_of_test_client(kwargs.get("sender"))
+    in_transaction: list[str] = []
+    with_state: list[str] = []
+    # The session is that of the test, or of the view, around it.
+    looks_for_state = around is not None or getattr(sender, "__module__", None) == _TEST_CLIENT
     for wrapper in _wrappers() if internals.LEASES.available else ():
         lease = lease_of(wrapper)
         if wrapper.in_atomic_block or (lease is not None and lease.in_transaction()):
@@ -53,20 +58,12 @@ def request_started(
             lease.request = serving.label
             lease.comes_anew()
             lease.outlives_request = False
-    serving.request = Request(
-        serving.label, frozenset(in_transaction), frozenset(with_state), policy.entered.get(), around
-    )
+    serving.request = Request(serving.label, in_transaction, with_state, policy.entered.get(), around)
 
 
 def _is_in_the_middle(request: Request) -> bool:
     """Return whether the middleware is around what runs, so that *request*, which is this thread's, goes on."""
-    entered = policy.entered.get()
-    return entered is not request.scopes and policy.request_of(entered[len(request.scopes) :]) is not None
-
-
-def _is_of_test_client(sender: Any) -> bool:
-    """Return whether a request's *sender* is a test client: the session is that of the test, or the view, around it."""
-    return getattr(sender, "__module__", None) == "django.test.client"
+    return policy.request_of(policy.entered.get()[len(request.scopes) :]) is not None
 
 
 def _carries_state(lease: Lease) -> bool:
@@ -80,7 +77,7 @@ def request_finished(**kwargs: Any) -> None:
     other with a pool goes back to it, cleaned, when Django closes it right after this.
     """
     request = serving.request
-    if request is None or _is_in_the_middle(request):
+    if request is None or (policy.entered.get() is not request.scopes and _is_in_the_middle(request)):
         # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else. Or that of another
         # response, which a view has made and closes.
         return
@@ -102,8 +99,12 @@ def request_finished(**kwargs: Any) -> None:
             wrapper.close()
         elif lease.in_transaction():
             told.append(end_transaction(wrapper, lease, serving.label or "A request"))
-        elif wrapper.alias not in request.with_state:
-            _end_session(wrapper, lease)
+        elif wrapper.alias in request.with_state:
+            pass
+        elif not lease.pooled:
+            _end_unpooled(wrapper, lease)
+        elif _outlives_request(wrapper) and _carries_state(lease):
+            wrapper.close()
         lease.request = label
     serving.request, serving.label = request.around, label
     for tell in told:
@@ -116,18 +117,11 @@ def _goes_on(wrapper: BaseDatabaseWrapper, lease: Lease) -> bool:
     A test may read a streaming body in its own transaction, and a view close a response that it has made itself.
     """
     found = describe(lease, time.monotonic())
-    place = found.transaction.place if found is not None and found.transaction is not None else None
-    if place is None or not callsite.is_running(place):
+    opener = found.transaction.opener if found is not None and found.transaction is not None else None
+    if opener is None or not callsite.is_running(opener):
         return False
     logger.info("A request has ended in the middle of a transaction of %r, which goes on.", wrapper.alias)
     return True
-
-
-def _end_session(wrapper: BaseDatabaseWrapper, lease: Lease) -> None:
-    if not lease.pooled:
-        _end_unpooled(wrapper, lease)
-    elif _outlives_request(wrapper) and _carries_state(lease):
-        wrapper.close()
 
 
 def _end_unpooled(wrapper: BaseDatabaseWrapper, lease: Lease) -> None:

@@ -437,7 +437,7 @@ def _refuse_unless_connecting(wrapper: BaseDatabaseWrapper) -> None:
 # ##### Statements that matter here #####
 
 # Between two statements, and ahead of one.
-_FILLER = r"(?:[\s;]|--[^\n]*\n|/\*.*?\*/)*"
+_FILLER = r"(?:[\s;]|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
 
 # Where a comment begins, up to where it ends or another one begins in it.
 _COMMENT = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*"

@@ -1983,7 +1983,7 @@ MUTANTS = [
         "the end of a response that a view closes is taken for the request's",
         "transactions/left_open.py",
         """
-        if request is None or _is_in_the_middle(request):
+        if request is None or (policy.entered.get() is not request.scopes and _is_in_the_middle(request)):
         """,
         """
         if request is None:
@@ -1994,10 +1994,10 @@ MUTANTS = [
         "a request in the middle of another closes what is the other's",
         "transactions/left_open.py",
         """
-        elif wrapper.alias not in request.with_state:
+        elif wrapper.alias in request.with_state:
         """,
         """
-        else:
+        elif False:
         """,
         "test_whose_request.py::test_a_request_in_the_middle_of_another_ends_nothing_of_it",
     ),
@@ -2005,7 +2005,7 @@ MUTANTS = [
         "what is set in a thread of an executor follows into the next request",
         "leases/session_claim.py",
         """
-        if self._serves_another_request():
+        if self._is_of_other_than(policy.request_of(policy.entered.get())):
         """,
         """
         if False:
@@ -2016,12 +2016,36 @@ MUTANTS = [
         "what another request has left in the session of an executor's thread stays there",
         "leases/lease.py",
         """
-        if scopes and scopes is not self._scopes and self._serves_another_request():
+        if scopes and scopes is not self._scopes:
         """,
         """
         if False:
         """,
         "test_whose_request.py::test_what_keeps_the_connection_of_an_executors_thread_reaches_no_other_request",
+    ),
+    _mutant(
+        "what was there before any request is the first one's",
+        "leases/lease.py",
+        """
+        if request is not None and connection is not None and not self._carries(connection):
+        """,
+        """
+        if request is not None:
+        """,
+        "test_whose_request.py::test_what_was_there_before_any_request_stays[60-default]",
+    ),
+    _mutant(
+        "a transaction goes on if anything of the project's does",
+        "leases/wrapper.py",
+        """
+        return frame and frame.f_code
+        """,
+        """
+        while frame is not None and "site-packages" in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame and frame.f_code
+        """,
+        "test_whose_request.py::test_what_a_librarys_view_leaves_open_does_not_go_on",
     ),
     _mutant(
         "a streaming body is another request's",
