@@ -326,6 +326,49 @@ def test_a_connection_that_outlives_requests_goes_from_one_to_the_next(settings:
         connections["persistent"].close()
 
 
+class Tenants:
+    """A middleware around ours, which chooses the tenant."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> Any:
+        for alias in ("default", "unpooled", "persistent"):
+            if f"/{alias}/" in request.path:
+                ask(f"SET app.tenant = '{request.GET['tenant']}'", alias)
+        return self.get_response(request)
+
+
+def says_tenant_twice(request: HttpRequest, alias: str) -> HttpResponse:
+    said = tenant(alias)
+    let_the_reaper_look()
+    return HttpResponse(f"{said} {tenant(alias)}")
+
+
+urlpatterns.append(path("twice/<alias>/", says_tenant_twice))
+
+
+@every_alias
+@pytest.mark.parametrize("grace", [0, 0.001, 60])
+def test_what_a_middleware_around_ours_sets_is_the_requests(alias: str, grace: float, settings: Any) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.Tenants", *MIDDLEWARE]
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace, "UNPOOLED_RELEASE_AFTER": grace}
+    for name in ("acme", "bobbin", "acme"):
+        assert wsgi(f"/twice/{alias}/?tenant={name}") == f"{name} {name}".encode()
+
+
+@every_alias
+def test_a_request_whose_end_is_not_told_leaves_nothing(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+    # Nobody closes its response.
+    get_wsgi_application()(RequestFactory().get(f"/closes/{alias}/").environ, start_response)
+    assert wsgi(f"/tenant/{alias}/") in (b"None", b"")
+    settings.MIDDLEWARE = [f"{__name__}.Tenants", *MIDDLEWARE]
+    get_wsgi_application()(RequestFactory().get(f"/closes/{alias}/?tenant=bobbin").environ, start_response)
+    assert wsgi(f"/twice/{alias}/?tenant=acme") == b"acme acme"
+
+
 @every_alias
 def test_a_body_has_what_its_request_has_set(alias: str, settings: Any) -> None:
     settings.MIDDLEWARE = MIDDLEWARE

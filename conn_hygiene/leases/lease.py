@@ -204,8 +204,8 @@ class Lease(TimedClaim):
             ):
                 self._note_pool(pool)
             scopes = _current_scopes()
-            if self.carried is None and (self._served is None or scopes is not self._scopes):
-                self._served = policy.request_of(scopes)
+            if self.carried is None:
+                self._served = policy.request_of(scopes) if scopes else None
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._heed(scopes)
             self._place = self.checked_out_at

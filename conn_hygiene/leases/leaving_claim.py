@@ -160,6 +160,12 @@ class LeavingClaim(SessionClaim):
         if connection is not None and self.may_have_unseen_state() and not (self.open_cursors or self.in_transaction()):
             self._ask_catalogue(connection)
         self._let_go(self._leave_with_other_request, here=True)
+        with self._lock:
+            self.carried = self._served = None
+
+    def serves(self) -> bool:
+        """Return whether the state of the session is that of a request whose end nobody has told. Owner only."""
+        return self._served is not None
 
     def _leave_with_other_request(self) -> Return | None:
         wrapper, connection = self.wrapper(), self._connection

@@ -75,9 +75,11 @@ class TimedClaim(LeavingClaim):
 
     def request_is_over(self) -> None:
         """Have others learn from the request or task that the owner worked for. Owner only."""
-        if self.pauses.label is not None:
+        if self.pauses.label is not None or self._served is not None:
             with self._lock:
-                self.pauses.end()
+                self._served = None
+                if self.pauses.label is not None:
+                    self.pauses.end()
 
     def _may_pause(self, *, by_owner: bool) -> bool:
         """Return whether a pause that is expected now is the owner's, in its thread, of a session that is set up.

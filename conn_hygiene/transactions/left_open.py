@@ -49,6 +49,9 @@ def request_started(
     looks_for_state = around is not None or getattr(sender, "__module__", None) == _TEST_CLIENT
     for wrapper in _wrappers() if internals.LEASES.available else ():
         lease = lease_of(wrapper)
+        if around is None and lease is not None and lease.serves():
+            # The last one's end was not told.
+            lease.end_with_other_request()
         if wrapper.in_atomic_block or (lease is not None and lease.in_transaction()):
             in_transaction.append(wrapper.alias)
         elif looks_for_state and lease is not None and _carries_state(lease):
