@@ -104,6 +104,12 @@ def closes_and_sets(request: HttpRequest, alias: str) -> HttpResponse:
     return HttpResponse()
 
 
+def sets_and_closes(request: HttpRequest, alias: str) -> HttpResponse:
+    ask("SET app.tenant = 'acme'", alias)
+    close_another_response()
+    return HttpResponse(tenant(alias))
+
+
 def asks_another_page(request: HttpRequest, alias: str) -> HttpResponse:
     ask("SET app.tenant = 'acme'", alias)
     ask("CREATE TEMP TABLE t_hygiene (n int)", alias)
@@ -185,6 +191,7 @@ async def says_tenant_in_a_thread(request: HttpRequest, alias: str) -> HttpRespo
 urlpatterns = [
     path("two/<alias>/<end>/", two_items),
     path("closes/<alias>/", closes_and_sets),
+    path("sets/<alias>/", sets_and_closes),
     path("asks/<alias>/", asks_another_page),
     path("tenant/<alias>/", says_tenant),
     path("pid/<alias>/", says_pid),
@@ -290,6 +297,13 @@ def test_a_request_that_closes_another_response_ends_with_its_own(alias: str, se
     settings.MIDDLEWARE = MIDDLEWARE
     wsgi(f"/closes/{alias}/")
     assert wsgi(f"/tenant/{alias}/") in (b"None", b"")
+
+
+# Django closes the others' connections, whichever response it is.
+@pytest.mark.parametrize("alias", ["persistent"])
+def test_a_request_that_closes_another_response_keeps_what_it_has_set(alias: str, settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    assert wsgi(f"/sets/{alias}/") == b"acme"
 
 
 @every_alias

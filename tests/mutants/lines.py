@@ -1988,7 +1988,7 @@ MUTANTS = [
         """
         if request is None:
         """,
-        "test_whose_request.py::test_a_request_that_closes_another_response_ends_with_its_own[persistent]",
+        "test_whose_request.py::test_a_request_that_closes_another_response_keeps_what_it_has_set[persistent]",
     ),
     _mutant(
         "a request in the middle of another closes what is the other's",
@@ -2041,7 +2041,7 @@ MUTANTS = [
         return frame and frame.f_code
         """,
         """
-        while frame is not None and "site-packages" in frame.f_code.co_filename:
+        while frame is not None and frame.f_globals["__name__"].startswith(("django.", "conn_hygiene.", "library.")):
             frame = frame.f_back
         return frame and frame.f_code
         """,
