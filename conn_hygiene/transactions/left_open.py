@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -84,7 +85,7 @@ def request_finished(**kwargs: Any) -> None:
         # A signal that was sent by hand, or sent twice: what is open now belongs to somebody else. Or that of another
         # response, which a view has made and closes.
         return
-    told = []
+    told: list[Callable[[], None]] = []
     label = request.around.label if request.around is not None else None
     for wrapper in _wrappers():
         lease = lease_of(wrapper)
@@ -93,7 +94,7 @@ def request_finished(**kwargs: Any) -> None:
         if lease.reported:
             told.append(_tells_that_over(lease, serving.label))
         lease.request_is_over()
-        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(wrapper, lease)):
+        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(lease, told)):
             lease.request = label
             continue
         if wrapper.closed_in_transaction:
@@ -114,8 +115,8 @@ def request_finished(**kwargs: Any) -> None:
         tell()
 
 
-def _goes_on(wrapper: BaseDatabaseWrapper, lease: Lease) -> bool:
-    """Return whether *wrapper* is in an ``atomic()`` of a function that has not ended.
+def _goes_on(lease: Lease, told: list[Callable[[], None]]) -> bool:
+    """Return whether the ``atomic()`` of *lease* is of a function that has not ended; add to *told* what says so.
 
     A test may read a streaming body in its own transaction, and a view close a response that it has made itself.
     """
@@ -123,7 +124,9 @@ def _goes_on(wrapper: BaseDatabaseWrapper, lease: Lease) -> bool:
     opener = found.transaction.opener if found is not None and found.transaction is not None else None
     if opener is None or not callsite.is_running(opener):
         return False
-    logger.info("A request has ended in the middle of a transaction of %r, which goes on.", wrapper.alias)
+    told.append(
+        partial(logger.info, "A request has ended in the middle of a transaction of %r, which goes on.", lease.alias)
+    )
     return True
 
 

@@ -1971,7 +1971,7 @@ MUTANTS = [
         "a transaction that goes on is taken for one that a request has left",
         "transactions/left_open.py",
         """
-        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(wrapper, lease)):
+        if wrapper.alias in request.in_transaction or (wrapper.in_atomic_block and _goes_on(lease, told)):
         """,
         """
         if wrapper.alias in request.in_transaction:
