@@ -6,6 +6,7 @@ It must not wait for itself, and what it does there is not to be undone.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from linecache import getline
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from conn_hygiene import locks, release_between_queries
 from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.returns import Return
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
 from conn_hygiene.leases.usage import Timing
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.locks import Rank, RankedLock
@@ -37,11 +40,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-# Python handles signals at calls and jumps back. These lines come right after a look at what they change.
-NEXT = {
-    "self._thread = thread",
-    "self.state, self._connection, self.carried, self.open_cursors = state, None, carried, {}",
-}
+# Python handles signals at calls and jumps back: no line comes after one without, as far as a handler can tell.
+CALLS = re.compile(r"[\w\])]\(|\b(with|for|while)\b")
 
 # Seconds after which a thread is taken to wait for itself.
 PATIENCE = 20
@@ -49,12 +49,13 @@ PATIENCE = 20
 
 @dataclass
 class Between:
-    """Does something at the *nth* line of a function that the thread executes, once, as a signal handler would."""
+    """Does something at the *nth* line of a function at which a signal may be handled, as its handler would, once."""
 
     code: CodeType
     nth: int
     do: Callable[[], object]
     done: bool = field(default=False, init=False)
+    _may_be_interrupted: bool = field(default=True, init=False)
 
     def __enter__(self) -> Between:
         sys.settrace(self._called)
@@ -64,13 +65,16 @@ class Between:
         sys.settrace(None)
 
     def _called(self, frame: FrameType, event: str, arg: object) -> Any:
-        return self._line if frame.f_code is self.code else None
+        if frame.f_code is not self.code:
+            return None
+        self._may_be_interrupted = True
+        return self._line
 
     def _line(self, frame: FrameType, event: str, arg: object) -> Any:
-        line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if event == "line" and line not in NEXT:
-            self.nth -= 1
-            if self.nth == 0:
+        if event == "line":
+            self.nth -= self._may_be_interrupted
+            self._may_be_interrupted = bool(CALLS.search(getline(frame.f_code.co_filename, frame.f_lineno)))
+            if self.nth == 0 and not self.done:
                 self.done = True
                 with unordered():
                     self.do()
@@ -212,6 +216,77 @@ def test_what_is_listed(function: Any, settings: Any, pool_of: Callable[[str], A
         assert [each for each in keeper.leases() if each.alias == "default"] == []
         stats = pool_of("default").get_stats()
         assert stats["pool_available"] == stats["pool_size"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "functions"),
+    [
+        ("SELECT 1", [Lease.cursor_closed, Lease._end_idle, Lease._leaves_nothing]),
+        ("SET lock_timeout = '1s'", [Lease._end_idle, Lease._leave, Lease._plan, Lease._end, Lease._take_out]),
+        ("SET lock_timeout = '1s'", [Reaper.carry_back, Return.carry_out, Return._clean, Return._scrub]),
+    ],
+    ids=["nothing is left", "a setting is left", "a setting is read"],
+)
+def test_what_another_has_by_then(sql: str, functions: list[Any], settings: Any, pool_of: Callable[[str], Any]) -> None:
+    """The handler's query gives the connection back, and somebody else has it, and a cursor, before the thread is on.
+
+    That one's cursor works, and the lease of the first is none that has a connection without one. Where the thread is
+    about to read what follows, the handler is told that it may not, and at once.
+    """
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    others: list[tuple[Any, Any]] = []
+
+    def query_once() -> None:
+        with release_between_queries():
+            query("small", sql)
+        left = lease_of(connections["small"])
+        assert not left.holds_connection()
+        assert left.state in (CLOSED, GIVEN_BACK)
+        connections["small"].close()
+
+    def query_and_lose_it() -> None:
+        try:
+            query("small")
+        except OperationalError as error:
+            assert "a signal handler may not" in str(error)  # noqa: PT017 - or there is none
+        for _ in range(pool_of("small").get_stats()["pool_available"]):
+            wrapper = connections["small"].copy()
+            wrapper.inc_thread_sharing()
+            others.append((wrapper, wrapper.cursor()))
+
+    for function in functions:
+        for _ in at_each_line(function, query_once, query_and_lose_it):
+            for wrapper, cursor in others:
+                cursor.execute("SELECT 1")
+                assert cursor.fetchone() == (1,)
+                cursor.close()
+                wrapper.close()
+            others.clear()
+            assert running()._returning == set()
+            stats = pool_of("small").get_stats()
+            assert stats["pool_available"] == stats["pool_size"]
+
+
+def test_what_is_closed_is_not_held_for_what_has_changed(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    held: list[bool] = []
+
+    def change() -> None:
+        with release_between_queries():
+            query("small")
+            with connections["small"].cursor() as cursor:
+                cursor.connection.prepare_threshold = 7
+        left = lease_of(connections["small"])
+        held.append(left.holds_connection())
+        assert (left.state == HELD) == left.holds_connection()
+        close()
+
+    def close() -> None:
+        connections["small"].close()
+
+    for _ in at_each_line(Lease._changed, change, close):
+        pass
+    assert set(held) == {True, False}
 
 
 LOOKS: list[tuple[Any, Callable[[Reaper, Any], object]]] = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from conn_hygiene import callsite, conf, locks
+from conn_hygiene import callsite, conf, internals, locks
 from conn_hygiene.events import CameBack, CheckedIn, publish
 from conn_hygiene.leases import backoff, checkouts, cursors, invariants, news, pauses, policy, turns, usage
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, State
@@ -379,6 +379,10 @@ class Claim:
     def is_out(self, returning: Return) -> bool:
         """Return whether *returning* has been taken out of the lease, and was not just about to be."""
         return self._connection is not returning.connection
+
+    def is_locked_here(self) -> bool:
+        """Return whether the running thread has the lease's lock."""
+        return internals.TURNS.available and self._lock._is_owned()
 
     def holds_connection(self) -> bool:
         """Return whether a connection is checked out."""

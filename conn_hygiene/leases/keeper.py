@@ -65,6 +65,9 @@ class Keeper(Protocol):
     def rescue(self, lease: Claim) -> None:
         """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
 
+    def hurry(self, lease: Claim) -> bool:
+        """Carry back here what nobody has begun to; return whether the rest may be waited for, or is this thread's."""
+
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
         """Have ``limit.expire()`` called when *deadline* on the monotonic clock has come, unless it is over by then."""
 

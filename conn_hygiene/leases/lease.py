@@ -383,10 +383,12 @@ class Lease(TimedClaim):
                 elif self._handle_is_out():
                     # The owner has read the handle a moment ago, and is about to use it.
                     return
+                now = _now()
+                # After the last call, at which a signal handler may have queried.
                 connection = self._connection
                 if self.open_cursors or wrapper is None or connection is None:
                     return
-                self.idle_since = now = _now()
+                self.idle_since = now
                 pgconn = connection.pgconn
                 if (
                     wrapper.in_atomic_block
@@ -425,14 +427,9 @@ class Lease(TimedClaim):
                             is_scarce = self.keeps and not self.spare
                             deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
                         # Else the reaper is about to look in any case.
-                    elif (
-                        grace is not None
-                        and pgconn.transaction_status == _IDLE
-                        and self.server_pid
-                        and self._connection is connection
-                    ):
+                    elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
                         # What has broken stays its owner's, who is told at the next use. So does what it checks out at
-                        # this moment, where a signal handler queries; or that query has given it back.
+                        # this moment, where a signal handler queries.
                         ended = self._end_idle(connection)
                         if grace and ended[0] is not None:
                             pauses.begin(now, grace)

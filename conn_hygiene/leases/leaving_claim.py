@@ -36,12 +36,14 @@ class LeavingClaim(SessionClaim):
         reported = state.reported_parameters(connection)
         if self._leaves_nothing(connection, reported):
             # What all that follows comes to for nearly every session.
-            cursors.retire(connection)
             fresh = self.session_state.fresh
             return self._take_out(Return(self, self.alias, connection, plan=NOTHING, fresh=fresh, is_as_given=True)), []
         changed = self._changed(connection, reported)
         if not changed:
             return self._leave(reported), []
+        if self._connection is not connection:
+            # A signal handler has been faster.
+            return None, []
         self.state = HELD
         reason = f"a change of {', '.join(changed)}"
         self.session_state.pins[reason] = callsite.UNKNOWN
@@ -61,8 +63,8 @@ class LeavingClaim(SessionClaim):
         *reported* are its session's parameters, if they have just been looked at.
         """
         connection = self._connection
-        assert connection is not None
-        cursors.retire(connection)
+        if connection is None:
+            return None
         follows = reason == "release" and internals.FOLLOWING.available
         plan = self._plan(connection, reported, follows=follows)
         # While the catalogue is not known, it is not known what follows either.
@@ -86,6 +88,9 @@ class LeavingClaim(SessionClaim):
         if not self._end(returning.connection, GIVEN_BACK, reason, carried=returning.carried, listed=False):
             self.keeper.stays(self, returning)
             return None
+        # Now that it is nobody else's: one that a signal handler has given back may be another thread's by now.
+        cursors.retire(returning.connection)
+        returning.is_complete = True
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()
         return returning

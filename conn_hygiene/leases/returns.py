@@ -19,7 +19,7 @@ import psycopg
 from conn_hygiene import locks
 from conn_hygiene.events import publish
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.leases import audits
+from conn_hygiene.leases import audits, cursors
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import known
@@ -132,6 +132,7 @@ class Return:
         "carried",
         "connection",
         "fresh",
+        "is_complete",
         "is_rolled_back",
         "lease",
         "news",
@@ -163,6 +164,8 @@ class Return:
         self.is_rolled_back = is_rolled_back
         #: What is to be published when it is back.
         self.news: tuple[Event, ...] = ()
+        #: Whether all is done that is done under the lock of its lease.
+        self.is_complete = False
         #: Whether its owner carries it out, who may wait for handlers and listeners of its own.
         self.by_owner = False
         # By whom it is carried out: the first thread that puts itself here, in one step.
@@ -197,6 +200,11 @@ class Return:
         return not self.by_owner or self.carried is not None
 
     @property
+    def is_carried(self) -> bool:
+        """Whether some thread is carrying it out, or has."""
+        return bool(self._carrier)
+
+    @property
     def is_carried_here(self) -> bool:
         """Whether the running thread is carrying it out, further up its stack."""
         return self._carrier.get(None) == threading.get_ident()
@@ -213,6 +221,9 @@ class Return:
             return
         records: list[logging.LogRecord] = []
         if not self._is_put:
+            if not self.is_complete:
+                # An exception of a signal handler came in between.
+                cursors.retire(self.connection)
             give_back = pools.put_back
             if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
                 self._prepare(registry)

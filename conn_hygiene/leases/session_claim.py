@@ -62,6 +62,8 @@ class SessionClaim(Claim):
             with self._lock:
                 self.carried = None
             return
+        if not self.carried.is_known and not self.keeper.hurry(self):
+            raise self.carried.lost("a signal handler may not ask for it while its thread does")
         self.carried.values(returns.PATIENCE)
 
     def _is_of_other_than(self, request: policy.Entry | None) -> bool:

@@ -215,6 +215,21 @@ class Reaper:
             else:
                 self.stays(lease, returning)
 
+    def hurry(self, lease: Claim) -> bool:
+        """Carry back here what was taken out of *lease* and nobody has begun to carry, since its owner waits for it.
+
+        Returns whether it may be waited for: not if the running thread is about it further up its stack, where a signal
+        handler queries.
+        """
+        with self._registry_lock:
+            found = [returning for returning in list(self._returning) if returning.lease is lease]
+        for returning in found:
+            if returning.is_complete and not returning.is_carried:
+                returning.carry_out(self)
+            elif returning.is_carried_here or (not returning.is_complete and lease.is_locked_here()):
+                return False
+        return True
+
     def stays(self, lease: Claim, returning: Return) -> None:
         """Forget *returning*, which was not taken out of *lease* after all."""
         holds = lease.holds_connection()
@@ -337,13 +352,10 @@ class Reaper:
         if self._stopping or (self._thread is not None and self._is_of_this_kind()):
             return
         with self._start_lock:
-            # Another thread may have been first.
-            if self._stopping or (self._thread is not None and self._is_of_this_kind()):  # type: ignore[redundant-expr]
-                return
             self._renew_bell()
             thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
-            # Nor in between, in this one: a signal handler may query.
-            if self._thread is None:
+            # Another thread may have been first; or this one, in between: a signal handler may query.
+            if self._thread is None and not self._stopping:
                 self._thread = thread
                 self._start(thread)
 

@@ -56,6 +56,11 @@ class Carried:
         #: In which checkout of their owner's they were set again last; none so far.
         self.set_in = 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it has been told what is to be set again, or that it is lost."""
+        return self._known.is_set()
+
     def tell(self, values: Mapping[str, str | None]) -> None:
         """Say what is to be set again, None to its default; what is not among *values* was not set.
 
@@ -77,12 +82,13 @@ class Carried:
         :raises psycopg.OperationalError: it could not be read. Nothing may run in another session then.
         """
         if not self._known.wait(seconds):
-            raise self._lost(f"the server has not answered for {seconds:g} s")
+            raise self.lost(f"the server has not answered for {seconds:g} s")
         if self._error is not None:
-            raise self._lost(str(self._error)) from self._error
+            raise self.lost(str(self._error)) from self._error
         return self._values
 
-    def _lost(self, why: str) -> psycopg.OperationalError:
+    def lost(self, why: str) -> psycopg.OperationalError:
+        """Return the error that tells *why* the values are not known."""
         names = f" ({', '.join(sorted(self.names))})" if self.names else ""
         return psycopg.OperationalError(
             f"What was set in this session{names} could not be read when its connection was given back: {why.strip()}. "

@@ -183,14 +183,14 @@ MUTANTS = [
         "test_locks.py::test_the_list_of_wrappers_is_touched_under_its_lock",
     ),
     _mutant(
-        "two threads may start a reaper each",
+        "two threads, or a signal handler and its thread, may start a reaper each",
         "reaper/reaper.py",
         """
-        # Another thread may have been first.
-        if self._stopping or (self._thread is not None and self._is_of_this_kind()):  # type: ignore[redundant-expr]
-            return
+        if self._thread is None and not self._stopping:
         """,
-        "",
+        """
+        if not self._stopping:
+        """,
         "test_locks.py::test_who_comes_second_starts_no_other_reaper",
     ),
     _mutant(
@@ -800,11 +800,10 @@ MUTANTS = [
         "a checkout that is not over is given back where there is no grace",
         "leases/lease.py",
         """
-            and pgconn.transaction_status == _IDLE
-            and self.server_pid
+        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
         """,
         """
-            and pgconn.transaction_status == _IDLE
+        elif grace is not None and pgconn.transaction_status == _IDLE:
         """,
         "test_pauses.py::test_nor_does_it_without_a_grace",
     ),
@@ -869,14 +868,48 @@ MUTANTS = [
         "test_session_state.py::test_a_session_is_cleaned_without_a_descriptor_to_spare",
     ),
     _mutant(
-        "what a query has given back in the middle is given back twice",
-        "leases/lease.py",
+        "cursors are retired of what may be another's by now",
+        "leases/leaving_claim.py",
         """
-            and self._connection is connection
+        fresh = self.session_state.fresh
         """,
         """
+        cursors.retire(connection)
+        fresh = self.session_state.fresh
         """,
-        "test_pauses.py::test_what_a_query_has_given_back_in_the_middle_is_not_given_back_twice",
+        "test_reentrancy.py::test_what_another_has_by_then",
+    ),
+    _mutant(
+        "a lease that has lost its connection is held for a change",
+        "leases/leaving_claim.py",
+        """
+        if self._connection is not connection:
+            # A signal handler has been faster.
+            return None, []
+        """,
+        "",
+        "test_reentrancy.py::test_what_is_closed_is_not_held_for_what_has_changed",
+    ),
+    _mutant(
+        "a signal handler waits for what its own thread is about to read",
+        "leases/session_claim.py",
+        """
+        if not self.carried.is_known and not self.keeper.hurry(self):
+            raise self.carried.lost("a signal handler may not ask for it while its thread does")
+        """,
+        "",
+        "test_reentrancy.py::test_what_another_has_by_then",
+    ),
+    _mutant(
+        "what is only half taken out is carried back",
+        "reaper/reaper.py",
+        """
+        if returning.is_complete and not returning.is_carried:
+        """,
+        """
+        if not returning.is_carried:
+        """,
+        "test_reentrancy.py::test_what_another_has_by_then",
     ),
     _mutant(
         "what the pool has already is closed",
@@ -1492,7 +1525,7 @@ MUTANTS = [
         "sessions/following.py",
         """
         if self._error is not None:
-            raise self._lost(str(self._error)) from self._error
+            raise self.lost(str(self._error)) from self._error
         """,
         "",
         "test_following.py::test_no_query_runs_without_what_could_not_be_read",
@@ -1860,11 +1893,10 @@ MUTANTS = [
         "a connection that is broken goes back while its owner has yet to be told",
         "leases/lease.py",
         """
-            grace is not None
-            and pgconn.transaction_status == _IDLE
+        elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
         """,
         """
-            grace is not None
+        elif grace is not None and self.server_pid:
         """,
         "test_broken.py::test_what_has_broken_stays_its_owners_also_at_a_grace_of_0",
     ),
@@ -1918,21 +1950,6 @@ MUTANTS = [
         """
         """,
         "test_reentrancy.py::test_what_is_listed",
-    ),
-    _mutant(
-        "a signal handler's timer is replaced",
-        "reaper/reaper.py",
-        """
-        if self._thread is None:
-            self._thread = thread
-            self._start(thread)
-        """,
-        """
-        if thread:
-            self._thread = thread
-            self._start(thread)
-        """,
-        "test_reentrancy.py::test_one_timer_is_started",
     ),
     _mutant(
         "a signal handler's lane is replaced",
