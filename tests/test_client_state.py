@@ -572,7 +572,7 @@ def test_nothing_is_sent_and_nothing_pinned_where_nothing_was_changed(admin: psy
         wait_until_released(ALIAS)
         found.append(last_of(pid))
         close()
-        handle()
+        connections[ALIAS].ensure_connection()
         close()
         found.append(last_of(pid))
     assert found == [f"SELECT {number}" for number in range(3) for _ in range(2)]

@@ -15,7 +15,17 @@ from psycopg import sql
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.sessions.sql import ADVISORY_LOCK, PREPARED, SEED, SETTING, TEMPORARY, Placeholder, Setting, effect_of
+from conn_hygiene.sessions.sql import (
+    ADVISORY_LOCK,
+    LISTEN,
+    PREPARED,
+    SEED,
+    SETTING,
+    TEMPORARY,
+    Placeholder,
+    Setting,
+    effect_of,
+)
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
@@ -231,6 +241,58 @@ def test_state_that_is_undone_no_longer_pins(statement: str, undo: str) -> None:
     assert_stays()
     run(undo)
     wait_until_released()
+
+
+@pytest.mark.parametrize(
+    ("statements", "look"),
+    [
+        ("UNLISTEN *; LISTEN hygiene", "SELECT count(*) FROM pg_listening_channels()"),
+        ("DEALLOCATE ALL; PREPARE hygiene AS SELECT 1", "SELECT count(*) FROM pg_prepared_statements WHERE from_sql"),
+        (
+            "SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock(815)",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        ),
+        (
+            "DISCARD TEMP; CREATE TEMP TABLE t_hygiene (n int)",
+            "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()",
+        ),
+        (
+            "DISCARD TEMP; SELECT set_config('search_path', 'pg_temp', false); CREATE TABLE t_hygiene (n int)",
+            "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()",
+        ),
+        (
+            "CLOSE ALL; DECLARE hygiene CURSOR WITH HOLD FOR SELECT 1",
+            "SELECT count(*) FROM pg_cursors WHERE is_holdable",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("releasing")
+def test_what_is_left_after_an_undoing_in_the_same_string_is_kept(statements: str, look: str) -> None:
+    run(statements)
+    assert_stays()
+    assert run(look) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "adds", "removes"),
+    [
+        ("UNLISTEN *; LISTEN a", {LISTEN}, set()),
+        ("LISTEN a; UNLISTEN *", set(), {LISTEN}),
+        ("UNLISTEN *; SELECT '\\'; LISTEN a; --'", {LISTEN}, set()),
+    ],
+)
+def test_what_a_string_undoes_is_not_what_it_leaves(statement: str, adds: set[str], removes: set[str]) -> None:
+    effect = effect_of(statement)
+    assert effect is not None
+    assert (set(effect.adds), set(effect.removes)) == (adds, removes)
+
+
+def test_nor_is_it_where_a_parameter_says_so() -> None:
+    effect = effect_of("DISCARD TEMP; SELECT set_config(%s, %s, false)")
+    assert effect is not None
+    assert effect.removes == {TEMPORARY}
+    given = effect.with_parameters(["search_path", "pg_temp"])
+    assert (set(given.adds), set(given.removes)) == ({TEMPORARY}, set())
 
 
 @pytest.mark.usefixtures("releasing")

@@ -241,6 +241,39 @@ def test_the_owner_of_an_ended_session_is_told_why_at_commit_too(alias: str, set
     assert not connections[alias].in_atomic_block
 
 
+# Where it was reported before, another session was ended by us.
+@pytest.mark.parametrize(("action", "said_before"), [("log", True), ("log", False), ("terminate", False)])
+def test_what_the_server_has_ended_is_said_once_and_by_whom_to_its_owner(
+    action: str, said_before: bool, settings: Any, idle: Events, admin: psycopg.Connection
+) -> None:
+    """Its idle_in_transaction_session_timeout, for one."""
+    limits = {"IDLE_IN_TRANSACTION_AFTER": 0.05 if said_before else 0.3, "IDLE_IN_TRANSACTION_ACTION": action}
+    settings.CONN_HYGIENE = {**limits, "HELD_TOO_LONG_AFTER": None}
+
+    def forget() -> None:
+        with transaction.atomic():
+            pid = pid_of("default")
+            if said_before:
+                wait_until(lambda: idle, "it is reported")
+            end_sessions(admin, pid)
+            wait_until(lambda: idle, "it is reported")
+            let_it_be_looked_at_again()
+            query()
+
+    with pytest.raises(OperationalError) as raised:
+        forget()
+    assert "terminating connection due to administrator command" in str(raised.value)
+    assert [event["action"] for event in idle] == ["log"]
+
+
+def let_it_be_looked_at_again() -> None:
+    """Wait for as long as it takes until a report would be made again, several times over."""
+    running: Any = reaper.running
+    for _ in range(10):
+        watched_at = running._watch_at
+        wait_until(lambda watched_at=watched_at: running._watch_at != watched_at, "it is looked at")  # type: ignore[misc]
+
+
 # ##### Held too long #####
 
 

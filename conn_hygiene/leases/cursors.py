@@ -124,6 +124,9 @@ class LeasedCursor(_Cursor):
             return None
         self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
         lease: Lease = checkout[0]
+        if getattr(self, "withhold", False):
+            # psycopg declares it so, which the text does not say. One of Django's keeps the connection by itself.
+            lease.keeps_cursor()
         return lease.statement(query, params, self._conn)
 
     def _succeeded(self, undoes: Effect) -> None:

@@ -98,6 +98,7 @@ class SessionClaim(Claim):
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.
             self.session_state.follows |= values.keys()
+        self.sets_path(values.get("search_path"))
         if Followed.listeners and values and not again:
             publish(news.followed(self, values))
 
@@ -190,6 +191,22 @@ class SessionClaim(Claim):
         """
         with self._lock:
             self.session_state.overridden[name] = before
+
+    def sets_path(self, path: str | None) -> None:
+        """Take note that ``search_path`` is set to *path*, by no statement that was seen. Owner only.
+
+        What is created under it may be temporary, as no statement says: nobody else is to have it. Where it surely is,
+        the session is kept for its owner.
+        """
+        if sql.makes_temporary(path):
+            self._pin(sql.Effect(frozenset({sql.TEMPORARY}), frozenset()))
+        elif path is not None and "pg_temp" in path.lower():
+            with self._lock:
+                self.session_state.soil()
+
+    def keeps_cursor(self) -> None:
+        """Take note that a cursor is declared ``WITH HOLD`` that lasts as long as the session. Owner only."""
+        self._pin(sql.Effect(frozenset({sql.HELD_CURSOR}), frozenset()))
 
     def no_longer_overriding(self, name: str) -> None:
         """Take note that *name* is again what it was before. Owner only."""

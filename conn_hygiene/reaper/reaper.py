@@ -562,10 +562,16 @@ class Reaper:
                 ended.call_in_handle(lease)
             return
         event = watch.idle_in_transaction(lease, found)
-        if ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {event.message}"):
+        again_at = now + found.idle_for
+        if pools.is_left(found.connection):
+            # Ended by the server, say for its own idle_in_transaction_session_timeout: its owner will be told by whom.
+            event, again_at = replace(event, action="log"), math.inf
+            if _is_said(lease, _TRANSACTION, found.transaction, -math.inf):
+                return
+        elif ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {event.message}"):
             # Its owner was faster, and is at work again.
             return
-        _note(lease, _TRANSACTION, found.transaction, now + found.idle_for)
+        _note(lease, _TRANSACTION, found.transaction, again_at)
         self.tell(watch.publish, event, found)
 
     def _see_to_idle(self, lease: Lease, found: Description, now: float) -> None:

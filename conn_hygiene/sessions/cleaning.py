@@ -153,6 +153,9 @@ def _statements(
         statements += _EVERYTHING
     else:
         statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
+        if "search_path" in plan.resets:
+            # It may have had what was created be temporary, which no statement says. Where nothing is, it is for free.
+            statements.append("DISCARD TEMP")
     if plan.left or _TIMEZONE in plan.resets:
         # Every pool sets it, to the same, which is found to be so.
         statements.append(f"SET TimeZone = {following.literal(connection, state.timezone_of(fresh))}")

@@ -41,6 +41,7 @@ CODE = "DO block"
 SHARED = "copy of the database wrapper"
 PAST = "use before install()"
 DISCARDED = "DISCARD ALL"
+PATH = "search_path that is computed"
 UNREADABLE = "statement that cannot be read"
 UNTOLD = "what functions may have set (the catalogue could not be read)"
 
@@ -52,7 +53,7 @@ INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, CODE, UNREAD
 _SEARCH_PATH = "search_path"
 
 # What needs mending before somebody else gets the session, but does not matter to its owner.
-HARMLESS = frozenset({DISCARDED})
+HARMLESS = frozenset({DISCARDED, PATH})
 
 
 class Placeholder(NamedTuple):
@@ -96,7 +97,7 @@ class Effect(NamedTuple):
             settings |= names
             if folded(name) == _SEARCH_PATH and _has_pg_temp(parameters):
                 adds |= {TEMPORARY}
-        return Effect(adds, self.removes, frozenset(settings))
+        return Effect(adds, self.removes - adds, frozenset(settings))
 
 
 # As PostgreSQL reads a boolean that comes as a string (documentation, "Boolean Type").
@@ -110,6 +111,11 @@ def _is_true(text: str) -> bool:
 def _has_pg_temp(parameters: Any) -> bool:
     values = parameters.values() if isinstance(parameters, Mapping) else parameters or ()
     return any(isinstance(value, str) and "pg_temp" in value.lower() for value in values)
+
+
+def makes_temporary(path: str | None) -> bool:
+    """Return whether what is created is temporary with *path* as ``search_path`` (documentation of that setting)."""
+    return path is not None and _PG_TEMP_FIRST.match(path) is not None
 
 
 def _given(value: Any, parameters: Any) -> Any:
@@ -161,7 +167,8 @@ def effect_of(sql: str) -> Effect | None:
     # ours. There is a difference only where one stands before a quote.
     if "\\'" in sql:
         other = _Reader(Text(sql, backslashes_escape=True)).effect()
-        effect = Effect(effect.adds | other.adds, effect.removes & other.removes, effect.settings | other.settings)
+        adds = effect.adds | other.adds
+        effect = Effect(adds, (effect.removes & other.removes) - adds, effect.settings | other.settings)
     return effect if any(effect) else None
 
 
@@ -226,6 +233,7 @@ _WITH_HOLD = re.compile(rf"(?<!{IN_NAME})with\s+hold(?!{IN_NAME})")
 _ATOMIC = re.compile(rf"(?<!{IN_NAME})begin\s+atomic(?!{IN_NAME})")
 # The schema of temporary things: by its alias or, for those who looked it up, by its name.
 _PG_TEMP = re.compile(rf"(?<!{IN_NAME})pg_temp(?:_[0-9]+)?(?!{IN_NAME})")
+_PG_TEMP_FIRST = re.compile(r'\s*"?pg_temp(?:_[0-9]+)?"?\s*(?:,|$)', re.IGNORECASE)
 # Up to PostgreSQL 14, a number may stand right before a keyword. That these begin with a letter, and look back only
 # then, is what makes the search for them fast.
 _INTO_TEMP = re.compile(
@@ -300,7 +308,8 @@ class _Reader:
             return Effect(frozenset({DISCARDED}), _UNDONE_BY_DISCARD_ALL)
         for start, end in self._statements():
             self._statement(start, end)
-        return Effect(frozenset(self._adds), frozenset(self._removes), frozenset(self._settings))
+        # What comes after an undoing is left all the same. What came before it is no longer among the first.
+        return Effect(frozenset(self._adds), frozenset(self._removes - self._adds), frozenset(self._settings))
 
     def _statements(self) -> Iterator[tuple[int, int]]:
         start = 0
@@ -508,6 +517,9 @@ class _Reader:
         self._take(None if name is None else [name], local or False)
         if name is None or isinstance(name, Placeholder) or folded(name) == _SEARCH_PATH:
             self._search_path(arguments[1])
+            if local and self._constant(arguments[1]) is None:
+                # What is created by then outlives it.
+                self._adds.add(PATH)
 
     def _constant(self, tokens: list[str]) -> str | Placeholder | None:
         """Return what an argument is, if it is a string or a placeholder, or a boolean."""

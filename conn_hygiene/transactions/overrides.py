@@ -249,6 +249,8 @@ class Overrides(Ahead):
         if self._in_force() == self._wanted or (lease is not None and lease.is_setting_up()):
             # What is set up comes first, and is what comes back.
             return
+        if lease is not None:
+            lease.sets_path(self._wanted.get("search_path"))
         if status == TransactionStatus.IDLE and connection.autocommit:
             if lease is None:
                 _refuse_unless_connecting(wrapper)

@@ -912,6 +912,94 @@ MUTANTS = [
         "test_reentrancy.py::test_what_another_has_by_then",
     ),
     _mutant(
+        "what a string leaves after it has undone it is taken for undone",
+        "sessions/sql.py",
+        """
+        return Effect(frozenset(self._adds), frozenset(self._removes - self._adds), frozenset(self._settings))
+        """,
+        """
+        return Effect(frozenset(self._adds), frozenset(self._removes), frozenset(self._settings))
+        """,
+        "test_session_state.py::test_what_is_left_after_an_undoing_in_the_same_string_is_kept",
+    ),
+    _mutant(
+        "what was temporary by a path stays in the session",
+        "sessions/cleaning.py",
+        """
+        statements.append("DISCARD TEMP")
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_a_table_that_is_temporary_by_its_path_does_not_reach_the_next",
+    ),
+    _mutant(
+        "a path that is computed for a transaction is not minded",
+        "sessions/sql.py",
+        """
+        self._adds.add(PATH)
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_a_table_that_is_temporary_by_its_path_does_not_reach_the_next",
+    ),
+    _mutant(
+        "a block may have all that is created be temporary",
+        "transactions/overrides.py",
+        """
+        lease.sets_path(self._wanted.get("search_path"))
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_where_it_surely_is_it_is_kept_for_its_owner",
+    ),
+    _mutant(
+        "a path that follows may have all that is created be temporary",
+        "leases/session_claim.py",
+        """
+        self.sets_path(values.get("search_path"))
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_where_it_surely_is_it_is_kept_for_its_owner",
+    ),
+    _mutant(
+        "a path that only may be one of temporary things is not minded",
+        "leases/session_claim.py",
+        """
+        elif path is not None and "pg_temp" in path.lower():
+        """,
+        """
+        elif False:
+        """,
+        "test_unseen_state.py::test_a_table_that_is_temporary_by_its_path_does_not_reach_the_next",
+    ),
+    _mutant(
+        "a held cursor of the handle is lost",
+        "leases/cursors.py",
+        """
+        lease.keeps_cursor()
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_a_held_cursor_of_the_handle_is_kept_for_its_owner_and_for_nobody_else",
+    ),
+    _mutant(
+        "what the server has ended is ended once more",
+        "reaper/reaper.py",
+        """
+        if pools.is_left(found.connection):
+        """,
+        """
+        if False:
+        """,
+        "test_watch.py::test_what_the_server_has_ended_is_said_once_and_by_whom_to_its_owner",
+    ),
+    _mutant(
         "what the pool has already is closed",
         "pools/base.py",
         """
