@@ -437,6 +437,15 @@ class HeldTooLong(Event):
     #: The whole stacks of the two places; None without ``FULL_STACKS``.
     stack_checked_out: Stack | None = None
     stack_now: Stack | None = None
+    #: What else keeps it, such as ``"hold_connection is around"``; several are joined by "and". None where nothing is
+    #: known.
+    kept_because: str | None = None
+
+    @property
+    def keeping(self) -> str:
+        """What keeps it, in sentences with a space in front of each; empty where nothing is known."""
+        pinned = ", ".join(f"{reason} at {where}" for reason, where in self.pins.items())
+        return f"{place_told('It is pinned by', pinned)}{place_told('It is kept because', self.kept_because)}"
 
     def with_reasons(self) -> dict[str, Any]:
         """Return the facts with ``pinned_by``, a tuple of reasons, in the place of ``pins``."""

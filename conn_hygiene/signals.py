@@ -23,7 +23,8 @@ idle_in_transaction_detected = Signal()
 #:
 #: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request``, ``held_for`` and ``idle_for``
 #: (seconds), ``statement``, ``where_checked_out`` and ``where_now`` (all as above), ``pinned_by`` (a tuple of
-#: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``), ``stack_checked_out`` and ``stack_now``.
+#: reasons), ``action`` (``"release"`` if it was given back, else ``"log"``), ``stack_checked_out``, ``stack_now`` and
+#: ``kept_because`` (what else keeps it, such as ``"hold_connection is around"``, or ``None``).
 connection_held_too_long = Signal()
 
 #: A thread ended, or a connection wrapper was collected, with a connection checked out, and it went back to its pool.

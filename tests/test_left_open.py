@@ -813,34 +813,56 @@ def test_a_statement_on_a_raw_handle_is_not_idle(watching: Any, idle_in_transact
     assert idle_in_transaction == []
 
 
+#: What pins a connection, and what else keeps it.
+Kept = tuple[tuple[str, ...], str | None]
+
+
 @contextmanager
-def raw_handle(alias: str) -> Iterator[tuple[str, ...]]:
+def raw_handle(alias: str) -> Iterator[Kept]:
     connections[alias].ensure_connection()
     handle: Any = connections[alias].connection
     handle.execute("SELECT 1")
-    yield ()
+    yield (), "its handle was read"
 
 
 @contextmanager
-def pinned(alias: str) -> Iterator[tuple[str, ...]]:
+def pinned(alias: str) -> Iterator[Kept]:
     query(alias, "LISTEN mine")
-    yield ("LISTEN",)
+    yield ("LISTEN",), None
 
 
 @contextmanager
-def held(alias: str) -> Iterator[tuple[str, ...]]:
+def held(alias: str) -> Iterator[Kept]:
     with hold_connection():
         query(alias)
-        yield ()
+        yield (), "hold_connection is around"
 
 
-@pytest.mark.parametrize("keep", [raw_handle, pinned, held])
-def test_a_connection_that_is_held_without_use_is_reported(
+@contextmanager
+def pinned_and_held_behind_a_cursor(alias: str) -> Iterator[Kept]:
+    with hold_connection(), connections[alias].cursor() as cursor:
+        cursor.execute("LISTEN mine")
+        yield ("LISTEN",), "a cursor is open and hold_connection is around"
+
+
+@contextmanager
+def shared(alias: str) -> Iterator[Kept]:
+    connections[alias].inc_thread_sharing()
+    try:
+        query(alias)
+        yield (), "it is shared between threads"
+    finally:
+        connections[alias].dec_thread_sharing()
+
+
+@pytest.mark.parametrize("keep", [raw_handle, pinned, held, pinned_and_held_behind_a_cursor, shared])
+def test_a_connection_that_is_held_without_use_is_reported_with_what_keeps_it(
     keep: Any, watching: Any, warnings: Any, held_too_long: Events
 ) -> None:
     watching(HELD_TOO_LONG_AFTER=0.05)
-    with conn_hygiene.release_between_queries(), keep("default") as reasons:
+    with conn_hygiene.release_between_queries(), keep("default") as (reasons, kept):
         wait_until(lambda: len(held_too_long) >= 3, "it is reported three times")
+        [info] = conn_hygiene.snapshot()
         pid = pid_of("default")
     ages = [event.pop("idle_for") for event in held_too_long]
     assert all(later >= 2 * earlier >= 0.1 for earlier, later in pairwise(ages))
@@ -859,11 +881,51 @@ def test_a_connection_that_is_held_without_use_is_reported(
         "stack_now": None,
         "pinned_by": reasons,
         "action": "log",
+        "kept_because": kept,
     }
+    assert (tuple(info.pinned_by), info.kept_because) == (reasons, kept)
     (record, *_) = [record for record in warnings() if record.name == "conn_hygiene.held"]
-    assert f"on 'default' (server pid {pid}) has been held for" in record.getMessage()
-    if reasons:
-        assert f"pinned by {reasons[0]} at {__file__}" in record.getMessage()
+    text = record.getMessage()
+    assert f"on 'default' (server pid {pid}) has been held for" in text
+    assert (f" It is pinned by LISTEN at {__file__}" in text) == bool(reasons)
+    assert text.count(" It is kept because ") == bool(kept)
+    assert kept is None or f" It is kept because {kept}. Its last statement was: " in text
+
+
+@pytest.mark.parametrize(
+    ("alias", "values", "kept"),
+    [
+        ("default", {}, "no release scope is around"),
+        ("default", {"RELEASE": "never"}, 'RELEASE is "never"'),
+        ("unpooled", {"RELEASE": "always", "UNPOOLED_RELEASE_AFTER": None}, "UNPOOLED_RELEASE_AFTER is None"),
+    ],
+)
+def test_what_nobody_gives_back_is_said_to_be_kept_for_that(
+    alias: str, values: Any, kept: str, watching: Any, held_too_long: Events, monkeypatch: Any
+) -> None:
+    def wait(alias: str) -> None:
+        query(alias)
+        wait_until(lambda: held_too_long, "it is reported")
+        assert [info.kept_because for info in conn_hygiene.snapshot() if info.alias == alias] == [kept]
+
+    monkeypatch.setitem(urls.WAYS, "wait", wait)
+    watching(HELD_TOO_LONG_AFTER=0.05, **values)
+    # Without a pool, it is told of what a request keeps.
+    wsgi(f"/leave-open/wait/{alias}/")
+    assert {event["kept_because"] for event in held_too_long} == {kept}
+
+
+def test_what_is_about_to_go_back_is_kept_by_nothing(watching: Any) -> None:
+    watching(RELEASE_AFTER=600)
+    with conn_hygiene.release_between_queries():
+        query("default")
+        [inside] = conn_hygiene.snapshot()
+    [outside] = conn_hygiene.snapshot()
+    assert [(info.state, info.kept_because) for info in (inside, outside)] == [("idle", None)] * 2
+    # Nor is what keeps a transaction told twice.
+    with atomic("default"), hold_connection():
+        [info] = conn_hygiene.snapshot()
+    assert (info.in_transaction, info.kept_because) == (True, None)
 
 
 def test_a_persistent_connection_between_two_requests_is_not_held_too_long(

@@ -75,7 +75,7 @@ def _held_too_long(event: events.HeldTooLong) -> None:
         f"The connection of {who(event)} on {event.alias!r} (server pid {event.server_pid}) has been held for "
         f"{event.held_for:.1f} s, idle for {event.idle_for:.1f} s."
         f"{place_told('It was checked out at', event.where_checked_out)}"
-        f"{place_told('Its thread is at', event.where_now)}"
+        f"{place_told('Its thread is at', event.where_now)}{event.keeping}"
     )
     _send(event, "held too long", "conn_hygiene.held", event.where_checked_out or event.where_now, text)
 

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 
 from conn_hygiene import conf, masking
+from conn_hygiene.leases import policy
+from conn_hygiene.leases.states import PARKED
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import sql
 
 if TYPE_CHECKING:
     from types import CodeType
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene import callsite
     from conn_hygiene.leases.lease import Lease
@@ -51,6 +55,8 @@ class Description:
     active: bool
     pooled: bool
     pins: dict[str, str]
+    #: What else keeps it, as :func:`_kept_because` has it.
+    kept_because: str | None
 
     @property
     def statement(self) -> str | None:
@@ -136,7 +142,29 @@ def describe(lease: Lease, now: float) -> Description | None:
             active=active,
             pooled=lease.pooled,
             pins=dict(lease.session_state.pins),
+            kept_because=None if wrapper is None or in_transaction else _kept_because(lease, wrapper),
         )
+
+
+def _kept_because(lease: Lease, wrapper: BaseDatabaseWrapper) -> str | None:
+    """Return why the lease stays with its owner outside of a transaction, besides its pins; None if nothing is known.
+
+    Under the lock. That nobody has asked to give it back is told only where nothing else would keep it if somebody had.
+    """
+    keeps = (
+        (lease.open_cursors, "a cursor is open"),
+        (lease._handle_is_out(), "its handle was read"),
+        (lease._wish == policy.HOLD, "hold_connection is around"),
+        (wrapper._thread_sharing_count, "it is shared between threads"),  # type: ignore[attr-defined]
+    )
+    reasons = [reason for does, reason in keeps if does]
+    if reasons or lease.session_state.pins or lease.state == PARKED:
+        return " and ".join(reasons) or None
+    if conf.current.RELEASE == "never":
+        return 'RELEASE is "never"'
+    if lease._wish == policy.KEEP:
+        return "no release scope is around"
+    return "UNPOOLED_RELEASE_AFTER is None" if lease._grace() is None else None
 
 
 def _quiet_since(lease: Lease, now: float) -> float:

@@ -585,7 +585,7 @@ class Reaper:
         _note(lease, _HELD, lease.checkouts, now + found.idle_for)
         event = watch.held_too_long(lease, found)
         if lease.give_back_if_abandoned():
-            event = replace(event, action="release")
+            event = replace(event, action="release", kept_because=None)
         self.tell(watch.publish, event, found)
 
     # ##### What owners leave behind #####

@@ -43,6 +43,7 @@ def held_too_long(lease: Lease, found: Description) -> HeldTooLong:
         **_now(lease),
         pins=found.pins,
         action="log",
+        kept_because=found.kept_because,
     )
 
 

@@ -143,7 +143,6 @@ def _left_open(event: events.LeftOpen) -> None:
 
 
 def _held_too_long(event: events.HeldTooLong) -> None:
-    pinned = ", ".join(f"{reason} at {where}" for reason, where in event.pins.items())
     _say(
         _held,
         logging.WARNING,
@@ -155,7 +154,7 @@ def _held_too_long(event: events.HeldTooLong) -> None:
         event.idle_for,
         place_told("It was checked out at", event.where_checked_out),
         place_told("Its thread is at", event.where_now),
-        place_told("It is pinned by", pinned),
+        event.keeping,
         " It is given back." if event.action == "release" else "",
         _last(event),
         extra=event.with_reasons(),

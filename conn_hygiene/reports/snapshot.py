@@ -63,6 +63,10 @@ class LeaseInfo:
     stack_checked_out: str | None = None
     stack_began: str | None = None
     stack_now: str | None = None
+    #: What keeps it with its thread outside of a transaction, besides what pins it: ``"hold_connection is around"``,
+    #: ``"no release scope is around"``, ``"a cursor is open"`` and the like, several joined by "and". ``None`` where it
+    #: is about to go back, and where nothing is known.
+    kept_because: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +182,7 @@ def _info(lease: Lease, names: dict[int | None, str], now: float) -> LeaseInfo |
         stack_checked_out=callsite.stack_text(lease.checked_out_by),
         stack_began=callsite.stack_text(began),
         stack_now=callsite.stack_text(running),
+        kept_because=seen.kept_because,
     )
 
 

@@ -2834,6 +2834,26 @@ MUTANTS = [
         "test_left_open.py::test_what_was_said_of_a_connection_does_not_silence_what_is_to_be_said_of_its_transaction",
     ),
     _mutant(
+        "a hold is not told to keep a connection",
+        "leases/description.py",
+        """
+        (lease._wish == policy.HOLD, "hold_connection is around"),
+        """,
+        "",
+        "test_left_open.py::test_a_connection_that_is_held_without_use_is_reported_with_what_keeps_it[held]",
+    ),
+    _mutant(
+        "what is about to go back is told to be kept",
+        "leases/description.py",
+        """
+        if reasons or lease.session_state.pins or lease.state == PARKED:
+        """,
+        """
+        if reasons or lease.session_state.pins:
+        """,
+        "test_left_open.py::test_what_is_about_to_go_back_is_kept_by_nothing",
+    ),
+    _mutant(
         "what idles behind an open cursor is not idle",
         "leases/description.py",
         """
