@@ -39,7 +39,7 @@ logger = logging.getLogger("conn_hygiene")
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Tells @scope(None), which is a mistake, from @scope().
-_NOTHING: Any = object()
+NOTHING: Any = object()
 
 
 def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:
@@ -85,6 +85,8 @@ class _Scope:
     """What the scopes share: entering and leaving in sync and async code, and wrapping every kind of function."""
 
     name: str
+    # Whether it has to be called with arguments before it decorates anything.
+    takes_arguments = False
     # Whether a generator stays inside between two of its steps, while the code that consumes it runs.
     lasts: bool
     # How often which scopes were entered, innermost last. An entry has its scope as an attribute.
@@ -169,7 +171,8 @@ class _Scope:
     # As a decorator.
 
     def __call__(self, func: F) -> F:
-        self._check(func)
+        aliases_told = f"Aliases are given as {self._with_using()}."
+        check_decorated(func, self.name, called=self._called(), aliases_told=aliases_told)
         if iscoroutinefunction(func):
             return self._wrap_coroutine_function(func)
 
@@ -235,18 +238,14 @@ class _Scope:
         """Return what is entered for the whole life of a generator; its steps are entered one by one besides."""
         return self if self.lasts else nullcontext()
 
-    def _check(self, func: Any) -> None:
-        if isinstance(func, (staticmethod, classmethod)):
-            raise TypeError(f"Put @{self.name} below @{type(func).__name__}, next to the function.")
-        if inspect.isclass(func):
-            raise TypeError(
-                f"@{self.name} cannot decorate the class {func.__qualname__}. Decorate a method; for a view class, "
-                f'use @method_decorator({self.name}, name="dispatch").'
-            )
-        if not callable(func):
-            raise TypeError(
-                f"@{self.name} decorates functions, not {func!r}. Aliases are given as {self.name}(using=...)."
-            )
+    def _called(self) -> str:
+        """Return the scope as somebody has to write it who means this one, whatever its arguments are."""
+        if self._using is not None:
+            return self._with_using()
+        return f"{self.name}(...)" if self.takes_arguments else self.name
+
+    def _with_using(self) -> str:
+        return f"{self.name}({'..., ' if self.takes_arguments else ''}using=...)"
 
     def cover(self, result: Any) -> Any:
         """Return *result*, wrapped so that what of it has yet to run does so inside the scope.
@@ -270,6 +269,42 @@ class _Scope:
     async def _finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         async with self:
             return self.cover(await coroutine)
+
+
+def check_decorated(func: Any, name: str, *, called: str, aliases_told: str) -> None:
+    """Refuse, with advice, what the decorator *name* cannot decorate.
+
+    :param called: the decorator as it is written where it is handed on.
+    :param aliases_told: the sentence for who has given an alias in the place of a function.
+    :raises TypeError: *func* is a method's wrapper, a queue's task, a class, or cannot be called.
+    """
+    if isinstance(func, (staticmethod, classmethod)):
+        raise TypeError(f"Put @{name} below @{type(func).__name__}, next to the function.")
+    if _is_task(func):
+        raise TypeError(f"Put @{name} below the queue's decorator, which makes a task of the function, next to that.")
+    if inspect.isclass(func):
+        raise TypeError(
+            f"@{name} cannot decorate the class {func.__qualname__}. Decorate a method; for a view class, "
+            f'use @method_decorator({called}, name="dispatch").'
+        )
+    if not callable(func):
+        raise TypeError(f"@{name} decorates functions, not {func!r}. {aliases_told}")
+
+
+def _is_task(func: Any) -> bool:
+    """Return whether *func* is what a task queue makes of a function: its users would miss those methods."""
+    # The class that it says it has: Celery's is behind a proxy. And not func itself: a Mock has whatever is asked for.
+    kind = func.__class__
+    return any(hasattr(kind, one) and hasattr(kind, other) for one, other in _METHODS_OF_TASKS)
+
+
+# Celery, Dramatiq, Django, Huey. Two of each: one alone may be anybody's.
+_METHODS_OF_TASKS = (
+    ("delay", "apply_async"),
+    ("send", "send_with_options"),
+    ("enqueue", "aenqueue"),
+    ("schedule", "call_local"),
+)
 
 
 def cover_streaming(response: StreamingHttpResponse, scope: _Scope) -> None:
@@ -534,7 +569,7 @@ def _is_open(wrapper: BaseDatabaseWrapper) -> bool:
 def release_between_queries(func: F, /) -> F: ...
 @overload
 def release_between_queries(*, using: Using = None) -> _Release: ...
-def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
+def release_between_queries(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     """Give connections back while they sit idle: a decorator, and a context manager for ``with`` and ``async with``.
 
     Inside, a connection that has been idle for ``RELEASE_AFTER`` seconds (``UNPOOLED_RELEASE_AFTER`` without a pool)
@@ -552,14 +587,14 @@ def release_between_queries(func: Any = _NOTHING, /, *, using: Using = None) -> 
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Release(using)
-    return scope if func is _NOTHING else scope(func)
+    return scope if func is NOTHING else scope(func)
 
 
 @overload
 def hold_connection(func: F, /) -> F: ...
 @overload
 def hold_connection(*, using: Using = None) -> _Hold: ...
-def hold_connection(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
+def hold_connection(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     """Keep one connection for as long as the block or function runs, in a scope that would give it back.
 
     For what needs one session without the toolkit being able to see it: handles taken from ``connection.connection``,
@@ -573,14 +608,14 @@ def hold_connection(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Hold(using)
-    return scope if func is _NOTHING else scope(func)
+    return scope if func is NOTHING else scope(func)
 
 
 @overload
 def closing_connections(func: F, /) -> F: ...
 @overload
 def closing_connections(*, using: Using = None) -> _Closing: ...
-def closing_connections(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
+def closing_connections(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     """Close at the end whatever connections the block or function opened, of any vendor; with a pool, give them back.
 
     For targets of threads, jobs of executors and the like, where no request ends. Connections that were open before
@@ -593,7 +628,7 @@ def closing_connections(func: Any = _NOTHING, /, *, using: Using = None) -> Any:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
     scope = _Closing(using)
-    return scope if func is _NOTHING else scope(func)
+    return scope if func is NOTHING else scope(func)
 
 
 def release_connections(using: Using = None) -> int:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -361,6 +362,11 @@ def test_a_decorated_function_is_of_the_same_kind_as_before(decorator: Any) -> N
     assert inspect.isasyncgenfunction(decorator(async_generator))
 
 
+def mocked() -> Any:
+    # It has whatever attribute it is asked for.
+    return mock.Mock(return_value=7)
+
+
 class Thing:
     @property
     def value(self) -> int:
@@ -389,6 +395,101 @@ def test_what_cannot_be_decorated_is_refused_with_advice(decorator: Any, wrong: 
         with pytest.raises(TypeError, match=advice) as caught:
             decorate(wrong)
         assert decorator.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("decorate", "called"),
+    [
+        (release_between_queries, "release_between_queries"),
+        (hold_connection(), "hold_connection"),
+        (closing_connections(using="default"), "closing_connections(using=...)"),
+        (session_settings({"app.x": 1}), "session_settings(...)"),
+        (session_settings({"app.x": 1}, using="default"), "session_settings(..., using=...)"),
+        (query_timeout(2), "query_timeout(...)"),
+        (query_timeout(2, using=["default"]), "query_timeout(..., using=...)"),
+        (retry_transaction, "retry_transaction"),
+        (retry_transaction(attempts=2), "retry_transaction(...)"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_who_decorates_a_view_class_is_told_what_to_write(decorate: Any, called: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        decorate(Thing)
+    name = called.partition("(")[0]
+    assert str(caught.value) == (
+        f"@{name} cannot decorate the class Thing. Decorate a method; for a view class, use "
+        f'@method_decorator({called}, name="dispatch").'
+    )
+
+
+def test_aliases_of_a_decorator_that_takes_more_are_told_beside_the_rest() -> None:
+    with pytest.raises(TypeError) as caught:
+        query_timeout(2)("default")  # type: ignore[type-var]
+    assert str(caught.value) == (
+        "@query_timeout decorates functions, not 'default'. Aliases are given as query_timeout(..., using=...)."
+    )
+
+
+def job() -> int:
+    return 7
+
+
+def celery_proxy() -> Any:
+    return pytest.importorskip("celery").Celery(set_as_current=False).task(job)
+
+
+def celery_task() -> Any:
+    return celery_proxy()._get_current_object()
+
+
+def dramatiq_actor() -> Any:
+    brokers = pytest.importorskip("dramatiq.brokers.stub")
+    return pytest.importorskip("dramatiq").actor(job, broker=brokers.StubBroker())
+
+
+def huey_task() -> Any:
+    return pytest.importorskip("huey").MemoryHuey().task()(job)
+
+
+def django_task() -> Any:
+    return pytest.importorskip("django.tasks").task(job)
+
+
+@pytest.mark.parametrize("decorate", [closing_connections, query_timeout(2), retry_transaction], ids=["", "2", "3"])
+@pytest.mark.parametrize("make", [celery_proxy, celery_task, dramatiq_actor, huey_task, django_task])
+def test_a_task_of_a_queue_is_refused(make: Any, decorate: Any) -> None:
+    task = make()
+    with pytest.raises(TypeError, match=r"^Put @\w+ below the queue's decorator, .* next to that\.$"):
+        decorate(task)
+
+
+class Courier:
+    """What can be called and has a method that a queue's tasks have as well."""
+
+    def __call__(self) -> int:
+        return 7
+
+    def send(self) -> None:
+        """Send."""
+
+
+def rq_job() -> Any:
+    # As RQ's own decorator does with it: what a worker runs is found by the function's name.
+    def with_delay() -> int:
+        return job()
+
+    decorated: Any = with_delay
+    decorated.delay = decorated.apply_async = job
+    return decorated
+
+
+def partial_job() -> Any:
+    return functools.partial(job)
+
+
+@pytest.mark.parametrize("make", [Courier, partial_job, rq_job, mocked], ids=lambda make: make.__name__)
+def test_what_else_can_be_called_is_decorated(make: Any) -> None:
+    assert closing_connections(make())() == 7
 
 
 TAKE_USING = [release_between_queries, hold_connection, closing_connections, release_connections, reset_connections]

@@ -342,7 +342,7 @@ async def asynchronous_generator() -> Any:
         (asynchronous_generator, "Return a list"),
         (View, "Decorate a method"),
         (staticmethod(len), "below @staticmethod"),
-        ("default", r"using=\.\.\."),
+        ("default", r"The alias is given as retry_transaction\(using=\.\.\.\)\.$"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused_at_decoration(what: Any, message: str) -> None:

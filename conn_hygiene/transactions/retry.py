@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
 from conn_hygiene.pools import backends
-from conn_hygiene.scopes import release_connections
+from conn_hygiene.scopes import check_decorated, release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
 from conn_hygiene.using import alias
 
@@ -85,6 +85,7 @@ def retry_transaction(
         sqlstates=_REPEATED | {LOCK_NOT_AVAILABLE} if lock_not_available else _REPEATED,
         delay=delay,
         max_delay=max_delay,
+        called="retry_transaction(...)" if func is None else "retry_transaction",
     )
     return retry if func is None else retry(func)
 
@@ -104,6 +105,7 @@ class _Retry:
         sqlstates: frozenset[str],
         delay: float,
         max_delay: float,
+        called: str,
     ) -> None:
         _check_limits(attempts, seconds)
         _check_delays(delay, max_delay)
@@ -113,9 +115,10 @@ class _Retry:
         self._sqlstates = sqlstates
         self._delay = delay
         self._max_delay = max_delay
+        self._called = called
 
     def __call__(self, func: F) -> F:
-        _check_function(func)
+        _check_function(func, self._called)
         name = getattr(func, "__qualname__", repr(func))
         if iscoroutinefunction(func):
             # tenacity keeps the state of a run on the object.
@@ -265,15 +268,9 @@ def _check_delays(delay: float, max_delay: float) -> None:
         )
 
 
-def _check_function(func: Any) -> None:
-    if isinstance(func, (staticmethod, classmethod)):
-        raise TypeError(f"Put @retry_transaction below @{type(func).__name__}, next to the function.")
-    if inspect.isclass(func):
-        raise TypeError(f"@retry_transaction cannot decorate the class {func.__qualname__}. Decorate a method.")
-    if not callable(func):
-        raise TypeError(
-            f"@retry_transaction decorates functions, not {func!r}. The alias is given as retry_transaction(using=...)."
-        )
+def _check_function(func: Any, called: str) -> None:
+    aliases_told = "The alias is given as retry_transaction(using=...)."
+    check_decorated(func, "retry_transaction", called=called, aliases_told=aliases_told)
     if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
         raise TypeError(
             f"@retry_transaction cannot decorate the generator function {func.__qualname__}: what it has yielded "

@@ -33,6 +33,7 @@ class _Settings(_Scope):
     """A scope whose statements run under settings of its own."""
 
     lasts = True
+    takes_arguments = True
     _entered = entered
     _wanted: Mapping[str, str | None]
 

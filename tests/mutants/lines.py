@@ -2220,6 +2220,61 @@ MUTANTS = [
         """,
         "test_turns.py::test_a_pool_that_keeps_nothing_serves_who_comes[None]",
     ),
+    # ##### What cannot be decorated, or asked for #####
+    _mutant(
+        "a queue's task is decorated",
+        "scopes.py",
+        """
+        if _is_task(func):
+        """,
+        """
+        if False:
+        """,
+        "test_scopes.py::test_a_task_of_a_queue_is_refused[celery_proxy-]",
+        "test_scopes.py::test_a_task_of_a_queue_is_refused[dramatiq_actor-]",
+        "test_scopes.py::test_a_task_of_a_queue_is_refused[huey_task-]",
+    ),
+    _mutant(
+        "one method is enough to be a queue's task",
+        "scopes.py",
+        """
+        return any(hasattr(kind, one) and hasattr(kind, other) for one, other in _METHODS_OF_TASKS)
+        """,
+        """
+        return any(hasattr(kind, one) or hasattr(kind, other) for one, other in _METHODS_OF_TASKS)
+        """,
+        "test_scopes.py::test_what_else_can_be_called_is_decorated[Courier]",
+    ),
+    _mutant(
+        "whatever an object says it has counts",
+        "scopes.py",
+        """
+        kind = func.__class__
+        """,
+        """
+        kind = func
+        """,
+        "test_scopes.py::test_what_else_can_be_called_is_decorated[mocked]",
+    ),
+    _mutant(
+        "a view class is to lose the arguments",
+        "transactions/settings.py",
+        """
+        takes_arguments = True
+        """,
+        "",
+        "test_scopes.py::test_who_decorates_a_view_class_is_told_what_to_write[-query_timeout(...)]",
+    ),
+    _mutant(
+        "a view class is to lose the aliases",
+        "scopes.py",
+        """
+        if self._using is not None:
+            return self._with_using()
+        """,
+        "",
+        "test_scopes.py::test_who_decorates_a_view_class_is_told_what_to_write[-closing_connections(using=...)]",
+    ),
     _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
