@@ -18,7 +18,7 @@ from django.db import Error, IntegrityError, OperationalError, connection, conne
 from django.test import TestCase
 from django.views import View
 
-from conn_hygiene import closing_connections, hold_connection
+from conn_hygiene import closing_connections, conf, hold_connection
 from conn_hygiene.transactions.retry import retry_transaction
 from tests.testapp.models import Item
 from tests.waiting import holds
@@ -343,6 +343,7 @@ async def asynchronous_generator() -> Any:
         (View, "Decorate a method"),
         (staticmethod(len), "below @staticmethod"),
         ("default", r"The alias is given as retry_transaction\(using=\.\.\.\)\.$"),
+        (None, "decorates functions, not None"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused_at_decoration(what: Any, message: str) -> None:
@@ -350,20 +351,40 @@ def test_what_cannot_be_repeated_is_refused_at_decoration(what: Any, message: st
         retry_transaction(what)
 
 
+MOST = conf.LONGEST
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        *({"attempts": None}, {"attempts": 0}, {"attempts": -1}),
-        *({"seconds": value} for value in (0, -1, math.nan, math.inf, 4e10, 10**400)),
-        *({"delay": value} for value in (-1, math.nan, math.inf)),
-        *({"max_delay": value} for value in (-1, math.nan, math.inf, 4e10, 10**400)),
-        {"delay": 2, "max_delay": 1},
+        ({"attempts": None}, "needs a limit: attempts, seconds, or both."),
+        *(({"attempts": value}, "takes 1 attempt or more, or None for no limit, not {}.") for value in (0, -1)),
+        *(
+            ({"seconds": value}, f"takes seconds above 0 and up to {MOST}, or None for no limit, not {{}}.")
+            for value in (0, -1, math.nan, math.inf, 4e10, 10**400)
+        ),
+        *(
+            ({name: value}, f"takes 0 to {MOST} seconds as {name}, not {{}}.")
+            for name in ("delay", "max_delay")
+            for value in (-1, math.nan, math.inf, 4e10, 10**400)
+        ),
+        ({"delay": 10}, "takes a delay of at most max_delay, which is 5.0, not {}."),
+        ({"max_delay": 1, "delay": 2}, "takes a delay of at most max_delay, which is 1, not {}."),
     ],
-    ids=lambda arguments: repr(arguments)[:30],
+    ids=lambda each: repr(each)[:30],
 )
-def test_limits_that_make_no_sense_are_refused(arguments: Any) -> None:
-    with pytest.raises(ValueError, match=r"retry_transaction\(\) needs"):
+def test_limits_that_make_no_sense_are_refused_by_name_and_value(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^retry_transaction\(\) ") as caught:
         retry_transaction(**arguments)
+    value = list(arguments.values())[-1]
+    assert str(caught.value) == f"retry_transaction() {message.format(repr(value))}"
+
+
+@pytest.mark.parametrize("value", ["no", None, 1], ids=repr)
+def test_a_choice_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        retry_transaction(lock_not_available=value)
+    assert str(caught.value) == f"retry_transaction() takes True or False as lock_not_available, not {value!r}."
 
 
 @pytest.mark.parametrize("name", ["attempts", "seconds", "delay", "max_delay"])

@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
 from conn_hygiene.pools import backends
-from conn_hygiene.scopes import check_decorated, release_connections
+from conn_hygiene.scopes import NOTHING, check_decorated, release_connections
 from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
 from conn_hygiene.using import alias
 
@@ -37,7 +37,7 @@ def retry_transaction(
     max_delay: float = 5.0,
 ) -> Callable[[F], F]: ...
 def retry_transaction(
-    func: Any = None,
+    func: Any = NOTHING,
     /,
     *,
     using: str | None = None,
@@ -70,7 +70,7 @@ def retry_transaction(
     :param delay: the longest wait before the second attempt, in seconds; it doubles with each further one.
     :param max_delay: the longest wait of all, in seconds.
     :raises TypeError: at decoration, for a class, a generator function, or what is no function; for a limit or a delay
-        that is no number; if *using* is no alias.
+        that is no number; if *lock_not_available* is no bool, or *using* no alias.
     :raises ValueError: at decoration, for limits and delays that make no sense, NaN and infinity among them; if *using*
         is empty.
     :raises django.db.utils.ConnectionDoesNotExist: at decoration, if DATABASES has no such alias.
@@ -78,6 +78,7 @@ def retry_transaction(
     :raises RuntimeError: at the call, inside another transaction: there the whole of it would have to be repeated. As
         with ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
     """
+    _check_bool(lock_not_available)
     retry = _Retry(
         using=DEFAULT_DB_ALIAS if using is None else using,
         attempts=attempts,
@@ -85,9 +86,9 @@ def retry_transaction(
         sqlstates=_REPEATED | {LOCK_NOT_AVAILABLE} if lock_not_available else _REPEATED,
         delay=delay,
         max_delay=max_delay,
-        called="retry_transaction(...)" if func is None else "retry_transaction",
+        called="retry_transaction(...)" if func is NOTHING else "retry_transaction",
     )
-    return retry if func is None else retry(func)
+    return retry if func is NOTHING else retry(func)
 
 
 _REPEATED = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
@@ -245,27 +246,37 @@ def _finished(result: Any) -> Any:
 def _check_limits(attempts: int | None, seconds: float | None) -> None:
     if attempts is None and seconds is None:
         raise ValueError("retry_transaction() needs a limit: attempts, seconds, or both.")
-    if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int)):
-        raise TypeError(f"retry_transaction() takes a whole number of attempts, or None, not {attempts!r}.")
-    if seconds is not None and not conf.is_number(seconds):
-        raise TypeError(f"retry_transaction() takes a number of seconds, or None, not {seconds!r}.")
-    # Said this way round, NaN is out as well; here and below.
-    if not ((attempts is None or attempts >= 1) and (seconds is None or 0 < seconds <= conf.LONGEST)):
-        raise ValueError(
-            "retry_transaction() needs at least one attempt, and more than 0 seconds: "
-            f"{conf.LONGEST} at most, or None for no such limit."
-        )
+    if attempts is not None:
+        if isinstance(attempts, bool) or not isinstance(attempts, int):
+            raise TypeError(f"retry_transaction() takes a whole number of attempts, or None, not {attempts!r}.")
+        if attempts < 1:
+            raise ValueError(f"retry_transaction() takes 1 attempt or more, or None for no limit, not {attempts!r}.")
+    if seconds is not None:
+        if not conf.is_number(seconds):
+            raise TypeError(f"retry_transaction() takes a number of seconds, or None, not {seconds!r}.")
+        # Said this way round, NaN is out as well; here and below.
+        if not 0 < seconds <= conf.LONGEST:
+            raise ValueError(
+                f"retry_transaction() takes seconds above 0 and up to {conf.LONGEST}, or None for no limit, "
+                f"not {seconds!r}."
+            )
 
 
 def _check_delays(delay: float, max_delay: float) -> None:
     for name, value in (("delay", delay), ("max_delay", max_delay)):
         if not conf.is_number(value):
             raise TypeError(f"retry_transaction() takes a number of seconds as {name}, not {value!r}.")
-    if not 0 <= delay <= max_delay <= conf.LONGEST:
+        if not 0 <= value <= conf.LONGEST:
+            raise ValueError(f"retry_transaction() takes 0 to {conf.LONGEST} seconds as {name}, not {value!r}.")
+    if delay > max_delay:
         raise ValueError(
-            "retry_transaction() needs a delay of at least 0 and at most max_delay, "
-            f"and a max_delay of at most {conf.LONGEST} seconds."
+            f"retry_transaction() takes a delay of at most max_delay, which is {max_delay!r}, not {delay!r}."
         )
+
+
+def _check_bool(lock_not_available: Any) -> None:
+    if not isinstance(lock_not_available, bool):
+        raise TypeError(f"retry_transaction() takes True or False as lock_not_available, not {lock_not_available!r}.")
 
 
 def _check_function(func: Any, called: str) -> None:

@@ -2276,6 +2276,37 @@ MUTANTS = [
         "test_scopes.py::test_who_decorates_a_view_class_is_told_what_to_write[-closing_connections(using=...)]",
     ),
     _mutant(
+        "any word will do for a choice",
+        "transactions/retry.py",
+        """
+        _check_bool(lock_not_available)
+        """,
+        "",
+        "test_transactions.py::test_a_choice_that_is_none_is_refused",
+    ),
+    _mutant(
+        "None is what retry_transaction() decorates later",
+        "transactions/retry.py",
+        """
+        return retry if func is NOTHING else retry(func)
+        """,
+        """
+        return retry if func is NOTHING or func is None else retry(func)
+        """,
+        "test_transactions.py::test_what_cannot_be_repeated_is_refused_at_decoration",
+    ),
+    _mutant(
+        "a delay is longer than the longest",
+        "transactions/retry.py",
+        """
+        if delay > max_delay:
+        """,
+        """
+        if False:
+        """,
+        "test_transactions.py::test_limits_that_make_no_sense_are_refused_by_name_and_value",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
