@@ -34,7 +34,7 @@ SHARE ?= 1/1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in 90 seconds
+demo: $(VENV)/.demo ## show what the toolkit changes, with numbers, in two minutes
 	@$(BIN)/python -m example_project.demo
 
 serve: $(VENV)/.demo ## open the example site on this machine: PORT=8000
