@@ -10,6 +10,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
+from django.conf import settings as django_settings
 from django.core import signals as core_signals
 from django.core.signals import setting_changed
 from django.db import connections
@@ -36,6 +38,9 @@ _UID = "conn_hygiene"
 
 # Under `reaper.installing`.
 _overrides: dict[str, Any] = {}
+
+# Whether it was said that the application is missing.
+_has_complained = False
 
 
 class _ThreadEnd:
@@ -172,6 +177,31 @@ def _start() -> reaper.Reaper:
     setting_changed.connect(_setting_changed, dispatch_uid=_UID)
     post_migrate.connect(_migrated, dispatch_uid=_UID)
     return running
+
+
+def install_for(middleware: str) -> None:
+    """Put the toolkit to work for *middleware*, also on a site that has no application of ours; say so, once, then.
+
+    A request is served in any case, so what the application would have added is easily missed.
+    """
+    global _has_complained  # noqa: PLW0603 - one process, one INSTALLED_APPS
+    install()
+    if _has_complained or not apps.ready or apps.is_installed("conn_hygiene"):
+        return
+    _has_complained = True
+    logger.warning(
+        '%s is in use, and "conn_hygiene" is not in INSTALLED_APPS: manage.py has neither its checks nor its command '
+        "connections, and what serves no requests, such as other commands and task queues, goes without the toolkit, "
+        'its protection of forks included. Add "conn_hygiene" to INSTALLED_APPS.',
+        middleware,
+    )
+    complain_of_setting()
+
+
+def complain_of_setting() -> None:
+    """Say what is wrong with ``CONN_HYGIENE``. Servers do not run the checks, and the defaults stand in for it."""
+    for problem in conf.problems(getattr(django_settings, "CONN_HYGIENE", {})):
+        logger.error("%s %s It is ignored.", problem.message, problem.hint)
 
 
 def uninstall() -> None:

@@ -36,8 +36,7 @@ class _ScopeMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         if get_response is None:
             raise ValueError("get_response must be provided.")
-        # For sites that have the middleware without the application in INSTALLED_APPS.
-        installation.install()
+        installation.install_for(f"{type(self).__module__}.{type(self).__qualname__}")
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -101,7 +100,7 @@ class IdleInTransactionMiddleware(_ScopeMiddleware):
 
     Installs the toolkit, whose reaper and receivers do the work, as they do for all else: forks, dead threads, broken
     connections, the cleaning of sessions. Gives nothing back between a request's queries. For sites that want the
-    reports without that, and without ``conn_hygiene`` in INSTALLED_APPS.
+    reports without that.
     """
 
     scope: scopes.RequestScope | None = None

@@ -19,10 +19,10 @@ from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.asgi import get_asgi_application
 from django.db import connections, transaction
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
-from django.test import AsyncClient, Client, RequestFactory
+from django.test import AsyncClient, Client, RequestFactory, modify_settings
 from django.urls import path
 
-from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene import hold_connection, installation, release_between_queries
 from conn_hygiene.middleware import (
     ConnectionHygieneMiddleware,
     IdleInTransactionMiddleware,
@@ -592,6 +592,7 @@ settings.configure(
     ROOT_URLCONF="__main__",
     ALLOWED_HOSTS=["*"],
     SECRET_KEY="site",
+    CONN_HYGIENE={"RELAESE": 1},
 )
 django.setup()
 from django.db import connection
@@ -605,9 +606,16 @@ def page(request):
 
 urlpatterns = [path("", page)]
 assert reaper.running is None
-assert Client().get("/").content == b"page"
+for _ in range(2):
+    assert Client().get("/").content == b"page"
 assert reaper.running is not None
 """
+
+MISSING = (
+    'conn_hygiene.middleware.%s is in use, and "conn_hygiene" is not in INSTALLED_APPS: manage.py has neither its '
+    "checks nor its command connections, and what serves no requests, such as other commands and task queues, goes "
+    'without the toolkit, its protection of forks included. Add "conn_hygiene" to INSTALLED_APPS.'
+)
 
 
 @pytest.mark.slow
@@ -617,4 +625,38 @@ def test_the_middleware_installs_the_toolkit_where_installed_apps_does_not(middl
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root)}
     environment.pop("DJANGO_SETTINGS_MODULE", None)
-    subprocess.run([sys.executable, "-W", "error", "-c", script], env=environment, cwd=root, check=True)
+    command = [sys.executable, "-W", "error", "-c", script]
+    process = subprocess.run(command, env=environment, cwd=root, check=True, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.splitlines() == [
+        MISSING % middleware.__name__,
+        "CONN_HYGIENE has an unknown key 'RELAESE'. Did you mean 'RELEASE'? It is ignored.",
+    ]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "conn_hygiene"]
+
+
+def respond(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("page")
+
+
+@every_middleware
+def test_the_middleware_says_once_that_the_application_is_missing(
+    middleware: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(installation, "_has_complained", False)
+    with modify_settings(INSTALLED_APPS={"remove": "conn_hygiene"}):
+        assert middleware(respond)(RequestFactory().get("/")).content == b"page"
+        for each in RELEASING:
+            each(respond)
+    assert said(caplog) == [MISSING % middleware.__name__]
+
+
+@every_middleware
+def test_where_the_application_is_there_the_middleware_says_nothing(
+    middleware: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(installation, "_has_complained", False)
+    middleware(respond)
+    assert said(caplog) == []

@@ -41,8 +41,7 @@ class ConnectionHygieneMiddleware:
     """
 
     def __init__(self, app: Application) -> None:
-        # For sites that have the middleware without the application in INSTALLED_APPS.
-        installation.install()
+        installation.install_for(f"{type(self).__module__}.{type(self).__qualname__}")
         self.app = app
         self._release = release_between_queries()
 

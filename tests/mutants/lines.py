@@ -3814,4 +3814,26 @@ MUTANTS = [
         """,
         "test_admin.py::test_a_ticket_is_good_only_where_nobody_can_be_looked_up",
     ),
+    # ##### What the settings say #####
+    _mutant(
+        "nobody says that the application is missing",
+        "installation.py",
+        """
+        if _has_complained or not apps.ready or apps.is_installed("conn_hygiene"):
+            return
+        """,
+        """
+        return
+        """,
+        "test_middleware.py::test_the_middleware_says_once_that_the_application_is_missing",
+    ),
+    _mutant(
+        "each middleware says that the application is missing",
+        "installation.py",
+        """
+        _has_complained = True
+        """,
+        "",
+        "test_middleware.py::test_the_middleware_says_once_that_the_application_is_missing",
+    ),
 ]
