@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import datetime
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -161,6 +163,24 @@ IDLE = server.Session(
 class TestLogic:
     def test_nothing_is_wrong(self) -> None:
         assert diagnosed() == {}
+
+    @pytest.mark.parametrize(
+        "of_project",
+        [
+            {"middleware": True},
+            {"CONN_MAX_AGE": 60, "asgi": True},
+            {"OPTIONS": {"pool": True}},
+            {"ENGINE": "dj_db_conn_pool.backends.postgresql"},
+        ],
+        ids=str,
+    )
+    def test_no_advice_is_an_assignment_that_would_replace_what_is_there(self, of_project: dict[str, Any]) -> None:
+        asked = project(**{"ENGINE": "tests.wrapping_backend", "OPTIONS": NO_POOL, **of_project})
+        of_facts = {"timeouts": NO_TIMEOUTS, "pooled": False, "left_alone": None}
+        several = [facts(**of_facts), facts(**of_facts, options_refused="FATAL: no")]
+        left_alone = facts(**{**of_facts, "left_alone": "it is"})
+        findings = [doctor.diagnose(asked, [each], TODAY) for each in (*several, left_alone)]
+        assert [found.remedy for each in findings for found in each if re.search(r"\b[A-Z_]+ = ", found.remedy)] == []
 
     @pytest.mark.parametrize(
         ("of_project", "of_facts", "expected"),
@@ -592,7 +612,7 @@ class TestThroughPgBouncer:
         advice = " ".join(found.remedy for found in findings)
         assert "ALTER ROLE app SET statement_timeout = '30s';" in advice
         assert "ALTER ROLE app SET idle_in_transaction_session_timeout = '60s';" in advice
-        assert '"SESSION_TIMEOUTS"' not in advice
+        assert "SESSION_TIMEOUTS" not in advice
         if pooler is Pooler.TRANSACTION:
             for name in ("FOLLOWED_SETTINGS", "CLEAN_SESSIONS", "CONN_HEALTH_CHECKS"):
                 assert name not in advice
@@ -604,7 +624,10 @@ class TestThroughPgBouncer:
                 {"statement_timeout": 0.25, "lock_timeout": 5},
                 """ALTER ROLE app SET statement_timeout = '250ms'; ALTER ROLE app SET lock_timeout = '5s';""",
             ),
-            ({"idle_session_timeout": 5}, '"SESSION_TIMEOUTS": {"default": {"idle_session_timeout": None, ...}}).'),
+            (
+                {"idle_session_timeout": 5},
+                'add "idle_session_timeout": None to CONN_HYGIENE["SESSION_TIMEOUTS"]["default"], a dict.',
+            ),
             ({}, "ALTER ROLE ... SET, or ALTER DATABASE ... SET."),
         ],
     )
@@ -638,6 +661,8 @@ def test_who_refuses_options_is_known_by_its_words(text: str, expected: bool) ->
 # ##### On a server #####
 
 APP = "conn_hygiene_patient"
+
+NO_TIMEOUT_FINDINGS = ("no-statement-timeout", "no-idle-in-transaction-timeout")
 
 
 def run_doctor(*arguments: str) -> dict[str, dict[str, Any]]:
@@ -673,6 +698,22 @@ class TestOnAServer:
         admin.execute(f"ALTER ROLE {role} SET statement_timeout = '30s'")
         assert before - run_doctor().keys() == {"no-statement-timeout"}
 
+    def test_what_it_says_of_one_timeout_leaves_what_it_says_of_another_and_what_was_there(self, role: str) -> None:
+        values: dict[str, Any] = {"SESSION_TIMEOUTS": {"lock_timeout": 5}, "RELEASE_AFTER": 0.01}
+        advised = [run_doctor()[name]["remedy"] for name in NO_TIMEOUT_FINDINGS]
+        assert advised == [
+            'Set it for all sessions: add "statement_timeout": 30 to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.',
+            'Set it for all sessions: add "idle_in_transaction_session_timeout": 60 to '
+            'CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.',
+        ]
+        for text in advised:
+            [(entry, key)] = re.findall(r'add (".*) to CONN_HYGIENE\["(\w+)"\], a dict\.', text)
+            values[key].update(ast.literal_eval(f"{{{entry}}}"))
+        assert values == {"SESSION_TIMEOUTS": {"lock_timeout": 5, **TIMEOUTS}, "RELEASE_AFTER": 0.01}
+        with override_settings(CONN_HYGIENE=values):
+            connections["unpooled"].close()
+            assert not {*NO_TIMEOUT_FINDINGS} & run_doctor().keys()
+
     def test_timeouts_of_the_settings_count(self, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options = connections["unpooled"].settings_dict["OPTIONS"]
         monkeypatch.setitem(
@@ -680,7 +721,7 @@ class TestOnAServer:
             "OPTIONS",
             {**options, "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"},
         )
-        assert not {"no-statement-timeout", "no-idle-in-transaction-timeout"} & run_doctor().keys()
+        assert not {*NO_TIMEOUT_FINDINGS} & run_doctor().keys()
 
     def test_a_session_that_is_idle_in_transaction_is_named(self, role: str) -> None:
         with (
@@ -917,10 +958,10 @@ class TestBehindPgBouncer:
 
     def test_what_is_recommended_there_works_there(self, through: Any, role: str, admin: psycopg.Connection) -> None:
         with through("transaction", as_role=role):
-            for name in ("no-statement-timeout", "no-idle-in-transaction-timeout"):
+            for name in NO_TIMEOUT_FINDINGS:
                 admin.execute(run_doctor()[name]["remedy"].partition(": ")[2].encode())
             admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s", [role])
-            assert not {"no-statement-timeout", "no-idle-in-transaction-timeout"} & run_doctor().keys()
+            assert not {*NO_TIMEOUT_FINDINGS} & run_doctor().keys()
 
     def test_session_mode(self, through: Any) -> None:
         with through("session"):

@@ -146,8 +146,8 @@ def _no_pool(alias: str) -> checks.CheckMessage:
     after = conf.current.UNPOOLED_RELEASE_AFTER
     return checks.Info(
         f"DATABASES[{alias!r}] has no pool, so {_without_a_pool(after)}.",
-        hint='Turn on the pool, if requests wait between their queries: OPTIONS = {"pool": {"min_size": 2, "max_size": '
-        "8}}. Forks, dead threads, idle transactions and broken connections are seen to without one.",
+        hint='Turn on the pool, if requests wait between their queries: add "pool": {"min_size": 2, "max_size": 8} to '
+        "OPTIONS. Forks, dead threads, idle transactions and broken connections are seen to without one.",
         id="conn_hygiene.I001",
     )
 

@@ -138,7 +138,8 @@ def _timeouts(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
 def _setting(fact: Facts, name: str) -> str:
     seconds = _RECOMMENDED[name]
     if mode(fact) is None and fact.options_refused is None:
-        return f'Set it for all sessions: CONN_HYGIENE = {{"SESSION_TIMEOUTS": {{"{name}": {seconds:g}}}}}.'
+        # No assignment, which would replace what the project has there, and what another finding has had put there.
+        return f'Set it for all sessions: add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
     # A pooler refuses SESSION_TIMEOUTS, or drops them.
     return f"Have the server set it for the role: {alter_role(fact, {name: seconds})}"
 
@@ -165,7 +166,7 @@ def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Itera
             what=f"CONN_MAX_AGE is {age!r}, and the project looks like one that is served under ASGI.",
             why="There Django serves each request in a thread of its own, which no other request shares: the next one "
             "connects anew, and what is kept is kept for nobody.",
-            remedy='Set CONN_MAX_AGE to 0 and use a pool: OPTIONS = {"pool": {...}}.',
+            remedy='Set CONN_MAX_AGE to 0 and use a pool: add "pool": True, or a dict of its sizes, to OPTIONS.',
         )
     if project.debug and not project.reclaims_dead_threads:
         yield finding(
@@ -219,8 +220,8 @@ def _no_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
             else f"It is done when a request has not used it for {after:g} s (UNPOOLED_RELEASE_AFTER), and its next "
             "query has to connect."
         ),
-        remedy='If requests wait between their queries, turn on the pool: OPTIONS = {"pool": {"min_size": 2, '
-        '"max_size": 8}}. All else that the toolkit does, it does without one.',
+        remedy='If requests wait between their queries, turn on the pool: add "pool": {"min_size": 2, "max_size": 8} '
+        "to OPTIONS. All else that the toolkit does, it does without one.",
     )
 
 
@@ -233,7 +234,7 @@ def _left_alone(project: Project, options: dict[str, Any], fact: Facts) -> Itera
             what=f"The backend {options['ENGINE']} is left alone.",
             why=f"Giving back is not known to be safe there: {fact.left_alone}. None of its connections is given back, "
             "cleaned, reported or reclaimed.",
-            remedy='Use a backend that leaves closing to Django, with its pool: OPTIONS = {"pool": {...}}.',
+            remedy='Use a backend that leaves closing to Django, with Django\'s pool, which is "pool" in OPTIONS.',
         )
 
 
@@ -246,7 +247,7 @@ def _pool_size(project: Project, options: dict[str, Any], fact: Facts) -> Iterat
             fact.alias,
             what="The pool has neither min_size nor max_size.",
             why=f"Then psycopg_pool opens {POOL_SIZE} connections in each process, and never more.",
-            remedy='Choose: OPTIONS = {"pool": {"min_size": 2, "max_size": 8}}.',
+            remedy='Choose: add "min_size": 2 and "max_size": 8, for example, to OPTIONS["pool"], a dict.',
         )
 
 
@@ -259,7 +260,7 @@ def _sqlalchemy_pool(project: Project, options: dict[str, Any], fact: Facts) -> 
             what="The pool is django-db-connection-pool's, which asks the server at each checkout whether it is there.",
             why="That is a round trip more for each time that a request comes back to the database. The toolkit finds "
             "a connection that the server has closed without asking, and replaces it.",
-            remedy='Set PRE_PING to False in POOL_OPTIONS; or change to Django\'s own pool: OPTIONS = {"pool": {...}}.',
+            remedy='Set PRE_PING to False in POOL_OPTIONS; or change to Django\'s own pool, "pool" in OPTIONS.',
             page="how-to/django-db-connection-pool.rst#pre-ping",
         )
 

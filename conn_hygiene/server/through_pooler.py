@@ -96,8 +96,8 @@ def _instead(fact: Facts, timeouts: Mapping[str, float]) -> str:
             'Remove OPTIONS["options"], or PGOPTIONS, and have the server set the same for the role: ALTER ROLE ... '
             "SET, or ALTER DATABASE ... SET."
         )
-    first = next(iter(timeouts))
-    off = f'Take them out for this alias ("SESSION_TIMEOUTS": {{"{fact.alias}": {{"{first}": None, ...}}}})'
+    none = ", ".join(f'"{name}": None' for name in timeouts)
+    off = f'Take them out for this alias: add {none} to CONN_HYGIENE["SESSION_TIMEOUTS"]["{fact.alias}"], a dict'
     return f"{off}, and have the server set them for the role: {alter_role(fact, useful)}" if useful else f"{off}."
 
 

@@ -3816,6 +3816,18 @@ MUTANTS = [
     ),
     # ##### What the settings say #####
     _mutant(
+        "what the doctor says of one timeout takes away another",
+        "server/doctor.py",
+        """
+        return f'Set it for all sessions: add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
+        """,
+        """
+        return f'Set it for all sessions: CONN_HYGIENE = {{"SESSION_TIMEOUTS": {{"{name}": {seconds:g}}}}}.'
+        """,
+        "test_doctor.py::TestOnAServer"
+        "::test_what_it_says_of_one_timeout_leaves_what_it_says_of_another_and_what_was_there",
+    ),
+    _mutant(
         "nobody says that the application is missing",
         "installation.py",
         """
