@@ -318,7 +318,7 @@ def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
             Level.NOTE,
             "settings-follow",
             fact.alias,
-            what=f"Whatever has set them, {', '.join(reasons)} follow their request.",
+            what=f"Settings that policies or functions use go with a request to its next session: {', '.join(reasons)}.",
             why=_because(reasons),
             remedy="Nothing. List them in FOLLOWED_SETTINGS if that should not depend on the catalogue.",
         )
@@ -353,7 +353,7 @@ def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
         return
     if project.clean_sessions == "always":
         return
-    why = f"Sessions may carry what no statement shows, for {shortened(fact.catalogue.leaves_state)}."
+    why = f"Something may stay in a session that its statements do not show: {shortened(fact.catalogue.leaves_state)}."
     if project.clean_sessions == "auto":
         yield finding(
             Level.NOTE,
@@ -369,7 +369,7 @@ def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
         "sessions-not-cleaned",
         fact.alias,
         what='CLEAN_SESSIONS is "seen".',
-        why=f"{why} Whoever gets the session next finds that.",
+        why=f"{why} Whoever gets the session next finds it there.",
         remedy='Set CLEAN_SESSIONS to "auto" or "always".',
         page="how-to/doctor.rst#sessions-cleaned",
     )

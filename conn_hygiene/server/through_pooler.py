@@ -214,7 +214,8 @@ def cleaned(project: Project, fact: Facts, what: str) -> Iterator[Finding]:
         "state-behind-pooler",
         fact.alias,
         what="Sessions keep what functions leave in them, and no CLEAN_SESSIONS cleans those of a pooler.",
-        why=f"Sessions may carry what no statement shows, for {what}. {_reason(fact)}, and a cleaning reaches another.",
+        why=f"Something may stay in a session that its statements do not show: {what}. {_reason(fact)}, and a cleaning "
+        "reaches another.",
         remedy="Have functions set things for the transaction (SET LOCAL, set_config(.., true), "
         "pg_advisory_xact_lock); or set PgBouncer's server_reset_query_always to 1; or use session mode.",
         page=f"{_PAGE}#settings-behind-pooler",
