@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from contextlib import ExitStack
+from inspect import signature
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,10 @@ from django.core.checks import INFO, CheckMessage, Error, Warning, run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.test import override_settings
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
 
 from conn_hygiene.server import checks
 from tests.processes import run
@@ -166,6 +171,120 @@ execute_from_command_line(["manage.py", "check"])
             '\tHINT: Install it with: pip install "psycopg[binary,pool]".\n'
         ) in process.stderr
     assert "DATABASES['unpooled']" not in process.stderr
+
+
+def refused_pool(what: str, hint: str) -> Error:
+    return Error(f"DATABASES['unpooled'] has a pool {what}.", hint=hint, id="conn_hygiene.E006")
+
+
+TAKEN = ", ".join(name for name in signature(ConnectionPool).parameters if name not in {"kwargs", "open", "configure"})
+SIZES = "Sizes are numbers: min_size, which is 4 if it is left out, and max_size, which is no less."
+
+
+@pytest.mark.parametrize(
+    ("pool", "what", "hint"),
+    [
+        *(
+            (
+                pool,
+                f"that is {pool!r}, neither True nor a dict",
+                'Use True, or a dict of what psycopg_pool.ConnectionPool takes, as in {"min_size": 2, "max_size": 8}.',
+            )
+            for pool in (5, 1, "yes", ["min_size"])
+        ),
+        *(
+            (
+                {key: 5},
+                f"with {key!r}, which psycopg_pool.ConnectionPool does not take",
+                f"Did you mean {meant!r}? It takes {TAKEN}." if meant else f"It takes {TAKEN}.",
+            )
+            for key, meant in {
+                "max": "max_size",
+                "min": "min_size",
+                "MAX_SIZE": "max_size",
+                "max_liftime": "max_lifetime",
+                "pre_ping": None,
+                8: None,
+            }.items()
+        ),
+        *(
+            (
+                {name: value},
+                f"with {name!r}, which Django gives to psycopg_pool itself",
+                'Remove it. What each connection is opened with goes into OPTIONS, beside "pool".',
+            )
+            for name, value in {"kwargs": {}, "open": True, "configure": print}.items()
+        ),
+        *(
+            (
+                pool,
+                "that psycopg_pool refuses: max_size must be greater or equal than min_size",
+                SIZES,
+            )
+            for pool in ({"min_size": 5, "max_size": 2}, {"max_size": 2})
+        ),
+        ({"min_size": -1}, "that psycopg_pool refuses: min_size cannot be negative", SIZES),
+        (
+            {"max_size": "8"},
+            "that psycopg_pool refuses: '<' not supported between instances of 'str' and 'int'",
+            SIZES,
+        ),
+        (
+            {"num_workers": 0},
+            "that psycopg_pool refuses: num_workers must be at least 1",
+            "Give it a value that it takes, or leave it out.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_pool_that_cannot_be_made(database: Callable[..., None], pool: Any, what: str, hint: str) -> None:
+    database(OPTIONS={"pool": pool})
+    assert found() == [refused_pool(what, hint)]
+    # Nor is there one for whoever connects.
+    wrapper = DatabaseWrapper({**connections["unpooled"].settings_dict, "OPTIONS": {"pool": pool}}, "refused")
+    with pytest.raises((TypeError, ValueError)):
+        _ = wrapper.pool
+
+
+def test_each_key_that_a_pool_does_not_take_is_named(database: Callable[..., None]) -> None:
+    database(OPTIONS={"pool": {"max": 5, "min": 1, "max_size": 1}})
+    assert [re.findall("with '(.*)',", message.msg) for message in found()] == [["max"], ["min"]]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        True,
+        {"min_size": 0, "max_size": 1},
+        {"min_size": 2, "max_size": None},
+        {"check": ConnectionPool.check_connection, "reset": print, "reconnect_failed": print, "name": "shop"},
+        {"conninfo": "", "connection_class": Connection, "timeout": 0.5, "max_waiting": 10, "num_workers": 1},
+        MappingProxyType({"min_size": 2}),
+    ],
+    ids=["True", "none at first", "no largest", "functions", "others", "no dict"],
+)
+def test_a_pool_that_can_be_made(database: Callable[..., None], pool: Any) -> None:
+    database(OPTIONS={"pool": pool})
+    assert found() == []
+    assert DatabaseWrapper({**connections["unpooled"].settings_dict, "OPTIONS": {"pool": pool}}, "made").pool.closed
+    DatabaseWrapper._connection_pools.pop("made")
+
+
+def test_a_pool_of_another_class_may_take_anything(
+    database: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own(ConnectionPool):
+        def __init__(self, *, limit: int, **kwargs: Any) -> None:
+            super().__init__(max_size=limit, **kwargs)
+
+    database(OPTIONS={"pool": {"limit": 5}})
+    monkeypatch.setattr("psycopg_pool.ConnectionPool", Own)
+    assert found() == []
+
+
+def test_a_pool_of_another_backend_is_none_of_djangos(database: Callable[..., None]) -> None:
+    database(ENGINE="dj_db_conn_pool.backends.postgresql", OPTIONS={"pool": {"limit": 5}})
+    assert [message.id for message in found() if message.id == "conn_hygiene.E006"] == []
 
 
 ATOMIC_REQUESTS = Warning(

@@ -22,6 +22,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import override_settings
 
+from conn_hygiene.pools import written
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
 from conn_hygiene.server.doctor import Facts, Level, Project
@@ -692,6 +693,16 @@ class TestOnAServer:
         assert found["level"] == "error"
         assert found["what"] == f"The project may open 21 connections, and the role '{role}' is limited to 20."
         assert run_doctor("--processes", "10000")["too-many-connections"]["level"] == "error"
+
+    @pytest.mark.parametrize("pool", [5, {"max": 5}, {"min_size": "2"}, {"min_size": 5, "max_size": 2}], ids=str)
+    def test_a_pool_that_cannot_be_made_is_an_error(self, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = connections["unpooled"].settings_dict["OPTIONS"]
+        monkeypatch.setitem(connections["unpooled"].settings_dict, "OPTIONS", {**options, "pool": pool})
+        found = run_doctor("--processes", "2", "--threads", "2")
+        assert found["pool-refused"]["level"] == "error"
+        [refusal] = written.refusals("unpooled")
+        assert found["pool-refused"]["what"] == f"There is a pool {refusal.what}."
+        assert "pool-without-sizes" not in found
 
     def test_timeouts_are_those_of_the_roles_own_sessions(self, role: str, admin: psycopg.Connection) -> None:
         before = run_doctor().keys()

@@ -11,7 +11,7 @@ from django.db import Error, connections
 from conn_hygiene import conf
 from conn_hygiene.management.rendering import Status, View
 from conn_hygiene.masking import printable
-from conn_hygiene.pools import backends
+from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pgbouncer, pooler
@@ -156,6 +156,7 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         alias,
         pooled=backends.has_pool(alias),
         left_alone=backends.why_left_alone(alias),
+        pool_refusals=tuple(written.refusals(alias)),
         failures=tuple(failures),
         **facts,
     )

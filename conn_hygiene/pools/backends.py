@@ -82,6 +82,20 @@ def has_pool(alias: str) -> bool:
         cls = load_backend(entry["ENGINE"]).DatabaseWrapper
     except ImproperlyConfigured:
         return False
+    return _has_own_pool(cls)
+
+
+def makes_djangos_pool(alias: str) -> bool:
+    """Return whether it is Django that makes the pool of *alias*, if ``OPTIONS`` has it make one."""
+    try:
+        cls = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+    except ImproperlyConfigured:
+        return False
+    djangos = getattr(PostgreSQLWrapper, "pool", None)
+    return djangos is not None and getattr(cls, "pool", None) is djangos and not _has_own_pool(cls)
+
+
+def _has_own_pool(cls: type[BaseDatabaseWrapper]) -> bool:
     return any(base.__module__.partition(".")[0] in _POOLED for base in cls.__mro__)
 
 

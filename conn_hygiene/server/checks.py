@@ -1,9 +1,10 @@
 """System checks: what is wrong with ``CONN_HYGIENE``, and what keeps the toolkit from helping.
 
 Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with persistent connections, E005 a pool
-without psycopg_pool. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the middleware is not outermost enough; of
-SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that is never reached, W005 waiting
-connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an alias that is none, W009 not set;
+without psycopg_pool, E006 a pool that cannot be made. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the
+middleware is not outermost enough; of SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that
+is never reached, W005 waiting connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an
+alias that is none, W009 not set;
 W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone; W012
 SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY is not its user's alone. For your information:
 I001 releasing without a pool closes connections.
@@ -22,7 +23,7 @@ from django.core import checks
 from django.db import connections
 
 from conn_hygiene import conf, internals
-from conn_hygiene.pools import backends
+from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import status_directory
 from conn_hygiene.sessions import connect_options
 
@@ -83,7 +84,7 @@ def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> lis
 
 
 def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report pools that cannot work (E004, E005), and aliases on which nothing can be released (W001, W011)."""
+    """Report pools that cannot work (E004 to E006), and aliases on which nothing can be released (W001, W011)."""
     messages: list[checks.CheckMessage] = []
     if not internals.CONNECT_OPTIONS.available:
         return messages
@@ -120,6 +121,10 @@ def _check_pool(alias: str, options: dict[str, Any]) -> list[checks.CheckMessage
                 hint='Install it with: pip install "psycopg[binary,pool]".',
                 id="conn_hygiene.E005",
             )
+        )
+    for refusal in written.refusals(alias):
+        messages.append(
+            checks.Error(f"DATABASES[{alias!r}] has a pool {refusal.what}.", hint=refusal.hint, id="conn_hygiene.E006")
         )
     return messages
 

@@ -238,9 +238,22 @@ def _left_alone(project: Project, options: dict[str, Any], fact: Facts) -> Itera
         )
 
 
+def _pool_refused(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
+    for refusal in fact.pool_refusals:
+        yield finding(
+            Level.ERROR,
+            "pool-refused",
+            fact.alias,
+            what=f"There is a pool {refusal.what}.",
+            why="Django makes it when somebody first connects, and then cannot. This command connects without it.",
+            remedy=refusal.hint,
+            page="reference/checks.rst",
+        )
+
+
 def _pool_size(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     pool = options["OPTIONS"].get("pool")
-    if pool and not (isinstance(pool, dict) and {"min_size", "max_size"} & pool.keys()):
+    if pool and not fact.pool_refusals and not (isinstance(pool, dict) and {"min_size", "max_size"} & pool.keys()):
         yield finding(
             Level.NOTE,
             "pool-without-sizes",
@@ -318,7 +331,8 @@ def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
             Level.NOTE,
             "settings-follow",
             fact.alias,
-            what=f"Settings that policies or functions use go with a request to its next session: {', '.join(reasons)}.",
+            what="Settings that policies or functions use go with a request to its next session: "
+            f"{', '.join(reasons)}.",
             why=_because(reasons),
             remedy="Nothing. List them in FOLLOWED_SETTINGS if that should not depend on the catalogue.",
         )
@@ -378,6 +392,7 @@ def _cleaned(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
 _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ...] = (
     *through_pooler.CHECKS,
     _persistent,
+    _pool_refused,
     _timeouts,
     _idle_transactions,
     _followed,

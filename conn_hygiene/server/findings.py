@@ -7,11 +7,13 @@ import enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from conn_hygiene import pages
+from conn_hygiene.conf import is_number
 from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from conn_hygiene.pools.written import Refusal
     from conn_hygiene.server.pgbouncer import PgBouncer
     from conn_hygiene.server.pooler import Pooler
     from conn_hygiene.server.sessions import Activity, Identity, Limits
@@ -105,6 +107,8 @@ class Facts:
     pooled: bool = True
     #: Why the toolkit leaves its backend alone; None also if it does not.
     left_alone: str | None = None
+    #: Why Django cannot make its pool, as the rest of a sentence, and what to do.
+    pool_refusals: tuple[Refusal, ...] = ()
     #: What failed, each with the error's text.
     failures: tuple[str, ...] = ()
 
@@ -117,9 +121,10 @@ def finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: s
 def pool_sizes(pool: Any) -> tuple[int, int]:
     """Return how many connections ``OPTIONS["pool"]`` has at least and at most."""
     named = pool if isinstance(pool, dict) else {}
-    smallest = named.get("min_size", POOL_SIZE)
-    largest = named.get("max_size")
-    return smallest, smallest if largest is None else largest
+    smallest, largest = named.get("min_size"), named.get("max_size")
+    # What is no number makes no pool.
+    least = smallest if is_number(smallest) else POOL_SIZE
+    return int(least), int(largest) if is_number(largest) else int(least)
 
 
 def has_sqlalchemy_pool(options: dict[str, Any]) -> bool:

@@ -3816,6 +3816,39 @@ MUTANTS = [
     ),
     # ##### What the settings say #####
     _mutant(
+        "a pool may have any option",
+        "pools/written.py",
+        """
+        found = list(_of_names({**pool}, cls))
+        """,
+        """
+        found = []
+        """,
+        "test_checks.py::test_a_pool_that_cannot_be_made",
+    ),
+    _mutant(
+        "a pool may have any sizes",
+        "pools/written.py",
+        """
+        yield from found or _of_values({**pool}, cls)
+        """,
+        """
+        yield from found
+        """,
+        "test_checks.py::test_a_pool_that_cannot_be_made",
+    ),
+    _mutant(
+        "a pool of another class is looked at",
+        "pools/written.py",
+        """
+        return cls if cls.__module__.partition(".")[0] == "psycopg_pool" else None
+        """,
+        """
+        return cls
+        """,
+        "test_checks.py::test_a_pool_of_another_class_may_take_anything",
+    ),
+    _mutant(
         "what the doctor says of one timeout takes away another",
         "server/doctor.py",
         """
