@@ -10,12 +10,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.http import StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
@@ -631,6 +633,15 @@ def closing_connections(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     return scope if func is NOTHING else scope(func)
 
 
+def _refuse_event_loop(name: str) -> None:
+    """Refuse what would find nothing to do, as Django refuses a query: what async code queries over is a thread's."""
+    if _is_on_event_loop() and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        raise SynchronousOnlyOperation(
+            f"{name}() does nothing for async code when it is called from there: connections belong to the thread that "
+            f"runs the queries. Use `await sync_to_async({name})()`."
+        )
+
+
 def release_connections(using: Using = None) -> int:
     """Give back what is idle in the running thread, now; return how many connections that were.
 
@@ -639,10 +650,12 @@ def release_connections(using: Using = None) -> int:
     to the thread that runs the queries.
 
     :param using: an alias of DATABASES, or several; all by default.
+    :raises django.core.exceptions.SynchronousOnlyOperation: it is called in a thread that runs an event loop.
     :raises TypeError: *using* is no alias.
     :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
+    _refuse_event_loop("release_connections")
     released = 0
     with _Each() as each:
         for wrapper in _wrappers(aliases(using, "release_connections")):
@@ -658,13 +671,16 @@ def reset_connections(using: Using = None) -> int:
     The next query opens a fresh one, or gets one from the pool, which replaces what was dropped. What was not committed
     is rolled back by the server. For test frameworks and long-running commands, between two jobs. Inside ``atomic()``
     the block cannot be saved: as after Django's own ``connection.close()``, queries in it fail until it ends. Where a
-    backend's own ``close()`` raises, the other aliases are dropped all the same, and the first error is raised then.
+    backend's own ``close()`` raises, the other aliases are dropped all the same, and the first error is raised then. In
+    async code call it by ``sync_to_async``.
 
     :param using: an alias of DATABASES, or several; all by default.
+    :raises django.core.exceptions.SynchronousOnlyOperation: it is called in a thread that runs an event loop.
     :raises TypeError: *using* is no alias.
     :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     """
+    _refuse_event_loop("reset_connections")
     dropped = 0
     with _Each() as each:
         for wrapper in _wrappers(aliases(using, "reset_connections")):

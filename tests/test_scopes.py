@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, ProgrammingError, connection, connections, transaction
 from django.db.utils import ConnectionDoesNotExist
 from django.http import HttpRequest, HttpResponse
@@ -1127,6 +1128,26 @@ def test_release_connections_from_async_code() -> None:
         return await sync_to_async(release_connections)()
 
     assert async_to_sync(main)() == 1
+
+
+@pytest.mark.parametrize("function", [release_connections, reset_connections])
+def test_on_an_event_loop_they_refuse_as_queries_do(
+    function: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await sync_to_async(query)()
+        with pytest.raises(SynchronousOnlyOperation) as caught:
+            function()
+        assert str(caught.value) == (
+            f"{function.__name__}() does nothing for async code when it is called from there: connections belong to "
+            f"the thread that runs the queries. Use `await sync_to_async({function.__name__})()`."
+        )
+        assert await sync_to_async(function)("default") == 1
+        # Whoever has taken Django's own guard away has taken this away.
+        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        assert function() == 0
+
+    async_to_sync(main)()
 
 
 def test_reset_connections_drops_whatever_state_they_are_in() -> None:

@@ -3814,6 +3814,15 @@ MUTANTS = [
         """,
         "test_admin.py::test_a_ticket_is_good_only_where_nobody_can_be_looked_up",
     ),
+    _mutant(
+        "on an event loop nothing is released, in silence",
+        "scopes.py",
+        """
+        _refuse_event_loop("release_connections")
+        """,
+        "",
+        "test_scopes.py::test_on_an_event_loop_they_refuse_as_queries_do",
+    ),
     # ##### What the settings say #####
     _mutant(
         "a pool may have any option",
