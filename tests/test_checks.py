@@ -19,6 +19,7 @@ from django.test import override_settings
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from conn_hygiene.middleware import ConnectionHygieneMiddleware
 from conn_hygiene.server import checks
 from tests.processes import run
 
@@ -379,7 +380,7 @@ def timeouts(database: Callable[..., None]) -> Iterator[Callable[..., None]]:
 
 def test_session_timeouts_as_recommended_are_fine() -> None:
     values = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
-    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": values, "TAG_SESSIONS": True, "SERVER_TIMING": True}):
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": values, "TAG_SESSIONS": True}):
         assert found() == []
 
 
@@ -592,6 +593,50 @@ def test_middleware_that_is_not_covered(ours: str) -> None:
 def test_middleware_in_good_order(middleware: Any) -> None:
     with override_settings(MIDDLEWARE=middleware):
         assert found() == []
+
+
+class Made(ConnectionHygieneMiddleware):
+    """A site's own."""
+
+
+@pytest.mark.parametrize("middleware", [[], [SECURITY, "no.such.Middleware", "tests.no_such"]], ids=str)
+def test_server_timing_that_nobody_adds(middleware: list[str]) -> None:
+    with override_settings(CONN_HYGIENE={"SERVER_TIMING": True}, MIDDLEWARE=middleware):
+        assert found() == [
+            Warning(
+                "SERVER_TIMING is on, and no middleware of conn_hygiene is in MIDDLEWARE, so no response has the "
+                "header.",
+                hint=f"Put {OURS} first in MIDDLEWARE, or turn SERVER_TIMING off.",
+                id="conn_hygiene.W014",
+            )
+        ]
+
+
+@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY, REPORT_ONLY, f"{__name__}.Made"])
+def test_server_timing_that_somebody_adds(middleware: str) -> None:
+    with override_settings(CONN_HYGIENE={"SERVER_TIMING": True}, MIDDLEWARE=[SECURITY, middleware]):
+        assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("middleware", "named"),
+    [
+        ([OURS, OURS], OURS),
+        ([OURS, SESSIONS, REPORT_ONLY], REPORT_ONLY),
+        ([REPORT_ONLY, RELEASE_ONLY, OURS, RELEASE_ONLY], f"{REPORT_ONLY}, {RELEASE_ONLY}"),
+        ([REPORT_ONLY, REPORT_ONLY], REPORT_ONLY),
+    ],
+    ids=str,
+)
+def test_middleware_that_adds_nothing(middleware: list[str], named: str) -> None:
+    with override_settings(MIDDLEWARE=middleware):
+        assert found() == [
+            Warning(
+                f"{named} in MIDDLEWARE adds nothing to what is there besides.",
+                hint=f"Have {OURS} once, which is all of them together, or the other two once each.",
+                id="conn_hygiene.W015",
+            )
+        ]
 
 
 # ##### In a project #####

@@ -6,8 +6,9 @@ middleware is not outermost enough; of SESSION_TIMEOUTS, W003 the server is fast
 is never reached, W005 waiting connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an
 alias that is none, W009 not set;
 W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone; W012
-SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY is not its user's alone. For your information:
-I001 releasing without a pool closes connections.
+SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY is not its user's alone; W014 SERVER_TIMING
+without a middleware; W015 middleware that another one does the work of. For your information: I001 releasing without a
+pool closes connections.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 from django.db import connections
+from django.utils.module_loading import import_string
 
 from conn_hygiene import conf, internals
 from conn_hygiene.pools import backends, written
@@ -288,9 +290,11 @@ def _waits(alias: str) -> float | None:
 
 
 def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report middleware that queries outside of ours (W002)."""
+    """Report middleware that queries outside of ours (W002), and of ours what is missing (W014) or too many (W015)."""
     messages: list[checks.CheckMessage] = []
     middleware = list(settings.MIDDLEWARE or ())
+    messages += _no_middleware(middleware)
+    messages += _too_many_middleware([path for path in middleware if path in _OURS])
     ours = next((path for path in middleware if path in _RELEASING), None)
     if ours is not None:
         outside = [path for path in middleware[: middleware.index(ours)] if path not in (*_MAY_BE_OUTSIDE, *_OURS)]
@@ -304,6 +308,36 @@ def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[chec
                 )
             )
     return messages
+
+
+def _no_middleware(middleware: list[str]) -> Iterator[checks.CheckMessage]:
+    # Imported only where it matters: a site may have a subclass.
+    if conf.current.SERVER_TIMING and not any(path in _OURS or _is_made_from_ours(path) for path in middleware):
+        yield checks.Warning(
+            "SERVER_TIMING is on, and no middleware of conn_hygiene is in MIDDLEWARE, so no response has the header.",
+            hint=f"Put {_OURS[0]} first in MIDDLEWARE, or turn SERVER_TIMING off.",
+            id="conn_hygiene.W014",
+        )
+
+
+def _is_made_from_ours(path: str) -> bool:
+    try:
+        found = import_string(path)
+        return isinstance(found, type) and any(issubclass(found, import_string(ours)) for ours in _OURS)
+    except Exception:  # noqa: BLE001 - a server that starts says best what is wrong with it
+        return False
+
+
+def _too_many_middleware(ours: list[str]) -> Iterator[checks.CheckMessage]:
+    whole = _OURS[0]
+    # The one that does everything leaves nothing to the others, nor any to itself.
+    too_many = [path for place, path in enumerate(ours) if path in ours[:place] or (path != whole and whole in ours)]
+    if too_many:
+        yield checks.Warning(
+            f"{', '.join(dict.fromkeys(too_many))} in MIDDLEWARE adds nothing to what is there besides.",
+            hint=f"Have {whole} once, which is all of them together, or the other two once each.",
+            id="conn_hygiene.W015",
+        )
 
 
 def check_internals(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:

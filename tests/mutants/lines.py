@@ -3825,6 +3825,28 @@ MUTANTS = [
     ),
     # ##### What the settings say #####
     _mutant(
+        "a site's own middleware is none of ours",
+        "server/checks.py",
+        """
+        return isinstance(found, type) and any(issubclass(found, import_string(ours)) for ours in _OURS)
+        """,
+        """
+        return False
+        """,
+        "test_checks.py::test_server_timing_that_somebody_adds",
+    ),
+    _mutant(
+        "a middleware may be there twice",
+        "server/checks.py",
+        """
+        if too_many:
+        """,
+        """
+        if False:
+        """,
+        "test_checks.py::test_middleware_that_adds_nothing",
+    ),
+    _mutant(
         "a pool may have any option",
         "pools/written.py",
         """
