@@ -143,7 +143,9 @@ def _session_timeouts(value: Any) -> str | None:
 
 def _timeout(parameter: Any, seconds: Any) -> str | None:
     if parameter not in TIMEOUTS:
-        return f"Use {', '.join(TIMEOUTS)}, or an alias with a dict of them; {parameter!r} is none."
+        close = get_close_matches(parameter.lower(), TIMEOUTS, n=1) if isinstance(parameter, str) else []
+        meant = f"; did you mean {close[0]!r}?" if close else "."
+        return f"Use {', '.join(TIMEOUTS)}, or an alias with a dict of them. {parameter!r} is not one of them{meant}"
     if seconds is None or (_seconds()(seconds) is None and seconds <= _LONGEST_TIMEOUT):
         return None
     return (
@@ -176,6 +178,15 @@ _VALIDATORS: Mapping[str, Callable[[Any], str | None]] = {
     "LOG_STATEMENTS": _choice("masked", "raw"),
     "REPLACE_BROKEN": _boolean,
 }
+
+
+#: The keys that are a number of seconds.
+IN_SECONDS = ("RELEASE_AFTER", "UNPOOLED_RELEASE_AFTER", "IDLE_IN_TRANSACTION_AFTER", "HELD_TOO_LONG_AFTER")
+
+
+def looks_like_milliseconds(seconds: float) -> bool:
+    """Return whether somebody may have meant milliseconds, of which PostgreSQL's configuration has thousands."""
+    return seconds >= 1000 and seconds % 1000 == 0
 
 
 def problems(values: Any) -> list[Problem]:

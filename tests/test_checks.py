@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from contextlib import ExitStack
 from inspect import signature
@@ -19,12 +20,14 @@ from django.test import override_settings
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from conn_hygiene import conf
 from conn_hygiene.middleware import ConnectionHygieneMiddleware
 from conn_hygiene.server import checks
 from tests.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 OURS = "conn_hygiene.middleware.ConnectionHygieneMiddleware"
 RELEASE_ONLY = "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware"
@@ -531,6 +534,81 @@ def test_milliseconds_for_seconds(timeouts: Callable[..., None]) -> None:
         hint="SESSION_TIMEOUTS are seconds. If that was PostgreSQL's milliseconds, write 30.",
         id="conn_hygiene.W007",
     )
+
+
+@pytest.mark.parametrize("key", conf.IN_SECONDS)
+def test_milliseconds_for_seconds_of_any_key(key: str) -> None:
+    with override_settings(CONN_HYGIENE={key: 30_000}):
+        assert found() == [
+            Warning(
+                f"CONN_HYGIENE[{key!r}] is 30000 seconds, which is 8.3 hours.",
+                hint="All times in CONN_HYGIENE are seconds. If that was milliseconds, write 30.",
+                id="conn_hygiene.W007",
+            )
+        ]
+    with override_settings(CONN_HYGIENE={key: 3600}):
+        assert found() == []
+
+
+def test_all_keys_in_seconds_are_looked_at() -> None:
+    # As a bool is wrong for each of them, and 1 is right.
+    taken = [key for key in vars(conf.Settings()) if not conf.problems({key: 1}) and conf.problems({key: True})]
+    assert sorted(taken) == sorted(conf.IN_SECONDS)
+
+
+def test_a_misspelt_timeout() -> None:
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"statment_timeout": 30}}):
+        assert found() == [
+            Error(
+                "CONN_HYGIENE['SESSION_TIMEOUTS'] cannot be {'statment_timeout': 30}.",
+                hint="Use statement_timeout, lock_timeout, idle_in_transaction_session_timeout, idle_session_timeout, "
+                "or an alias with a dict of them. 'statment_timeout' is not one of them; did you mean "
+                "'statement_timeout'?",
+                id="conn_hygiene.E003",
+            )
+        ]
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"unpooled": {"work_mem": 4}}}):
+        assert str(found()[0].hint).endswith(" or an alias with a dict of them. 'work_mem' is not one of them.")
+
+
+# ##### Directories #####
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("file", "is no directory."), ("file/notices", "cannot be made: {}/file is no directory.")],
+)
+def test_a_notice_directory_that_is_none(name: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with override_settings(CONN_HYGIENE={"NOTICE_DIRECTORY": tmp_path / name}):
+        assert found() == [
+            Warning(
+                f"No process leaves notices: {tmp_path / name} {why.format(tmp_path)}",
+                hint="Have CONN_HYGIENE['NOTICE_DIRECTORY'] be a directory that the processes may write to, or one "
+                "that is not there yet, which they make; None turns the notices off.",
+                id="conn_hygiene.W013",
+            )
+        ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize(
+    ("name", "why"), [("", "may not be written to by this user."), ("notices", "cannot be made by this user in {}.")]
+)
+def test_a_notice_directory_that_nobody_may_write_to(name: str, why: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with override_settings(CONN_HYGIENE={"NOTICE_DIRECTORY": tmp_path / name}):
+        assert [message.msg for message in found()] == [
+            f"No process leaves notices: {tmp_path / name} {why.format(tmp_path)}"
+        ]
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["", "notices", "notices/of/shop"])
+def test_a_notice_directory_that_is_there_or_can_be_made(name: str, tmp_path: Path) -> None:
+    with override_settings(CONN_HYGIENE={"NOTICE_DIRECTORY": tmp_path / name}):
+        assert found() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("alias", ["replica", "sqlite"])

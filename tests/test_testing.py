@@ -557,7 +557,7 @@ def test_the_plugin_adds_to_a_failure_and_does_not_hide_it(results: dict[str, st
 
 def test_the_plugin_says_of_what_is_slow_that_it_is_not_there(results: dict[str, str]) -> None:
     assert results["test_slow_misspelt"] == (
-        "The marker connection_hygiene has slow='test_sample.slaw', which is nothing: "
+        "The marker connection_hygiene has slow='test_sample.slaw', which cannot be found: "
         "module 'test_sample' has no attribute 'slaw'"
     )
 

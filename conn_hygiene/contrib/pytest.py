@@ -131,7 +131,7 @@ def _watched(name: str, held: list[str]) -> Callable[..., Any]:
     try:
         function = pkgutil.resolve_name(name)
     except (AttributeError, ImportError, ValueError) as error:
-        text = f"The marker connection_hygiene has slow={name!r}, which is nothing: {error}"
+        text = f"The marker connection_hygiene has slow={name!r}, which cannot be found: {error}"
         raise pytest.fail.Exception(text, pytrace=False) from None
 
     def look() -> None:

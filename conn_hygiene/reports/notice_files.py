@@ -60,6 +60,19 @@ def write(directory: str | os.PathLike[str], server_pid: int, facts: dict[str, A
     return path
 
 
+def why_not(directory: str | os.PathLike[str]) -> str | None:
+    """Return why nothing can be left in *directory*, as the rest of a sentence; None if nothing speaks against it."""
+    path = Path(directory)
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        return "is no directory." if there == path else f"cannot be made: {there} is no directory."
+    if not os.access(there, os.W_OK | os.X_OK):
+        return "may not be written to by this user." if there == path else f"cannot be made by this user in {there}."
+    return None
+
+
 def read(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the facts of each notice of a process that lives, and which; take away those of processes that do not.
 

@@ -4,11 +4,10 @@ Errors: E001 not a dict, E002 unknown key, E003 wrong value, E004 a pool with pe
 without psycopg_pool, E006 a pool that cannot be made. Warnings: W001 releasing with ATOMIC_REQUESTS, W002 the
 middleware is not outermost enough; of SESSION_TIMEOUTS, W003 the server is faster than the report, W004 a timeout that
 is never reached, W005 waiting connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an
-alias that is none, W009 not set;
-W010 something is off, since Django, psycopg or another has not what it needs; W011 a backend is left alone; W012
-SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY is not its user's alone; W014 SERVER_TIMING
-without a middleware; W015 middleware that another one does the work of. For your information: I001 releasing without a
-pool closes connections.
+alias that is none, W009 not set; W010 something is off, since Django, psycopg or another has not what it needs; W011 a
+backend is left alone; W012 SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY or NOTICE_DIRECTORY
+is of no use; W014 SERVER_TIMING without a middleware; W015 middleware that another one does the work of. For your
+information: I001 releasing without a pool closes connections.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from django.utils.module_loading import import_string
 
 from conn_hygiene import conf, internals
 from conn_hygiene.pools import backends, written
-from conn_hygiene.reports import status_directory
+from conn_hygiene.reports import notice_files, status_directory
 from conn_hygiene.sessions import connect_options
 
 _RELEASING = (
@@ -49,6 +48,7 @@ def register() -> None:
     for check in (
         check_setting,
         check_status_directory,
+        check_notice_directory,
         check_databases,
         check_session_timeouts,
         check_middleware,
@@ -59,9 +59,21 @@ def register() -> None:
 
 
 def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report unknown keys and wrong values in ``CONN_HYGIENE`` (E001 to E003)."""
+    """Report unknown keys and wrong values in ``CONN_HYGIENE`` (E001 to E003), and what may be milliseconds (W007)."""
     values = getattr(settings, "CONN_HYGIENE", {})
-    return [checks.Error(problem.message, hint=problem.hint, id=problem.id) for problem in conf.problems(values)]
+    errors = [checks.Error(problem.message, hint=problem.hint, id=problem.id) for problem in conf.problems(values)]
+    return [*errors, *_check_seconds()]
+
+
+def _check_seconds() -> Iterator[checks.CheckMessage]:
+    for key in conf.IN_SECONDS:
+        seconds = getattr(conf.current, key)
+        if seconds is not None and conf.looks_like_milliseconds(seconds):
+            yield checks.Warning(
+                f"CONN_HYGIENE[{key!r}] is {seconds:g} seconds, which is {seconds / 3600:.1f} hours.",
+                hint=f"All times in CONN_HYGIENE are seconds. If that was milliseconds, write {seconds / 1000:g}.",
+                id="conn_hygiene.W007",
+            )
 
 
 def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -83,6 +95,22 @@ def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> lis
         # It is made by the first that answers.
         pass
     return []
+
+
+def check_notice_directory(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Report a ``NOTICE_DIRECTORY`` in which nothing can be left (W013)."""
+    directory = conf.current.NOTICE_DIRECTORY
+    why = None if directory is None else notice_files.why_not(directory)
+    if why is None:
+        return []
+    return [
+        checks.Warning(
+            f"No process leaves notices: {directory} {why}",
+            hint="Have CONN_HYGIENE['NOTICE_DIRECTORY'] be a directory that the processes may write to, or one that is "
+            "not there yet, which they make; None turns the notices off.",
+            id="conn_hygiene.W013",
+        )
+    ]
 
 
 def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -236,8 +264,7 @@ def _check_pooler(alias: str, timeouts: dict[str, float]) -> Iterator[checks.Che
 
 def _check_units(alias: str, limits: dict[str, float]) -> Iterator[checks.CheckMessage]:
     for name, seconds in limits.items():
-        # Nobody counts thousands of seconds; PostgreSQL's configuration is full of thousands of milliseconds.
-        if seconds >= 1000 and seconds % 1000 == 0:
+        if conf.looks_like_milliseconds(seconds):
             yield checks.Warning(
                 f"{name} of {alias!r} is {seconds:g} seconds, which is {seconds / 3600:.1f} hours.",
                 hint=f"SESSION_TIMEOUTS are seconds. If that was PostgreSQL's milliseconds, write {seconds / 1000:g}.",

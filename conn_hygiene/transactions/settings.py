@@ -181,8 +181,8 @@ def _checked_name(given: Any) -> str:
         raise TypeError(f"session_settings() takes names that are strings, not {given!r}.")
     if not _NAME.fullmatch(given):
         raise ValueError(
-            f"session_settings() takes names such as 'search_path' or 'app.tenant_id', and {given!r} is none: letters, "
-            "digits, _ and $, with dots in between."
+            f"session_settings() takes names such as 'search_path' or 'app.tenant_id', and {given!r} is not one: "
+            "letters, digits, _ and $, with dots in between."
         )
     name: str = given.translate(_LOWER)
     if name in _OF_TRANSACTIONS:

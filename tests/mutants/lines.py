@@ -3825,6 +3825,39 @@ MUTANTS = [
     ),
     # ##### What the settings say #####
     _mutant(
+        "a misspelt timeout is left to its writer",
+        "conf.py",
+        """
+        close = get_close_matches(parameter.lower(), TIMEOUTS, n=1) if isinstance(parameter, str) else []
+        """,
+        """
+        close = []
+        """,
+        "test_checks.py::test_a_misspelt_timeout",
+    ),
+    _mutant(
+        "milliseconds are looked for in timeouts only",
+        "server/checks.py",
+        """
+        return [*errors, *_check_seconds()]
+        """,
+        """
+        return [*errors]
+        """,
+        "test_checks.py::test_milliseconds_for_seconds_of_any_key",
+    ),
+    _mutant(
+        "notices may be left anywhere",
+        "reports/notice_files.py",
+        """
+        if not there.is_dir():
+        """,
+        """
+        if False:
+        """,
+        "test_checks.py::test_a_notice_directory_that_is_none",
+    ),
+    _mutant(
         "a site's own middleware is none of ours",
         "server/checks.py",
         """
