@@ -12,6 +12,8 @@ import unittest
 from contextlib import ContextDecorator
 from typing import TYPE_CHECKING
 
+from django.core.exceptions import ImproperlyConfigured
+
 from conn_hygiene import callsite
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.description import describe
@@ -67,6 +69,7 @@ class assert_released(ContextDecorator):
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises AssertionError: a connection is held. The message says by whom, since which line, and what keeps it.
+    :raises django.core.exceptions.ImproperlyConfigured: the toolkit is not installed when it looks, and sees nothing.
     :raises TypeError: *using* is no alias; it may be that the parentheses are missing.
     :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
@@ -94,9 +97,22 @@ class assert_released(ContextDecorator):
         self.__exit__(exc_type, exc, traceback)
 
     def _assert(self) -> None:
+        require_toolkit()
         held = held_now(self._using)
         if held:
             raise AssertionError("\n".join(held))
+
+
+def require_toolkit() -> None:
+    """Refuse to look where the toolkit is not installed: whatever is held or left would pass there.
+
+    :raises django.core.exceptions.ImproperlyConfigured: it is not.
+    """
+    if reaper.running is None:
+        raise ImproperlyConfigured(
+            'The toolkit is not installed, and sees nothing: put "conn_hygiene" into INSTALLED_APPS, or call '
+            "conn_hygiene.install()."
+        )
 
 
 def held_now(using: frozenset[str] | None = None) -> list[str]:
@@ -179,11 +195,13 @@ class ConnectionHygieneMixin(unittest.TestCase):
             def setUp(self):
                 super().setUp()
 
-    It looks after ``tearDown()`` and all other cleanups.
+    It looks after ``tearDown()`` and all other cleanups. Without the toolkit installed, which sees nothing then, each
+    test ends with :exc:`~django.core.exceptions.ImproperlyConfigured`.
     """
 
     def setUp(self) -> None:
         """Begin to watch."""
+        require_toolkit()
         super().setUp()
         watch = Leftovers()
         watch.begin()

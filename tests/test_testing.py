@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import Client, TestCase, TransactionTestCase
@@ -156,6 +157,35 @@ def test_what_another_request_holds_is_its_own_business() -> None:
         thread.join()
 
 
+NOT_INSTALLED = (
+    'The toolkit is not installed, and sees nothing: put "conn_hygiene" into INSTALLED_APPS, or call '
+    "conn_hygiene.install()."
+)
+
+
+@pytest.fixture
+def uninstalled() -> Iterator[None]:
+    """Take the toolkit out, for the length of a test."""
+    conn_hygiene.uninstall()
+    yield
+    connection.close()
+    conn_hygiene.install()
+
+
+@uses_database
+@pytest.mark.usefixtures("uninstalled")
+def test_nothing_is_asserted_where_the_toolkit_is_not_installed() -> None:
+    Item.objects.count()
+    with pytest.raises(ImproperlyConfigured) as caught, assert_released():
+        pass
+    assert str(caught.value) == NOT_INSTALLED
+    # Made before an installation, as decorators may be.
+    decorated = assert_released()(lambda: "answer")
+    connection.close()
+    conn_hygiene.install()
+    assert decorated() == "answer"
+
+
 class InATestCase(TestCase):
     """The transaction around each test does not count."""
 
@@ -244,13 +274,19 @@ class InTransaction(ConnectionHygieneMixin, TestCase):
 
 
 def fails_with(base: type[TransactionTestCase], work: Callable[[], Any]) -> list[str]:
-    """Return what a test says that does *work*, in a class of its own that is derived from *base*."""
+    """Return what a test fails with that does *work*, in a class of its own that is derived from *base*."""
+    failed = ends_with(base, work)
+    return failed[0].removeprefix("AssertionError: ").strip().splitlines() if failed else []
+
+
+def ends_with(base: type[TransactionTestCase], work: Callable[[], Any]) -> list[str]:
+    """Return the exceptions that such a test ends with, as they stand in its tracebacks."""
     case = type("Sample", (base,), {"work": staticmethod(work)})("test")
     result = unittest.TestResult()
     case(result)
     assert result.testsRun == 1
-    failed = [text for _, text in [*result.failures, *result.errors]]
-    return failed[0].split("AssertionError: ")[1].strip().splitlines() if failed else []
+    texts = [text for _, text in [*result.failures, *result.errors]]
+    return [re.split(r"^(?=\S+(?:Error|Configured): )", text, flags=re.MULTILINE)[-1].strip() for text in texts]
 
 
 def leaves_a_transaction() -> None:
@@ -394,6 +430,13 @@ def test_a_request_that_leaves_its_transaction_open_is_named() -> None:
 def test_what_a_request_has_set_is_not_the_tests() -> None:
     assert fails_with(Case, lambda: Client().get("/sets/")) == []
     connection.close()
+
+
+@uses_database
+@pytest.mark.usefixtures("uninstalled")
+@pytest.mark.parametrize("base", [Case, InTransaction])
+def test_the_mixin_passes_nothing_where_the_toolkit_is_not_installed(base: type[TransactionTestCase]) -> None:
+    assert ends_with(base, leaves_nothing) == [f"django.core.exceptions.ImproperlyConfigured: {NOT_INSTALLED}"]
 
 
 def test_the_mixin_hands_out_the_assertion() -> None:

@@ -112,14 +112,15 @@ def _slow(item: pytest.Item) -> Iterator[str]:
 
 
 def _begin(item: pytest.Item) -> None:
-    from conn_hygiene.reaper import reaper
-    from conn_hygiene.reports.leftovers import Leftovers
+    from django.core.exceptions import ImproperlyConfigured
 
-    if reaper.running is None:
-        raise pytest.UsageError(
-            'The toolkit is not installed, and sees nothing: put "conn_hygiene" into INSTALLED_APPS, or call '
-            "conn_hygiene.install()."
-        )
+    from conn_hygiene.reports.leftovers import Leftovers
+    from conn_hygiene.testing import require_toolkit
+
+    try:
+        require_toolkit()
+    except ImproperlyConfigured as error:
+        raise pytest.UsageError(str(error)) from None
     watch = item.stash[_WATCH] = Leftovers()
     watch.begin()
 

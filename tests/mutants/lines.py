@@ -3579,6 +3579,30 @@ MUTANTS = [
         "test_testing.py::InATestCase",
     ),
     _mutant(
+        "nothing is held where the toolkit is not installed",
+        "testing.py",
+        """
+        require_toolkit()
+        held = held_now(self._using)
+        """,
+        """
+        held = held_now(self._using)
+        """,
+        "test_testing.py::test_nothing_is_asserted_where_the_toolkit_is_not_installed",
+    ),
+    _mutant(
+        "nothing is left where the toolkit is not installed",
+        "testing.py",
+        """
+        require_toolkit()
+        super().setUp()
+        """,
+        """
+        super().setUp()
+        """,
+        "test_testing.py::test_the_mixin_passes_nothing_where_the_toolkit_is_not_installed",
+    ),
+    _mutant(
         "flush() does not wait for the workers",
         "reaper/workers.py",
         """
