@@ -507,6 +507,47 @@ def test_slow_released():
 def test_slow_misspelt():
     pass
 
+@pytest.mark.connection_hygiene(slow="test_sample.Item")
+def test_slow_without_a_call():
+    pass
+
+@pytest.mark.connection_hygiene(slow="test_sample.slow")
+def test_slow_replaced(monkeypatch):
+    monkeypatch.setattr("test_sample.slow", lambda: "its own")
+    get()
+
+@pytest.mark.connection_hygiene(slow="test_sample.slow")
+class TestSlow:
+    def test_one_of_them(self):
+        assert get() == "answer"
+
+    def test_another_of_them(self):
+        pass
+
+@pytest.mark.connection_hygiene(slow="os")
+def test_slow_module():
+    pass
+
+@pytest.mark.connection_hygiene("test_sample.slow")
+def test_wrong_positional():
+    get()
+
+@pytest.mark.connection_hygiene(True, "test_sample.slow")
+def test_wrong_number():
+    get()
+
+@pytest.mark.connection_hygiene(False, slwo="test_sample.slow")
+def test_wrong_name():
+    get()
+
+@pytest.mark.connection_hygiene(slow=5)
+def test_wrong_value():
+    get()
+
+@pytest.mark.connection_hygiene(slow=["test_sample.slow", 5])
+def test_wrong_value_in_a_list():
+    get()
+
 @pytest.mark.connection_hygiene(False)
 def test_left_out():
     in_thread(Item.objects.count)
@@ -561,7 +602,9 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
     settings = ["--ds", "sample_settings", "--rootdir", str(directory), "-c", str(directory / "pytest.ini")]
     (directory / "pytest.ini").touch()
     modules = os.pathsep.join([str(directory), str(ROOT)])
-    return run("-m", "pytest", *plugin, *options, *settings, *arguments, str(directory), PYTHONPATH=modules)
+    # As in a project, even where the tests themselves are run with fewer plugins.
+    environment = {"PYTHONPATH": modules, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""}
+    return run("-m", "pytest", *plugin, *options, *settings, *arguments, str(directory), **environment)
 
 
 @pytest.mark.parametrize(
@@ -571,6 +614,9 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
         ("test_fixture", "ended with a connection of 'default' checked out"),
         ("test_transaction", "is open yet, begun at "),
         ("test_slow", "While test_sample.slow is called: thread MainThread holds a connection of 'default' at "),
+        ("test_one_of_them", "While test_sample.slow is called: thread MainThread holds a connection of 'default' at "),
+        ("test_slow_without_a_call", "\ntest_sample.Item was never called, so nothing was checked."),
+        ("test_slow_replaced", "\ntest_sample.slow was never called, so nothing was checked."),
         ("test_thread", "ended with a connection of 'default' checked out"),
     ],
 )
@@ -580,7 +626,8 @@ def test_the_plugin_fails_a_test(results: dict[str, str], name: str, expected: s
 
 
 @pytest.mark.parametrize(
-    "name", ["test_after_it", "test_slow_released", "test_left_out", "test_released", "test_nothing"]
+    "name",
+    ["test_after_it", "test_slow_released", "test_another_of_them", "test_left_out", "test_released", "test_nothing"],
 )
 def test_the_plugin_lets_a_test_pass(results: dict[str, str], name: str) -> None:
     assert results[name] == ""
@@ -603,14 +650,47 @@ def test_the_plugin_says_of_what_is_slow_that_it_is_not_there(results: dict[str,
         "The marker connection_hygiene has slow='test_sample.slaw', which cannot be found: "
         "module 'test_sample' has no attribute 'slaw'"
     )
+    assert results["test_slow_module"] == (f"The marker connection_hygiene has slow='os', which is no function: {os!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("test_wrong_positional", "'test_sample.slow'"),
+        ("test_wrong_number", "True, 'test_sample.slow'"),
+        ("test_wrong_name", "False, slwo='test_sample.slow'"),
+        ("test_wrong_value", "slow=5"),
+        ("test_wrong_value_in_a_list", "slow=['test_sample.slow', 5]"),
+    ],
+)
+def test_the_plugin_says_once_what_its_marker_takes(results: dict[str, str], name: str, given: str) -> None:
+    assert said_in(results[name]) == [
+        f"@pytest.mark.connection_hygiene({given}): it takes (enabled=True, *, slow=()), where enabled is True or "
+        'False, and slow the name of a function, such as "mysite.views.urlopen", or a list of names.'
+    ]
+
+
+def said_in(text: str) -> list[str]:
+    """Return the messages of the exceptions in what pytest shows of a test."""
+    return re.findall(r"^E +[\w.]+: (.*)", text, re.MULTILINE)
 
 
 def test_the_plugin_says_where_the_toolkit_is_not_installed(tmp_path: Path) -> None:
     (tmp_path / "sample_settings.py").write_text("SECRET_KEY = 'tests'")
     (tmp_path / "test_sample.py").write_text("def test_nothing(): pass")
     process = run_pytest(tmp_path, "--connection-hygiene")
-    assert 'put "conn_hygiene" into INSTALLED_APPS' in process.stdout
+    assert said_in(process.stdout) == [NOT_INSTALLED]
     assert run_pytest(tmp_path).returncode == 0
+
+
+def test_the_plugin_says_once_that_its_ini_option_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "sample_settings.py").write_text("SECRET_KEY = 'tests'")
+    (tmp_path / "test_sample.py").write_text("def test_one(): pass\ndef test_two(): pass")
+    process = run_pytest(tmp_path, "-o", "connection_hygiene=maybe")
+    assert (process.returncode, process.stdout) == (pytest.ExitCode.USAGE_ERROR, "")
+    assert process.stderr.strip() == (
+        "ERROR: The ini option connection_hygiene is true or false: invalid truth value 'maybe'"
+    )
 
 
 def test_the_plugin_imports_nothing_of_django() -> None:

@@ -10,21 +10,26 @@ from __future__ import annotations
 import functools
 import inspect
 import pkgutil
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
 
     from conn_hygiene.testing import assert_released as AssertReleased
 
 _MARKER = (
     "connection_hygiene(enabled=True, *, slow=()): fail the test if it leaves a connection with a dead thread, a "
     "transaction or a cursor open, or state in a session; or if it holds a connection when one of the functions is "
-    'called that *slow* names, such as "mysite.views.urlopen".'
+    'called that *slow* names, such as "mysite.views.urlopen"; or if one that the test itself names is never called.'
+)
+_TAKES = (
+    "it takes (enabled=True, *, slow=()), where enabled is True or False, and slow the name of a function, such as "
+    '"mysite.views.urlopen", or a list of names.'
 )
 _WATCH = pytest.StashKey[Any]()
 
@@ -38,8 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker, and read the ini option, which each test is going to ask for."""
     config.addinivalue_line("markers", _MARKER)
+    try:
+        config.getini("connection_hygiene")
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        # Of which not every pytest says what it is about.
+        raise pytest.UsageError(f"The ini option connection_hygiene is true or false: {error}") from None
 
 
 @pytest.fixture
@@ -53,12 +63,16 @@ def assert_released() -> type[AssertReleased]:
 # ##### Around each test #####
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Begin to watch ahead of the fixtures."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin to watch ahead of the fixtures.
+
+    Around the hook it would be as early; but what refuses a test there keeps other wrappers from their beginning, and
+    those of pytest itself fail at their end then.
+    """
+    __tracebackhide__ = True
     if _is_wanted(item):
         _begin(item)
-    return (yield)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -69,16 +83,17 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     # What fixtures have opened they may close when they are torn down.
     watch.excuse()
-    held: list[str] = []
+    slow = [_Slow(name) for name in _slow(item)]
     with ExitStack() as stack:
-        for name in _slow(item):
-            stack.enter_context(mock.patch(name, _watched(name, held)))
+        for each in slow:
+            stack.enter_context(mock.patch(each.name, each.watched()))
         try:
             result = yield
         except BaseException:
-            _add(item, "call", [*held, *watch.found()])
+            _add(item, "call", [*_held(slow), *watch.found()])
             raise
-    _fail(item, [*held, *watch.found()])
+    missed = [each.missed for each in slow if not each.is_called and each.name in _slow_itself(item)]
+    _fail(item, [*_held(slow), *missed, *watch.found()])
     return result
 
 
@@ -97,21 +112,64 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     return result
 
 
+# ##### What the markers say #####
+
+
+class _Wish(NamedTuple):
+    enabled: bool
+    slow: tuple[str, ...]
+
+
+def _wish(marker: pytest.Mark) -> _Wish:
+    """Return what *marker* says.
+
+    :raises pytest.UsageError: it says what it cannot.
+    """
+    __tracebackhide__ = True
+    try:
+        return _wished(*marker.args, **marker.kwargs)
+    except TypeError:
+        given = [*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())]
+        raise pytest.UsageError(f"@pytest.mark.connection_hygiene({', '.join(given)}): {_TAKES}") from None
+
+
+def _wished(enabled: object = True, *, slow: object = ()) -> _Wish:
+    if not isinstance(enabled, bool) or not isinstance(slow, Iterable):
+        raise TypeError
+    names = (slow,) if isinstance(slow, str) else tuple(slow)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError
+    return _Wish(enabled, names)
+
+
 def _is_wanted(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("connection_hygiene")
-    if marker is None:
-        return bool(item.config.getoption("--connection-hygiene") or item.config.getini("connection_hygiene"))
-    enabled = marker.kwargs.get("enabled", marker.args[0] if marker.args else True)
-    return bool(enabled)
+    __tracebackhide__ = True
+    # All of them are to be right; the closest one decides.
+    wishes = [_wish(marker) for marker in item.iter_markers("connection_hygiene")]
+    if wishes:
+        return wishes[0].enabled
+    return bool(item.config.getoption("--connection-hygiene") or item.config.getini("connection_hygiene"))
 
 
-def _slow(item: pytest.Item) -> Iterator[str]:
-    for marker in item.iter_markers("connection_hygiene"):
-        names = marker.kwargs.get("slow", ())
-        yield from [names] if isinstance(names, str) else names
+def _slow(item: pytest.Item) -> list[str]:
+    """Return which functions are slow, each once."""
+    return _names(item.iter_markers("connection_hygiene"))
+
+
+def _slow_itself(item: pytest.Item) -> list[str]:
+    """Return which of them the test itself names. Of those that its class or module does, it may call none."""
+    return _names(marker for marker in item.own_markers if marker.name == "connection_hygiene")
+
+
+def _names(markers: Iterable[pytest.Mark]) -> list[str]:
+    return list(dict.fromkeys(name for marker in markers for name in _wish(marker).slow))
+
+
+# ##### The watch #####
 
 
 def _begin(item: pytest.Item) -> None:
+    __tracebackhide__ = True
     from django.core.exceptions import ImproperlyConfigured
 
     from conn_hygiene.reports.leftovers import Leftovers
@@ -125,34 +183,62 @@ def _begin(item: pytest.Item) -> None:
     watch.begin()
 
 
-def _watched(name: str, held: list[str]) -> Callable[..., Any]:
-    """Return the function *name*, and have added to *held* what is held when it is called."""
-    from conn_hygiene.testing import held_now
+class _Slow:
+    """A function that is slow, and what is held when it is called."""
 
-    try:
-        function = pkgutil.resolve_name(name)
-    except (AttributeError, ImportError, ValueError) as error:
-        text = f"The marker connection_hygiene has slow={name!r}, which cannot be found: {error}"
-        raise pytest.fail.Exception(text, pytrace=False) from None
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_called = False
+        self.held: list[str] = []
 
-    def look() -> None:
-        held.extend(f"While {name} is called: {each}" for each in held_now())
+    @property
+    def missed(self) -> str:
+        return (
+            f"{self.name} was never called, so nothing was checked. It is watched under this name only, as with "
+            "mock.patch(): name it where it is looked up. What the test itself replaces is not watched."
+        )
 
-    if inspect.iscoroutinefunction(function):
+    def watched(self) -> Callable[..., Any]:
+        """Return the function, which looks at each call what is held."""
+        function = self._function()
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                self._look()
+                return await function(*args, **kwargs)
+
+            return call_async
 
         @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            look()
-            return await function(*args, **kwargs)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._look()
+            return function(*args, **kwargs)
 
-        return call_async
+        return call
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        look()
-        return function(*args, **kwargs)
+    def _function(self) -> Callable[..., Any]:
+        try:
+            found: object = pkgutil.resolve_name(self.name)
+        except (AttributeError, ImportError, ValueError) as error:
+            raise self._refused(f"nothing: {error}") from None
+        if not callable(found):
+            raise self._refused(f"no function: {found!r}")
+        return found
 
-    return call
+    def _refused(self, what: str) -> BaseException:
+        text = f"The marker connection_hygiene has slow={self.name!r}, which is {what}"
+        return pytest.fail.Exception(text, pytrace=False)
+
+    def _look(self) -> None:
+        from conn_hygiene.testing import held_now
+
+        self.is_called = True
+        self.held.extend(f"While {self.name} is called: {each}" for each in held_now())
+
+
+def _held(slow: Iterable[_Slow]) -> list[str]:
+    return [text for each in slow for text in each.held]
 
 
 def _fail(item: pytest.Item, found: list[str]) -> None:

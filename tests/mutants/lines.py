@@ -3603,6 +3603,68 @@ MUTANTS = [
         "test_testing.py::test_the_mixin_passes_nothing_where_the_toolkit_is_not_installed",
     ),
     _mutant(
+        "a slow function that nobody has called passes",
+        "contrib/pytest.py",
+        """
+        _fail(item, [*_held(slow), *missed, *watch.found()])
+        """,
+        """
+        _fail(item, [*_held(slow), *watch.found()])
+        """,
+        "test_testing.py::test_the_plugin_fails_a_test",
+    ),
+    _mutant(
+        "each test of a class must call what is slow",
+        "contrib/pytest.py",
+        """
+        missed = [each.missed for each in slow if not each.is_called and each.name in _slow_itself(item)]
+        """,
+        """
+        missed = [each.missed for each in slow if not each.is_called]
+        """,
+        "test_testing.py::test_the_plugin_lets_a_test_pass",
+    ),
+    _mutant(
+        "the marker may be given a name in the place of a truth value",
+        "contrib/pytest.py",
+        """
+        if not isinstance(enabled, bool) or not isinstance(slow, Iterable):
+        """,
+        """
+        if not isinstance(slow, Iterable):
+        """,
+        "test_testing.py::test_the_plugin_says_once_what_its_marker_takes",
+    ),
+    _mutant(
+        "a refused test fails at its end as well",
+        "contrib/pytest.py",
+        """
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_setup(item: pytest.Item) -> None:
+        """,
+        """
+        @pytest.hookimpl(wrapper=True, tryfirst=True)
+        def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+            begin(item)
+            return (yield)
+
+
+        def begin(item: pytest.Item) -> None:
+        """,
+        "test_testing.py::test_the_plugin_says_once_what_its_marker_takes",
+    ),
+    _mutant(
+        "a wrong ini option is said for each test",
+        "contrib/pytest.py",
+        """
+        config.getini("connection_hygiene")
+        """,
+        """
+        pass
+        """,
+        "test_testing.py::test_the_plugin_says_once_that_its_ini_option_is_wrong",
+    ),
+    _mutant(
         "flush() does not wait for the workers",
         "reaper/workers.py",
         """
