@@ -6,6 +6,7 @@ With pytest they come as the fixture ``assert_released`` and the marker ``connec
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import unittest
@@ -25,7 +26,7 @@ from conn_hygiene.using import aliases
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -189,7 +190,8 @@ class ConnectionHygieneMixin(unittest.TestCase):
     What counts is a connection that was checked out in a thread that has ended, a transaction or a cursor that is
     open yet, a transaction that a request has left open, a cursor that was collected without having been closed (where
     :setting:`REPORT_UNCLOSED_CURSORS` has that told), state in the session of a connection, and what
-    :setting:`AUDIT_SESSIONS` finds. It stands in front of the class, and its ``setUp()`` must be called::
+    :setting:`AUDIT_SESSIONS` finds. It stands in front of the class, and its ``setUp()`` must be called; a test fails
+    where it was not::
 
         class ParcelTests(ConnectionHygieneMixin, TestCase):
             def setUp(self):
@@ -199,10 +201,29 @@ class ConnectionHygieneMixin(unittest.TestCase):
     test ends with :exc:`~django.core.exceptions.ImproperlyConfigured`.
     """
 
+    _is_watching = False
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        """Run the test, and fail it if its ``setUp()`` has left out the one here."""
+        # Of the instance, and for as long as it runs: what Django's parallel runner pickles has none.
+        self.setUp = functools.partial(self._set_up, self.setUp)  # type: ignore[method-assign]
+        try:
+            return super().run(result)
+        finally:
+            del self.setUp
+
+    def _set_up(self, own: Callable[[], None]) -> None:
+        self._is_watching = False
+        own()
+        if not self._is_watching:
+            name = type(self).__qualname__
+            self.fail(f"setUp() of {name} does not call super().setUp(), so that nothing it leaves would be seen.")
+
     def setUp(self) -> None:
         """Begin to watch."""
         require_toolkit()
         super().setUp()
+        self._is_watching = True
         watch = Leftovers()
         watch.begin()
         self.addCleanup(self._look_for_leftovers, watch)

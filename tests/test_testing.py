@@ -439,6 +439,42 @@ def test_the_mixin_passes_nothing_where_the_toolkit_is_not_installed(base: type[
     assert ends_with(base, leaves_nothing) == [f"django.core.exceptions.ImproperlyConfigured: {NOT_INSTALLED}"]
 
 
+class WithoutSuper(Case):
+    """One that the mixin has no part in, unless it says so."""
+
+    __test__ = False
+
+    def setUp(self) -> None:
+        self.is_set_up = True
+
+
+class Skipped(Case):
+    """One that is over before the mixin had its turn."""
+
+    __test__ = False
+
+    def setUp(self) -> None:
+        self.skipTest("not here")
+
+
+@uses_database
+def test_a_test_fails_whose_setup_leaves_out_the_mixins() -> None:
+    assert fails_with(WithoutSuper, leaves_nothing) == [
+        "setUp() of Sample does not call super().setUp(), so that nothing it leaves would be seen."
+    ]
+    assert fails_with(Skipped, leaves_nothing) == []
+
+
+@uses_database
+def test_a_test_can_be_run_again() -> None:
+    case = Case("test")
+    for _ in range(2):
+        result = unittest.TestResult()
+        case(result)
+        assert (result.failures, result.errors) == ([], [])
+        assert "setUp" not in vars(case)
+
+
 def test_the_mixin_hands_out_the_assertion() -> None:
     assert isinstance(Case("test").assertReleased("default"), assert_released)
 

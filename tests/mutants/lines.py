@@ -3665,6 +3665,17 @@ MUTANTS = [
         "test_testing.py::test_the_plugin_says_once_that_its_ini_option_is_wrong",
     ),
     _mutant(
+        "a mixin whose setUp() is left out lets everything pass",
+        "testing.py",
+        """
+        if not self._is_watching:
+        """,
+        """
+        if False:
+        """,
+        "test_testing.py::test_a_test_fails_whose_setup_leaves_out_the_mixins",
+    ),
+    _mutant(
         "flush() does not wait for the workers",
         "reaper/workers.py",
         """
