@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import selectors
 import signal
@@ -687,3 +688,22 @@ def test_a_path_that_is_too_long_for_a_socket_has_a_shorter_name(
         wait_until(lambda: caplog.records, "it is said", PATIENCE)
     [record] = caplog.records
     assert "bytes that the path of a socket may have" in record.getMessage()
+
+
+@pytest.mark.parametrize("timeout", ["1", None, True])
+def test_a_timeout_that_is_no_number_is_refused(timeout: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        conn_hygiene.processes(timeout=timeout)
+    assert str(caught.value) == f"processes() takes a number of seconds as timeout, not {timeout!r}."
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, math.nan, math.inf])
+def test_a_timeout_that_nobody_can_wait_for_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout") as caught:
+        conn_hygiene.processes(timeout=timeout)
+    assert str(caught.value) == f"processes() takes a timeout above 0 and up to 86400 seconds, not {timeout!r}."
+
+
+def test_the_longest_timeout_can_be_waited_for(directory: Path) -> None:
+    answers(directory)
+    assert [process.answered for process in conn_hygiene.processes(timeout=24 * 60 * 60)] == [True]

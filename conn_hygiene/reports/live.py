@@ -15,6 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
+from conn_hygiene import conf
 from conn_hygiene.leases.description import End, end_of_connection
 from conn_hygiene.masking import printable
 from conn_hygiene.reports import answering, host, status_directory
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     import psycopg
 
     from conn_hygiene.server.sessions import Session
+
+
+# Seconds. Some systems' selectors take no more than 24 days.
+_LONGEST = 24 * 60 * 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +83,14 @@ def processes(*, timeout: float = 1.0) -> list[Process]:
     What was left by processes that have been killed is taken away on the way.
 
     :param timeout: seconds after which who has not answered is listed without an answer.
+    :raises TypeError: *timeout* is no number.
+    :raises ValueError: it is not above 0, or longer than a day.
     """
+    if not conf.is_number(timeout):
+        raise TypeError(f"processes() takes a number of seconds as timeout, not {timeout!r}.")
+    # Said this way round, NaN is out as well.
+    if not 0 < timeout <= _LONGEST:
+        raise ValueError(f"processes() takes a timeout above 0 and up to {_LONGEST} seconds, not {timeout!r}.")
     questions: list[_Question] = []
     for directory in status_directory.all_of_user():
         with contextlib.suppress(OSError, status_directory.Refused):

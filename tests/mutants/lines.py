@@ -3845,6 +3845,17 @@ MUTANTS = [
         "test_live.py::test_a_pid_alone_makes_no_holder",
     ),
     _mutant(
+        "nobody answers before they are asked",
+        "reports/live.py",
+        """
+        if not 0 < timeout <= _LONGEST:
+        """,
+        """
+        if timeout != timeout:
+        """,
+        "test_live.py::test_a_timeout_that_nobody_can_wait_for_is_refused",
+    ),
+    _mutant(
         "a pid of any database is the one",
         "reports/live.py",
         """
