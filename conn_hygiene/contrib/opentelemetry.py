@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import Observation, get_meter
-
 from conn_hygiene import __version__, events
+from conn_hygiene.contrib.extras import extra
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reports.counters import BOUNDS
 from conn_hygiene.reports.snapshot import PoolInfo, held_by_alias, pool_stats
+
+with extra("opentelemetry", needs="opentelemetry-api"):
+    from opentelemetry.metrics import Observation, get_meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

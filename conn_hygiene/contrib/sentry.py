@@ -12,13 +12,15 @@ import re
 import threading
 from typing import TYPE_CHECKING, Any
 
-import sentry_sdk
-from sentry_sdk.integrations import Integration
-from sentry_sdk.scope import Scope, ScopeType, add_global_event_processor, use_isolation_scope, use_scope
-
 from conn_hygiene import events
+from conn_hygiene.contrib.extras import extra
 from conn_hygiene.events import place_told, who
 from conn_hygiene.masking import printable
+
+with extra("sentry", needs="sentry-sdk"):
+    import sentry_sdk
+    from sentry_sdk.integrations import Integration
+    from sentry_sdk.scope import Scope, ScopeType, add_global_event_processor, use_isolation_scope, use_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

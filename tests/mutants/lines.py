@@ -3856,6 +3856,17 @@ MUTANTS = [
         "test_live.py::test_a_timeout_that_nobody_can_wait_for_is_refused",
     ),
     _mutant(
+        "an extra that is missing is a bare import error",
+        "contrib/extras.py",
+        """
+        raise type(error)(text, name=error.name, path=error.path) from error
+        """,
+        """
+        raise
+        """,
+        "test_extras.py::test_what_is_missing_is_said_with_its_extra",
+    ),
+    _mutant(
         "a pid of any database is the one",
         "reports/live.py",
         """

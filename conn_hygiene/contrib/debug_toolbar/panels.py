@@ -17,13 +17,16 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from debug_toolbar.panels import Panel
 from django.template import Context, Engine, Template
 
 from conn_hygiene import installation, internals, scopes
 from conn_hygiene.contrib.debug_toolbar import drawing
+from conn_hygiene.contrib.extras import extra
 from conn_hygiene.leases import usage
 from conn_hygiene.reports.timeline import Timeline
+
+with extra("debug-toolbar", needs="django-debug-toolbar"):
+    from debug_toolbar.panels import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator

@@ -15,14 +15,19 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client import multiprocess as several
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector as _Collector
-from prometheus_client.utils import floatToGoString
 
-from conn_hygiene.contrib.prometheus import families, multiprocess
+from conn_hygiene.contrib.extras import extra
+from conn_hygiene.contrib.prometheus import families
+
+with extra("prometheus", needs="prometheus-client"):
+    from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client import multiprocess as several
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector as _Collector
+    from prometheus_client.utils import floatToGoString
+
+    from conn_hygiene.contrib.prometheus import multiprocess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
