@@ -13,6 +13,7 @@ from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import SimpleTestCase, TransactionTestCase
 from django.urls import include, path, re_path
+from django.views.decorators.http import require_POST
 
 from conn_hygiene import conf, events
 from conn_hygiene.management import auditing
@@ -56,6 +57,7 @@ urlpatterns = [
     re_path(r"^lock/$", lock),
     re_path(r"^lock/(\d+)/$", lock),
     path("fail/", fail),
+    path("post/", require_POST(clean)),
 ]
 
 
@@ -91,13 +93,13 @@ FOUND = "Statements have left in their sessions what they do not say."
 
 
 def test_urls_without_parameters_are_found() -> None:
-    assert auditing.paths() == ["/clean/", "/shop/become/", "/lock/", "/fail/"]
+    assert auditing.paths() == ["/clean/", "/shop/become/", "/lock/", "/fail/", "/post/"]
 
 
 def test_all_urls_are_requested_and_what_they_leave_is_shown() -> None:
     out, status, end = audit()
     lines = out.splitlines()
-    assert (status, end) == (1, FOUND)
+    assert (status, end) == (1, f"{FOUND}\nNot audited to the end, since they failed: /fail/.")
     assert [line.split("  ")[0] for line in lines[:3]] == ["Database", "default", "default"]
     assert lines[0].split() == ["Database", "Left", "Statement", "Place"]
     assert "SET (t_app.tenant)" in lines[1]
@@ -114,7 +116,7 @@ def test_all_urls_are_requested_and_what_they_leave_is_shown() -> None:
 
 
 def test_nothing_is_found_of_what_is_seen() -> None:
-    assert audit("--urls", "/clean/", "/nowhere/") == ("Nothing was left in a session unseen.\n", 0, "")
+    assert audit("--urls", "/clean/", "/clean/?again") == ("Nothing was left in a session unseen.\n", 0, "")
 
 
 def test_a_url_that_fails_is_said() -> None:
@@ -123,6 +125,28 @@ def test_a_url_that_fails_is_said() -> None:
         3,
         "Not audited to the end, since they failed: /fail/.",
     )
+
+
+UNANSWERED = "Not audited, since nothing answers a GET there: /nowhere/ (404), /post/ (405)."
+
+
+def test_a_url_that_nothing_answers_is_said_if_it_was_named() -> None:
+    assert audit("--urls", "/nowhere/", "/clean/", "/post/", "/nowhere/") == (
+        "Nothing was left in a session unseen.\n",
+        3,
+        UNANSWERED,
+    )
+    assert audit("--urls", "/shop/become/", "/nowhere/", "/post/", "/fail/")[1:] == (
+        1,
+        f"{FOUND}\nNot audited to the end, since they failed: /fail/.\n{UNANSWERED}",
+    )
+
+
+@pytest.mark.parametrize("text", ["clean/", "http://x/", "//x/", ""])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    out, _, end = audit("--urls", "/clean/", text)
+    text = f"not a path that begins with one slash, such as '/orders/7/': {text!r}"
+    assert (out, end) == ("", f"Error: argument --urls: {text}")
 
 
 def test_the_same_place_is_shown_once() -> None:

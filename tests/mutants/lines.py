@@ -3856,6 +3856,28 @@ MUTANTS = [
         "test_live.py::test_a_timeout_that_nobody_can_wait_for_is_refused",
     ),
     _mutant(
+        "a page that is not there is clean",
+        "management/commands/connections.py",
+        """
+        unanswered = [path for path in options["urls"] or () if statuses[path] in (404, 405)]
+        """,
+        """
+        unanswered: list[str] = []
+        """,
+        "test_audit_command.py::test_a_url_that_nothing_answers_is_said_if_it_was_named",
+    ),
+    _mutant(
+        "any text is a path",
+        "management/commands/connections.py",
+        """
+        if not re.match(r"/(?!/)", text):
+        """,
+        """
+        if False:
+        """,
+        "test_audit_command.py::test_what_is_no_path_is_refused",
+    ),
+    _mutant(
         "an extra that is missing is a bare import error",
         "contrib/extras.py",
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from time import sleep
@@ -48,6 +49,14 @@ _seconds = _number_of(float, 0, conf.LONGEST)
 _interval = _number_of(float, 0.1, conf.LONGEST)
 _count = _number_of(int, 1, 10**9)
 _rows = _number_of(int, 0, 10**9)
+
+
+def _path(text: str) -> str:
+    """Return *text*, which is to be what stands behind the host in a URL."""
+    # Behind two of them a host is understood.
+    if not re.match(r"/(?!/)", text):
+        raise argparse.ArgumentTypeError(f"not a path that begins with one slash, such as '/orders/7/': {text!r}")
+    return text
 
 
 class Command(BaseCommand):
@@ -137,8 +146,9 @@ class Command(BaseCommand):
         what.add_argument(
             "--urls",
             nargs="+",
+            type=_path,
             metavar="PATH",
-            help="Gets these. Default: all URLs of the project that have no parameters.",
+            help='Gets these, such as "/orders/7/". Default: all URLs of the project that have no parameters.',
         )
         what.add_argument(
             "--test", nargs="*", metavar="LABEL", help="Runs the project's tests, or those of the labels, in its place."
@@ -337,15 +347,15 @@ class Command(BaseCommand):
             nothing = [Line("Nothing was left in a session unseen.", rendering.GOOD)]
             self._show(rendering.unseen_blocks(found) or nothing, options)
         if found:
-            raise CommandError("Statements have left in their sessions what they do not say.", returncode=FOUND)
+            failed.insert(0, "Statements have left in their sessions what they do not say.")
         if failed:
-            raise CommandError(failed, returncode=NOT_ASKED)
+            raise CommandError("\n".join(failed), returncode=FOUND if found else NOT_ASKED)
 
-    def _run_tests(self, options: dict[str, Any]) -> str | None:
-        return None if auditing.run_tests(options["test"], verbosity=options["verbosity"]) else "The tests failed."
+    def _run_tests(self, options: dict[str, Any]) -> list[str]:
+        return [] if auditing.run_tests(options["test"], verbosity=options["verbosity"]) else ["The tests failed."]
 
-    def _get(self, options: dict[str, Any]) -> str | None:
-        """Get each of the URLs; return what is to be said of those that did not answer."""
+    def _get(self, options: dict[str, Any]) -> list[str]:
+        """Get each of the URLs; return what is to be said of those that failed, or are not there and were named."""
         paths = options["urls"] or auditing.paths()
         if not paths:
             raise CommandError("This project has no URL without parameters; name some with --urls.", returncode=MISUSED)
@@ -353,8 +363,15 @@ class Command(BaseCommand):
         if options["verbosity"] >= 2 and options["format"] == "text":
             for path, status in statuses.items():
                 self._write(f"{status} {printable(path)}")
-        broken = [printable(path) for path, status in statuses.items() if status >= 500]
-        return f"Not audited to the end, since they failed: {', '.join(broken)}." if broken else None
+        said = []
+        if broken := [printable(path) for path, status in statuses.items() if status >= 500]:
+            said.append(f"Not audited to the end, since they failed: {', '.join(broken)}.")
+        # One that the project lists may well be for another method, or for what is not in this database.
+        unanswered = [path for path in options["urls"] or () if statuses[path] in (404, 405)]
+        if unanswered:
+            told = ", ".join(f"{printable(path)} ({statuses[path]})" for path in dict.fromkeys(unanswered))
+            said.append(f"Not audited, since nothing answers a GET there: {told}.")
+        return said
 
     # ##### Output #####
 
