@@ -79,19 +79,60 @@ def matching(name: str) -> list[Page]:
 # A title, and the line below it.
 _TITLE = re.compile(r"^(?P<title>\S.*)\n(?P<line>([=~-])\3{2,})$", re.MULTILINE)
 
+# What stands in front of one: a label, or the name by which settings and checks are referred to, in messages as well.
+_PLACE = re.compile(r"^\.\. (?:_(?P<label>[^\n:]+):|(?:setting|check):: (?P<name>\S+))\n+", re.MULTILINE)
 
-def section(text: str, anchor: str) -> str | None:
-    """Return the section of the page *text* that has the label *anchor*; None if it has none."""
-    label = re.search(rf"^\.\. _{re.escape(anchor)}:\n+", text, re.MULTILINE)
-    if label is None:
-        return None
-    title = _TITLE.match(text, label.end())
+
+def places(text: str) -> dict[str, int]:
+    """Return the names of the sections of the page *text*, and where they begin, in its order.
+
+    A section has the names that stand in front of it; one without has its title as browsers show it behind a ``#``.
+    """
+    found = {place["label"] or place["name"]: place.end() for place in _PLACE.finditer(text)}
+    named = set(found.values())
+    for title in _TITLE.finditer(text):
+        if title.start() not in named:
+            found.setdefault(_slug(title), title.start())
+    return dict(sorted(found.items(), key=lambda place: place[1]))
+
+
+def place_of(text: str, anchor: str) -> str | None:
+    """Return the name of the section of the page *text* that *anchor* means; None if it has none.
+
+    It may be in other letters, large and small, and without what stands before a dot: ``"W013"`` is
+    ``"conn_hygiene.W013"``. Or it is the title, as browsers show it.
+    """
+    there = places(text)
+    return anchor if anchor in there else next(iter(_like(text, there, anchor.lower())), None)
+
+
+def _like(text: str, there: dict[str, int], anchor: str) -> list[str]:
+    spellings = {name: (name.lower(), name.lower().rpartition(".")[2], fragment(text, name)) for name in there}
+    found = [name for name, possible in spellings.items() if anchor in possible]
+    return found if len(found) == 1 else []
+
+
+def fragment(text: str, place: str) -> str:
+    """Return what leads a browser to the section *place* of the page *text*: a label, or else the title."""
+    title = _TITLE.match(text, places(text)[place])
+    return place if title is None or f".. _{place}:" in text else _slug(title)
+
+
+def _slug(title: re.Match[str]) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", title["title"].lower()))
+
+
+def section(text: str, place: str) -> str:
+    """Return the section of the page *text* that is called *place*, one of :func:`places`."""
+    start = places(text)[place]
+    title = _TITLE.match(text, start)
     if title is None:
-        return text[label.end() :]
+        return text[start:]
     # It ends where one begins that is not below it.
     levels = "=-~"
     above = levels[: levels.index(title["line"][0]) + 1]
     following = (found for found in _TITLE.finditer(text, title.end()) if found["line"][0] in above)
     end = next((found.start() for found in following), len(text))
-    # The label of the one that follows is not its own.
-    return re.sub(r"(\n+\.\. _[^\n]*:)+\s*\Z", "", text[label.end() : end]).rstrip() + "\n"
+    # The names of the one that follows are not its own.
+    ahead = [found.start() for found in _PLACE.finditer(text, title.end(), end) if not text[found.end() : end].strip()]
+    return text[start : min([end, *ahead])].rstrip() + "\n"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from conn_hygiene import pages
+from conn_hygiene import conf, pages
 from conn_hygiene.management.commands.connections import MISUSED
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -75,11 +77,39 @@ def test_or_a_section_of_it() -> None:
     assert docs("doctor#no-pool", "--path") == f"{DOCTOR} (no-pool)\n"
 
 
+def test_each_setting_and_each_check_is_a_place() -> None:
+    settings, checks = names_of("setting", "settings"), names_of("check", "checks")
+    assert {f.name for f in dataclasses.fields(conf.Settings)} <= set(settings)
+    for name in settings:
+        title, line = docs(f"settings#{name}").splitlines()[:2]
+        assert (title, set(line)) == (f"``{name}``", {"~"})
+        slug = name.lower().replace("_", "-")
+        assert docs(f"settings#{slug}", "--path") == f"{DOCS / 'reference' / 'settings.rst'} ({slug})\n"
+    for name in checks:
+        number = name.removeprefix("conn_hygiene.")
+        text = docs(f"checks#{name}")
+        assert text.startswith(f"{number}: ")
+        assert text.count("~\n") == 1
+        assert ".. check::" not in text
+        assert docs(f"checks#{number.lower()}") == text
+
+
+def names_of(kind: str, page: str) -> list[str]:
+    text = (DOCS / "reference" / f"{page}.rst").read_text()
+    return re.findall(rf"^\.\. {kind}:: (\S+)$", text, re.MULTILINE)
+
+
+def test_a_section_without_a_label_goes_by_its_title() -> None:
+    text = docs("testing#wait-for-reports")
+    assert text.splitlines()[0] == "Wait for reports"
+    assert docs("testing#wait-for-reports", "--path") == f"{DOCS / 'how-to' / 'testing.rst'} (wait-for-reports)\n"
+
+
 @pytest.mark.parametrize(
     ("page", "message"),
     [
         ("nothing", r"'nothing' is no page of the documentation\. Without a name, it lists all\."),
-        ("doctor#nothing", r"how-to/doctor has no place nothing\."),
+        ("tutorial#nothing", r"The page tutorial has no section 'nothing'\. It has: .+, make-serve, .+\."),
     ],
 )
 def test_what_is_no_page_is_said_to_be_none(page: str, message: str) -> None:

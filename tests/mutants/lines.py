@@ -3856,6 +3856,28 @@ MUTANTS = [
         "test_live.py::test_a_timeout_that_nobody_can_wait_for_is_refused",
     ),
     _mutant(
+        "a page has no place for a setting",
+        "pages.py",
+        """
+        _PLACE = re.compile(r"^\\.\\. (?:_(?P<label>[^\\n:]+):|(?:setting|check):: (?P<name>\\S+))\\n+", re.MULTILINE)
+        """,
+        """
+        _PLACE = re.compile(r"^\\.\\. (?:_(?P<label>[^\\n:]+):|(?:nothing):: (?P<name>\\S+))\\n+", re.MULTILINE)
+        """,
+        "test_pages.py::test_each_setting_and_each_check_is_a_place",
+    ),
+    _mutant(
+        "a check goes by its whole name only",
+        "pages.py",
+        """
+        return found if len(found) == 1 else []
+        """,
+        """
+        return []
+        """,
+        "test_pages.py::test_each_setting_and_each_check_is_a_place",
+    ),
+    _mutant(
         "a page that is not there is clean",
         "management/commands/connections.py",
         """

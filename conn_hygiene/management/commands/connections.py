@@ -324,13 +324,21 @@ class Command(BaseCommand):
             which = f"It may be {names}." if found else "Without a name, it lists all."
             raise CommandError(f"{printable(name)!r} is no page of the documentation. {which}", returncode=MISUSED)
         [page] = found
-        text: str | None = page.path.read_text("utf-8")
+        text, where = page.path.read_text("utf-8"), f"{page.name}.rst"
         if anchor:
-            text = pages.section(text or "", anchor)
-            if text is None:
-                raise CommandError(f"{page.name} has no place {printable(anchor)}.", returncode=MISUSED)
-        place = pages.where(f"{page.name}.rst{'#' if anchor else ''}{anchor}")
-        self._write(pages.told(place) if options["path"] else (text or "").rstrip())
+            place = self._place(page, text, anchor)
+            where = f"{where}#{pages.fragment(text, place)}"
+            text = pages.section(text, place)
+        where = pages.where(where)
+        self._write(pages.told(where) if options["path"] else text.rstrip())
+
+    def _place(self, page: pages.Page, text: str, anchor: str) -> str:
+        place = pages.place_of(text, anchor)
+        if place is None:
+            there = ", ".join(pages.places(text))
+            what = f"The page {page.name} has no section {printable(anchor)!r}."
+            raise CommandError(f"{what} It has: {there}.", returncode=MISUSED)
+        return place
 
     # ##### audit #####
 
