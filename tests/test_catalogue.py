@@ -1,4 +1,4 @@
-"""What the catalogue says of functions and policies: on a real server, by a role without rights, and at what price."""
+"""What the catalogue says of functions, policies, views: on a real server, by a role without rights, at what price."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 import conn_hygiene
 from conn_hygiene import conf
-from conn_hygiene.sessions import catalogue, known
+from conn_hygiene.sessions import catalogue, expressions, known
 from conn_hygiene.sessions.catalogue import Findings
 
 if TYPE_CHECKING:
@@ -177,6 +177,24 @@ class TestFunctions:
         function(shop, "SELECT", "sql SET search_path = public")
         assert found(shop) == Findings()
 
+    @pytest.mark.parametrize(
+        ("path", "left"),
+        [
+            ("pg_temp", "temporary table"),
+            ("PG_TEMP, public", "temporary table"),
+            ('"$user", pg_temp', "temporary table"),
+            ("public, pg_temp", None),
+            ("pg_temperature", None),
+            ("''", None),
+        ],
+    )
+    def test_a_path_of_the_call_may_have_what_is_created_be_temporary(
+        self, shop: Session, path: str, left: str | None
+    ) -> None:
+        head = f"FUNCTION f() RETURNS void SET lock_timeout = 9 SET search_path = {path}"
+        function(shop, "BEGIN CREATE TABLE scratch (a int); END", head=head)
+        assert found(shop).leaves_state == (() if left is None else (f"function public.f ({left})",))
+
     def test_compiled_bodies_are_read(self, shop: Session) -> None:
         if shop.info.server_version < 140000:
             pytest.skip("PostgreSQL 13 compiles none")
@@ -222,6 +240,143 @@ class TestFunctions:
         assert found(shop).leaves_state == ("function public.f (SET pg_trgm.similarity_threshold, set_limit())",)
 
 
+# Names and locks, in each place where the server keeps an expression.
+SETS = "set_config('App.A', 'b', false)"
+IN_EACH = {
+    "view": (f"CREATE VIEW v AS SELECT {SETS} AS a", "view public.v"),
+    "nested": (f"CREATE VIEW v AS SELECT 1 AS b WHERE EXISTS (SELECT {SETS})", "view public.v"),
+    "materialized": (f"CREATE MATERIALIZED VIEW v AS SELECT {SETS} AS a WITH NO DATA", "materialized view public.v"),
+    "rule": (f"CREATE RULE r AS ON INSERT TO shop_order DO ALSO SELECT {SETS}", "rule r of public.shop_order"),
+    "rule's condition": (
+        f"CREATE RULE r AS ON DELETE TO shop_order WHERE {SETS} = old.id::text DO INSTEAD NOTHING",
+        "rule r of public.shop_order",
+    ),
+    "default": (f'CREATE TABLE t ("a b" text DEFAULT {SETS})', 'default of column public.t."a b"'),
+    "view's default": (
+        f"CREATE VIEW v AS SELECT 1 AS a; ALTER VIEW v ALTER a SET DEFAULT length({SETS})",
+        "default of column public.v.a",
+    ),
+    "check": (f"CREATE TABLE t (a text CONSTRAINT c CHECK ({SETS} <> a))", "constraint c of table public.t"),
+    "trigger": (
+        f"CREATE TRIGGER t BEFORE UPDATE ON shop_order FOR EACH ROW WHEN (old.id <> new.id AND {SETS} <> '')"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "condition of trigger t of table public.shop_order",
+    ),
+    "domain": (f"CREATE DOMAIN d AS text DEFAULT {SETS}", "default of domain public.d"),
+    "domain's check": (
+        f"CREATE DOMAIN d AS text CONSTRAINT c CHECK ({SETS} <> VALUE)",
+        "constraint c of domain public.d",
+    ),
+    "parameter": (
+        f"CREATE FUNCTION f(a int, b text DEFAULT {SETS}) RETURNS void LANGUAGE sql AS ''",
+        "default of a parameter of function public.f",
+    ),
+}
+
+
+class TestExpressions:
+    @pytest.mark.parametrize(("made_by", "owner"), IN_EACH.values(), ids=IN_EACH)
+    def test_each_is_read(self, shop: Session, made_by: str, owner: str) -> None:
+        before = found(shop)
+        shop.execute(made_by)
+        assert catalogue.read(shop, before) == Findings(
+            frozenset({"app.a"}), {"app.a": f"{owner} sets it"}, (f"{owner} (SET app.a)",)
+        )
+
+    @pytest.mark.parametrize(
+        ("expression", "left"),
+        [
+            ("set_config('app.a', 'b', true)", None),
+            ("set_config('app.' || current_user, 'b', false)", "SET"),
+            ("pg_advisory_lock(1)::text", "advisory lock"),
+            ("pg_try_advisory_lock_shared(1, 2)", "advisory lock"),
+            ("pg_advisory_xact_lock(1)::text", None),
+            ("setseed(0.5)::text", "setseed()"),
+            ("query_to_xml('SELECT pg_advisory_lock(1)', true, true, '')", "advisory lock"),
+            ("query_to_xml('SELECT 1', true, true, '')", None),
+            ("query_to_xml(current_user, true, true, '')", "statement that cannot be read"),
+            ("current_setting('app.a', true)", None),
+            ("1 AS execute, 'set_config(''app.a'', ''b'', false)'", None),
+        ],
+    )
+    def test_what_views_call(self, shop: Session, expression: str, left: str | None) -> None:
+        shop.execute(f"CREATE VIEW v AS SELECT {expression}")
+        assert found(shop).leaves_state == (() if left is None else (f"view public.v ({left})",))
+
+    def test_what_no_cleaning_undoes_closes_sessions(self, shop: Session) -> None:
+        shop.execute("CREATE VIEW v AS SELECT setseed(0.5)::text")
+        assert found(shop).indelible == {"setseed()"}
+
+    def test_what_is_left_by_functions_of_well_known_extensions(self, shop: Session) -> None:
+        shop.execute("CREATE FUNCTION pgv_set(int) RETURNS int LANGUAGE sql AS 'SELECT $1'")
+        shop.execute("CREATE VIEW v AS SELECT pgv_set(1)")
+        assert found(shop).leaves_state == ("view public.v (pgv_set())",)
+
+    def test_a_rule_may_set_by_an_update(self, shop: Session) -> None:
+        shop.execute(
+            "CREATE RULE r AS ON INSERT TO shop_order DO ALSO UPDATE pg_settings SET setting = 'a' WHERE name = 'app.a'"
+        )
+        assert found(shop).leaves_state == ("rule r of public.shop_order (SET)",)
+
+    def test_what_is_changed_is_read_again(self, shop: Session) -> None:
+        shop.execute("CREATE VIEW v AS SELECT 'b'::text AS a")
+        findings = found(shop)
+        assert catalogue.read(shop, findings) is findings
+        shop.execute("CREATE OR REPLACE VIEW v AS SELECT set_config('app.a', 'b', false) AS a")
+        assert (findings := catalogue.read(shop, findings)) is not None
+        assert findings.followed == {"app.a"}
+        # An extension's own views are its business.
+        shop.execute("ALTER EXTENSION plpgsql ADD VIEW v")
+        assert catalogue.read(shop, findings) == Findings()
+
+    def test_other_sessions_have_temporary_ones(self, shop: Session) -> None:
+        shop.execute("CREATE TEMP VIEW v AS SELECT set_config('app.a', 'b', false)")
+        assert found(shop) == Findings()
+
+    def test_there_are_none_where_all_has_to_be_immutable(self, shop: Session) -> None:
+        for made_by in (
+            "CREATE INDEX ON shop_order (set_config('app.a', 'b', false))",
+            "CREATE INDEX ON shop_order (id) WHERE set_config('app.a', 'b', false) = ''",
+            "CREATE TABLE t (a text GENERATED ALWAYS AS (set_config('app.a', 'b', false)) STORED)",
+            "CREATE TABLE t (a int) PARTITION BY RANGE ((length(set_config('app.a', 'b', false))))",
+        ):
+            with pytest.raises(psycopg.errors.InvalidObjectDefinition):
+                shop.execute(made_by)
+
+    def test_what_projects_have_leaves_nothing(self, shop: Session) -> None:
+        shop.execute("CREATE TABLE stock (id serial, at timestamptz DEFAULT now() CHECK (at > 'epoch'), a text)")
+        shop.execute("CREATE VIEW s AS SELECT a.*, upper(b.a) FROM stock a JOIN stock b USING (id) FOR UPDATE")
+        shop.execute("CREATE VIEW t AS SELECT name, setting FROM pg_settings")
+        # The server writes it with the function's name as that of the rows, and their columns.
+        shop.execute("CREATE VIEW w AS SELECT word FROM ts_stat('SELECT to_tsvector(a) FROM stock')")
+        assert found(shop) == Findings()
+
+    def test_nor_do_the_tables_of_django(self) -> None:
+        with psycopg.connect(**connections["default"].get_connection_params() | {"cursor_factory": None}) as session:
+            session.autocommit = True
+            assert catalogue._answers(session, expressions.question(9)) == [[]]
+
+    def test_more_than_can_be_searched_are_not_taken_for_harmless(
+        self, shop: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.execute("CREATE VIEW v AS SELECT set_config('app.a', 'b', true)")
+        monkeypatch.setattr(catalogue, "MOST_STORED", 100)
+        assert found(shop).leaves_state == ("views, defaults and the like, which are too many to be read",)
+
+    def test_nor_are_more_than_can_be_read(self, shop: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalogue, "MOST", 1)
+        for name in ("v", "w"):
+            shop.execute(f"CREATE VIEW {name} AS SELECT set_config('app.a', 'b', true)")
+        assert found(shop).leaves_state == ("views, defaults and the like beyond the first 1, which were not read",)
+
+    def test_what_leaves_nothing_costs_no_rows(self, shop: Session) -> None:
+        shop.execute("CREATE TABLE t (a text DEFAULT upper('a') CHECK (lower(a) <> 'b'))")
+        shop.execute("CREATE VIEW v AS SELECT upper(a) AS a FROM t WHERE current_setting('app.a', true) = a")
+        shop.execute("CREATE VIEW w AS SELECT set_config('app.a', 'b', true)")
+        (rows,) = catalogue._answers(shop, expressions.question(9))
+        assert [owner for owner, _ in rows] == ["view public.w"]
+
+
 class TestAsking:
     def test_a_role_needs_no_rights(self, shop: Session) -> None:
         shop.execute("CREATE SCHEMA hidden; REVOKE ALL ON SCHEMA public FROM public")
@@ -232,11 +387,19 @@ class TestAsking:
         function(shop, "BEGIN PERFORM set_config('app.b', '', false); END", head="FUNCTION hidden.f() RETURNS void")
         # A superuser's setting, which the function may set, and the role may not again.
         function(shop, "BEGIN SET log_statement = 'all'; END", head="FUNCTION hidden.g() RETURNS void")
+        for made_by in (
+            "CREATE VIEW hidden.v AS SELECT set_config('app.v', a, false) FROM hidden.t",
+            "CREATE RULE r AS ON INSERT TO hidden.t DO ALSO SELECT set_config('app.r', new.a, false)",
+            "CREATE TABLE hidden.u (a text DEFAULT set_config('app.u', '', false))",
+            "ALTER TABLE hidden.u ADD CHECK (set_config('app.c', a, false) = a)",
+        ):
+            shop.execute(made_by)
         shop.execute("CREATE ROLE catalogue_nobody")
         try:
-            assert found(shop).followed == {"app.a", "app.b", "log_statement"}
+            followed = {"app.a", "app.b", "app.v", "app.r", "app.u", "app.c"}
+            assert found(shop).followed == {*followed, "log_statement"}
             shop.execute("SET ROLE catalogue_nobody")
-            assert found(shop).followed == {"app.a", "app.b"}
+            assert found(shop).followed == followed
             assert "function hidden.g (SET log_statement)" in found(shop).leaves_state
         finally:
             shop.execute("RESET ROLE; DROP ROLE catalogue_nobody")
@@ -287,7 +450,7 @@ class TestAsking:
         function(shop, "BEGIN SET app.a = 1; END")
         functions = catalogue._functions_query(version, catalogue._candidates(version), catalogue._LOWERED)
         _, found = catalogue._answers(shop, catalogue._settable_query(version), functions)
-        assert found == [("public.f", "f", "plpgsql", "BEGIN SET app.a = 1; END")]
+        assert found == [("public.f", "f", "plpgsql", "BEGIN SET app.a = 1; END", "f")]
         for query, name, since in (
             (functions, "prosqlbody", 140000),
             (catalogue._settable_query(version), "has_parameter_privilege", 150000),

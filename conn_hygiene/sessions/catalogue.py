@@ -1,9 +1,10 @@
-"""What a database's own functions and policies do to sessions, as its catalogue has it.
+"""What a database's own functions, policies, views and the like do to sessions, as its catalogue has it.
 
-No statement shows what a function does in its body, and that is where many sites set their tenant. The catalogue has
-these bodies: ``pg_proc``, ``pg_policy`` and ``pg_depend`` (PostgreSQL documentation, "System Catalogs") may be read by
-every role. A body is not run but read, so what it says is taken for what it does: whatever may leave something behind
-counts as if it did.
+No statement shows what a function does in its body, and that is where many sites set their tenant. Nor does one show
+what a view, a rule, a default or a check calls. The catalogue has these bodies and expressions: ``pg_proc``,
+``pg_policy``, ``pg_depend`` and those of :mod:`conn_hygiene.sessions.expressions` (PostgreSQL documentation, "System
+Catalogs") may be read by every role. They are not run but read, so what they say is taken for what they do: whatever
+may leave something behind counts as if it did.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.sessions import sql
+from conn_hygiene.sessions import expressions, sql
 from conn_hygiene.sessions.bodies import bodies
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ LOCK_LIMIT = 500
 
 #: How many bodies are read. Those of a project with more of them that look as if they left something are not.
 MOST = 5000
+
+#: Bytes of stored expressions, as they are compressed, that the server searches. Of a database with more of them, which
+#: would keep it busy for a large part of the limit, none is read.
+MOST_STORED = 32 * 1024 * 1024
 
 # How often more functions are asked for, which those that are known call.
 _ROUNDS = 3
@@ -62,6 +67,8 @@ class _Function(NamedTuple):
     kind: str
     language: str
     body: str
+    #: Whether what it creates is temporary unless it says otherwise, as PostgreSQL writes a boolean.
+    creates_temporary: str
 
     def __str__(self) -> str:
         return f"{'procedure' if self.kind == 'p' else 'function'} {self.name}"
@@ -74,6 +81,16 @@ class _Policy(NamedTuple):
 
     def __str__(self) -> str:
         return f"policy {self.name} of table {self.table}"
+
+
+class _Expression(NamedTuple):
+    """What is evaluated where a statement names only its owner, such as a view."""
+
+    owner: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.owner
 
 
 class _Settable(NamedTuple):
@@ -95,10 +112,11 @@ class _Settable(NamedTuple):
 
 # ##### Asking #####
 
-# Of whatever temporary table or own function the session may have under the catalogue's names, none is asked.
+# Of whatever temporary table or own function the session may have under the catalogue's names, none is asked. What is
+# asked seems to be worth workers or a compiler, which would take longer to begin with.
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; "
-    "SET LOCAL search_path = pg_catalog, pg_temp; "
+    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; "
 )
 
 _SETTABLE = """
@@ -119,7 +137,7 @@ ORDER BY 1, 2
 
 # Where the bodies of SQL functions are in prosqlbody (BEGIN ATOMIC), prosrc has nothing of them.
 _FUNCTIONS = """
-SELECT format('%I.%I', n.nspname, p.proname), p.prokind, l.lanname, {body}
+SELECT format('%I.%I', n.nspname, p.proname), p.prokind, l.lanname, {body}, {creates_temporary}
 FROM {source} p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND p.prokind <> 'a' AND {which}
 """
@@ -154,34 +172,23 @@ _STATEMENT_AFTER_COMMENT = rf"--[^\n\r]*[\n\r]\s*{_FIRST}\M"
 _OWN = """NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
 
-# What compiled bodies (BEGIN ATOMIC) have by number: functions that leave something in the session, by their names.
-_LEAVING = (
-    "set_config",
-    "setseed",
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-    "pg_replication_origin_session_setup",
-    "pg_create_physical_replication_slot",
-    "pg_create_logical_replication_slot",
-    "dblink_connect",
-    "dblink_connect_u",
-    "set_limit",
-)
+# Whether the path of a function's own SET clause has pg_temp as the first that exists. At its end it is harmless.
+_CREATES_TEMPORARY = r"""coalesce(array_to_string(p.proconfig, e'\n') ~*
+    '(^|\n)search_path=("\$user", *)*"?pg_temp(_[0-9]+)?"?(,|\n|$)', false)"""
 
-# What a reading depends on: whatever changes a row gives it another xmin.
-_FINGERPRINT = """
-SELECT current_user || ' ' || concat_ws(' ',
+# What a reading depends on, and how many bytes of expressions there are: whatever changes a row gives it another xmin.
+_FINGERPRINT = f"""
+SELECT current_user || ' ' || concat_ws(' ', e.changed,
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace),
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_policy),
     (SELECT sum(hashtext(objid || ' ' || refobjid)) FROM pg_depend
-     WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = 'pg_proc'::regclass))
+     WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = 'pg_proc'::regclass)), e.stored
+FROM ({expressions.AMOUNT}) e
 """
 
 
 def read(connection: psycopg.Connection[Any], before: Findings | None = None) -> Findings | None:
-    """Ask the server of *connection*, which is idle, what its functions and policies do; None if it does not tell.
+    """Ask the server of *connection*, which is idle, what its functions and the like do; None if it does not tell.
 
     Takes one round trip if nothing has changed since *before*, which is returned then, and two otherwise, with a few
     more where there are policies. The session is left as it was. Raises only what a signal handler does; a connection
@@ -197,16 +204,18 @@ def read(connection: psycopg.Connection[Any], before: Findings | None = None) ->
 
 
 def _read(connection: psycopg.Connection[Any], before: Findings | None) -> Findings:
-    ((fingerprint,),) = _answers(connection, _FINGERPRINT)[0]
+    ((fingerprint, stored),) = _answers(connection, _FINGERPRINT)[0]
     if before is not None and before.fingerprint == fingerprint:
         return before
     version = connection.info.server_version
-    settable, policies, functions = _answers(
-        connection, _settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)
-    )
+    queries = [_settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)]
+    if int(stored) <= MOST_STORED:
+        queries.append(expressions.question(MOST + 1))
+    settable, policies, functions, *stored_ones = _answers(connection, *queries)
     reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
     reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
     reading.functions([_Function(*row) for row in functions])
+    reading.expressions([_Expression(*row) for row in sorted(stored_ones[0])] if stored_ones else None)
     return dataclasses.replace(reading.findings(), fingerprint=fingerprint)
 
 
@@ -247,7 +256,7 @@ def _functions_query(version: int, which: str, source: str = "pg_proc") -> str:
     body = "p.prosrc"
     if version >= 140000:
         body = "CASE WHEN p.prosqlbody IS NULL THEN p.prosrc ELSE pg_get_function_sqlbody(p.oid) END"
-    return _FUNCTIONS.format(body=body, source=source, which=which)
+    return _FUNCTIONS.format(body=body, creates_temporary=_CREATES_TEMPORARY, source=source, which=which)
 
 
 def _candidates(version: int) -> str:
@@ -258,10 +267,11 @@ def _candidates(version: int) -> str:
     telling.append(f"(strpos(p.s, '--') > 0 AND p.s ~ $re${_STATEMENT_AFTER_COMMENT}$re$)")
     # Of other languages nothing can be read. The internal ones have the name of a function for a body.
     telling.append("l.lanname NOT IN ('sql', 'plpgsql', 'internal')")
+    telling.append(_CREATES_TEMPORARY)
     if version >= 140000:
         telling.append(
             "p.prosqlbody::text ~ (SELECT ':(funcid|relid) (' || string_agg(oid::text, '|') || ') ' FROM "
-            f"(SELECT oid FROM pg_proc WHERE proname IN {_LEAVING!r} UNION ALL SELECT 'pg_settings'::regclass) o)"
+            f"({expressions.LEAVING} UNION ALL SELECT 'pg_settings'::regclass) o)"
         )
     return f"({' OR '.join(telling)}) AND {_OWN} LIMIT {MOST + 1}"
 
@@ -277,7 +287,7 @@ def _named(connection: psycopg.Connection[Any], names: Collection[str]) -> list[
 
 
 class _Reading:
-    """Collects what policies and functions say, for the :class:`Findings`."""
+    """Collects what policies, functions and expressions say, for the :class:`Findings`."""
 
     def __init__(self, settable: _Settable) -> None:
         self._settable = settable
@@ -319,20 +329,34 @@ class _Reading:
     def functions(self, functions: list[_Function]) -> None:
         """Take note of what the project's own *functions* leave in a session."""
         for function in functions[:MOST]:
-            names, others = _left_by(function)
-            for name in names:
-                self._follow(name, f"{function} sets it")
-            self._indelible |= others & _CLOSED_FOR
-            left = [*(f"SET {name}" for name in sorted(names)), *sorted(others)]
-            if left:
-                self._leaves_state.append(f"{function} ({', '.join(left)})")
+            self._left(function, *_left_by(function))
         if len(functions) > MOST:
             self._leaves_state.append(f"functions beyond the first {MOST}, which were not read")
+
+    def expressions(self, stored: list[_Expression] | None) -> None:
+        """Take note of what the project's own expressions leave in a session; None: there are too many to be read."""
+        for expression in (stored or [])[:MOST]:
+            self._left(expression, *_left_in(_ALIAS.sub("(", expression.text), is_sql=True))
+        if stored is None:
+            self._leaves_state.append("views, defaults and the like, which are too many to be read")
+        elif len(stored) > MOST:
+            self._leaves_state.append(f"views, defaults and the like beyond the first {MOST}, which were not read")
+
+    def _left(self, by: _Function | _Expression, names: set[str], others: set[str]) -> None:
+        for name in names:
+            self._follow(name, f"{by} sets it")
+        self._indelible |= others & _CLOSED_FOR
+        left = [*(f"SET {name}" for name in sorted(names)), *sorted(others)]
+        if left:
+            self._leaves_state.append(f"{by} ({', '.join(left)})")
 
     def _follow(self, name: str, reason: str) -> None:
         if self._settable.may_follow(name) and reason not in self._reasons[name]:
             self._reasons[name].append(reason)
 
+
+# What the server calls the rows of a function, by its own name if they have no other, with the names of their columns.
+_ALIAS = re.compile(r"(?<=\)) (?:AS )?[a-z_]\w*\(")
 
 # Of what cannot be read it is not said that a session would have to be closed for it.
 _CLOSED_FOR = sql.INDELIBLE - {sql.CODE, sql.UNREADABLE}
@@ -353,22 +377,31 @@ _INTERNAL = re.compile(r"set_config|setseed|pg_(?:try_)?advisory_lock|pg_replica
 
 def _left_by(function: _Function) -> tuple[set[str], set[str]]:
     """Return the names of the settings that *function* leaves in its session, and what else it does."""
-    if function.language == "internal":
-        return set(), ({f"{function.body}()"} if _INTERNAL.match(function.body) else set())
-    if function.language not in ("sql", "plpgsql"):
-        return set(), {f"in language {function.language}, which is not read"}
     names: set[str] = set()
-    others: set[str] = set()
+    others: set[str] = {sql.TEMPORARY} if function.creates_temporary == "t" else set()
+    if function.language == "internal":
+        return names, others | ({f"{function.body}()"} if _INTERNAL.match(function.body) else set())
+    if function.language not in ("sql", "plpgsql"):
+        return names, others | {f"in language {function.language}, which is not read"}
     for body in bodies(function.body):
-        set_by_calls = body.settings_set()
-        names |= {name for name in set_by_calls if name is not None}
-        others |= {sql.SETTING for name in set_by_calls if name is None}
-        for statement in body.statements(is_sql=function.language == "sql"):
-            _add(sql.effect_of(statement), statement, names, others)
-        others |= body.calls_that_leave_state()
         if body.executes():
             others.add("EXECUTE")
             names |= body.settings_in_strings()
+    more_names, more = _left_in(function.body, is_sql=function.language == "sql")
+    return names | more_names, others | more
+
+
+def _left_in(text: str, *, is_sql: bool) -> tuple[set[str], set[str]]:
+    """Return the names of the settings that *text* leaves in a session, and what else it does, as it is written."""
+    names: set[str] = set()
+    others: set[str] = set()
+    for body in bodies(text):
+        set_by_calls = body.settings_set()
+        names |= {name for name in set_by_calls if name is not None}
+        others |= {sql.SETTING for name in set_by_calls if name is None}
+        for statement in body.statements(is_sql=is_sql):
+            _add(sql.effect_of(statement), statement, names, others)
+        others |= body.calls_that_leave_state()
     return names, others
 
 

@@ -1,0 +1,181 @@
+"""Where the catalogue has expressions that are evaluated with no statement showing it, and what asks for them.
+
+They are those of views, rules, defaults, checks and conditions of triggers, which it has as trees. What a tree calls is
+there by number: no text is searched for names, and only what calls one of a few functions is written out as SQL.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Functions that leave something in the session, or execute what they are given.
+_NAMES = (
+    "set_config",
+    "setseed",
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+    "pg_replication_origin_session_setup",
+    "pg_create_physical_replication_slot",
+    "pg_create_logical_replication_slot",
+    "pg_copy_physical_replication_slot",
+    "pg_copy_logical_replication_slot",
+    "pg_backup_start",
+    "pg_start_backup",
+    "query_to_xml",
+    "query_to_xmlschema",
+    "query_to_xml_and_xmlschema",
+    "ts_stat",
+    "ts_rewrite",
+    "crosstab",
+    "crosstab2",
+    "crosstab3",
+    "crosstab4",
+    "dblink_connect",
+    "dblink_connect_u",
+    "set_limit",
+    "set_user",
+    "reset_user",
+    "set_session_auth",
+    "set_system_time",
+)
+#: Asks for the numbers of these functions, which is how trees have them.
+LEAVING = rf"""SELECT oid FROM pg_proc WHERE proname IN {_NAMES!r} OR proname ~ '^(pgv|hll_set)_'"""
+
+
+class _Kind(NamedTuple):
+    """One kind of expressions that the catalogue has, as trees; each is a row of *x*."""
+
+    #: The table of *x*.
+    catalogue: str
+    #: How it is called.
+    owner: str
+    #: The trees as text; searched for numbers of functions.
+    tree: str
+    #: What of them tells how much there is, with nothing decompressed.
+    stored: str
+    #: The expression as SQL. For the few that are to be read: it locks the tables in it.
+    text: str
+    #: What extensions have, or have not: the class of such objects, and the number of this one.
+    belongs_to: tuple[str, str]
+    #: The number of the schema.
+    schema: str
+    more: str = ""
+
+
+def _of_relation(catalogue: str, owner: str, tree: str, text: str, relation: str) -> _Kind:
+    more = f"JOIN pg_class c ON c.oid = x.{relation}"
+    return _Kind(
+        catalogue, owner, f"{tree}::text", tree, text, ("'pg_class'::regclass", "c.oid"), "c.relnamespace", more
+    )
+
+
+# Those of indexes, partitions, statistics and generated columns have to be immutable, which nothing is that leaves
+# something behind.
+_KINDS = (
+    _of_relation(
+        "pg_rewrite",
+        """CASE WHEN x.ev_type <> '1' THEN format('rule %I of %s', x.rulename, c.oid::regclass)
+                WHEN c.relkind = 'm' THEN format('materialized view %s', c.oid::regclass)
+                ELSE format('view %s', c.oid::regclass) END""",
+        "x.ev_action",
+        "pg_get_ruledef(x.oid)",
+        "ev_class",
+    )._replace(tree="x.ev_action::text || x.ev_qual::text"),
+    _of_relation(
+        "pg_attrdef",
+        """format('default of column %s.%I', c.oid::regclass,
+                  (SELECT attname FROM pg_attribute WHERE attrelid = x.adrelid AND attnum = x.adnum))""",
+        "x.adbin",
+        "'SELECT ' || pg_get_expr(x.adbin, x.adrelid)",
+        "adrelid",
+    ),
+    _of_relation(
+        "pg_trigger",
+        "format('condition of trigger %I of table %s', x.tgname, c.oid::regclass)",
+        "x.tgqual",
+        "pg_get_triggerdef(x.oid)",
+        "tgrelid",
+    ),
+    _Kind(
+        "pg_constraint",
+        """CASE WHEN x.conrelid = 0 THEN format('constraint %I of domain %s', x.conname, x.contypid::regtype)
+                ELSE format('constraint %I of table %s', x.conname, x.conrelid::regclass) END""",
+        "x.conbin::text",
+        "x.conbin",
+        "'SELECT ' || pg_get_expr(x.conbin, x.conrelid)",
+        (
+            "CASE WHEN x.conrelid = 0 THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END",
+            "CASE WHEN x.conrelid = 0 THEN x.contypid ELSE x.conrelid END",
+        ),
+        "x.connamespace",
+    ),
+    _Kind(
+        "pg_type",
+        "format('default of domain %s', x.oid::regtype)",
+        "x.typdefaultbin::text",
+        "x.typdefaultbin",
+        "'SELECT ' || pg_get_expr(x.typdefaultbin, 0)",
+        ("'pg_type'::regclass", "x.oid"),
+        "x.typnamespace",
+    ),
+    _Kind(
+        "pg_proc",
+        "format('default of a parameter of function %I.%I', n.nspname, x.proname)",
+        "x.proargdefaults::text",
+        "x.proargdefaults",
+        "'SELECT ' || pg_get_expr(x.proargdefaults, 0)",
+        ("'pg_proc'::regclass", "x.oid"),
+        "x.pronamespace",
+    ),
+)
+
+
+# What initdb has made has lower numbers (FirstNormalObjectId), and is most of what there is in a small database.
+_FIRST = 16384
+
+
+def _own(kind: _Kind) -> str:
+    """Return where the expressions of *kind* are that are the project's own."""
+    of, number = kind.belongs_to
+    return f"""
+FROM {kind.catalogue} x {kind.more} JOIN pg_namespace n ON n.oid = {kind.schema}
+WHERE x.oid >= {_FIRST} AND {kind.stored} IS NOT NULL AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = {of} AND d.objid = {number}
+                AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
+
+
+# Split where a function is called, a tree costs a third of what a regular expression with so many numbers does. Setting
+# what pg_settings has takes an UPDATE, which a rule may have.
+_CALLS_LEAVING = """EXISTS (SELECT FROM unnest(string_to_array({}, ':funcid ')) part
+WHERE split_part(left(part, 11), ' ', 1) = ANY ((SELECT numbers FROM leaving)::text[]))"""
+_SETS_SETTINGS = """ OR (x.ev_type <> '1'
+     AND strpos(x.ev_action::text, format(':relid %s ', 'pg_settings'::regclass::oid)) > 0)"""
+
+#: Asks what changes when one of the expressions does, or an extension gets or loses what has them; and how many bytes
+#: there are of them, as they are compressed.
+AMOUNT = (
+    """SELECT concat_ws(' ', sum(changed), (SELECT sum(hashtext(objid || ' ' || classid)) FROM pg_depend
+     WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+     AND classid IN ('pg_class'::regclass, 'pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+     FROM ("""
+    + " UNION ALL".join(
+        "\nSELECT sum(hashtext(x.tableoid || ' ' || x.oid || ' ' || x.xmin)) AS changed,"
+        f" sum(pg_column_size({kind.stored})) AS stored"
+        f" FROM {kind.catalogue} x WHERE x.oid >= {_FIRST} AND {kind.stored} IS NOT NULL"
+        for kind in _KINDS
+    )
+    + ") k"
+)
+
+
+def question(most: int) -> str:
+    """Return what asks for the expressions, *most* of them, that may leave something: whose each is, and it as SQL."""
+    kinds = (
+        f"\nSELECT {kind.owner}, {kind.text}{_own(kind)}\nAND ({_CALLS_LEAVING.format(kind.tree)}"
+        f"{_SETS_SETTINGS if kind.catalogue == 'pg_rewrite' else ''})"
+        for kind in _KINDS
+    )
+    numbers = f"WITH leaving AS MATERIALIZED (SELECT array_agg(oid::text) AS numbers FROM ({LEAVING}) o)"
+    return f"{numbers}{' UNION ALL'.join(kinds)}\nLIMIT {most}"
