@@ -146,6 +146,8 @@ class TestFunctions:
             ("BEGIN CREATE TEMPORARY TABLE t (a int); END", "plpgsql", set(), "temporary table"),
             ("BEGIN CREATE TEMP TABLE t (a int) ON COMMIT DROP; END", "plpgsql", set(), None),
             ("BEGIN CREATE TABLE pg_temp.t (a int); END", "plpgsql", set(), "temporary table"),
+            ("BEGIN PERFORM set_config('search_path', 'pg_temp', true); END", "plpgsql", set(), "temporary table"),
+            ("BEGIN PERFORM set_config('search_path', 'public', true); END", "plpgsql", set(), None),
             ("BEGIN LISTEN news; END", "plpgsql", set(), "LISTEN"),
             ("LISTEN news", "sql", set(), "LISTEN"),
             ("BEGIN PREPARE p AS SELECT 1; END", "plpgsql", set(), "PREPARE"),
@@ -323,11 +325,12 @@ class TestExpressions:
         findings = found(shop)
         assert catalogue.read(shop, findings) is findings
         shop.execute("CREATE OR REPLACE VIEW v AS SELECT set_config('app.a', 'b', false) AS a")
-        assert (findings := catalogue.read(shop, findings)) is not None
-        assert findings.followed == {"app.a"}
+        changed = catalogue.read(shop, findings)
+        assert changed is not None
+        assert changed.followed == {"app.a"}
         # An extension's own views are its business.
         shop.execute("ALTER EXTENSION plpgsql ADD VIEW v")
-        assert catalogue.read(shop, findings) == Findings()
+        assert catalogue.read(shop, changed) == Findings()
 
     def test_other_sessions_have_temporary_ones(self, shop: Session) -> None:
         shop.execute("CREATE TEMP VIEW v AS SELECT set_config('app.a', 'b', false)")

@@ -48,6 +48,13 @@ class Body:
         }
         return {name and name.lower() for name in names}
 
+    def creates_temporary(self) -> bool:
+        """Return whether ``set_config()`` may have what is created be temporary, be it for the transaction only."""
+        return any(
+            self._constant(_argument(given, 0)) in (None, "search_path") and self._has_temp(_argument(given, 1))
+            for given in self._calls("set_config")
+        )
+
     def calls_that_leave_state(self) -> set[str]:
         """Return the functions of well-known extensions that are called and leave something in the session."""
         return {f"{match[1].lower()}()" for match in _OF_EXTENSIONS.finditer(self._plain)}
@@ -78,6 +85,9 @@ class Body:
     def _constant(self, argument: str) -> str | None:
         match = _CONSTANT.fullmatch(argument)
         return self._strings[int(match[1])].value if match else None
+
+    def _has_temp(self, argument: str) -> bool:
+        return any("pg_temp" in self._strings[int(number)].source.lower() for number in _STRING.findall(argument))
 
     def _is_true(self, argument: str) -> bool:
         if _TRUE.fullmatch(argument):

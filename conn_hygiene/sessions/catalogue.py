@@ -401,7 +401,7 @@ def _left_in(text: str, *, is_sql: bool) -> tuple[set[str], set[str]]:
         others |= {sql.SETTING for name in set_by_calls if name is None}
         for statement in body.statements(is_sql=is_sql):
             _add(sql.effect_of(statement), statement, names, others)
-        others |= body.calls_that_leave_state()
+        others |= body.calls_that_leave_state() | ({sql.TEMPORARY} if body.creates_temporary() else set())
     return names, others
 
 

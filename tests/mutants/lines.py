@@ -1828,6 +1828,138 @@ MUTANTS = [
         """,
         "test_following.py::test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell",
     ),
+    _mutant(
+        "what a view sets is not read",
+        "sessions/catalogue.py",
+        """
+        if int(stored) <= MOST_STORED:
+        """,
+        """
+        if False:
+        """,
+        "test_catalogue.py::TestExpressions::test_each_is_read",
+    ),
+    _mutant(
+        "a change of a view is not noticed",
+        "sessions/catalogue.py",
+        """
+        SELECT current_user || ' ' || concat_ws(' ', e.changed,
+        """,
+        """
+        SELECT current_user || ' ' || concat_ws(' ',
+        """,
+        "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
+    ),
+    _mutant(
+        "as many views as there are keep a server busy",
+        "sessions/catalogue.py",
+        """
+        if int(stored) <= MOST_STORED:
+        """,
+        """
+        if True:
+        """,
+        "test_catalogue.py::TestExpressions::test_more_than_can_be_searched_are_not_taken_for_harmless",
+    ),
+    _mutant(
+        "views that were not read are taken for harmless",
+        "sessions/catalogue.py",
+        """
+        if stored is None:
+        """,
+        """
+        if False:
+        """,
+        "test_catalogue.py::TestExpressions::test_more_than_can_be_searched_are_not_taken_for_harmless",
+    ),
+    _mutant(
+        "a rule sets by an update, and nobody sees it",
+        "sessions/expressions.py",
+        """
+        f"{_SETS_SETTINGS if kind.catalogue == 'pg_rewrite' else ''})"
+        """,
+        """
+        ")"
+        """,
+        "test_catalogue.py::TestExpressions::test_a_rule_may_set_by_an_update",
+    ),
+    _mutant(
+        "a rule's condition is not searched",
+        "sessions/expressions.py",
+        """
+        )._replace(tree="x.ev_action::text || x.ev_qual::text"),
+        """,
+        """
+        ),
+        """,
+        "test_catalogue.py::TestExpressions::test_each_is_read",
+    ),
+    _mutant(
+        "views of extensions are not trusted",
+        "sessions/expressions.py",
+        """
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')\"""
+        """,
+        """
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'x')\"""
+        """,
+        "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
+    ),
+    _mutant(
+        "a view gained by an extension goes on counting",
+        "sessions/expressions.py",
+        """
+        AND classid IN ('pg_class'::regclass, 'pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+        """,
+        """
+        AND classid IN ('pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+        """,
+        "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
+    ),
+    _mutant(
+        "the name of a function's rows is taken for a call",
+        "sessions/catalogue.py",
+        """
+        self._left(expression, *_left_in(_ALIAS.sub("(", expression.text), is_sql=True))
+        """,
+        """
+        self._left(expression, *_left_in(expression.text, is_sql=True))
+        """,
+        "test_catalogue.py::TestExpressions::test_what_projects_have_leaves_nothing",
+    ),
+    _mutant(
+        "a function's own path that begins with pg_temp is not seen",
+        "sessions/catalogue.py",
+        """
+        others: set[str] = {sql.TEMPORARY} if function.creates_temporary == "t" else set()
+        """,
+        """
+        others: set[str] = set()
+        """,
+        "test_catalogue.py::TestFunctions::test_a_path_of_the_call_may_have_what_is_created_be_temporary",
+    ),
+    _mutant(
+        "a function is not read for its own path alone",
+        "sessions/catalogue.py",
+        """
+        telling.append(_CREATES_TEMPORARY)
+        """,
+        """
+        pass
+        """,
+        "test_catalogue.py::TestFunctions::test_a_path_of_the_call_may_have_what_is_created_be_temporary",
+    ),
+    _mutant(
+        "what a path that set_config() sets makes temporary is not seen",
+        "sessions/catalogue.py",
+        """
+        others |= body.calls_that_leave_state() | ({sql.TEMPORARY} if body.creates_temporary() else set())
+        """,
+        """
+        others |= body.calls_that_leave_state()
+        """,
+        "test_catalogue.py::TestFunctions::test_each",
+    ),
     # ##### What is undone #####
     _mutant(
         "an undoing is believed before its commit",
