@@ -1912,7 +1912,7 @@ MUTANTS = [
         AND classid IN ('pg_class'::regclass, 'pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
         """,
         """
-        AND classid IN ('pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+        AND classid IN ('pg_operator'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
         """,
         "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
     ),
