@@ -221,13 +221,13 @@ class _Slow:
         try:
             found: object = pkgutil.resolve_name(self.name)
         except (AttributeError, ImportError, ValueError) as error:
-            raise self._refused(f"nothing: {error}") from None
+            raise self._refused(f"which cannot be found: {error}") from None
         if not callable(found):
-            raise self._refused(f"no function: {found!r}")
+            raise self._refused(f"which is no function: {found!r}")
         return found
 
     def _refused(self, what: str) -> BaseException:
-        text = f"The marker connection_hygiene has slow={self.name!r}, which is {what}"
+        text = f"The marker connection_hygiene has slow={self.name!r}, {what}"
         return pytest.fail.Exception(text, pytrace=False)
 
     def _look(self) -> None:
