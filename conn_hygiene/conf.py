@@ -143,7 +143,7 @@ def _session_timeouts(value: Any) -> str | None:
 
 def _timeout(parameter: Any, seconds: Any) -> str | None:
     if parameter not in TIMEOUTS:
-        close = get_close_matches(parameter.lower(), TIMEOUTS, n=1) if isinstance(parameter, str) else []
+        close = get_close_matches(parameter.lower(), TIMEOUTS, n=1, cutoff=0.8) if isinstance(parameter, str) else []
         meant = f"; did you mean {close[0]!r}?" if close else "."
         return f"Use {', '.join(TIMEOUTS)}, or an alias with a dict of them. {parameter!r} is not one of them{meant}"
     if seconds is None or (_seconds()(seconds) is None and seconds <= _LONGEST_TIMEOUT):

@@ -7,6 +7,7 @@ the real ones: it is shared between all greenlets, and blocks all of them where 
 from __future__ import annotations
 
 import logging
+import select
 import sys
 import threading
 from typing import Any
@@ -35,6 +36,20 @@ def library() -> str | None:
     if patcher is not None and patcher.is_monkey_patched("thread"):
         return "eventlet"
     return None
+
+
+def real_poll() -> Any:
+    """Return the system's own ``select.poll``, also where it has been replaced; None if it cannot be had.
+
+    gevent's takes no interest in what it does not wait for, as the end of a stream.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("select"):
+        return getattr(select, "poll", None) and monkey.get_original("select", "poll")
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("select"):
+        return getattr(patcher.original("select"), "poll", None)
+    return getattr(select, "poll", None)
 
 
 def is_late() -> bool:

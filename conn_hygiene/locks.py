@@ -114,7 +114,7 @@ class RankedLock:
     # Of a condition, as Python's own have them.
 
     def _is_owned(self) -> bool:
-        return self in _mine()
+        return bool(self._lock._is_owned())
 
     def _release_save(self) -> tuple[Any, int]:
         mine = _mine()

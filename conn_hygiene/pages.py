@@ -77,6 +77,7 @@ def matching(name: str) -> list[Page]:
 
 
 # A title, and the line below it.
+_ROLE = re.compile(r":[a-z:]+:(?=`)")
 _TITLE = re.compile(r"^(?P<title>\S.*)\n(?P<line>([=~-])\3{2,})$", re.MULTILINE)
 
 # What stands in front of one: a label, or the name by which settings and checks are referred to, in messages as well.
@@ -119,7 +120,8 @@ def fragment(text: str, place: str) -> str:
 
 
 def _slug(title: re.Match[str]) -> str:
-    return "-".join(re.findall(r"[a-z0-9]+", title["title"].lower()))
+    # As docutils makes it of the text that is shown, which a role's name is not part of.
+    return "-".join(re.findall(r"[a-z0-9]+", _ROLE.sub("", title["title"].lower())))
 
 
 def section(text: str, place: str) -> str:

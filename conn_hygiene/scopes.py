@@ -283,7 +283,9 @@ def check_decorated(func: Any, name: str, *, called: str, aliases_told: str) -> 
     if isinstance(func, (staticmethod, classmethod)):
         raise TypeError(f"Put @{name} below @{type(func).__name__}, next to the function.")
     if _is_task(func):
-        raise TypeError(f"Put @{name} below the queue's decorator, which makes a task of the function, next to that.")
+        raise TypeError(
+            f"Put @{name} below the queue's decorator, next to the function: the queue's has already made a task of it."
+        )
     if inspect.isclass(func):
         raise TypeError(
             f"@{name} cannot decorate the class {func.__qualname__}. Decorate a method; for a view class, "
@@ -637,7 +639,7 @@ def _refuse_event_loop(name: str) -> None:
     """Refuse what would find nothing to do, as Django refuses a query: what async code queries over is a thread's."""
     if _is_on_event_loop() and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
         raise SynchronousOnlyOperation(
-            f"{name}() does nothing for async code when it is called from there: connections belong to the thread that "
+            f"{name}() cannot be called on an event loop: connections belong to the thread that "
             f"runs the queries. Use `await sync_to_async({name})()`."
         )
 

@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -184,6 +184,19 @@ def _is_in_tests_transaction(wrapper: BaseDatabaseWrapper) -> bool:
     return bool(blocks) and all(block._from_testcase for block in blocks)  # type: ignore[attr-defined]
 
 
+class _Unpicklable:
+    """A method that Django's parallel runner leaves out when it pickles the test, in place of pickling that again."""
+
+    def __init__(self, method: Callable[..., None]) -> None:
+        self._method = method
+
+    def __call__(self, *args: Any) -> None:
+        self._method(*args)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it stays in the process in which the test runs")
+
+
 class ConnectionHygieneMixin(unittest.TestCase):
     """For Django's test classes: a test fails that leaves something behind, and can assert what is held.
 
@@ -205,8 +218,7 @@ class ConnectionHygieneMixin(unittest.TestCase):
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """Run the test, and fail it if its ``setUp()`` has left out the one here."""
-        # Of the instance, and for as long as it runs: what Django's parallel runner pickles has none.
-        self.setUp = functools.partial(self._set_up, self.setUp)  # type: ignore[method-assign]
+        self.setUp = _Unpicklable(functools.partial(self._set_up, self.setUp))  # type: ignore[method-assign]
         try:
             return super().run(result)
         finally:
@@ -216,8 +228,11 @@ class ConnectionHygieneMixin(unittest.TestCase):
         self._is_watching = False
         own()
         if not self._is_watching:
-            name = type(self).__qualname__
-            self.fail(f"setUp() of {name} does not call super().setUp(), so that nothing it leaves would be seen.")
+            name = next(cls for cls in type(self).__mro__ if "setUp" in vars(cls)).__qualname__
+            self.fail(
+                f"setUp() of {name} does not call super().setUp(), so that nothing the test leaves would be seen. Call "
+                "it there, or put ConnectionHygieneMixin first among the base classes."
+            )
 
     def setUp(self) -> None:
         """Begin to watch."""
@@ -226,7 +241,7 @@ class ConnectionHygieneMixin(unittest.TestCase):
         self._is_watching = True
         watch = Leftovers()
         watch.begin()
-        self.addCleanup(self._look_for_leftovers, watch)
+        self.addCleanup(_Unpicklable(self._look_for_leftovers), watch)
 
     def _look_for_leftovers(self, watch: Leftovers) -> None:
         try:

@@ -127,15 +127,17 @@ def test_a_url_that_fails_is_said() -> None:
     )
 
 
-UNANSWERED = "Not audited, since nothing answers a GET there: /nowhere/ (404), /post/ (405)."
+UNANSWERED = "Not audited, since no view answers a GET there: /nowhere/ (404), /post/ (405)."
 
 
-def test_a_url_that_nothing_answers_is_said_if_it_was_named() -> None:
+def test_a_url_that_nothing_answers_is_said_if_it_was_named(settings: Any) -> None:
     assert audit("--urls", "/nowhere/", "/clean/", "/post/", "/nowhere/") == (
         "Nothing was left in a session unseen.\n",
         3,
         UNANSWERED,
     )
+    settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+    assert audit("--urls", "/clean")[1:] == (3, "Not audited, since no view answers a GET there: /clean (301).")
     assert audit("--urls", "/shop/become/", "/nowhere/", "/post/", "/fail/")[1:] == (
         1,
         f"{FOUND}\nNot audited to the end, since they failed: /fail/.\n{UNANSWERED}",

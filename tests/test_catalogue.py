@@ -359,12 +359,30 @@ class TestExpressions:
             session.autocommit = True
             assert catalogue._answers(session, expressions.question(9)) == [[]]
 
+    def test_one_that_cannot_be_read_now_is_read_later(
+        self, shop: Session, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A migration may have its table."""
+        monkeypatch.setattr(catalogue, "LOCK_LIMIT", 1)
+        shop.execute("CREATE TABLE stock (a text)")
+        shop.execute("CREATE VIEW v AS SELECT set_config('app.a', a, false) FROM stock")
+        shop.execute("CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$SELECT set_config('app.f', '', false)$$")
+        with psycopg.connect(shop.info.dsn, password=shop.info.password) as other:
+            other.execute("LOCK stock")
+            meanwhile = catalogue.read(shop)
+        assert meanwhile is not None
+        assert [*meanwhile.followed] == ["app.f"]
+        assert "views, defaults and the like, which could not be read" in meanwhile.leaves_state
+        later = catalogue.read(shop, meanwhile)
+        assert later is not None
+        assert sorted(later.followed) == ["app.a", "app.f"]
+
     def test_more_than_can_be_searched_are_not_taken_for_harmless(
         self, shop: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.execute("CREATE VIEW v AS SELECT set_config('app.a', 'b', true)")
         monkeypatch.setattr(catalogue, "MOST_STORED", 100)
-        assert found(shop).leaves_state == ("views, defaults and the like, which are too many to be read",)
+        assert found(shop).leaves_state == ("views, defaults and the like, which could not be read",)
 
     def test_nor_are_more_than_can_be_read(self, shop: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalogue, "MOST", 1)
@@ -484,8 +502,8 @@ class TestAsking:
 
         monkeypatch.setattr(catalogue, "_answers", counted)
         findings = found(shop)
-        # The fingerprint; then which settings there are, and the one function.
-        assert asked == [1, 2]
+        # The fingerprint; which settings there are, and the one function; and no expressions.
+        assert asked == [1, 2, 0]
         assert findings.followed == {"app.a"}
         asked.clear()
         assert catalogue.read(shop, findings) is findings

@@ -261,7 +261,7 @@ def test_each_key_that_a_pool_does_not_take_is_named(database: Callable[..., Non
         True,
         {"min_size": 0, "max_size": 1},
         {"min_size": 2, "max_size": None},
-        {"check": ConnectionPool.check_connection, "reset": print, "reconnect_failed": print, "name": "shop"},
+        {"reset": print, "reconnect_failed": print, "name": "shop"},
         {"conninfo": "", "connection_class": Connection, "timeout": 0.5, "max_waiting": 10, "num_workers": 1},
         MappingProxyType({"min_size": 2}),
     ],
@@ -710,8 +710,8 @@ def test_middleware_that_adds_nothing(middleware: list[str], named: str) -> None
     with override_settings(MIDDLEWARE=middleware):
         assert found() == [
             Warning(
-                f"{named} in MIDDLEWARE adds nothing to what is there besides.",
-                hint=f"Have {OURS} once, which is all of them together, or the other two once each.",
+                f"{named} in MIDDLEWARE does what another one there does already.",
+                hint=f"Have {OURS} once, which does the work of all of them; or the other two, once each.",
                 id="conn_hygiene.W015",
             )
         ]

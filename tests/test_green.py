@@ -116,6 +116,29 @@ def test_each_greenlet_has_a_lease_and_gives_back_between_its_queries(patch: str
     assert output_of(patch, SETUP, MEET, CONN_HYGIENE_DEBUG="1") == "8\n"
 
 
+GONE = """
+from conn_hygiene.leases import ended
+
+def transact():
+    with transaction.atomic():
+        left, handle = pid(), connections["default"].connection
+        seen = [ended.is_left(handle)]
+        other = connections["default"].copy()
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [left])
+        other.close()
+        print(*seen, ended.is_left(handle))
+        transaction.set_rollback(True)
+
+transact()
+"""
+
+
+@both
+def test_the_end_of_a_session_is_seen(patch: str) -> None:
+    assert output_of(patch, SETUP, GONE) == "False True\n"
+
+
 KILLED = """
 began = []
 

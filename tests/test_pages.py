@@ -116,3 +116,9 @@ def test_what_is_no_page_is_said_to_be_none(page: str, message: str) -> None:
     with pytest.raises(CommandError, match=message) as caught:
         docs(page)
     assert caught.value.returncode == MISUSED
+
+
+def test_the_name_of_a_role_is_no_part_of_an_address(settings: Any) -> None:
+    settings.CONN_HYGIENE = {"DOCS_URL": "https://docs.example.com"}
+    address = "https://docs.example.com/reference/checks.html#w014-server-timing-is-on-without-a-middleware"
+    assert docs("checks#W014", "--path") == f"{address}\n"

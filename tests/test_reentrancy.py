@@ -18,6 +18,7 @@ import pytest
 from django.db import OperationalError, connections
 
 from conn_hygiene import locks, release_between_queries
+from conn_hygiene.leases import cursors
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
@@ -265,6 +266,35 @@ def test_what_another_has_by_then(sql: str, functions: list[Any], settings: Any,
             assert running()._returning == set()
             stats = pool_of("small").get_stats()
             assert stats["pool_available"] == stats["pool_size"]
+
+
+def test_what_another_thread_is_about_to_take_out_is_left_to_it(
+    lease: Any, monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], Any]
+) -> None:
+    """An exception of a signal handler has the owner look for what is only half taken out."""
+    reached, go = threading.Event(), threading.Event()
+    real = cursors.retire
+
+    def retire(connection: Any) -> None:
+        reached.set()
+        assert go.wait(PATIENCE)
+        real(connection)
+
+    monkeypatch.setattr(cursors, "retire", retire)
+    available = pool_of("default").get_stats()["pool_available"]
+    taking = threading.Thread(target=lease.release_now)
+    taking.start()
+    assert reached.wait(PATIENCE)
+    rescuing = threading.Thread(target=running().rescue, args=[lease])
+    rescuing.start()
+    # Long enough for one that does not wait.
+    rescuing.join(0.2)
+    assert rescuing.is_alive()
+    assert pool_of("default").get_stats()["pool_available"] == available
+    go.set()
+    for thread in (taking, rescuing):
+        thread.join(PATIENCE)
+    assert pool_of("default").get_stats()["pool_available"] == available + 1
 
 
 def test_what_is_closed_is_not_held_for_what_has_changed(settings: Any) -> None:

@@ -460,7 +460,7 @@ def django_task() -> Any:
 @pytest.mark.parametrize("make", [celery_proxy, celery_task, dramatiq_actor, huey_task, django_task])
 def test_a_task_of_a_queue_is_refused(make: Any, decorate: Any) -> None:
     task = make()
-    with pytest.raises(TypeError, match=r"^Put @\w+ below the queue's decorator, .* next to that\.$"):
+    with pytest.raises(TypeError, match=r"^Put @\w+ below the queue's decorator, next to the function: .*\.$"):
         decorate(task)
 
 
@@ -1139,7 +1139,7 @@ def test_on_an_event_loop_they_refuse_as_queries_do(
         with pytest.raises(SynchronousOnlyOperation) as caught:
             function()
         assert str(caught.value) == (
-            f"{function.__name__}() does nothing for async code when it is called from there: connections belong to "
+            f"{function.__name__}() cannot be called on an event loop: connections belong to "
             f"the thread that runs the queries. Use `await sync_to_async({function.__name__})()`."
         )
         assert await sync_to_async(function)("default") == 1

@@ -15,7 +15,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 from django.http import HttpResponse
-from django.test import Client, TestCase, TransactionTestCase
+from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase
 from django.urls import path
 
 import conn_hygiene
@@ -460,7 +460,8 @@ class Skipped(Case):
 @uses_database
 def test_a_test_fails_whose_setup_leaves_out_the_mixins() -> None:
     assert fails_with(WithoutSuper, leaves_nothing) == [
-        "setUp() of Sample does not call super().setUp(), so that nothing it leaves would be seen."
+        "setUp() of WithoutSuper does not call super().setUp(), so that nothing the test leaves would be seen. Call it "
+        "there, or put ConnectionHygieneMixin first among the base classes."
     ]
     assert fails_with(Skipped, leaves_nothing) == []
 
@@ -732,3 +733,17 @@ def test_the_plugin_says_once_that_its_ini_option_is_wrong(tmp_path: Path) -> No
 def test_the_plugin_imports_nothing_of_django() -> None:
     code = "import conn_hygiene.contrib.pytest, sys; print('django' in sys.modules)"
     assert run("-c", code).stdout == "False\n"
+
+
+def test_a_test_that_is_pickled_while_it_runs_leaves_the_watch_out() -> None:
+    """Django's parallel runner pickles the test of each subtest that fails."""
+
+    class Sample(ConnectionHygieneMixin, SimpleTestCase):
+        def test(self) -> None:
+            state.append(self.__getstate__())  # type: ignore[attr-defined,unused-ignore]
+
+    state: list[Any] = []
+    result = unittest.TestResult()
+    Sample("test").run(result)
+    assert (result.failures, result.errors) == ([], [])
+    assert not {"setUp", "_cleanups"} & state[0].keys()

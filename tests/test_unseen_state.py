@@ -113,6 +113,8 @@ def test_a_path_that_ends_with_it_keeps_nothing() -> None:
         ("pg_temp", True),
         (' "pg_temp" , public', True),
         ("PG_TEMP_3,public", True),
+        ('"$user", "", pg_temp', True),
+        ('"$user", public, pg_temp', False),
         ("public, pg_temp", False),
         ("pg_temperature", False),
         ("", False),

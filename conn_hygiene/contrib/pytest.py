@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from conn_hygiene.testing import assert_released as AssertReleased
 
@@ -134,7 +134,8 @@ def _wish(marker: pytest.Mark) -> _Wish:
 
 
 def _wished(enabled: object = True, *, slow: object = ()) -> _Wish:
-    if not isinstance(enabled, bool) or not isinstance(slow, Iterable):
+    # What can be gone through only once would be empty the next time.
+    if not isinstance(enabled, bool) or not isinstance(slow, Collection):
         raise TypeError
     names = (slow,) if isinstance(slow, str) else tuple(slow)
     if not all(isinstance(name, str) for name in names):
@@ -158,7 +159,8 @@ def _slow(item: pytest.Item) -> list[str]:
 
 def _slow_itself(item: pytest.Item) -> list[str]:
     """Return which of them the test itself names. Of those that its class or module does, it may call none."""
-    return _names(marker for marker in item.own_markers if marker.name == "connection_hygiene")
+    written = getattr(getattr(item, "obj", None), "pytestmark", ())
+    return _names(marker for marker in written if marker.name == "connection_hygiene")
 
 
 def _names(markers: Iterable[pytest.Mark]) -> list[str]:
@@ -222,6 +224,8 @@ class _Slow:
             found: object = pkgutil.resolve_name(self.name)
         except (AttributeError, ImportError, ValueError) as error:
             raise self._refused(f"which cannot be found: {error}") from None
+        if ":" in self.name:
+            raise self._refused("which mock.patch() does not take: have a dot in place of the colon")
         if not callable(found):
             raise self._refused(f"which is no function: {found!r}")
         return found

@@ -125,7 +125,8 @@ class LeasedCursor(_Cursor):
         self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
         lease: Lease = checkout[0]
         if getattr(self, "withhold", False):
-            # psycopg declares it so, which the text does not say. One of Django's keeps the connection by itself.
+            # psycopg writes the DECLARE, and the query does not show it. Django's own cursors keep the connection while
+            # they are open, so this is about those of the handle.
             lease.keeps_cursor()
         return lease.statement(query, params, self._conn)
 

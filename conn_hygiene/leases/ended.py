@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from conn_hygiene import conf
+from conn_hygiene import conf, green
 from conn_hygiene.leases import news, policy, read_only
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import following, known
@@ -153,6 +154,27 @@ def call_in_handle(lease: Lease) -> None:
     """Have whoever uses the handle next read it anew, so that :meth:`terminate` can tell whether anybody has."""
     with lease._lock:
         lease.__dict__.clear()
+
+
+def is_left(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the server has closed its end of *connection*; what it said before is left for the owner to read.
+
+    False where the system does not tell.
+    """
+    make = green.real_poll()
+    if make is None:
+        return False
+    poller = make()
+    try:
+        poller.register(connection.pgconn.socket, _CLOSED)
+    except (psycopg.OperationalError, ValueError):
+        # It is closed on this side.
+        return False
+    return bool(poller.poll(0))
+
+
+# Told by Linux and FreeBSD. Elsewhere the end of the stream is a hang-up, which is told unasked; or it is not told.
+_CLOSED = getattr(select, "POLLRDHUP", 0)
 
 
 def terminate(lease: Lease, found: Description, reason: str) -> bool:

@@ -66,7 +66,7 @@ class Keeper(Protocol):
         """Carry back here what was taken out of *lease* when an exception of a signal handler came in between."""
 
     def hurry(self, lease: Claim) -> bool:
-        """Carry back here what nobody has begun to; return whether the rest may be waited for, or is this thread's."""
+        """Carry back here what nobody has begun to; return whether the rest is another thread's, to be waited for."""
 
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
         """Have ``limit.expire()`` called when *deadline* on the monotonic clock has come, unless it is over by then."""

@@ -40,7 +40,7 @@ class LeavingClaim(SessionClaim):
             return self._take_out(Return(self, self.alias, connection, plan=NOTHING, fresh=fresh, is_as_given=True)), []
         changed = self._changed(connection, reported)
         if not changed:
-            return self._leave(reported), []
+            return self._leave(reported, of=connection), []
         if self._connection is not connection:
             # A signal handler has been faster.
             return None, []
@@ -53,6 +53,7 @@ class LeavingClaim(SessionClaim):
         self,
         reported: tuple[bytes | None, ...] | None = None,
         *,
+        of: psycopg.Connection[Any] | None = None,
         is_rolled_back: bool = False,
         reason: Ending = "release",
     ) -> Return | None:
@@ -60,10 +61,10 @@ class LeavingClaim(SessionClaim):
 
         None if a signal handler has been faster, in between.
 
-        *reported* are its session's parameters, if they have just been looked at.
+        *reported* are its session's parameters, if they have just been looked at; those *of* which connection.
         """
         connection = self._connection
-        if connection is None:
+        if connection is None or (of is not None and of is not connection):
             return None
         follows = reason == "release" and internals.FOLLOWING.available
         plan = self._plan(connection, reported, follows=follows)
@@ -90,9 +91,9 @@ class LeavingClaim(SessionClaim):
             return None
         # Now that it is nobody else's: one that a signal handler has given back may be another thread's by now.
         cursors.retire(returning.connection)
-        returning.is_complete = True
         # Published when it is where it belongs.
         returning.news, self._news = self._news, ()
+        returning.is_complete = True
         return returning
 
     def _carry_back(self, returning: Return | None, kept_for: list[str], *, here: bool) -> None:
@@ -196,7 +197,8 @@ class LeavingClaim(SessionClaim):
         connection.pgconn.finish()
         self.session_state.cleaned()
         returning = self._leave()
-        self.carried = carried
+        if returning is not None:
+            self.carried = carried
         return returning
 
     def reclaim(self) -> tuple[Return, Reclaimed | None] | None:

@@ -164,7 +164,7 @@ class Return:
         self.is_rolled_back = is_rolled_back
         #: What is to be published when it is back.
         self.news: tuple[Event, ...] = ()
-        #: Whether all is done that is done under the lock of its lease.
+        #: Whether its lease is done with it: its cursors are retired, and it has the news.
         self.is_complete = False
         #: Whether its owner carries it out, who may wait for handlers and listeners of its own.
         self.by_owner = False

@@ -195,11 +195,12 @@ class SessionClaim(Claim):
     def sets_path(self, path: str | None) -> None:
         """Take note that ``search_path`` is set to *path*, by no statement that was seen. Owner only.
 
-        What is created under it may be temporary, as no statement says: nobody else is to have it. Where it surely is,
-        the session is kept for its owner.
+        Tables that are created under it may be temporary, as no statement says. Nobody else is to have such a table, so
+        the session is cleaned of them; and it is kept for its owner where they surely are.
         """
         if sql.makes_temporary(path):
-            self._pin(sql.Effect(frozenset({sql.TEMPORARY}), frozenset()))
+            # Also where a path that follows is set as the session is set up.
+            self._pin(sql.Effect(frozenset({sql.TEMPORARY}), frozenset()), setting_up=False)
         elif path is not None and "pg_temp" in path.lower():
             with self._lock:
                 self.session_state.soil()
@@ -222,14 +223,14 @@ class SessionClaim(Claim):
         if self.last_statement is not None:
             self.last_statement = (self.last_statement[0],)
 
-    def _pin(self, effect: sql.Effect) -> None:
+    def _pin(self, effect: sql.Effect, *, setting_up: bool | None = None) -> None:
         with self._lock:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None:
                 return
-            added = self.session_state.add(
-                effect, setting_up=self._setting_up(wrapper), of_hold=policy.holds(self.alias)
-            )
+            if setting_up is None:
+                setting_up = self._setting_up(wrapper)
+            added = self.session_state.add(effect, setting_up=setting_up, of_hold=policy.holds(self.alias))
         news.publish_pins(self, added)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from conn_hygiene.pools import backends, configuring, keeping, sqlalchemy
 from conn_hygiene.sessions import cleaning, client, sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg_pool import ConnectionPool
@@ -197,27 +196,6 @@ def is_hung_up(connection: psycopg.Connection[Any]) -> bool:
 
 
 _READS = 3
-
-
-def is_left(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether the server has closed its end of *connection*; what it said before is left for the owner to read.
-
-    False where the system does not tell.
-    """
-    make: Callable[[], Any] | None = getattr(select, "poll", None)
-    if make is None:
-        return False
-    poller = make()
-    try:
-        poller.register(connection.pgconn.socket, _CLOSED)
-    except (psycopg.OperationalError, ValueError):
-        # It is closed on this side.
-        return False
-    return bool(poller.poll(0))
-
-
-# Told by Linux and FreeBSD. Elsewhere the end of the stream is a hang-up, which is told unasked; or it is not told.
-_CLOSED = getattr(select, "POLLRDHUP", 0)
 
 
 def roll_back(connection: psycopg.Connection[Any]) -> None:

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import django
+
 from conn_hygiene.pools import backends
 from conn_hygiene.sessions import connect_options
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What Django gives to the pool itself, and Python takes once: DatabaseWrapper.pool.
-_DJANGOS = frozenset({"kwargs", "open", "configure"})
+_DJANGOS = frozenset({"kwargs", "open", "configure"} | ({"check"} if django.VERSION < (6, 1) else set()))
 
 _SIZES = ("min_size", "max_size")
 

@@ -207,7 +207,8 @@ class Reaper:
 
     def rescue(self, lease: Claim) -> None:
         """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
-        with self._registry_lock:
+        # Past another thread that is in the middle of it: what is only half taken out here is the running one's.
+        with lease._lock, self._registry_lock:
             found = [returning for returning in list(self._returning) if returning.lease is lease]
         for returning in found:
             if lease.is_out(returning):
@@ -218,15 +219,17 @@ class Reaper:
     def hurry(self, lease: Claim) -> bool:
         """Carry back here what was taken out of *lease* and nobody has begun to carry, since its owner waits for it.
 
-        Returns whether it may be waited for: not if the running thread is about it further up its stack, where a signal
-        handler queries.
+        Returns whether the rest may be waited for: not if the running thread is about it further up its stack, where a
+        signal handler queries.
         """
+        if lease.is_locked_here():
+            return False
         with self._registry_lock:
             found = [returning for returning in list(self._returning) if returning.lease is lease]
         for returning in found:
             if returning.is_complete and not returning.is_carried:
                 returning.carry_out(self)
-            elif returning.is_carried_here or (not returning.is_complete and lease.is_locked_here()):
+            elif returning.is_carried_here:
                 return False
         return True
 
@@ -563,10 +566,11 @@ class Reaper:
             return
         event = watch.idle_in_transaction(lease, found)
         again_at = now + found.idle_for
-        if pools.is_left(found.connection):
+        if ended.is_left(found.connection):
             # Ended by the server, say for its own idle_in_transaction_session_timeout: its owner will be told by whom.
             event, again_at = replace(event, action="log"), math.inf
-            if _is_said(lease, _TRANSACTION, found.transaction, -math.inf):
+            said = lease.reported.get(_TRANSACTION)
+            if said is not None and said.about == found.transaction:
                 return
         elif ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {event.message}"):
             # Its owner was faster, and is at work again.

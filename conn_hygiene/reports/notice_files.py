@@ -66,7 +66,8 @@ def why_not(directory: str | os.PathLike[str]) -> str | None:
     there = path
     while not os.path.lexists(there):
         there = there.parent
-    if not there.is_dir():
+    # Not its own method: up to Python 3.13 that raises where a link leads to what may not be entered.
+    if not os.path.isdir(there):
         return "is no directory." if there == path else f"cannot be made: {there} is no directory."
     if not os.access(there, os.W_OK | os.X_OK):
         return "may not be written to by this user." if there == path else f"cannot be made by this user in {there}."

@@ -361,8 +361,8 @@ def _too_many_middleware(ours: list[str]) -> Iterator[checks.CheckMessage]:
     too_many = [path for place, path in enumerate(ours) if path in ours[:place] or (path != whole and whole in ours)]
     if too_many:
         yield checks.Warning(
-            f"{', '.join(dict.fromkeys(too_many))} in MIDDLEWARE adds nothing to what is there besides.",
-            hint=f"Have {whole} once, which is all of them together, or the other two once each.",
+            f"{', '.join(dict.fromkeys(too_many))} in MIDDLEWARE does what another one there does already.",
+            hint=f"Have {whole} once, which does the work of all of them; or the other two, once each.",
             id="conn_hygiene.W015",
         )
 

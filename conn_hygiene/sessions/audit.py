@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from conn_hygiene.sessions import expressions, sql
+from conn_hygiene.sessions import sql
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -62,10 +62,7 @@ UNION ALL
 SELECT 'replication origin', 'an origin', '' WHERE pg_catalog.pg_replication_origin_session_is_setup()
 """
 
-# How many expressions are read.
-_MOST = 5000
-
-# Names that functions, policies, views and the like have in them, of settings that are the application's own.
+# Names that functions and policies have in them, of settings that are the application's own.
 _NAMES = r"""
 SELECT DISTINCT pg_catalog.lower(name[1]) FROM (
     SELECT {body} FROM pg_catalog.pg_proc p
@@ -73,8 +70,6 @@ SELECT DISTINCT pg_catalog.lower(name[1]) FROM (
                                WHERE nspname IN ('pg_catalog', 'information_schema'))
     UNION ALL
     SELECT pg_catalog.concat_ws(' ', qual, with_check) FROM pg_catalog.pg_policies
-    UNION ALL
-    SELECT text FROM ({expressions}) e (owner, text)
 ) bodies (body), pg_catalog.regexp_matches(
     body, '(?:\mset\s+(?:session\s+)?|'')"?([a-z_]\w*"?\."?[a-z_][\w.]*)(?:"?\s*(?:=|\mto\M)|'')', 'gi'
 ) name
@@ -138,11 +133,11 @@ def may_ask_for_origin(connection: psycopg.Connection[Any]) -> bool:
 
 
 def own_names(connection: psycopg.Connection[Any]) -> frozenset[str]:
-    """Return the names, in lower case, of an application's own settings that functions, policies and views have."""
+    """Return the names, in lower case, of an application's own settings that functions and policies have in them."""
     # The body of an SQL function that the server has parsed already is elsewhere, from PostgreSQL 14 on.
     parsed = connection.pgconn.server_version >= 140000
     body = "coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), prosrc)" if parsed else "prosrc"
-    rows = _ask(connection, _NAMES.format(body=body, expressions=expressions.question(_MOST)))
+    rows = _ask(connection, _NAMES.format(body=body))
     found = (str(name).replace('"', "") for [name] in rows or ())
     return frozenset(name for name in found if _WHOLE_NAME.fullmatch(name))
 

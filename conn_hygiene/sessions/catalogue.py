@@ -38,7 +38,7 @@ MOST = 5000
 
 #: Bytes of stored expressions, as they are compressed, that the server searches. Of a database with more of them, which
 #: would keep it busy for a large part of the limit, none is read.
-MOST_STORED = 32 * 1024 * 1024
+MOST_STORED = 8 * 1024 * 1024
 
 # How often more functions are asked for, which those that are known call.
 _ROUNDS = 3
@@ -112,8 +112,8 @@ class _Settable(NamedTuple):
 
 # ##### Asking #####
 
-# Of whatever temporary table or own function the session may have under the catalogue's names, none is asked. What is
-# asked seems to be worth workers or a compiler, which would take longer to begin with.
+# Of whatever temporary table or own function the session may have under the catalogue's names, none is asked. The
+# planner takes these questions for long ones: parallel workers and JIT would cost more than they save.
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; "
     "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; "
@@ -174,7 +174,7 @@ _OWN = """NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regcl
 
 # Whether the path of a function's own SET clause has pg_temp as the first that exists. At its end it is harmless.
 _CREATES_TEMPORARY = r"""coalesce(array_to_string(p.proconfig, e'\n') ~*
-    '(^|\n)search_path=("\$user", *)*"?pg_temp(_[0-9]+)?"?(,|\n|$)', false)"""
+    $re$(^|\n)search_path=("\$user", *)*"?pg_temp(_[0-9]+)?"?(,|\n|$)$re$, false)"""
 
 # What a reading depends on, and how many bytes of expressions there are: whatever changes a row gives it another xmin.
 _FINGERPRINT = f"""
@@ -190,7 +190,7 @@ FROM ({expressions.AMOUNT}) e
 def read(connection: psycopg.Connection[Any], before: Findings | None = None) -> Findings | None:
     """Ask the server of *connection*, which is idle, what its functions and the like do; None if it does not tell.
 
-    Takes one round trip if nothing has changed since *before*, which is returned then, and two otherwise, with a few
+    Takes one round trip if nothing has changed since *before*, which is returned then, and three otherwise, with a few
     more where there are policies. The session is left as it was. Raises only what a signal handler does; a connection
     that breaks meanwhile is broken afterwards.
     """
@@ -209,14 +209,30 @@ def _read(connection: psycopg.Connection[Any], before: Findings | None) -> Findi
         return before
     version = connection.info.server_version
     queries = [_settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)]
-    if int(stored) <= MOST_STORED:
-        queries.append(expressions.question(MOST + 1))
-    settable, policies, functions, *stored_ones = _answers(connection, *queries)
+    settable, policies, functions = _answers(connection, *queries)
     reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
     reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
     reading.functions([_Function(*row) for row in functions])
-    reading.expressions([_Expression(*row) for row in sorted(stored_ones[0])] if stored_ones else None)
-    return dataclasses.replace(reading.findings(), fingerprint=fingerprint)
+    is_little = int(stored) <= MOST_STORED
+    found = _expressions(connection) if is_little else None
+    reading.expressions(found)
+    # What failed is asked again, though nothing changes.
+    return dataclasses.replace(reading.findings(), fingerprint="" if is_little and found is None else fingerprint)
+
+
+def _expressions(connection: psycopg.Connection[Any]) -> list[_Expression] | None:
+    """Return the expressions that may leave something; None if the server does not tell in time.
+
+    Writing a view out as SQL takes locks of its tables, which a migration may have. Then sessions are cleaned at each
+    return; the rest that was read holds.
+    """
+    try:
+        [rows] = _answers(connection, expressions.question(MOST + 1))
+    except psycopg.Error as error:
+        if connection.closed or is_of_handler(error):
+            raise
+        return None
+    return [_Expression(*row) for row in sorted(rows)]
 
 
 def _answers(connection: psycopg.Connection[Any], *queries: str) -> list[list[tuple[str, ...]]]:
@@ -334,11 +350,11 @@ class _Reading:
             self._leaves_state.append(f"functions beyond the first {MOST}, which were not read")
 
     def expressions(self, stored: list[_Expression] | None) -> None:
-        """Take note of what the project's own expressions leave in a session; None: there are too many to be read."""
+        """Take note of what the project's own expressions leave in a session; None: they cannot be read."""
         for expression in (stored or [])[:MOST]:
             self._left(expression, *_left_in(_ALIAS.sub("(", expression.text), is_sql=True))
         if stored is None:
-            self._leaves_state.append("views, defaults and the like, which are too many to be read")
+            self._leaves_state.append("views, defaults and the like, which could not be read")
         elif len(stored) > MOST:
             self._leaves_state.append(f"views, defaults and the like beyond the first {MOST}, which were not read")
 

@@ -154,7 +154,7 @@ def _statements(
     else:
         statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
         if "search_path" in plan.resets:
-            # It may have had what was created be temporary, which no statement says. Where nothing is, it is for free.
+            # Tables may have been temporary by it, as no statement says. Where there are none, this costs nothing.
             statements.append("DISCARD TEMP")
     if plan.left or _TIMEZONE in plan.resets:
         # Every pool sets it, to the same, which is found to be so.

@@ -45,21 +45,21 @@ LEAVING = rf"""SELECT oid FROM pg_proc WHERE proname IN {_NAMES!r} OR proname ~ 
 
 
 class _Kind(NamedTuple):
-    """One kind of expressions that the catalogue has, as trees; each is a row of *x*."""
+    """One kind of expressions that the catalogue has, as trees. In the SQL of each, *x* is a row of its table."""
 
-    #: The table of *x*.
+    #: That table.
     catalogue: str
     #: How it is called.
     owner: str
     #: The trees as text; searched for numbers of functions.
     tree: str
-    #: What of them tells how much there is, with nothing decompressed.
+    #: The column whose size tells how much there is to be searched, without decompressing it.
     stored: str
     #: The expression as SQL. For the few that are to be read: it locks the tables in it.
     text: str
     #: What extensions have, or have not: the class of such objects, and the number of this one.
     belongs_to: tuple[str, str]
-    #: The number of the schema.
+    #: The OID of the schema.
     schema: str
     more: str = ""
 
@@ -132,7 +132,7 @@ _KINDS = (
 )
 
 
-# What initdb has made has lower numbers (FirstNormalObjectId), and is most of what there is in a small database.
+# What initdb has made has lower numbers (FirstNormalObjectId); in a small database that is nearly everything.
 _FIRST = 16384
 
 

@@ -41,6 +41,7 @@ CODE = "DO block"
 SHARED = "copy of the database wrapper"
 PAST = "use before install()"
 DISCARDED = "DISCARD ALL"
+# Not a reason to keep a session, but one to clean it: tables may be temporary by it.
 PATH = "search_path that is computed"
 UNREADABLE = "statement that cannot be read"
 UNTOLD = "what functions may have set (the catalogue could not be read)"
@@ -233,7 +234,7 @@ _WITH_HOLD = re.compile(rf"(?<!{IN_NAME})with\s+hold(?!{IN_NAME})")
 _ATOMIC = re.compile(rf"(?<!{IN_NAME})begin\s+atomic(?!{IN_NAME})")
 # The schema of temporary things: by its alias or, for those who looked it up, by its name.
 _PG_TEMP = re.compile(rf"(?<!{IN_NAME})pg_temp(?:_[0-9]+)?(?!{IN_NAME})")
-_PG_TEMP_FIRST = re.compile(r'\s*"?pg_temp(?:_[0-9]+)?"?\s*(?:,|$)', re.IGNORECASE)
+_PG_TEMP_FIRST = re.compile(r'\s*(?:(?:"\$user"|"")\s*,\s*)*"?pg_temp(?:_[0-9]+)?"?\s*(?:,|$)', re.IGNORECASE)
 # Up to PostgreSQL 14, a number may stand right before a keyword. That these begin with a letter, and look back only
 # then, is what makes the search for them fast.
 _INTO_TEMP = re.compile(
@@ -308,7 +309,7 @@ class _Reader:
             return Effect(frozenset({DISCARDED}), _UNDONE_BY_DISCARD_ALL)
         for start, end in self._statements():
             self._statement(start, end)
-        # What comes after an undoing is left all the same. What came before it is no longer among the first.
+        # What follows an undoing is left all the same; what preceded it is among the additions no more.
         return Effect(frozenset(self._adds), frozenset(self._removes - self._adds), frozenset(self._settings))
 
     def _statements(self) -> Iterator[tuple[int, int]]:
@@ -433,7 +434,7 @@ class _Reader:
             if token[0] == "%":
                 self._settings.add(Setting(_SEARCH_PATH, True))
             content = self._text.value(token)
-            if content is None or "temp" in content.lower():
+            if content is None or "pg_temp" in content.lower():
                 self._adds.add(TEMPORARY)
 
     def _take(self, names: Iterable[str | Placeholder] | None, local: bool | Placeholder) -> None:
@@ -518,7 +519,7 @@ class _Reader:
         if name is None or isinstance(name, Placeholder) or folded(name) == _SEARCH_PATH:
             self._search_path(arguments[1])
             if local and self._constant(arguments[1]) is None:
-                # What is created by then outlives it.
+                # Tables that are created under it outlive the transaction.
                 self._adds.add(PATH)
 
     def _constant(self, tokens: list[str]) -> str | Placeholder | None:

@@ -283,7 +283,8 @@ def _check_function(func: Any, called: str) -> None:
     aliases_told = "The alias is given as retry_transaction(using=...)."
     check_decorated(func, "retry_transaction", called=called, aliases_told=aliases_told)
     if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        name = getattr(func, "__qualname__", repr(func))
         raise TypeError(
-            f"@retry_transaction cannot decorate the generator function {func.__qualname__}: what it has yielded "
-            "cannot be taken back. Return a list."
+            f"@retry_transaction cannot decorate the generator function {name}: what it has yielded cannot be taken "
+            "back. Return a list."
         )

@@ -375,10 +375,11 @@ class Command(BaseCommand):
         if broken := [printable(path) for path, status in statuses.items() if status >= 500]:
             said.append(f"Not audited to the end, since they failed: {', '.join(broken)}.")
         # One that the project lists may well be for another method, or for what is not in this database.
-        unanswered = [path for path in options["urls"] or () if statuses[path] in (404, 405)]
+        # A permanent redirect is what APPEND_SLASH answers, and no view.
+        unanswered = [path for path in options["urls"] or () if statuses[path] in (301, 308, 404, 405)]
         if unanswered:
             told = ", ".join(f"{printable(path)} ({statuses[path]})" for path in dict.fromkeys(unanswered))
-            said.append(f"Not audited, since nothing answers a GET there: {told}.")
+            said.append(f"Not audited, since no view answers a GET there: {told}.")
         return said
 
     # ##### Output #####
