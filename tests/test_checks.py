@@ -10,6 +10,7 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
 from django.core.checks import INFO, CheckMessage, Error, Warning, run_checks
 from django.core.management import call_command
@@ -149,8 +150,8 @@ def test_a_pool_of_another_vendor_is_none_of_ours(database: Callable[..., None])
 
 
 def test_an_engine_that_cannot_be_loaded_is_left_to_django_to_report(database: Callable[..., None]) -> None:
-    database("persistent", ENGINE="no.such.backend", ATOMIC_REQUESTS=True, OPTIONS={"pool": True})
     wrapper = connections["persistent"]
+    database("persistent", ENGINE="no.such.backend", ATOMIC_REQUESTS=True, OPTIONS={"pool": True})
     del connections["persistent"]
     try:
         with override_settings(MIDDLEWARE=[OURS]):
@@ -181,7 +182,9 @@ def refused_pool(what: str, hint: str) -> Error:
     return Error(f"DATABASES['unpooled'] has a pool {what}.", hint=hint, id="conn_hygiene.E006")
 
 
-TAKEN = ", ".join(name for name in signature(ConnectionPool).parameters if name not in {"kwargs", "open", "configure"})
+# What Django gives to the pool itself.
+GIVEN = ["kwargs", "open", "configure", *(["check"] if django.VERSION < (6, 1) else [])]
+TAKEN = ", ".join(name for name in signature(ConnectionPool).parameters if name not in GIVEN)
 SIZES = "Sizes are numbers: min_size, which is 4 if it is left out, and max_size, which is no less."
 
 
@@ -215,9 +218,12 @@ SIZES = "Sizes are numbers: min_size, which is 4 if it is left out, and max_size
             (
                 {name: value},
                 f"with {name!r}, which Django gives to psycopg_pool itself",
-                'Remove it. What each connection is opened with goes into OPTIONS, beside "pool".',
+                "Remove it; CONN_HEALTH_CHECKS has Django give one."
+                if name == "check"
+                else 'Remove it. What each connection is opened with goes into OPTIONS, beside "pool".',
             )
-            for name, value in {"kwargs": {}, "open": True, "configure": print}.items()
+            for name, value in {"kwargs": {}, "open": True, "configure": print, "check": print}.items()
+            if name in GIVEN
         ),
         *(
             (

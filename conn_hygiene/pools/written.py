@@ -73,7 +73,9 @@ def _of_names(pool: dict[Any, Any], cls: Any) -> Iterator[Refusal]:
         if name in _DJANGOS:
             yield Refusal(
                 f"with {name!r}, which Django gives to psycopg_pool itself",
-                'Remove it. What each connection is opened with goes into OPTIONS, beside "pool".',
+                "Remove it; CONN_HEALTH_CHECKS has Django give one."
+                if name == "check"
+                else 'Remove it. What each connection is opened with goes into OPTIONS, beside "pool".',
             )
         elif name not in names:
             close = get_close_matches(name.lower(), names, n=1, cutoff=_ALIKE) if isinstance(name, str) else []
