@@ -26,7 +26,8 @@ PAGES = {
     "held-too-long/?seconds=1": (
         r"WARNING conn_hygiene\.held: The connection of thread stock-keeper on 'default' \(server pid \d+\) has been "
         r"held for \d\.\d s, idle for \d\.\d s\. It was checked out at \S+trouble\.py:\d+ in work\. "
-        r"Its thread is at \S+trouble\.py:\d+ in ask_somebody_slow\. Its last statement was: SELECT"
+        r"Its thread is at \S+trouble\.py:\d+ in ask_somebody_slow\. It is kept because no release scope is around\. "
+        r"Its last statement was: SELECT"
     ),
     "dead-thread/": (
         r"INFO conn_hygiene\.threads: Reclaimed connection 'default' \(server pid \d+\) from thread stock-counter, "
