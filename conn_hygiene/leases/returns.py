@@ -120,7 +120,11 @@ def audit(connection: psycopg.Connection[Any], clock: Clock) -> tuple[Event, ...
 
 
 class Return:
-    """One connection on its way back, which nobody can reach any more but through this."""
+    """One connection on its way back, which nobody can reach any more but through this.
+
+    It is made, and :attr:`is_complete` set, under the lock of its lease by who takes the connection out; all else is
+    written by who carries it out, which is one thread: the first that is in ``_carrier``.
+    """
 
     __slots__ = (
         "_carrier",

@@ -207,10 +207,7 @@ class Reaper:
 
     def rescue(self, lease: Claim) -> None:
         """Carry back what was taken out of *lease* by a thread that an exception of a signal handler kept from it."""
-        # Past another thread that is in the middle of it: what is only half taken out here is the running one's.
-        with lease._lock, self._registry_lock:
-            found = [returning for returning in list(self._returning) if returning.lease is lease]
-        for returning in found:
+        for returning in self._taken_out_of(lease):
             if lease.is_out(returning):
                 returning.carry_out(self)
             else:
@@ -224,14 +221,17 @@ class Reaper:
         """
         if lease.is_locked_here():
             return False
-        with self._registry_lock:
-            found = [returning for returning in list(self._returning) if returning.lease is lease]
-        for returning in found:
-            if returning.is_complete and not returning.is_carried:
+        for returning in self._taken_out_of(lease):
+            if not returning.is_carried:
                 returning.carry_out(self)
             elif returning.is_carried_here:
                 return False
         return True
+
+    def _taken_out_of(self, lease: Claim) -> list[Return]:
+        # Past another thread that is in the middle of it: what is only half taken out here is the running one's.
+        with lease._lock, self._registry_lock:
+            return [returning for returning in list(self._returning) if returning.lease is lease]
 
     def stays(self, lease: Claim, returning: Return) -> None:
         """Forget *returning*, which was not taken out of *lease* after all."""

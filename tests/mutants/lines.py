@@ -901,14 +901,13 @@ MUTANTS = [
         "test_reentrancy.py::test_what_another_has_by_then",
     ),
     _mutant(
-        "what is only half taken out is carried back",
+        "a signal handler carries back what its thread is taking out",
         "reaper/reaper.py",
         """
-        if returning.is_complete and not returning.is_carried:
+        if lease.is_locked_here():
+            return False
         """,
-        """
-        if not returning.is_carried:
-        """,
+        "",
         "test_reentrancy.py::test_what_another_has_by_then",
     ),
     _mutant(
