@@ -148,6 +148,9 @@ class Holder:
     where_checked_out: str | None
     where_began: str | None
     where_now: str | None
+    #: What else keeps it while it is idle outside of a transaction, such as ``"hold_connection is around"``; several
+    #: are joined by "and". None where nothing is known.
+    kept_because: str | None = None
 
     @property
     def message(self) -> str:
@@ -158,11 +161,12 @@ class Holder:
         else:
             begun = place_told("It was checked out at", self.where_checked_out)
         pinned = f" It is pinned by {', '.join(self.pinned_by)}." if self.pinned_by else ""
+        kept = place_told("It is kept because", self.kept_because)
         last = f" Its last statement was: {shortened(self.statement)}" if self.statement else ""
         thread = f" in thread {self.thread_name or self.thread_id}" if self.request else ""
         return printable(
             f"{who(self)}{thread} on {self.alias!r} (server pid {self.server_pid}) for {self.held_for:.1f} s, "
-            f"{self._activity}.{place_told('Its thread is at', self.where_now)}{begun}{pinned}{last}"
+            f"{self._activity}.{place_told('Its thread is at', self.where_now)}{begun}{pinned}{kept}{last}"
         )
 
     @property

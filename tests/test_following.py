@@ -96,8 +96,13 @@ WAYS = {
         "SELECT (now()::text ~ '-08:30$')::text",
         "false",
     ),
-    "ROLE": ("SET ROLE pg_monitor", None, "SELECT current_user::text", "postgres"),
-    "SESSION AUTHORIZATION": ("SET SESSION AUTHORIZATION pg_monitor", None, "SELECT session_user::text", "postgres"),
+    "ROLE": ("SET ROLE pg_monitor", None, "SELECT (current_user = 'pg_monitor')::text", "false"),
+    "SESSION AUTHORIZATION": (
+        "SET SESSION AUTHORIZATION pg_monitor",
+        None,
+        "SELECT (session_user = 'pg_monitor')::text",
+        "false",
+    ),
     "set_config": ("SELECT set_config('app.tenant', 'acme', false)", None, TENANT, None),
     "set_config with a parameter": ("SELECT set_config('app.tenant', %s, false)", ["acme"], TENANT, None),
     "all of it parameters": ("SELECT set_config(%s, %s, %s)", ["app.tenant", "acme", False], TENANT, None),
@@ -488,7 +493,7 @@ def test_no_query_runs_without_what_cannot_be_set_again(admin: psycopg.Connectio
     with pytest.raises(Error, match=role), transaction.atomic():
         run("SELECT 1")
     connection.close()
-    assert run("SELECT current_user::text") == [("postgres",)]
+    assert run("SELECT current_user = session_user") == [(True,)]
 
 
 @pytest.mark.usefixtures("releasing")

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import selectors
 import signal
 import socket
@@ -346,6 +347,24 @@ def test_one_descriptor_too_few_keeps_nobody_from_the_list(directory: Path, monk
     assert {process.pid for process in found} == {process.pid for process in unasked} == {first, second}
     assert sorted(process.answered for process in found) == [False, True]
     assert [process.answered for process in unasked] == [False, False]
+
+
+def hold_idle(directory: Path) -> None:
+    """Query in a ``hold_connection`` for a request that is not over, and answer for it."""
+    serving.label = "GET /report/"
+    hold_connection().__enter__()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    answers(directory)
+
+
+def test_status_says_what_keeps_who_is_idle(directory: Path) -> None:
+    with child(lambda: hold_idle(directory)) as pid:
+        text = " ".join(status().split())
+        told = json.loads(status("--format", "json"))
+    assert re.search(r"GET /report/; idle, held [^;]+; kept because hold_connection is around in thread", text)
+    [holder] = [session["holder"] for session in told["sessions"] if session["holder"]]
+    assert (holder["process"], holder["state"], holder["kept_because"]) == (pid, "idle", "hold_connection is around")
 
 
 def test_status_names_who_holds_a_session_at_once(directory: Path) -> None:

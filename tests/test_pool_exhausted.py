@@ -22,9 +22,10 @@ from django.test import AsyncClient, Client
 from django.urls import path
 
 import conn_hygiene
-from conn_hygiene import closing_connections, events, signals
+from conn_hygiene import closing_connections, events, hold_connection, release_between_queries, signals
 from conn_hygiene.events import Holder, PoolExhausted
 from conn_hygiene.leases import exhausted, returns
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reports import log
 from tests.test_events import heard
 from tests.test_forks import remade
@@ -33,6 +34,7 @@ from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from psycopg_pool import ConnectionPool
 
@@ -84,7 +86,11 @@ class Holders:
         ready = threading.Event()
 
         def wait() -> None:
-            self.pids.append(connections[ALIAS].connection.info.backend_pid)
+            # Not by the handle, which would keep the connection.
+            lease = lease_of(connections[ALIAS])
+            assert lease is not None
+            assert lease.server_pid is not None
+            self.pids.append(lease.server_pid)
             ready.set()
             self.go_on.wait(30)
 
@@ -196,6 +202,7 @@ def test_the_holders_are_named_longest_first(first: bool, told: list[PoolExhaust
             "where_checked_out": line_of("# begins", in_transaction),
             "where_began": line_of("# begins", in_transaction),
             "where_now": f"{__file__}:{_line_of_wait()} in wait",
+            "kept_because": None,
         },
         {
             "alias": ALIAS,
@@ -210,6 +217,7 @@ def test_the_holders_are_named_longest_first(first: bool, told: list[PoolExhaust
             "where_checked_out": f"{__file__}:{query.__code__.co_firstlineno + 1} in query",
             "where_began": None,
             "where_now": f"{__file__}:{_line_of_wait()} in wait",
+            "kept_because": "no release scope is around",
         },
     ]
     facts = event.facts()
@@ -242,8 +250,35 @@ def test_the_holders_are_named_longest_first(first: bool, told: list[PoolExhaust
         f"{one.where_began}. Its last statement was: SELECT ?, ?",
         f"(2) thread at-rest on '{ALIAS}' (server pid {other.server_pid}) for {other.held_for:.1f} s, idle for "
         f"{other.idle_for:.1f} s. Its thread is at {other.where_now}. It was checked out at "
-        f"{other.where_checked_out}. Its last statement was: SELECT ?",
+        f"{other.where_checked_out}. It is kept because no release scope is around. Its last statement was: SELECT ?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("scope", "sql", "state", "kept"),
+    [
+        (hold_connection(using=ALIAS), "SELECT 1", "idle", "hold_connection is around"),
+        (release_between_queries(using=ALIAS), "SELECT pg_advisory_lock(7)", "pinned", None),
+        (hold_connection(using=ALIAS), "SELECT pg_advisory_lock(8)", "pinned", "hold_connection is around"),
+    ],
+    ids=["held", "pinned", "both"],
+)
+def test_what_keeps_who_is_idle_is_named(
+    scope: AbstractContextManager[Any], sql: str, state: str, kept: str | None, told: list[PoolExhausted]
+) -> None:
+    def hold(wait: Callable[[], None]) -> None:
+        with scope:
+            query(sql)
+            wait()
+
+    with of_size(1) as (_, holders):
+        holders.add("holder", hold)
+        fail()
+    [[holder]] = [event.holders for event in told]
+    pinned = ("advisory lock",) if state == "pinned" else ()
+    assert (holder.state, holder.pinned_by, holder.kept_because) == (state, pinned, kept)
+    reasons = f"{' It is pinned by advisory lock.' if pinned else ''}{f' It is kept because {kept}.' if kept else ''}"
+    assert f"{holder.where_checked_out}.{reasons} Its last statement" in holder.message
 
 
 def _line_of_wait() -> int:

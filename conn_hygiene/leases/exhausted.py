@@ -159,6 +159,8 @@ def _holder(lease: Lease, found: Description, names: dict[int | None, str]) -> H
         where_checked_out=_text(lease.checked_out_by),
         where_began=_text(found.transaction.place) if found.transaction else None,
         where_now=_text(callsite.of_thread(lease.thread_id)),
+        # What a statement that runs needs is no news.
+        kept_because=found.kept_because if found.idle_for else None,
     )
 
 

@@ -226,7 +226,9 @@ def _details(facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, i
     if holder is not None:
         pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
         held, idle = duration(facts["held_for"]), duration(facts["idle_for"])
-        what = "; ".join(filter(None, (what, f"{facts['state']}{pins}, held {held}, idle {idle}")))
+        kept = facts["kept_because"] if facts["idle_for"] else None
+        doing = f"{facts['state']}{pins}, held {held}, idle {idle}"
+        what = "; ".join(filter(None, (what, doing, kept and f"kept because {kept}")))
     yield what, fitting.middle_cut, 0
     if holder is not None:
         yield f"in thread {facts['thread_name'] or facts['thread_id']} of {whose(holder)}", fitting.end_cut, 0
@@ -464,6 +466,7 @@ _OF_HOLDER = (
     "idle_for",
     "open_cursors",
     "pinned_by",
+    "kept_because",
     "where_checked_out",
 )
 

@@ -123,6 +123,7 @@ class Held:
     in_transaction: str
     statement: str
     pins: str
+    kept: str | None
     mood: str
 
 
@@ -358,6 +359,7 @@ def _held(process: Process, lease: LeaseInfo) -> Held:
         in_transaction=rendering.duration(lease.transaction_for) if lease.in_transaction else "",
         statement=rendering.shortened(printable(lease.statement or "")),
         pins=printable("; ".join(pins)),
+        kept=lease.kept_because if lease.idle_for else None,
         mood="warn" if lease.in_transaction and lease.idle_for >= 1 else "plain",
     )
 
