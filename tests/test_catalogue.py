@@ -603,6 +603,15 @@ class TestKnown:
             False,
         ]
 
+    def test_who_waits_for_what_follows_asks_as_well_if_nothing_is_known(self, settings: Callable[..., None]) -> None:
+        settings()
+        assert known.due("a", 0.0)
+        assert [known.due("a", 1.0, is_needed=needed) for needed in (False, True)] == [False, True]
+        known.note("a", Findings(), 1.0)
+        assert [known.due("a", 302.0, is_needed=True) for _ in range(2)] == [True, False]
+        known.forget("a")
+        assert [known.due("a", 302.0, is_needed=needed) for needed in (False, True)] == [False, True]
+
     def test_asking(self, shop: Session, settings: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
         settings()
         with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):

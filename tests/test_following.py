@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from conn_hygiene import hold_connection, release_between_queries, release_conne
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
+from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import catalogue, cleaning, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
@@ -859,6 +861,51 @@ def test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell(
     run("SELECT become('acme')")
     with in_another_session():
         assert run(TENANT) == [("acme",)]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Have nobody ask the catalogue; return a list of those who would have."""
+    known.begin_anew()
+    asking: list[object] = []
+    monkeypatch.setattr(known, "ask", lambda *arguments: asking.append(arguments))
+    yield asking
+    known.begin_anew()
+
+
+@pytest.mark.usefixtures("releasing")
+def test_the_end_of_a_request_asks_nothing_that_somebody_else_is_asking(asked: list[object]) -> None:
+    with hold_connection():
+        for is_asking in (True, False):
+            known.reset()
+            assert not is_asking or known.due("default", time.monotonic())
+            run("SELECT 1")
+            connection.close()
+            assert bool(asked) is not is_asking
+
+
+@pytest.mark.parametrize("is_asking", [True, False])
+def test_a_worker_asks_nothing_that_somebody_else_is_asking(is_asking: bool, asked: list[object]) -> None:
+    run("SELECT 1")
+    known.note("default", catalogue.Findings(), -math.inf)
+    assert not is_asking or known.due("default", time.monotonic())
+    returning = Return(object(), "default", connection.connection, plan=Plan())
+    assert returning.asks_session
+    assert reaper.running is not None
+    returning._scrub(reaper.running)
+    assert bool(asked) is not is_asking
+
+
+def test_who_was_seen_to_ask_for_nothing_asks_for_nothing() -> None:
+    """A thread that must not wait for a server carries it out then."""
+    run("SELECT 1")
+    known.note("default", catalogue.Findings(), time.monotonic())
+    returning = Return(object(), "default", connection.connection, plan=Plan())
+    assert not returning.asks_session
+    known.forget()
+    assert known.is_due("default", time.monotonic())
+    assert not returning.asks_session
+    assert Return(object(), "default", connection.connection, plan=Plan()).asks_session
 
 
 def lose_a_connection_that_is_asked(admin: psycopg.Connection) -> None:

@@ -99,6 +99,13 @@ class TimeLimit:
         """Whether what is done inside has ended."""
         return self._copy is None
 
+    def after_fork_in_child(self) -> None:
+        """Close the copy of what is the parent's connection. Another thread may have had the lock."""
+        self._lock = locks.make(Rank.LEAF)
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            copy.close()
+
     def expire(self) -> None:
         """Hang up, unless it is over. Does not block."""
         with self._lock:
@@ -130,6 +137,7 @@ class Return:
         "_carrier",
         "_is_as_given",
         "_is_begun",
+        "_is_due",
         "_is_put",
         "alias",
         "by_owner",
@@ -176,6 +184,8 @@ class Return:
         self._carrier: dict[None, int] = {}
         self._is_begun = False
         self._is_put = False
+        # Whether the catalogue was due when that was first looked at.
+        self._is_due: bool | None = None
         # Whether it was seen to be what its pool gives out, and nothing is to be done to its session.
         self._is_as_given = is_as_given
 
@@ -199,9 +209,12 @@ class Return:
     @property
     def _asks_catalogue(self) -> bool:
         """Whether it is time to ask what the database's functions do; an owner does not wait for that if it can."""
-        if self.is_rolled_back or not known.is_due(self.alias, time.monotonic()):
+        if self.is_rolled_back or (self.by_owner and self.carried is None):
             return False
-        return not self.by_owner or self.carried is not None
+        # Decided once: a thread that must not wait for a server carries out what was seen to ask it for nothing.
+        if self._is_due is None:
+            self._is_due = known.is_due(self.alias, time.monotonic())
+        return self._is_due
 
     @property
     def is_carried(self) -> bool:
@@ -284,7 +297,11 @@ class Return:
     def _scrub(self, registry: Registry) -> dict[str, str | None]:
         plan = self.plan
         # What follows has to be known first.
-        if self._asks_catalogue and pools.is_ready(self.connection):
+        if (
+            self._asks_catalogue
+            and pools.is_ready(self.connection)
+            and known.due(self.alias, time.monotonic(), is_needed=self.carried is not None)
+        ):
             known.ask(self.alias, self.connection, registry.tell)
             plan = plan._replace(left=plan.left | known.indelible(self.alias))
         if self.carried is not None:

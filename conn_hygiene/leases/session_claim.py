@@ -271,7 +271,7 @@ class SessionClaim(Claim):
     def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
         """Ask what functions and policies do, of a connection whose transaction is over, or is to end in any case."""
         with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-            if pools.is_ready(connection):
+            if pools.is_ready(connection) and known.due(self.alias, _now()):
                 known.ask(self.alias, connection, self.keeper.tell)
 
     def _plan(

@@ -633,6 +633,8 @@ class Reaper:
         for lease in inherited:
             lease.after_fork_in_child()
         on_their_way = self._returning
+        for limit in [*(each[-1] for each in self._limits), *(each[-1] for each in self._new_limits)]:
+            limit.after_fork_in_child()
         self._begin_registry()
         self._reset_thread()
         return inherited, [(each.alias, each.connection) for each in on_their_way]

@@ -76,10 +76,16 @@ def is_unknown(alias: str) -> bool:
     return known is None or not known.is_current
 
 
-def due(alias: str, now: float) -> bool:
-    """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`."""
+def due(alias: str, now: float, *, is_needed: bool = False) -> bool:
+    """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`.
+
+    The others go on with what was known, or clean. *is_needed* tells of one who cannot if nothing is known: who waits
+    for the settings that follow.
+    """
     if not is_due(alias, now):
         return False
+    if is_needed and is_unknown(alias):
+        return True
     mark = [now]
     found = _asking.setdefault(alias, mark)
     if found is not mark and now - found[0] >= RETRY_AFTER:
