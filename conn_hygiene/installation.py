@@ -128,7 +128,9 @@ def _connect_first(signal: Signal, receiver: Any) -> None:
     if not internals.LEASES.available:
         return
     with signal.lock:
-        signal.receivers.insert(0, signal.receivers.pop())
+        # Another thread may have connected one of its own in between.
+        [place] = [place for place, entry in enumerate(signal.receivers) if entry[0][0] == _UID]
+        signal.receivers.insert(0, signal.receivers.pop(place))
         signal.sender_receivers_cache.clear()
 
 

@@ -23,10 +23,11 @@ from django.http import StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 
 from conn_hygiene import internals
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
-from conn_hygiene.transactions.left_open import end_transaction
+from conn_hygiene.transactions.left_open import end_transaction, end_unleased_transaction
 from conn_hygiene.using import aliases
 
 if TYPE_CHECKING:
@@ -50,13 +51,15 @@ def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:
 
 
 class _Each:
-    """Does the same for one alias after another, also past one for which it fails; in the end, the first error counts.
+    """Does the same for one alias after another, also past one for which it fails.
 
-    Past an exception that is none, such as ``KeyboardInterrupt``, nothing goes on.
+    The first error is raised in the end, or what a signal handler has raised, such as the time limit of a task; others
+    are logged. After a ``BaseException`` such as ``KeyboardInterrupt`` nothing goes on.
     """
 
     def __init__(self) -> None:
-        self._first: Exception | None = None
+        self._kept: Exception | None = None
+        self._alias = ""
 
     def __enter__(self) -> Self:
         return self
@@ -64,23 +67,33 @@ class _Each:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is None and self._first is not None:
-            try:
-                raise self._first
-            finally:
-                # An exception must not keep alive, by its traceback, the frame that keeps it.
-                self._first = None
+        if self._kept is None:
+            return
+        try:
+            if exc is None:
+                raise self._kept
+            _log_another(self._alias, self._kept)
+        finally:
+            # An exception must not keep alive, by its traceback, the frame that keeps it.
+            self._kept = None
 
     @contextmanager
     def one(self, wrapper: BaseDatabaseWrapper) -> Iterator[None]:
-        """Have an error of the block be kept for the end; any but the first is logged."""
+        """Have an error of the block be kept for the end, or logged if there is one already."""
         try:
             yield
-        except Exception as error:
-            if self._first is None:
-                self._first = error
+        except Exception as error:  # noqa: BLE001 - kept, or logged with its traceback
+            if self._kept is None:
+                self._kept, self._alias = error, wrapper.alias
+            elif is_of_handler(error):
+                _log_another(self._alias, self._kept)
+                self._kept, self._alias = error, wrapper.alias
             else:
-                logger.exception("After another alias, it failed for %r, too.", wrapper.alias)
+                _log_another(wrapper.alias, error)
+
+
+def _log_another(alias: str, error: Exception) -> None:
+    logger.error("Connection %r failed as well; the error of another one is raised.", alias, exc_info=error)
 
 
 class _Scope:
@@ -542,14 +555,19 @@ class _Closing(_Scope):
 
     def _close(self, wrapper: BaseDatabaseWrapper, entry: Entry, told: list[Callable[[], None]]) -> None:
         lease = lease_of(wrapper)
-        if lease is not None and lease.in_transaction():
-            told.append(end_transaction(wrapper, lease, "The job that closing_connections covers"))
+        if lease is None:
+            if wrapper.in_atomic_block or (wrapper.settings_dict["AUTOCOMMIT"] and not wrapper.autocommit):
+                told.append(end_unleased_transaction(wrapper, _JOB))
+        elif lease.in_transaction():
+            told.append(end_transaction(wrapper, lease, _JOB))
         if lease is not None and wrapper.alias in entry.given_back:
             # To whoever is around it was open all the time, with what its session and its backend know.
             lease.release_now()
         else:
             wrapper.close()
 
+
+_JOB = "The job that closing_connections covers"
 
 _OPEN = (HELD, PARKED)
 

@@ -18,10 +18,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
+from django.dispatch import Signal
 from django.test.testcases import _DatabaseFailure
 
 import conn_hygiene
-from conn_hygiene import conf
+from conn_hygiene import conf, installation
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
@@ -603,3 +604,22 @@ asyncio.run(main())
 @pytest.mark.parametrize("text", EXITS.values(), ids=EXITS)
 def test_a_process_ends_quietly(text: str, release_after: float) -> None:
     script(text, RELEASE="always", RELEASE_AFTER=release_after, UNPOOLED_RELEASE_AFTER=release_after)
+
+
+def test_its_receiver_comes_first_where_another_thread_connects_one_at_that_moment() -> None:
+    def other(**kwargs: object) -> None:
+        """The other thread's."""
+
+    def own(**kwargs: object) -> None:
+        """The toolkit's."""
+
+    class Crowded(Signal):
+        def connect(self, receiver: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+            super().connect(receiver, *args, **kwargs)
+            if receiver is own:
+                super().connect(other)
+
+    signal = Crowded()
+    signal.connect(other)
+    installation._connect_first(signal, own)
+    assert [receiver for receiver, _ in signal.send_robust(sender=None)] == [own, other]

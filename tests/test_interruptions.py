@@ -21,7 +21,7 @@ from django.db.backends.signals import connection_created
 from psycopg import ServerCursor
 from psycopg_pool import ConnectionPool
 
-from conn_hygiene import callsite, events, functions, hold_connection, release_between_queries
+from conn_hygiene import callsite, closing_connections, events, functions, hold_connection, release_between_queries
 from conn_hygiene.leases import checkouts, cursors, exhausted, looks
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return, TimeLimit
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled"])
 
 FUNCTIONS: list[Any] = [
     checkouts.working_one,
@@ -331,6 +331,37 @@ def test_after_an_exception_at_any_line_nothing_runs_without_what_was_set(
 
 
 # ##### Where an exception of somebody else's is kept from whoever works #####
+
+
+@pytest.mark.parametrize("order", [("default", "unpooled"), ("unpooled", "default")])
+def test_closing_several_is_what_a_time_limit_ends(
+    order: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails, is_interrupted = order
+    plain = LeasedWrapper.close
+
+    def close(wrapper: LeasedWrapper) -> None:
+        plain(wrapper)
+        if wrapper.alias == fails:
+            raise ZeroDivisionError
+        if wrapper.alias == is_interrupted:
+            interrupt()
+
+    @closing_connections
+    def work() -> None:
+        query("default")
+        query("unpooled")
+        monkeypatch.setattr(LeasedWrapper, "close", close)
+
+    connections.close_all()
+    with pytest.raises(Interrupt):
+        work()
+    monkeypatch.undo()
+    assert [
+        (record.name, record.getMessage(), record.exc_info and record.exc_info[0]) for record in caplog.records
+    ] == [
+        ("conn_hygiene", f"Connection {fails!r} failed as well; the error of another one is raised.", ZeroDivisionError)
+    ]
 
 
 def interrupt(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from django.db.utils import OperationalError
 
 import conn_hygiene
 from conn_hygiene import hold_connection, release_between_queries
+from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -358,6 +359,29 @@ def test_a_commit_hook_that_is_slow_before_it_queries_holds_nothing() -> None:
         transaction.on_commit(hook)
         transaction.on_commit(lambda: ran.append("last"))
     assert ran == ["slow", "last"]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_commit_hooks_are_kept_where_a_time_limit_comes_ahead_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def settle(lease: Lease, **kwargs: Any) -> None:
+        raise TimeoutError
+
+    def commit() -> None:
+        with transaction.atomic():
+            Item.objects.create(name="a")
+            transaction.on_commit(lambda: ran.append("hook"))
+            monkeypatch.setattr(Lease, "settle", settle)
+
+    with pytest.raises(TimeoutError):
+        commit()
+    monkeypatch.undo()
+    assert Item.objects.exists()
+    assert ran == []
+    with transaction.atomic():
+        pass
+    assert ran == ["hook"]
 
 
 @pytest.mark.usefixtures("releasing")

@@ -1047,6 +1047,39 @@ def sqlite_file(tmp_path: Path) -> Iterator[BaseDatabaseWrapper]:
     connections["sqlite"] = in_memory
 
 
+def _begin_by_hand() -> None:
+    transaction.set_autocommit(False, using="sqlite")
+
+
+def _begin_and_keep() -> None:
+    transaction.atomic(using="sqlite").__enter__()
+
+
+@pytest.mark.parametrize("begin", [_begin_by_hand, _begin_and_keep])
+def test_so_is_a_transaction_of_theirs_which_is_reported(
+    begin: Callable[[], None], sqlite_file: BaseDatabaseWrapper, caplog: pytest.LogCaptureFixture
+) -> None:
+    query("sqlite", sql="CREATE TABLE written (n int)")
+
+    @closing_connections
+    def job() -> None:
+        begin()
+        query("sqlite", sql="INSERT INTO written VALUES (1)")
+
+    sqlite_file.close()
+    job()
+    assert (sqlite_file.connection, sqlite_file.in_atomic_block) == (None, False)
+    [record] = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == (
+        "conn_hygiene.transactions",
+        "WARNING",
+        "The job that closing_connections covers left a transaction open on 'sqlite'; it is rolled back.",
+    )
+    sqlite_file.ensure_connection()
+    assert sqlite_file.get_autocommit()
+    assert query("sqlite", sql="SELECT count(*) FROM written") == (0,)
+
+
 def test_connections_of_another_vendor_are_closed_too(sqlite_file: BaseDatabaseWrapper) -> None:
     with closing_connections():
         query("sqlite")

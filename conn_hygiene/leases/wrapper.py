@@ -513,8 +513,11 @@ class LeasedWrapper(_Wrapper):
         if self.run_on_commit:
             # connect() empties the list, so it must be out of the way while the connection is let go.
             hooks, self.run_on_commit = self.run_on_commit, []
-            self._conn_hygiene_lease.settle(handle_is_out=False)
-            self.run_on_commit = hooks
+            try:
+                self._conn_hygiene_lease.settle(handle_is_out=False)
+            finally:
+                # The transaction is committed, whatever a signal handler raises here.
+                self.run_on_commit = hooks
         super().run_and_clear_commit_hooks()
 
     def commit(self) -> None:

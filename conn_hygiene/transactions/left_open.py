@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from conn_hygiene import callsite, internals
 from conn_hygiene.events import RequestOver, publish
@@ -185,3 +185,24 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
             logger.info("The rollback failed; the connection is closed.", exc_info=failed)
 
     return tell
+
+
+def end_unleased_transaction(wrapper: BaseDatabaseWrapper, who: str) -> Callable[[], None]:
+    """The same for a connection without a lease, such as another vendor's, of which no more is known."""
+    try:
+        with wrapper.wrap_database_errors:
+            wrapper._rollback()  # type: ignore[attr-defined]
+    except DatabaseError as error:
+        failed: DatabaseError | None = error
+    else:
+        failed = None
+    reset_transaction_state(wrapper)
+    wrapper.close()
+    return partial(
+        logger.warning,
+        "%s left a transaction open on %r; it is rolled back.",
+        who,
+        wrapper.alias,
+        extra={"alias": wrapper.alias},
+        exc_info=failed,
+    )
