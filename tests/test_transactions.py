@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -18,15 +19,14 @@ from django.db import Error, IntegrityError, OperationalError, connection, conne
 from django.test import TestCase
 from django.views import View
 
-from conn_hygiene import closing_connections, conf, hold_connection
+from conn_hygiene import closing_connections, conf, events, hold_connection
+from conn_hygiene.events import TransactionRetried
 from conn_hygiene.transactions.retry import retry_transaction
 from tests.testapp.models import Item
 from tests.waiting import holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import psycopg
 
 ALIASES = ["default", "unpooled"]
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "small"])
@@ -504,6 +504,74 @@ async def test_cancellation_rolls_back_and_is_not_repeated() -> None:
         await task
     assert await Item.objects.acount() == 0
     assert len(attempts) == 1
+
+
+async def test_who_is_told_of_a_repetition_may_query() -> None:
+    told: list[Any] = []
+    body = failing_once()
+
+    def listener(event: TransactionRetried) -> None:
+        told.append((event.sqlstate, threading.get_ident(), Item.objects.count()))
+
+    @retry_transaction(**fast)
+    async def work() -> Any:
+        return await sync_to_async(body)()
+
+    events.listen(TransactionRetried, listener)
+    try:
+        await work()
+    finally:
+        events.unlisten(TransactionRetried, listener)
+    assert told == [("40001", await sync_to_async(threading.get_ident)(), 0)]
+
+
+def in_groups(*names: str) -> BaseException:
+    """Return a group of a group of errors, each of the class of that name."""
+    group: Any = builtins.ExceptionGroup
+    classes = {name: getattr(psycopg.errors, name, getattr(transaction, name, None)) for name in names}
+    made: BaseException = group("2", [group("1", [(classes[name] or getattr(builtins, name))() for name in names])])
+    return made
+
+
+@pytest.mark.skipif(not hasattr(builtins, "ExceptionGroup"), reason="Python has exception groups since 3.11")
+@pytest.mark.parametrize(
+    ("names", "attempts"),
+    [
+        (("DeadlockDetected",), 2),
+        (("SerializationFailure", "InFailedSqlTransaction", "TransactionManagementError"), 2),
+        (("InFailedSqlTransaction", "DeadlockDetected"), 2),
+        (("DeadlockDetected", "KeyError"), 1),
+        (("DeadlockDetected", "UniqueViolation"), 1),
+        (("InFailedSqlTransaction",), 1),
+    ],
+)
+def test_a_group_of_errors_is_repeated_if_all_of_them_come_from_one_that_is(
+    names: tuple[str, ...], attempts: int
+) -> None:
+    ran: list[int] = []
+
+    @retry_transaction(attempts=2, **fast)
+    def work() -> None:
+        ran.append(1)
+        raise in_groups(*names)
+
+    with pytest.raises(Exception, match="2"):
+        work()
+    assert len(ran) == attempts
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "TaskGroup"), reason="asyncio has task groups since Python 3.11")
+async def test_tasks_of_a_group_that_the_function_starts() -> None:
+    body = failing_once()
+
+    @retry_transaction(**fast)
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sync_to_async(body)())
+            group.create_task(Item.objects.acreate(name="of the group"))
+
+    await work()
+    assert await Item.objects.acount() == 1
 
 
 async def test_an_asynchronous_function_waits_without_the_thread(waits: Any) -> None:

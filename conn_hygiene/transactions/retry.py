@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,7 +16,13 @@ from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
 from conn_hygiene.pools import backends
 from conn_hygiene.scopes import NOTHING, check_decorated, release_connections
-from conn_hygiene.transactions.errors import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlstate_of
+from conn_hygiene.transactions.errors import (
+    DEADLOCK_DETECTED,
+    IN_FAILED_SQL_TRANSACTION,
+    LOCK_NOT_AVAILABLE,
+    SERIALIZATION_FAILURE,
+    sqlstate_of,
+)
 from conn_hygiene.using import alias
 
 if TYPE_CHECKING:
@@ -154,11 +161,12 @@ class _Retry:
             stops.append(tenacity.stop_after_attempt(self._attempts))
         if self._seconds is not None:
             stops.append(tenacity.stop_before_delay(self._seconds))
+        tell: Any = functools.partial(self._tell_in_thread if asynchronous else self._tell, name)
         return (tenacity.AsyncRetrying if asynchronous else tenacity.Retrying)(
             stop=tenacity.stop_any(*stops),
             wait=tenacity.wait_random_exponential(multiplier=self._delay, max=self._max_delay),
             retry=tenacity.retry_if_exception(self._is_repeated),
-            before_sleep=functools.partial(self._tell, name),
+            before_sleep=tell,
             reraise=True,
         )
 
@@ -184,12 +192,27 @@ class _Retry:
             raise
 
     def _is_repeated(self, exc: BaseException) -> bool:
-        return internals.RETRIES.available and sqlstate_of(exc) in self._sqlstates
+        return internals.RETRIES.available and self._repeated_sqlstate(exc) is not None
+
+    def _repeated_sqlstate(self, exc: BaseException | None) -> str | None:
+        """Return the SQLSTATE for which *exc* is a reason to repeat the transaction; None if it is none.
+
+        In a group, as ``asyncio.TaskGroup`` raises it, all else has to be what the others get once a transaction has
+        failed.
+        """
+        found = [(sqlstate_of(each), each) for each in _members(exc)]
+        reasons = [sqlstate for sqlstate, _ in found if sqlstate in self._sqlstates]
+        others = [each for sqlstate, each in found if sqlstate not in self._sqlstates]
+        return reasons[0] if reasons and all(map(_is_of_failed_transaction, others)) else None
 
     def _let_go(self, connection: BaseDatabaseWrapper) -> None:
         """Hold no connection of a pool while waiting; without a pool, the scopes around decide."""
         if backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
             release_connections(using=self._using)
+
+    async def _tell_in_thread(self, name: str, state: Any) -> None:
+        """Tell in the thread of the connections, since who listens may query."""
+        await sync_to_async(self._tell)(name, state)
 
     def _tell(self, name: str, state: Any) -> None:
         publish(
@@ -197,10 +220,27 @@ class _Retry:
                 alias=self._using,
                 function=name,
                 attempt=state.attempt_number,
-                sqlstate=sqlstate_of(state.outcome.exception()),
+                sqlstate=self._repeated_sqlstate(state.outcome.exception()),
                 delay=state.next_action.sleep,
             )
         )
+
+
+# Python has had it since 3.11.
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
+
+
+def _members(exc: BaseException | None) -> list[BaseException]:
+    """Return the exceptions of a group, and of the groups in it; of anything else, itself."""
+    if exc is None:
+        return []
+    return [member for each in exc.exceptions for member in _members(each)] if isinstance(exc, _GROUP) else [exc]
+
+
+def _is_of_failed_transaction(exc: BaseException) -> bool:
+    """Return whether a statement has failed with *exc* for an earlier one: the server's refusal, or Django's."""
+    is_refused = isinstance(exc, transaction.TransactionManagementError)
+    return is_refused or sqlstate_of(exc) == IN_FAILED_SQL_TRANSACTION
 
 
 class _FailedHook(NamedTuple):
