@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import InterfaceError, connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.postgresql import base
 
 import conn_hygiene
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg_pool import ConnectionPool
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled"])
 
 
 @pytest.fixture
@@ -74,6 +74,16 @@ def test_a_statement_on_a_cursor_of_an_earlier_checkout_is_refused() -> None:
             late.execute("SELECT 1")
         cursor.execute("SELECT 2")
         assert cursor.fetchone() == (2,)
+
+
+def test_a_statement_on_a_cursor_whose_connection_is_closed_fails_as_in_django() -> None:
+    """Who looks for that error to connect again finds it."""
+    late = connections["unpooled"].cursor()
+    connections["unpooled"].close()
+    with pytest.raises(OperationalError, match="the connection is closed"):
+        late.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError, match="the connection is closed"):
+        late.cursor.execute("SELECT 1")
 
 
 @pytest.mark.usefixtures("only_connection")

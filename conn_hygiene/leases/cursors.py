@@ -17,7 +17,7 @@ import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import Error, InterfaceError, ServerCursor
+from psycopg import Error, InterfaceError, OperationalError, ServerCursor
 
 from conn_hygiene import callsite, conf, internals
 from conn_hygiene.leases import audits
@@ -246,6 +246,9 @@ class RetiredCursor(LeasedCursor):
         self._announce(query, params)
 
     def _announce(self, query: Any, params: Any) -> Effect | None:
+        if self._conn.closed:
+            # As psycopg has it, for who looks for that to connect again.
+            raise OperationalError("the connection is closed")
         raise InterfaceError("the connection of this cursor was closed or given back")
 
     def _refuse_if_not_here(self) -> None:
