@@ -189,9 +189,10 @@ def of_target() -> Place | None:
 def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
     """Return the innermost line of the thread *thread_id* that is the application's own, as it stands at this moment.
 
-    At least a line of Django's; None if it has ended, or is at rest. With the whole stack if *full* says so.
+    At least a line of Django's; None if it has ended, or is at rest, and in uWSGI, where that cannot be seen. With the
+    whole stack if *full* says so.
     """
-    frame = sys._current_frames().get(thread_id)
+    frame = _frame_of(thread_id)
     if frame is None:
         return None
     # What its functions are about to call is not looked for: it runs, and changes its variables meanwhile.
@@ -201,6 +202,15 @@ def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
             return None
         place = Place(frame.f_code, frame.f_lineno)
     return in_full(frame, place) if full else place
+
+
+def _frame_of(thread_id: int) -> FrameType | None:
+    """Return the innermost frame of a thread; None if it has ended, and in uWSGI.
+
+    uWSGI exchanges the frames of its threads behind Python's back: those of another thread may be no more, and to look
+    at them ends the process by a segmentation fault.
+    """
+    return None if "uwsgi" in sys.modules else sys._current_frames().get(thread_id)
 
 
 def is_running(code: Code) -> bool:
@@ -214,8 +224,11 @@ def is_running(code: Code) -> bool:
 
 
 def is_at_rest(thread_id: int) -> bool:
-    """Return whether the thread *thread_id* runs nothing of the application's, nor of Django's: it waits for work."""
-    frame = sys._current_frames().get(thread_id)
+    """Return whether the thread *thread_id* runs nothing of the application's, nor of Django's: it waits for work.
+
+    False in uWSGI, where that cannot be seen.
+    """
+    frame = _frame_of(thread_id)
     return frame is not None and _is_at_rest(frame)
 
 

@@ -127,6 +127,9 @@ def _run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return fn(*args, **kwargs)
 
 
+# Seconds between two looks whether the parent is still there.
+_LOOK_FOR_PARENT = 1.0
+
 # Held while a worker's job runs. By nobody in other processes.
 _working = threading.Lock()
 
@@ -139,7 +142,10 @@ def _work(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    parent.join()
+    # A forked process that the parent has besides keeps the pipe open that tells of its end.
+    is_its_child = os.getppid() == parent.pid
+    while parent.is_alive() and not (is_its_child and os.getppid() != parent.pid):
+        parent.join(_LOOK_FOR_PARENT if is_its_child else None)
     with _working:
         os._exit(1)
 

@@ -7,10 +7,12 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,6 +144,24 @@ def test_a_thread_that_waits_for_the_server_is_where_it_called(admin: psycopg.Co
         admin.execute(f"SELECT pg_cancel_backend(pid) FROM ({running}) x")
         assert "canceling" in str(waiting.exception())
     assert str(place) == line_of(inspect.unwrap(wait_for_the_server), "pg_sleep")
+
+
+def test_nobody_looks_at_the_frames_of_threads_in_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exchanges them behind Python's back, and what is no more cannot be looked at."""
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+    thread.start()
+    try:
+        assert thread.ident is not None
+        monkeypatch.setattr(callsite, "_is_at_rest", lambda frame: True)
+        assert callsite.is_at_rest(thread.ident)
+        monkeypatch.setitem(sys.modules, "uwsgi", ModuleType("uwsgi"))
+        monkeypatch.delattr(sys, "_current_frames")
+        assert not callsite.is_at_rest(thread.ident)
+        assert callsite.of_thread(thread.ident) is None
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def test_nor_is_the_wrapper_of_a_library_where_a_library_calls() -> None:

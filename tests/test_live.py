@@ -363,7 +363,7 @@ def test_status_says_what_keeps_who_is_idle(directory: Path) -> None:
         text = " ".join(status().split())
         told = json.loads(status("--format", "json"))
     assert re.search(r"GET /report/; idle, held [^;]+; kept because hold_connection is around in thread", text)
-    [holder] = [session["holder"] for session in told["sessions"] if session["holder"]]
+    [holder] = [session["holder"] for session in told["databases"][0]["sessions"] if session["holder"]]
     assert (holder["process"], holder["state"], holder["kept_because"]) == (pid, "idle", "hold_connection is around")
 
 

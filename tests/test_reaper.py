@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import logging
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import connection, connections, transaction
 
@@ -298,6 +300,31 @@ def test_a_broken_transaction_of_a_dead_thread_is_rolled_back(whole_pool: Callab
         run(work)
     wait_until(lambda: len(events) == 6 and whole_pool(), "all are reclaimed")
     assert not Item.objects.exists()
+
+
+def test_the_session_of_a_dead_thread_is_nobody_elses_while_its_handle_is_in_somebodys_hands(
+    events: list[dict[str, Any]], pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    def hand_on() -> Any:
+        query()
+        return connection.connection
+
+    handle = run(hand_on)
+    with contextlib.suppress(psycopg.Error):
+        handle.execute("SET app.tenant = 'A'")
+    wait_until(lambda: events, "it is reclaimed")
+    with contextlib.suppress(psycopg.Error):
+        handle.execute("SET app.tenant = 'A'")
+    pool = pool_of("default")
+    everything = [pool.getconn() for _ in range(pool.max_size)]
+    try:
+        assert {each.execute("SELECT current_setting('app.tenant', true)").fetchone() for each in everything} == {
+            (None,)
+        }
+        assert handle.closed
+    finally:
+        for each in everything:
+            pool.putconn(each)
 
 
 def test_a_dead_thread_with_an_open_cursor_or_a_copy_or_a_pipeline(whole_pool: Callable[[], bool], events: Any) -> None:

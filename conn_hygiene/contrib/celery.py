@@ -155,6 +155,8 @@ def _thread_for_async(label: str) -> Iterator[None]:
             yield
         finally:
             SyncToAsync.thread_sensitive_context.reset(token)
+            # What the task has left running in an event loop gets another thread from asgiref.
+            SyncToAsync.context_to_thread_executor.pop(context, None)
             # Else there is no thread; it would be started for this.
             if began.is_set():
                 thread.submit(_end).result()

@@ -213,10 +213,14 @@ class LeavingClaim(SessionClaim):
                 return None
             # If parked, on its way back in any case.
             found = news.reclaimed(self, connection) if self.state != PARKED else None
+            if self._handle_is_out():
+                # Whoever has got the handle may go on with it, and must not share the session with its next owner.
+                connection.pgconn.finish()
             if found is None:
                 returning = self._leave()
             else:
-                returning = self._leave(is_rolled_back=found.in_transaction, reason="reclaim")
+                is_rolled_back = found.in_transaction and not connection.closed
+                returning = self._leave(is_rolled_back=is_rolled_back, reason="reclaim")
             return (returning, found) if returning is not None else None
 
     def give_back_if_abandoned(self) -> bool:

@@ -1310,11 +1310,14 @@ MUTANTS = [
         "commit hooks run with the connection held",
         "leases/wrapper.py",
         """
-        self._conn_hygiene_lease.settle(handle_is_out=False)
-        self.run_on_commit = hooks
+        hooks, self.run_on_commit = self.run_on_commit, []
+        try:
+            self._conn_hygiene_lease.settle(handle_is_out=False)
         """,
         """
-        self.run_on_commit = hooks
+        hooks, self.run_on_commit = self.run_on_commit, []
+        try:
+            pass
         """,
         "test_lease.py::test_a_commit_hook_that_is_slow_before_it_queries_holds_nothing",
     ),
@@ -1535,6 +1538,50 @@ MUTANTS = [
         "test_lease.py::test_the_handle_is_what_it_was_when_it_is_back_in_its_pool",
     ),
     # ##### What follows its owner #####
+    _mutant(
+        "each request that ends asks the catalogue that is due",
+        "leases/session_claim.py",
+        """
+        if pools.is_ready(connection) and known.due(self.alias, _now()):
+        """,
+        """
+        if pools.is_ready(connection):
+        """,
+        "test_following.py::test_the_end_of_a_request_asks_nothing_that_somebody_else_is_asking",
+    ),
+    _mutant(
+        "each worker asks the catalogue that is due",
+        "leases/returns.py",
+        """
+        and known.due(self.alias, time.monotonic(), is_needed=self.carried is not None)
+        """,
+        """
+        and True
+        """,
+        "test_following.py::test_a_worker_asks_nothing_that_somebody_else_is_asking",
+    ),
+    _mutant(
+        "who waits for what follows goes on without",
+        "sessions/known.py",
+        """
+        if is_needed and is_unknown(alias):
+        """,
+        """
+        if False:
+        """,
+        "test_catalogue.py::TestKnown::test_who_waits_for_what_follows_asks_as_well_if_nothing_is_known",
+    ),
+    _mutant(
+        "what was seen to ask for nothing asks the catalogue later",
+        "leases/returns.py",
+        """
+        if self._is_due is None:
+        """,
+        """
+        if True:
+        """,
+        "test_following.py::test_who_was_seen_to_ask_for_nothing_asks_for_nothing",
+    ),
     _mutant(
         "what is set is not read where its connection goes back",
         "sessions/cleaning.py",
@@ -2610,6 +2657,68 @@ MUTANTS = [
     ),
     # ##### Ends that nobody notices #####
     _mutant(
+        "a dead thread's session is somebody else's while its handle is in use",
+        "leases/leaving_claim.py",
+        """
+        if self._handle_is_out():
+            # Whoever has got the handle may go on with it, and must not share the session with its next owner.
+        """,
+        """
+        if False:
+            # Whoever has got the handle may go on with it, and must not share the session with its next owner.
+        """,
+        "test_reaper.py::test_the_session_of_a_dead_thread_is_nobody_elses_while_its_handle_is_in_somebodys_hands",
+    ),
+    _mutant(
+        "the frames of other threads are looked at in uWSGI",
+        "callsite.py",
+        """
+        return None if "uwsgi" in sys.modules else sys._current_frames().get(thread_id)
+        """,
+        """
+        return sys._current_frames().get(thread_id)
+        """,
+        "test_callsite.py::test_nobody_looks_at_the_frames_of_threads_in_uwsgi",
+    ),
+    _mutant(
+        "an error of another alias is raised in the place of a time limit",
+        "scopes.py",
+        """
+        elif is_of_handler(error):
+            _log_another(self._alias, self._kept)
+        """,
+        """
+        elif False:
+            _log_another(self._alias, self._kept)
+        """,
+        "test_interruptions.py::test_closing_several_is_what_a_time_limit_ends",
+    ),
+    _mutant(
+        "commit hooks are lost to a time limit that comes ahead of them",
+        "leases/wrapper.py",
+        """
+        finally:
+            # The transaction is committed, whatever a signal handler raises here.
+            self.run_on_commit = hooks
+        """,
+        """
+        finally:
+            self.run_on_commit = self.run_on_commit or hooks if sys.exc_info()[0] is None else []
+        """,
+        "test_lease.py::test_commit_hooks_are_kept_where_a_time_limit_comes_ahead_of_them",
+    ),
+    _mutant(
+        "an unleased transaction ends in silence",
+        "scopes.py",
+        """
+        told.append(end_unleased_transaction(wrapper, _JOB))
+        """,
+        """
+        end_unleased_transaction(wrapper, _JOB)
+        """,
+        "test_scopes.py::test_so_is_a_transaction_of_theirs_which_is_reported",
+    ),
+    _mutant(
         "a thread's end is not noticed",
         "installation.py",
         """
@@ -3158,6 +3267,17 @@ MUTANTS = [
         "test_left_open.py::test_what_is_said_of_a_request_is_not_rolled_back_with_its_transaction",
     ),
     # ##### Forks #####
+    _mutant(
+        "a copy of the parent's socket stays open in the child",
+        "reaper/reaper.py",
+        """
+        limit.after_fork_in_child()
+        """,
+        """
+        limit.is_over
+        """,
+        "test_forks.py::test_the_copy_of_a_socket_whose_session_is_being_cleaned_stays_the_parents",
+    ),
     _mutant(
         "the hook in the child does not run",
         "installation.py",

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import django
 import psycopg
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
 from conn_hygiene import close_all_after_fork, closing_connections, futures
 from tests.waiting import wait_until
@@ -110,11 +111,18 @@ WAYS: dict[str, Callable[[str], list[int]]] = {
 }
 
 
-def killed(method: str) -> None:
-    """Die in the middle of things, with one worker that is idle and one that waits to write."""
+def killed(method: str, *, beside: bool = False) -> None:
+    """Die in the middle of things, with one worker that is idle and one that waits to write.
+
+    *beside* leaves a child that is none of the pool's, and that outlives them.
+    """
     with futures.ProcessPoolExecutor(CHILDREN, multiprocessing.get_context(method)) as workers:
         workers.submit(write)
         workers.submit(session).result()
+        if beside and os.fork() == 0:
+            connections.close_all()
+            os.read(0, 1)
+            time.sleep(600)
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGKILL)
 

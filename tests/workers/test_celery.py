@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import kombu.pools
 import pytest
+from asgiref.sync import sync_to_async
 from celery import Celery  # type: ignore[import-untyped]
 from redis import Redis
 
+from conn_hygiene.contrib import celery as contrib
 from example_project.processes import running
 from tests.waiting import wait_until
 from tests.workers.queues import redis_server
@@ -27,6 +31,26 @@ if TYPE_CHECKING:
 # A task that ran has said so by then, on the busiest machine; one that is lost is waited for as long.
 SECONDS = 60
 TASKS = "tests.workers.site.celery_tasks"
+
+
+def test_what_a_task_leaves_running_in_an_event_loop_goes_on() -> None:
+    loop, over = asyncio.new_event_loop(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def late() -> int:
+        await asyncio.to_thread(over.wait)
+        return await sync_to_async(lambda: 42)()
+
+    try:
+        with contrib._thread_for_async("task late"):
+            late_on = asyncio.run_coroutine_threadsafe(late(), loop)
+        over.set()
+        assert late_on.result(SECONDS) == 42
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 class Worker:

@@ -53,9 +53,12 @@ def test_start_methods(server: Any, way: str, method: str) -> None:
         assert server.watcher.execute(abandoned, [name]).fetchone() == (0,)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_workers_whose_parent_is_killed_finish_their_jobs_and_end(server: Any, method: str) -> None:
-    script = f"from tests.workers import forking; forking.killed({method!r})"
+@pytest.mark.parametrize(
+    ("method", "beside"),
+    [*((method, False) for method in METHODS), *((method, True) for method in METHODS if method != "forkserver")],
+)
+def test_workers_whose_parent_is_killed_finish_their_jobs_and_end(server: Any, method: str, beside: bool) -> None:
+    script = f"from tests.workers import forking; forking.killed({method!r}, beside={beside})"
     with psycopg.connect(server.environment["DATABASE_URL"]) as other:
         other.execute("CREATE TABLE written (n int)")
         other.commit()
