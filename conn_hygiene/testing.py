@@ -23,7 +23,7 @@ from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports.leftovers import Leftovers
 from conn_hygiene.using import aliases
-from conn_hygiene.work import serving
+from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,8 +135,7 @@ def _held(lease: Lease) -> str | None:
     keeps = None if found is None else _what_keeps(lease, found)
     if found is None or keeps is None:
         return None
-    threads = {thread.ident: thread.name for thread in threading.enumerate()}
-    who = lease.request or f"thread {threads.get(lease.thread_id, lease.thread_id)}"
+    who = lease.request or f"thread {thread_names().get(lease.thread_id, lease.thread_id)}"
     wrapper = lease.wrapper()
     # That of a test's own transaction is a line of the test runner's.
     is_known = lease.checked_out_by is not None and not (wrapper and _is_of_test(wrapper))

@@ -1,4 +1,4 @@
-"""Which request a thread is serving.
+"""Which request a thread is serving, and what threads are called.
 
 Django runs the receivers of ``request_started`` and ``request_finished`` in the thread that serves the request, under
 ASGI too, where it is the thread that owns the request's connections; so what belongs to the request is thread-local.
@@ -35,3 +35,9 @@ class Serving(threading.local):
 
 
 serving = Serving()
+
+
+def thread_names() -> dict[int | None, str]:
+    """Return the names of all threads that Python's threading module knows, by their idents."""
+    # Not by current_thread(): in a thread that it does not know it makes an object that nothing removes again.
+    return {thread.ident: thread.name for thread in threading.enumerate()}

@@ -23,7 +23,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import keeping, queues
 from conn_hygiene.pools.experience import kind
 from conn_hygiene.sessions import state
-from conn_hygiene.work import serving
+from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ class Claim:
         self.thread_id = threading.get_ident()
         self.thread_end = thread_end
         # For the day when it has ended.
-        self.thread_name = _thread_name(self.thread_id)
+        self.thread_name = thread_names().get(self.thread_id)
         self.thread_runs = callsite.of_target() if conf.captures else None
         self.state = CLOSED
         # Counts the checkouts.
@@ -392,8 +392,3 @@ class Claim:
 
 def _nothing() -> None:
     """Stand for a reference to what is not there."""
-
-
-def _thread_name(thread_id: int) -> str | None:
-    # Not current_thread(), which makes an object for a thread that is not Python's.
-    return next((thread.name for thread in threading.enumerate() if thread.ident == thread_id), None)

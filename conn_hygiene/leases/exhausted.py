@@ -20,7 +20,7 @@ from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import usage
 from conn_hygiene.leases.description import describe
 from conn_hygiene.pools import base as pools
-from conn_hygiene.work import serving
+from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def tell_if_exhausted(
     event = PoolExhausted(
         alias=wrapper.alias,
         thread_id=threading.get_ident(),
-        thread_name=_thread_names().get(threading.get_ident()),
+        thread_name=thread_names().get(threading.get_ident()),
         request=serving.label,
         waited_for=waited,
         error=kind,
@@ -127,7 +127,7 @@ def _look(pool: Any, keeper: Keeper, now: float) -> dict[str, Any]:
     still = {id(found.connection) for _, found in held}
     returning = sum(id(connection) not in still for connection in keeper.returning_to(pool))
     numbers = pools.numbers_of(pool)
-    names = _thread_names()
+    names = thread_names()
     return {
         "waiting": numbers["requests_waiting"],
         "size": numbers["pool_size"],
@@ -162,11 +162,6 @@ def _holder(lease: Lease, found: Description, names: dict[int | None, str]) -> H
         # What a statement that runs needs is no news.
         kept_because=found.kept_because if found.idle_for else None,
     )
-
-
-def _thread_names() -> dict[int | None, str]:
-    # threading.current_thread() would make an object for a thread that it does not know, which nobody takes away.
-    return {thread.ident: thread.name for thread in threading.enumerate()}
 
 
 def _text(place: Place | None) -> str | None:

@@ -6,12 +6,12 @@ whose text is made when the event is published, since that may call code that is
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import callsite, conf, events
 from conn_hygiene.events import HeldTooLong, IdleInTransaction, LeftOpen
+from conn_hygiene.work import thread_names
 
 if TYPE_CHECKING:
     from conn_hygiene.leases.description import Description
@@ -69,12 +69,11 @@ def _now(lease: Lease) -> dict[str, Any]:
 
 
 def _owner(lease: Lease) -> dict[str, Any]:
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
     return {
         "alias": lease.alias,
         "server_pid": lease.server_pid,
         "thread_id": lease.thread_id,
-        "thread_name": names.get(lease.thread_id),
+        "thread_name": thread_names().get(lease.thread_id),
         "request": lease.request,
         "statement": None,
     }

@@ -23,6 +23,7 @@ from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports.snapshot import snapshot
+from conn_hygiene.work import thread_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,8 +200,7 @@ def _set(lease: Lease, name: str, own: bool) -> _Thing:
 
 
 def _of(lease: Lease) -> str:
-    threads = {thread.ident: thread.name for thread in threading.enumerate()}
-    name = threads.get(lease.thread_id, f"{lease.thread_id}, which has ended")
+    name = thread_names().get(lease.thread_id, f"{lease.thread_id}, which has ended")
     statement = next((f", last statement {info.statement}" for info in snapshot() if _is_of(info, lease)), "")
     return " " + printable(f"on {lease.alias!r} of {lease.request or f'thread {name}'}{statement}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections import Counter
 from itertools import accumulate
@@ -18,6 +17,7 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters
 from conn_hygiene.reports.counters import BOUNDS, COUNTED
 from conn_hygiene.using import aliases
+from conn_hygiene.work import thread_names
 
 if TYPE_CHECKING:
     from conn_hygiene.leases.lease import Lease
@@ -146,7 +146,7 @@ def snapshot() -> list[LeaseInfo]:
 
 def with_leases() -> list[tuple[LeaseInfo, Lease]]:
     """Return the same, each with the lease that it describes."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    names = thread_names()
     # One moment for all, so that their order is that of their checkouts.
     now = time.monotonic()
     found = [(_info(lease, names, now), lease) for lease in _leases()]

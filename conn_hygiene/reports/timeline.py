@@ -23,6 +23,7 @@ from conn_hygiene.leases import description, usage
 from conn_hygiene.locks import Rank
 from conn_hygiene.reports import hidden
 from conn_hygiene.reports.hidden import Origin
+from conn_hygiene.work import thread_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,7 +280,7 @@ class Timeline(usage.Timing):
     def _track(self, alias: str, thread_id: int) -> Track:
         track = self._tracks.get((alias, thread_id))
         if track is None:
-            name = next((each.name for each in threading.enumerate() if each.ident == thread_id), str(thread_id))
+            name = thread_names().get(thread_id, str(thread_id))
             track = self._tracks[alias, thread_id] = Track(alias, thread_id, name)
         return track
 
