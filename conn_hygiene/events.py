@@ -1,4 +1,4 @@
-"""What happens to connections, as dataclasses, and who listens: the log, signals, counters, and whatever you add.
+"""What happens to connections, as dataclasses, for listeners: the log, signals, counters, and those that you add.
 
 Each kind of event is a frozen dataclass. One object is made for each thing that happens, and every listener of its kind
 gets that object::
@@ -12,12 +12,14 @@ gets that object::
     events.listen(events.CheckedOut, too_slow)
 
 A listener is called in the thread in which the thing happens: the owner's of a connection, or one of the toolkit's own.
-No lock of the toolkit is held meanwhile, so a listener may block and may query, with two reservations. What it
-keeps waiting is a request, or the next event of the toolkit's threads, of which some are lost in the end if it hangs.
-And a listener to :class:`CheckedOut` or :class:`CheckedIn` that queries causes the next event of its kind. An exception
-of a listener is logged and goes no further; what is no ``Exception``, such as ``KeyboardInterrupt``, passes.
+No lock of the toolkit is held meanwhile, so a listener may block and may query. Mind two things. A slow listener delays
+the request in whose thread it is called; in a thread of the toolkit's it delays later events, and when too many wait,
+further ones are dropped, which is logged. And a listener to :class:`CheckedOut` or :class:`CheckedIn` that queries may
+check out a connection itself, which publishes the same kind of event again: guard against the recursion. An exception
+of a listener is logged and goes no further. A ``BaseException`` such as ``KeyboardInterrupt`` propagates, and so does
+what a signal handler raises while the listener runs.
 
-An event that nobody listens to is not made: who publishes looks at ``listeners`` of its class first.
+Where nobody listens to a kind of event, no object is made: the publisher looks at ``listeners`` of the class first.
 
 Who may touch what: ``listeners`` of each class is a tuple, replaced as a whole under ``_lock`` and read without it, so
 that whoever publishes sees those before a change or those after it. The lock is a leaf. A forked child keeps the
@@ -48,9 +50,9 @@ logger = logging.getLogger("conn_hygiene.events")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have in common. Listening to this one is listening to each of them."""
+    """The base class of all events. A listener to it gets events of every kind."""
 
-    #: Those that are called with an event of this class, in the order in which they came.
+    #: The functions that are called with an event of this class, in the order in which they were added.
     listeners: ClassVar[tuple[Callable[[Any], object], ...]] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -74,27 +76,30 @@ class CheckedOut(Event):
     alias: str
     #: The pid of the server process, as in ``pg_stat_activity``.
     server_pid: int
-    #: The owner's, as of ``threading.get_ident()``.
+    #: The owner's thread, by ``threading.get_ident()``.
     thread_id: int
-    #: Such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; None outside of both.
+    #: A label of the request or task, such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; None outside of
+    #: both.
     request: str | None
     #: Whether it is from a pool.
     pooled: bool
-    #: Seconds from asking for a connection to having it: for the pool, or for the server where there is none. None
-    #: where that was not seen: the wrapper was there before the toolkit, or is a copy, and had no connection before.
+    #: Seconds from asking for a connection to having it: the wait for the pool, or without a pool the time that it took
+    #: to connect. None where that was not measured: for the first connection of a database wrapper of Django's that was
+    #: made before the toolkit was installed, or that is a copy.
     waited_for: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedIn(Event):
-    """A checkout ended: the connection went back to its pool, or was closed where there is none. One for each checkout.
+    """A checkout ended: the connection went back to its pool, or was closed if there is none. One for each checkout.
 
-    Published when it is there: in the owner's thread if the owner has ended it, else in one of the toolkit's.
+    Published once the connection is back: in the owner's thread if the owner ended the checkout, else in a thread of
+    the toolkit's.
     """
 
     alias: str
     server_pid: int
-    #: The owner's, which need not be the thread that publishes.
+    #: The owner's thread, which need not be the one that publishes.
     thread_id: int
     request: str | None
     pooled: bool
@@ -102,31 +107,34 @@ class CheckedIn(Event):
     held_for: float
     #: Seconds of those in which a cursor was open or a transaction ran.
     used_for: float
-    #: ``"release"``: given back between two queries, and the next one gets one again. ``"close"``: the owner closed it,
-    #: or its ``CONN_MAX_AGE`` was over while its thread had nothing to do.
-    #: ``"reclaim"``: its owner is no more. ``"uninstall"``: it is its owner's still, and the toolkit's no longer.
+    #: ``"release"``: it was given back between two queries, and the next query checks one out again. ``"close"``: the
+    #: owner closed it, or its ``CONN_MAX_AGE`` was over while its thread had nothing to do. ``"reclaim"``: its thread
+    #: ended, or its wrapper was garbage-collected. ``"uninstall"``: the toolkit was uninstalled; the owner keeps it.
     reason: Ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOpened(Event):
-    """Django's native pool has opened a connection, for whoever asks next. Published in a thread of the pool's, mostly.
+    """Django's native pool has opened a connection. Published in the thread that opened it, mostly one of the pool's.
 
-    Without a pool, a checkout opens one: :class:`CheckedOut`, whose ``pooled`` is false, says how long that took. Of
-    other pools it is not seen.
+    Without a pool, each checkout opens a connection: :class:`CheckedOut`, whose ``pooled`` is false, says how long that
+    took. For other pools there are no such events.
     """
 
     alias: str
     server_pid: int
-    #: Seconds from asking the server to having the connection, without what the pool sets up there.
+    #: Seconds that it took to connect, without what the pool then sets up in the session.
     opened_in: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a connection of a pool that had none for somebody else, as it was then. No event; times in seconds."""
+    """Who held a connection of a pool when a checkout failed; see :class:`PoolExhausted`. Not an event itself.
 
-    #: The holder's, which may be another one than that of who waits, on the same pool.
+    Times are in seconds.
+    """
+
+    #: The alias by which it is held. On the same pool, that may be another one than the alias of the failed checkout.
     alias: str
     server_pid: int
     thread_id: int
@@ -141,7 +149,7 @@ class Holder:
     in_transaction: bool
     #: What pins it.
     pinned_by: tuple[str, ...]
-    #: The last one, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
+    #: The last statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
     #: Places in the code, such as ``"/app/shop/views.py:12 in pay"``: where it was checked out, where its transaction
     #: began, and where its thread is now. None where they are not known.
@@ -179,51 +187,55 @@ class Holder:
 class PoolExhausted(Event):
     """A checkout failed, since the pool had no connection in time. Published in the thread that gets the exception.
 
-    The numbers are those of the pool at that moment, or up to a tenth of a second before where many fail at once. They
-    are all 0 where they could not be found out, which the log says then.
+    The numbers are those of the pool at that moment, or up to a tenth of a second before if many fail at once. They are
+    all 0 if they could not be found out, which is logged.
     """
 
     alias: str
     thread_id: int
     thread_name: str | None = None
     request: str | None
-    #: Seconds.
+    #: Seconds that it waited.
     waited_for: float
-    #: The exception of psycopg_pool: ``"PoolTimeout"``, also where none could be opened, or ``"TooManyRequests"`` for
-    #: more than the pool's ``max_waiting``. SQLAlchemy's: ``"TimeoutError"``.
+    #: The exception. Of psycopg_pool: ``"PoolTimeout"``, also if no connection could be opened, or
+    #: ``"TooManyRequests"`` if as many as ``max_waiting`` were waiting already. Of SQLAlchemy: ``"TimeoutError"``.
     error: Literal["PoolTimeout", "TooManyRequests", "TimeoutError"]
     #: How many others wait for a connection of the pool.
     waiting: int = 0
-    #: How many connections the pool has, those that it is opening included; how many it may have, 0 for no limit; and
-    #: how many of them are in it, for whoever asks.
+    #: How many connections the pool has, including those that it is opening.
     size: int = 0
+    #: How many it may have; 0 for no limit.
     max_size: int = 0
+    #: How many are idle in the pool.
     available: int = 0
-    #: How many of them are checked out by Django's wrappers, of whichever alias and thread of this process.
+    #: How many are checked out through Django, by any alias and in any thread of this process.
     held: int = 0
     #: How many are on their way back: being cleaned, or rolled back.
     returning: int = 0
-    #: How many attempts to open a connection have failed since the pool was opened; 0 for SQLAlchemy's, where the
-    #: error is that of who asks.
+    #: How many attempts to open a connection have failed since the pool was opened. Always 0 for a pool of SQLAlchemy,
+    #: where the checkout itself connects, and raises the error.
     connect_errors: int = 0
     #: Who holds them: the ten that have held theirs for longest, with the longest first.
     holders: tuple[Holder, ...] = ()
 
     @property
     def unaccounted(self) -> int:
-        """How many are neither held, in the pool nor on their way back.
+        """How many are neither checked out through Django, nor idle in the pool, nor on their way back.
 
-        They are being opened, which takes long where the server is down; or somebody has got them from the pool itself,
-        past Django.
+        They are being opened, which takes long while the server is down; or code has checked them out from the pool
+        directly, as by its ``getconn()``.
         """
         return max(0, self.size - self.held - self.available - self.returning)
 
     @property
     def summary(self) -> str:
-        """What the matter is, in numbers: sentences on one line."""
-        waited = "and may not wait" if self.error == "TooManyRequests" else f"in {self.waited_for:.1f} s"
+        """What happened, and the numbers of the pool, in sentences on one line."""
+        if self.error == "TooManyRequests":
+            waited = "and did not wait, since the pool's max_waiting is reached"
+        else:
+            waited = f"in {self.waited_for:.1f} s"
         others = f"; {self.waiting} more wait{'s' if self.waiting == 1 else ''}" if self.waiting else ""
-        found = f"{who(self)} has got no connection of the pool of {self.alias!r} {waited}{others}."
+        found = f"{who(self)} got no connection from the pool of {self.alias!r} {waited}{others}."
         return printable(f"{found}{self._connections}{self._failures}")
 
     @property
@@ -234,11 +246,11 @@ class PoolExhausted(Event):
         kinds = {
             "held": self.held,
             "on the way back": self.returning,
-            "left": self.available,
-            "being opened, or taken past Django": self.unaccounted,
+            "idle in the pool": self.available,
+            "being opened or checked out past Django": self.unaccounted,
         }
         told = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-        nobody = "" if self.held else " Nobody holds one by Django."
+        nobody = "" if self.held else " None is checked out through Django."
         connections = "connection" if self.size == 1 else "connections"
         return f" It has {self.size} {connections}{limit}{': ' if told else ''}{told}.{nobody}"
 
@@ -253,7 +265,7 @@ class PoolExhausted(Event):
 
     @property
     def lines(self) -> list[str]:
-        """What is told, line by line: the matter, and each holder."""
+        """The whole report, line by line: the summary, and one line for each holder."""
         lines = [self.summary]
         if self.holders:
             lines[0] += " Those who hold one, longest first:"
@@ -270,7 +282,10 @@ class PoolExhausted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned(Event):
-    """A connection must stay with its owner from now on: one for each reason, from whichever thread found it."""
+    """Something in its session keeps a connection with its owner from now on. Published once for each reason.
+
+    That may be in a thread of the toolkit's, if it finds the reason there.
+    """
 
     alias: str
     server_pid: int
@@ -280,32 +295,33 @@ class Pinned(Event):
     pinned_by: str
     #: A place in the code, such as ``"/app/shop/views.py:12 in pay"``, or a text that says that it is not known.
     where: str
-    #: Whether nothing had pinned the checkout before.
+    #: Whether this is the first reason for this checkout.
     first: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reclaimed(Event):
-    """A connection was taken back from a thread that has ended, or a wrapper that was collected."""
+    """A connection was taken back whose thread has ended, or whose wrapper was garbage-collected."""
 
     alias: str
-    #: Of the thread that is no more.
+    #: The owner's thread.
     thread_id: int
-    #: As it was when the thread connected; None for one that Python's threading module does not know.
+    #: The name that the thread had when the wrapper connected; None if Python's threading module did not know it.
     thread_name: str | None
     request: str | None
     server_pid: int
-    #: Seconds.
+    #: Seconds since it was checked out.
     held_for: float
-    #: What was open has been rolled back.
+    #: Whether a transaction was open, which has been rolled back.
     in_transaction: bool
     #: The function that the thread was started for, with the line of its definition; None for the main thread, for a
-    #: thread of the standard library's executors, and where ``CAPTURE_STACKS`` is off. The next two are places, too.
+    #: thread of the standard library's executors, and where ``CAPTURE_STACKS`` is off.
     thread_runs: str | None
+    #: A place in the code, such as ``"/app/shop/views.py:12 in pay"``; None if it is not known.
     where_checked_out: str | None
-    #: Where the transaction began that was rolled back; None if there was none, or that is not known.
+    #: Where the transaction began that was rolled back; None if there was none, or if that is not known.
     where_began: str | None
-    #: The whole stacks of these two; None without ``FULL_STACKS``.
+    #: The whole stacks at these two places, which ``str()`` writes as tracebacks; None without ``FULL_STACKS``.
     stack_checked_out: Stack | None = None
     stack_began: Stack | None = None
 
@@ -325,14 +341,14 @@ class Reclaimed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replaced(Event):
-    """A connection that the server had closed, or that could not write any more, was given up for another one."""
+    """A connection that the server had closed, or that could not write any more, was replaced by another one."""
 
     alias: str
-    #: Of the session that is no more.
+    #: The pid of the server process of the session that was given up.
     server_pid: int
     thread_id: int
     request: str | None
-    #: Seconds.
+    #: Seconds since its last use.
     idle_for: float
 
 
@@ -341,11 +357,11 @@ class Followed(Event):
     """What the owner had set in an earlier session has been set again in its new one, ahead of its next statement."""
 
     alias: str
-    #: Of the new session.
+    #: The pid of the new session's server process.
     server_pid: int
     thread_id: int
     request: str | None
-    #: The names of the settings, sorted; their values are nobody else's.
+    #: The names of the settings, sorted. Their values are not published.
     settings: tuple[str, ...]
 
 
@@ -360,7 +376,7 @@ class _Transaction(Event):
     #: None for a thread that has ended, or that Python's threading module does not know.
     thread_name: str | None
     request: str | None
-    #: The last one, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
+    #: The last statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
     #: Seconds since the transaction began; 0 where that was not seen.
     open_for: float
@@ -370,7 +386,7 @@ class _Transaction(Event):
     where_began: str | None
     #: Whether it is the one of ``ATOMIC_REQUESTS``.
     by_atomic_requests: bool
-    #: The whole stack there, which ``str()`` writes as a traceback; None without ``FULL_STACKS``.
+    #: The whole stack at *where_began*, which ``str()`` writes as a traceback; None without ``FULL_STACKS``.
     stack_began: Stack | None = None
 
     @property
@@ -384,11 +400,11 @@ class _Transaction(Event):
 class IdleInTransaction(_Transaction):
     """A transaction has run no statement for ``IDLE_IN_TRANSACTION_AFTER`` seconds."""
 
-    #: Where its thread is, a place as above.
+    #: Where the thread is now, a place in the code such as ``"/app/shop/views.py:12 in pay"``; None if not known.
     where_now: str | None
     #: ``"terminate"`` if its session was ended, else ``"log"``.
     action: Literal["log", "terminate"]
-    #: Its whole stack, as above.
+    #: The whole stack of the thread, which ``str()`` writes as a traceback; None without ``FULL_STACKS``.
     stack_now: Stack | None = None
 
     @property
@@ -404,7 +420,7 @@ class IdleInTransaction(_Transaction):
 class LeftOpen(_Transaction):
     """A request, a task or a block of ``closing_connections`` left a transaction open. It has been rolled back."""
 
-    #: Who that was: the label of the request or task, or a description.
+    #: The label of the request or task that left it open, or a description.
     left_by: str
 
     def as_idle_in_transaction(self) -> dict[str, Any]:
@@ -424,21 +440,24 @@ class HeldTooLong(Event):
     alias: str
     server_pid: int
     thread_id: int
+    #: None for a thread that has ended, or that Python's threading module does not know.
     thread_name: str | None
     request: str | None
-    #: The last one, as above.
+    #: The last statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
-    #: Seconds.
+    #: Seconds since it was checked out.
     held_for: float
+    #: Seconds since its last statement.
     idle_for: float
-    #: Places in the code; None where they are not known.
+    #: Where it was checked out, a place in the code such as ``"/app/shop/views.py:12 in pay"``; None if not known.
     where_checked_out: str | None
+    #: Where the thread is now, a place likewise; None if not known.
     where_now: str | None
     #: What pins it, by reason, with the place in the code.
     pins: Mapping[str, str]
     #: ``"release"`` if it was given back, else ``"log"``.
     action: Literal["log", "release"]
-    #: The whole stacks of the two places; None without ``FULL_STACKS``.
+    #: The whole stacks at these two places, which ``str()`` writes as tracebacks; None without ``FULL_STACKS``.
     stack_checked_out: Stack | None = None
     stack_now: Stack | None = None
     #: What else keeps it, such as ``"hold_connection is around"``; several are joined by "and". None where nothing is
@@ -463,53 +482,54 @@ class CameBack(Event):
 
     alias: str
     server_pid: int
-    #: The owner's.
+    #: The owner's thread.
     thread_id: int
     request: str | None
-    #: Seconds.
+    #: Seconds that it was checked out.
     held_for: float
-    #: As what: ``"held too long"``, ``"idle in transaction"``, or both.
+    #: How it was reported: as ``"held too long"``, as ``"idle in transaction"``, or both.
     reported_as: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOver(Event):
-    """A request or task ended whose connection had been reported, and stays with its thread, as ``CONN_MAX_AGE`` says.
+    """A request or task ended whose connection had been reported, and ``CONN_MAX_AGE`` keeps that with its thread.
 
-    What was reported is over with it. Where the connection goes back, :class:`CameBack` says so.
+    The matter that was reported is over. If the connection goes back instead, :class:`CameBack` is published.
     """
 
     alias: str
     server_pid: int
-    #: The owner's.
+    #: The owner's thread.
     thread_id: int
-    #: The one that ended.
+    #: The request or task that ended.
     request: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnclosedCursor(Event):
-    """A cursor was collected without having been closed, where ``REPORT_UNCLOSED_CURSORS`` says that it is told."""
+    """A cursor was garbage-collected without having been closed. Published if ``REPORT_UNCLOSED_CURSORS`` is on."""
 
     alias: str
     thread_id: int
     request: str | None
-    #: A place in the code.
+    #: Where it was opened, a place in the code such as ``"/app/shop/views.py:12 in pay"``.
     where_opened: str
-    #: The whole stack there; None without ``FULL_STACKS``.
+    #: The whole stack at *where_opened*, which ``str()`` writes as a traceback; None without ``FULL_STACKS``.
     stack_opened: Stack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnseenState(Event):
-    """A statement has left something in its session without saying so, where ``AUDIT_SESSIONS`` has that looked for.
+    """A statement has left something in its session that its text does not show; see ``AUDIT_SESSIONS``.
 
-    Published by the owner's thread after the statement, or when its transaction is over; or by one of the toolkit's.
+    Published in the owner's thread, after the statement or when its transaction is over, or in a thread of the
+    toolkit's.
     """
 
     alias: str
     server_pid: int
-    #: The owner's.
+    #: The owner's thread.
     thread_id: int
     request: str | None
     #: What it has left: ``"SET"``, ``"temporary table"``, ``"advisory lock"``, ``"LISTEN"``, ``"PREPARE"``,
@@ -517,13 +537,15 @@ class UnseenState(Event):
     reason: str
     #: The names of that: settings, relations, locks, channels, statements or cursors.
     names: tuple[str, ...]
-    #: The statement, as above. Where several are possible, since they were of one transaction, it is the likeliest.
+    #: The statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it. If
+    #: several statements of one transaction may have done it, this is the likeliest.
     statement: str | None
-    #: Where it was executed, a place as above, or a text that says that it is not known.
+    #: Where it was executed, a place in the code such as ``"/app/shop/views.py:12 in pay"``, or a text that says that
+    #: this is not known.
     where: str
-    #: How many other statements it may have been.
+    #: How many other statements may have done it.
     others: int
-    #: What to write, in sentences.
+    #: What to write in the code instead, in sentences.
     advice: str
 
     @property

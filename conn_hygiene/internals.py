@@ -64,7 +64,8 @@ LEASES = Feature(
 )
 LOOKS = Feature(
     "looks",
-    "Whoever asks whether there is a connection, past its release, may have to wait until one is checked out.",
+    "Code that only tests connection.connection, as in `if connection.connection:`, checks a connection out if it was "
+    "given back, and may have to wait for the pool.",
 )
 CHECKOUTS = Feature(
     "checkouts",
@@ -72,7 +73,7 @@ CHECKOUTS = Feature(
 )
 TURNS = Feature(
     "turns",
-    "It is not seen whether somebody waits for a connection, or whether a pool has any left: what is idle goes back "
+    "It is not seen whether a thread waits for a connection, or whether a pool has any left: idle connections go back "
     "when the reaper gets to it, some milliseconds late.",
 )
 CLEANING = Feature(
@@ -95,7 +96,8 @@ CLIENT = Feature(
 )
 NOTIFICATIONS = Feature(
     "notifications",
-    "Notifications that nobody has read are psycopg's, which drops them before 3.2.4, and else gives them to the next.",
+    "Notifications (NOTIFY) that one request received and did not read reach the next user of its connection, from "
+    "psycopg 3.2.4 on; older versions drop them.",
 )
 POOL_CHECKS = Feature(
     "pool-checks",
@@ -112,11 +114,12 @@ PARAMETERS = Feature(
 )
 OPENED = Feature(
     "opened",
-    "What a pool opens is not told of, so that nobody learns how long that takes.",
+    "There are no ConnectionOpened events for what pools open, and no db.client.connection.create_time of pools.",
 )
 NULL_POOLS = Feature(
     "null-pools",
-    "Who waits for a connection of a full NullConnectionPool may have to wait for UNPOOLED_RELEASE_AFTER.",
+    "A thread that waits for a connection of a full NullConnectionPool may get one that is idle only after "
+    "UNPOOLED_RELEASE_AFTER seconds.",
 )
 FORKED_POOLS = Feature(
     "forked-pools",
@@ -125,7 +128,7 @@ FORKED_POOLS = Feature(
 )
 POOL_STATS = Feature(
     "pool-stats",
-    "pool_stats() knows of no pool.",
+    "pool_stats() finds no native pools.",
 )
 CLOSED_POOLS = Feature(
     "closed-pools",
@@ -146,8 +149,8 @@ SQLALCHEMY = Feature(
 )
 SQLALCHEMY_TURNS = Feature(
     "sqlalchemy-turns",
-    "Of the pools of django-db-connection-pool it is not seen whether somebody waits, or whether any connections are "
-    "left: what is idle goes back when the reaper gets to it, some milliseconds late.",
+    "For pools of django-db-connection-pool it is not seen whether a thread waits for a connection, or whether any are "
+    "left: idle connections go back when the reaper gets to it, some milliseconds late.",
 )
 DESCRIPTORS = Feature(
     "descriptors",
@@ -155,8 +158,8 @@ DESCRIPTORS = Feature(
 )
 CONNECT_OPTIONS = Feature(
     "connect-options",
-    "SESSION_TIMEOUTS and TAG_SESSIONS have no effect, the system checks do not look at DATABASES, and an alias that "
-    "is none is not refused.",
+    "SESSION_TIMEOUTS and TAG_SESSIONS have no effect, the system checks do not look at DATABASES, and an alias in "
+    "using= that DATABASES does not have is not refused at once.",
 )
 WAITS = Feature(
     "waits",

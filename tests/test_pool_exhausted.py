@@ -240,7 +240,7 @@ def test_the_holders_are_named_longest_first(first: bool, told: list[PoolExhaust
     assert note_of(error) == "\n".join(event.lines)
     first_line, *lines = event.lines
     assert first_line == (
-        f"thread waiter_0 has got no connection of the pool of '{ALIAS}' in {event.waited_for:.1f} s. It has 2 "
+        f"thread waiter_0 got no connection from the pool of '{ALIAS}' in {event.waited_for:.1f} s. It has 2 "
         "connections of at most 2: 2 held. Those who hold one, longest first:"
     )
     one, other = event.holders
@@ -298,7 +298,7 @@ def test_a_request_is_named_and_the_debug_page_shows_it(settings: Any, told: lis
     assert f"Its transaction began at {place}." in page
     [event] = told
     assert event.request == "GET /view/"
-    assert event.lines[0].startswith(f"GET /view/ has got no connection of the pool of '{ALIAS}' in ")
+    assert event.lines[0].startswith(f"GET /view/ got no connection from the pool of '{ALIAS}' in ")
 
 
 async def test_an_async_request_is_told_as_well(told: list[PoolExhausted]) -> None:
@@ -338,9 +338,8 @@ def test_who_has_taken_one_past_django_is_counted(told: list[PoolExhausted]) -> 
             error = fail()
     [event] = told
     assert (event.held, event.unaccounted) == (1, 1)
-    assert " It has 2 connections of at most 2: 1 held, 1 being opened, or taken past Django. Those who" in note_of(
-        error
-    )
+    numbers = " It has 2 connections of at most 2: 1 held, 1 being opened or checked out past Django. Those who"
+    assert numbers in note_of(error)
 
 
 def test_a_long_list_is_cut(told: list[PoolExhausted], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +404,9 @@ def test_what_is_on_its_way_back_is_counted(
             thread.join()
     [event] = told
     assert (event.held, event.returning, event.unaccounted) == (0, 1, 0)
-    assert note_of(error).endswith(" It has 1 connection of at most 1: 1 on the way back. Nobody holds one by Django.")
+    assert note_of(error).endswith(
+        " It has 1 connection of at most 1: 1 on the way back. None is checked out through Django."
+    )
 
 
 # ##### How it comes about #####
@@ -424,8 +425,8 @@ def test_a_queue_that_is_too_long_names_them_too(told: list[PoolExhausted]) -> N
     [event] = told
     assert (event.error, event.waiting) == ("TooManyRequests", 1)
     assert note_of(error).startswith(
-        f"thread MainThread has got no connection of the pool of '{ALIAS}' and may not wait; 1 more waits. It has 1 "
-        "connection of at most 1: 1 held."
+        f"thread MainThread got no connection from the pool of '{ALIAS}' and did not wait, since the pool's "
+        "max_waiting is reached; 1 more waits. It has 1 connection of at most 1: 1 held."
     )
     assert [holder.thread_name for holder in event.holders] == ["holder"]
 
@@ -457,8 +458,8 @@ def test_without_a_server_nobody_is_named(told: list[PoolExhausted]) -> None:
     number = event.connect_errors
     failed = "1 attempt to open one has" if number == 1 else f"{number} attempts to open one have"
     assert note_of(error).endswith(
-        " It has 1 connection of at most 1: 1 being opened, or taken past Django. Nobody holds one by Django. "
-        f"{failed} failed since the pool was opened; the logger 'psycopg.pool' has the errors."
+        " It has 1 connection of at most 1: 1 being opened or checked out past Django. None is checked out through "
+        f"Django. {failed} failed since the pool was opened; the logger 'psycopg.pool' has the errors."
     )
 
 
@@ -660,7 +661,7 @@ def test_what_fails_in_looking_leaves_the_exception_as_it_was(
     [event] = told
     assert (event.size, event.max_size, event.held, event.holders) == (0, 0, 0, ())
     assert note_of(error) == (
-        f"thread MainThread has got no connection of the pool of '{ALIAS}' in {event.waited_for:.1f} s."
+        f"thread MainThread got no connection from the pool of '{ALIAS}' in {event.waited_for:.1f} s."
     )
     failures = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     found = [f"It could not be found out who holds the connections of the pool of '{ALIAS}'."]
@@ -738,8 +739,11 @@ def test_no_text_of_others_steers_a_terminal() -> None:
     [
         ({}, ""),
         ({"size": 3, "held": 3}, " It has 3 connections: 3 held."),
-        ({"max_size": 4}, " It has 0 connections of at most 4. Nobody holds one by Django."),
-        ({"size": 4, "max_size": 4, "held": 3, "available": 1}, " It has 4 connections of at most 4: 3 held, 1 left."),
+        ({"max_size": 4}, " It has 0 connections of at most 4. None is checked out through Django."),
+        (
+            {"size": 4, "max_size": 4, "held": 3, "available": 1},
+            " It has 4 connections of at most 4: 3 held, 1 idle in the pool.",
+        ),
         # All that it may have is there: nothing was refused that matters now.
         ({"size": 4, "max_size": 4, "held": 4, "connect_errors": 9}, " It has 4 connections of at most 4: 4 held."),
         (
@@ -753,4 +757,4 @@ def test_the_numbers_of_a_pool_are_told(numbers: dict[str, Any], told: str) -> N
     event = events.PoolExhausted(
         alias="default", thread_id=8, thread_name=None, request=None, waited_for=1.0, error="PoolTimeout", **numbers
     )
-    assert event.lines == [f"thread 8 has got no connection of the pool of 'default' in 1.0 s.{told}"]
+    assert event.lines == [f"thread 8 got no connection from the pool of 'default' in 1.0 s.{told}"]

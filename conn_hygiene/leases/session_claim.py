@@ -63,7 +63,7 @@ class SessionClaim(Claim):
                 self.carried = None
             return
         if not self.carried.is_known and not self.keeper.hurry(self):
-            raise self.carried.lost("a signal handler may not ask for it while its thread does")
+            raise self.carried.lost("a signal handler queried while its thread was giving the connection back")
         self.carried.values(returns.PATIENCE)
 
     def _is_of_other_than(self, request: policy.Entry | None) -> bool:

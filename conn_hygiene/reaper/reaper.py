@@ -262,7 +262,12 @@ class Reaper:
             finally:
                 self._awaited -= 1
         if not arrived:
-            logger.warning("A connection was not given back within %.0f s; it is not waited for.", returns.PATIENCE)
+            logger.warning(
+                "A connection of %r was still on its way back after %.0f s, so that close() or close_pool() goes on "
+                "without it. Look for a logging handler, or a pool's `configure` or `reset`, that hangs.",
+                alias if lease is None else lease.alias,
+                returns.PATIENCE,
+            )
 
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
         """Have the timer call ``limit.expire()`` when *deadline* has come, unless it is over by then."""
@@ -681,7 +686,11 @@ def _complain(error: BaseException) -> None:
 
 
 def _complain_of_lost_reports(number: int) -> None:
-    logger.error("%d reports were not made: those before them took too long.", number)
+    logger.error(
+        "%d reports (log records, signals, events) were dropped: too many waited for a slow logging handler, signal "
+        "receiver or event listener.",
+        number,
+    )
 
 
 def _gives_on_demand() -> bool:

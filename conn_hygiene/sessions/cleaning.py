@@ -75,7 +75,12 @@ def clean(
         state.set_fresh_parameters(connection, reported)
     elif reported != fresh:
         # The server's own defaults are others by now, as after a reload of its configuration. That is nobody's setting.
-        logger.info("A session differs from what it was when it was new, and was closed.")
+        names = ", ".join(state.changed_parameters(fresh, reported))
+        logger.info(
+            "A session was closed and not reused: after its reset, %s still differed from when the session was new. "
+            "That is so after a change of the server's configuration, for one.",
+            names,
+        )
         connection.pgconn.finish()
     return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
 

@@ -895,7 +895,7 @@ MUTANTS = [
         "leases/session_claim.py",
         """
         if not self.carried.is_known and not self.keeper.hurry(self):
-            raise self.carried.lost("a signal handler may not ask for it while its thread does")
+            raise self.carried.lost("a signal handler queried while its thread was giving the connection back")
         """,
         "",
         "test_reentrancy.py::test_what_another_has_by_then",
