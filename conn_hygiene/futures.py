@@ -31,8 +31,8 @@ T = TypeVar("T")
 class ThreadPoolExecutor(futures.ThreadPoolExecutor):
     """``concurrent.futures.ThreadPoolExecutor`` with :func:`~conn_hygiene.closing_connections` around each job.
 
-    Whatever connections a job opened are closed when it ends, or go back to their pool; so it is for *initializer*. In
-    all else, arguments and exceptions included, it is the standard library's.
+    The connections that a job opened are closed when it ends, or go back to their pool; the same holds for
+    *initializer*. In all else, arguments and exceptions included, it is the standard library's class.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     its jobs, each inside :func:`~conn_hygiene.closing_connections`: with a native pool, their connections go back to
     the worker's own pool, which is closed when the worker ends. To ``map()``, a chunk is one job.
 
-    A worker whose parent is killed finishes the job that it has begun, and ends. The standard library's would wait for
-    another one for ever, and keep its sessions.
+    A worker whose parent is killed finishes the job that it has begun, and ends. A worker of the standard library's
+    would wait for another job for ever, and keep its sessions.
 
-    In all else, arguments and exceptions included, it is the standard library's.
+    In all else, arguments and exceptions included, it is the standard library's class.
     """
 
     def __init__(

@@ -596,8 +596,10 @@ def release_between_queries(func: Any = NOTHING, /, *, using: Using = None) -> A
 
     Inside, a connection that has been idle for ``RELEASE_AFTER`` seconds (``UNPOOLED_RELEASE_AFTER`` without a pool)
     returns to its pool, or is closed; the next query checks one out again. A connection is not idle while a cursor is
-    open or a transaction runs, nor if its session has state that cannot follow, such as a temporary table. Settings do:
-    what was set is set again in the next session, ahead of the query, and ends with the request or with ``close()``.
+    open or a transaction runs. It is kept if its session has state that cannot be set again in another one, such as a
+    temporary table or a session-level lock. Settings (``SET``, ``set_config()``) do not keep it, unless ``ON_SET`` is
+    ``"pin"``: their values are read when it goes back and set again in the next session, before its first query, until
+    the request ends or the connection is closed.
 
     Works on functions and methods, coroutine functions, generators and asynchronous generators, on view functions (the
     bodies of streaming responses are covered, and the rendering of a ``TemplateResponse``), and on class-based views by
@@ -617,12 +619,13 @@ def hold_connection(func: F, /) -> F: ...
 @overload
 def hold_connection(*, using: Using = None) -> _Hold: ...
 def hold_connection(func: Any = NOTHING, /, *, using: Using = None) -> Any:
-    """Keep one connection for as long as the block or function runs, in a scope that would give it back.
+    """Keep one connection for as long as the block or function runs, even if a release scope is around or inside.
 
-    For what needs one session without the toolkit being able to see it: handles taken from ``connection.connection``,
-    functions that lock, ``currval()``, ``pg_backend_pid()``. State that the toolkit does see (temporary tables, session
-    locks) ends with the block when a release scope is around it: the connection then goes back, cleaned. Settings do
-    not: they follow to the end of the request, unless ``ON_SET`` is ``"pin"``.
+    For code that needs one session in a way that the toolkit cannot see: it uses a handle from
+    ``connection.connection``, calls functions that take session-level locks, or relies on ``currval()`` or
+    ``pg_backend_pid()``. State that the toolkit does see (temporary tables, session-level locks) does not outlive the
+    block if a release scope is around it: at the end of the block the session is cleaned and the connection given back.
+    Settings do outlive it: they follow the request to its end, unless ``ON_SET`` is ``"pin"``.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
@@ -638,11 +641,11 @@ def closing_connections(func: F, /) -> F: ...
 @overload
 def closing_connections(*, using: Using = None) -> _Closing: ...
 def closing_connections(func: Any = NOTHING, /, *, using: Using = None) -> Any:
-    """Close at the end whatever connections the block or function opened, of any vendor; with a pool, give them back.
+    """When the block or function ends, close the connections that it opened, of any vendor; give pooled ones back.
 
-    For targets of threads, jobs of executors and the like, where no request ends. Connections that were open before
-    stay open. A transaction that is still open at the end is rolled back and reported as a warning. If closing one
-    fails, the others are closed all the same, and the first error is raised then.
+    For the target functions of threads, jobs of executors and the like, after which Django closes nothing. Connections
+    that were open before stay open. A transaction that is still open at the end is rolled back and reported as a
+    warning. If closing one fails, the others are closed all the same, and the first error is raised then.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.
@@ -663,7 +666,7 @@ def _refuse_event_loop(name: str) -> None:
 
 
 def release_connections(using: Using = None) -> int:
-    """Give back what is idle in the running thread, now; return how many connections that were.
+    """Give the idle connections of the running thread back now, and return how many were given back.
 
     Works inside and outside of scopes, whatever ``RELEASE`` says. Never touches a transaction, an open cursor, a pinned
     connection, or one that a ``hold_connection`` keeps. In async code call it by ``sync_to_async``: connections belong
@@ -686,13 +689,13 @@ def release_connections(using: Using = None) -> int:
 
 
 def reset_connections(using: Using = None) -> int:
-    """Drop the running thread's connections whatever their state; return how many there were.
+    """Close all connections of the running thread, whatever their state, also pooled ones; return how many.
 
-    The next query opens a fresh one, or gets one from the pool, which replaces what was dropped. What was not committed
-    is rolled back by the server. For test frameworks and long-running commands, between two jobs. Inside ``atomic()``
-    the block cannot be saved: as after Django's own ``connection.close()``, queries in it fail until it ends. Where a
-    backend's own ``close()`` raises, the other aliases are dropped all the same, and the first error is raised then. In
-    async code call it by ``sync_to_async``.
+    The next query opens a new connection, or gets one from the pool, which replaces those that were closed. The server
+    rolls back what was not committed. For test frameworks and long-running commands, between two jobs. Do not call it
+    inside ``atomic()``: as after Django's own ``connection.close()``, queries fail then until the block ends. If the
+    ``close()`` of a backend of your own raises, the connections of the other aliases are closed all the same, and the
+    first error is raised then. In async code call it by ``sync_to_async``.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises django.core.exceptions.SynchronousOnlyOperation: it is called in a thread that runs an event loop.

@@ -40,25 +40,28 @@ __all__ = ["ConnectionHygieneMixin", "assert_released", "flush"]
 
 
 def flush(timeout: float = 5.0) -> bool:
-    """Wait until what the toolkit has seen by now is done and told: connections back, records logged, signals sent.
+    """Wait until the toolkit's background work is done: connections given back, log records and signals sent.
 
-    A thread that was joined before, or a cursor that was collected, is among what was seen.
+    That includes what was held by threads that ended, or by cursors that were garbage-collected, before the call.
 
-    :param timeout: seconds to wait at most.
-    :returns: whether all is done; True without the toolkit installed. False from inside of a receiver or a logging
-        handler of a report, which would wait for itself.
+    :param timeout: the longest time to wait, in seconds.
+    :returns: True if all of it was done in time, or if the toolkit is not installed; False if *timeout* passed first.
+        In a receiver or logging handler that a thread of the toolkit calls with a report, it is always False: it would
+        wait for itself.
     """
     return reaper.running is None or reaper.running.flush(timeout)
 
 
 class assert_released(ContextDecorator):
-    """Assert that no connection is held while the block, or the decorated function, runs.
+    """Assert that no connection is held when the block, or the decorated function, begins and when it ends.
 
-    What is looked at are the connections of the request that the running thread serves, or of all threads outside of
-    one. A connection passes if it has been given back, or if it will be after ``RELEASE_AFTER``: the look does not
-    wait for that. What a ``TestCase`` of Django's keeps open around the test does not count, so that the code is
-    judged as if it ran without. It is looked at the beginning, and at the end of a block that raises nothing; a block
-    that queries in between is not kept from that.
+    Checked are the connections of the request or task that the running thread serves; outside of any, those of all
+    threads that serve none. A connection passes if it has been given back, or if it is idle and will be given back
+    after ``RELEASE_AFTER`` (the check does not wait for that). The transaction that Django's ``TestCase`` keeps open
+    around each test is ignored, so that the code is judged as it would run in production.
+
+    Queries inside of the block are allowed, since only its two ends are checked. The end of a block that raises is not
+    checked, so that its own exception is the one that is seen.
 
     ::
 
@@ -70,7 +73,8 @@ class assert_released(ContextDecorator):
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises AssertionError: a connection is held. The message says by whom, since which line, and what keeps it.
-    :raises django.core.exceptions.ImproperlyConfigured: the toolkit is not installed when it looks, and sees nothing.
+    :raises django.core.exceptions.ImproperlyConfigured: the toolkit is not installed at the time of the check, so that
+        nothing could be seen.
     :raises TypeError: *using* is no alias; it may be that the parentheses are missing.
     :raises ValueError: *using* names none, as an empty list does.
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
@@ -197,20 +201,20 @@ class _Unpicklable:
 
 
 class ConnectionHygieneMixin(unittest.TestCase):
-    """For Django's test classes: a test fails that leaves something behind, and can assert what is held.
+    """For Django's test classes: fails a test that leaves something behind, and has :meth:`assertReleased`.
 
     What counts is a connection that was checked out in a thread that has ended, a transaction or a cursor that is
-    open yet, a transaction that a request has left open, a cursor that was collected without having been closed (where
-    :setting:`REPORT_UNCLOSED_CURSORS` has that told), state in the session of a connection, and what
-    :setting:`AUDIT_SESSIONS` finds. It stands in front of the class, and its ``setUp()`` must be called; a test fails
-    where it was not::
+    still open, a transaction that a request has left open, a cursor that was garbage-collected without having been
+    closed (where :setting:`REPORT_UNCLOSED_CURSORS` has that reported), state in the session of a connection, and what
+    :setting:`AUDIT_SESSIONS` finds. Put the mixin in front of Django's class, and call its ``setUp()`` from yours; a
+    test fails if that was not called::
 
         class ParcelTests(ConnectionHygieneMixin, TestCase):
             def setUp(self):
                 super().setUp()
 
-    It looks after ``tearDown()`` and all other cleanups. Without the toolkit installed, which sees nothing then, each
-    test ends with :exc:`~django.core.exceptions.ImproperlyConfigured`.
+    The check comes after ``tearDown()`` and all other cleanups. Where the toolkit is not installed, each test ends with
+    :exc:`~django.core.exceptions.ImproperlyConfigured`, since nothing could be seen.
     """
 
     _is_watching = False

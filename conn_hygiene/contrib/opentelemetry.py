@@ -116,7 +116,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
 
 
 def uninstrument() -> None:
-    """Undo :func:`instrument`: nothing is measured any more. What was, a reader may go on telling."""
+    """Stop measuring. A reader may go on exporting what was recorded before."""
     global _current  # noqa: PLW0603 - as above
     if _current is not None:
         _current.fall_silent()

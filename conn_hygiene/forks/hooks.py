@@ -98,9 +98,9 @@ def close_all_after_fork() -> int:
 def close_all_before_fork() -> int:
     """Close this thread's connections and this process's pools, ahead of a fork; return how many there were of both.
 
-    The parent's half: with the pools closed, none of their threads is alive during the fork, nor the toolkit's own;
-    Python 3.12 and later warn about those. The next query starts all of it again. Connections that other threads hold
-    are left to them; those that wait for one at this moment fail, since their pool is closed.
+    Call it in the parent. Closing the pools ends their threads, and the toolkit's own end as well: Python 3.12 and
+    later warn about a fork of a process that has threads. The next query starts pools and threads again. Connections
+    that other threads hold are left to them; threads that wait for one at this moment fail, since their pool is closed.
 
     :raises django.db.transaction.TransactionManagementError: an alias is inside ``atomic()``. Nothing is closed then.
     """

@@ -59,30 +59,30 @@ class Process:
     settings_module: str | None
     #: What ``DATABASES`` says, by alias, without passwords.
     databases: Mapping[str, Database]
-    #: What it holds, longest first, as :func:`~conn_hygiene.snapshot` has it there.
+    #: The connections that it holds: what :func:`~conn_hygiene.snapshot` returns in that process.
     leases: list[LeaseInfo]
-    #: The pools that it has opened, as :func:`~conn_hygiene.pool_stats` has them there.
+    #: The pools that it has opened: what :func:`~conn_hygiene.pool_stats` returns in that process.
     pools: list[PoolInfo]
-    #: Its totals, as :func:`~conn_hygiene.stats` has them there. ``None`` if it has not answered.
+    #: Its totals: what :func:`~conn_hygiene.stats` returns in that process. ``None`` if it has not answered.
     stats: Stats | None
-    #: Whether it has answered in time, and in words that are understood here. Else nothing is known but *pid*, and
-    #: *command* and *started* where the system tells.
+    #: Whether it has answered in time, and in a format that is known here. If not, only *pid* is known, and *command*
+    #: and *started* where the operating system tells them.
     answered: bool
-    #: For each of the leases its connection's two ends; ``None`` where they are not known.
+    #: For each of *leases* the two ends of its connection; ``None`` where they are not known.
     ends: list[End | None] = dataclasses.field(default_factory=list)
-    #: How many leases it has beyond these, where they are too many for one answer.
+    #: How many leases it has besides *leases*, if there are too many for one answer.
     leases_left_off: int = 0
 
 
 def processes(*, timeout: float = 1.0) -> list[Process]:
     """Ask every process of this user on this host, root's ones included, what it holds; the oldest process first.
 
-    All are asked at once, and none keeps the others waiting. The process that asks is among them if it answers to
-    others. Nothing is asked of a database, and no lock of anybody is waited for.
+    All are asked at the same time, so that a slow one does not delay the others. The calling process is among them if
+    it answers to others as well. No database is asked, and no lock is waited for.
 
-    What was left by processes that have been killed is taken away on the way.
+    Files that killed processes have left behind are removed.
 
-    :param timeout: seconds after which who has not answered is listed without an answer.
+    :param timeout: seconds after which a process that has not answered is listed without an answer.
     :raises TypeError: *timeout* is no number.
     :raises ValueError: it is not above 0, or longer than a day.
     """

@@ -41,7 +41,8 @@ class LeaseInfo:
     thread_id: int
     #: ``None`` for a thread that has ended, or that Python's threading module does not know.
     thread_name: str | None
-    #: Such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; ``None`` outside of both.
+    #: A label of the request or task, such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; ``None`` outside
+    #: of both.
     request: str | None
     held_for: float
     in_use_for: float
@@ -59,13 +60,13 @@ class LeaseInfo:
     where_checked_out: str | None
     where_began: str | None
     where_now: str | None
-    #: The whole stacks of these three, as tracebacks have them; ``None`` without ``FULL_STACKS``.
+    #: The whole stacks at these three places, as tracebacks show them; ``None`` without ``FULL_STACKS``.
     stack_checked_out: str | None = None
     stack_began: str | None = None
     stack_now: str | None = None
-    #: What keeps it with its thread outside of a transaction, besides what pins it: ``"hold_connection is around"``,
-    #: ``"no release scope is around"``, ``"a cursor is open"`` and the like, several joined by "and". ``None`` where it
-    #: is about to go back, and where nothing is known.
+    #: What keeps it with its thread outside of a transaction, besides *pinned_by*: ``"hold_connection is around"``,
+    #: ``"no release scope is around"``, ``"a cursor is open"`` and the like, several joined by "and". ``None`` if it is
+    #: about to go back, or if nothing is known.
     kept_because: str | None = None
 
 
@@ -92,9 +93,9 @@ class Stats:
     idle_in_transaction: int
     #: Reports of connections that were held too long.
     held_too_long: int
-    #: Cursors that were collected without being closed, where ``REPORT_UNCLOSED_CURSORS`` says so.
+    #: Cursors that were garbage-collected without being closed, if ``REPORT_UNCLOSED_CURSORS`` is on.
     unclosed_cursors: int
-    #: Broken connections that another one took the place of.
+    #: Broken connections that were replaced by another one.
     replaced: int
     #: Connections that this process inherited by its fork, and discarded.
     discarded: int
@@ -102,45 +103,48 @@ class Stats:
     left_open: int
     #: Attempts of ``retry_transaction`` that failed and were repeated.
     transactions_retried: int
-    #: Checkouts that failed because the pool had no connection in time (``PoolTimeout``), or because too many waited
-    #: for one already (``TooManyRequests``).
+    #: Checkouts that failed because the pool had no connection in time (``PoolTimeout``), or because as many threads as
+    #: its ``max_waiting`` allows were waiting already (``TooManyRequests``).
     pool_timeouts: int
-    #: Seconds that threads waited for a connection, from a pool or to be opened. Those of checkouts that failed are
-    #: included, and who waits now is not.
+    #: Seconds that threads waited for a connection, from a pool or to be opened: also for checkouts that failed in the
+    #: end. Waits that are not over yet are not included.
     seconds_waited: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """How many of a number of times were how long, as Prometheus has it."""
+    """A distribution of durations in cumulative buckets, as Prometheus defines them (its docs, "Histogram")."""
 
-    #: Upper bounds in seconds, inclusive and rising, each with the number of times up to it. The bounds are always the
-    #: same: 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, and infinity.
+    #: ``(upper bound in seconds, number of durations up to it)``, in rising order. The bounds never change: 0.0005,
+    #: 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30 and infinity.
     buckets: tuple[tuple[float, int], ...]
-    #: Of all, in seconds.
+    #: The sum of all durations, in seconds.
     sum: float
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """How many durations were observed."""
         return self.buckets[-1][1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Histograms:
-    """The checkouts of this process, by time."""
+    """How long the checkouts of this process took to get, and how long they lasted."""
 
-    #: For how long each was waited for: for the pool, or for the connection to be opened. Without those that failed,
-    #: and those whose wait was not seen; see :class:`.events.CheckedOut`.
+    #: How long each checkout waited for its connection: for the pool, or for the connection to be opened. Checkouts
+    #: that failed are not included, nor those whose wait was not measured; see :class:`.events.CheckedOut`.
     waited: Histogram
-    #: For how long each lasted. Those that last now are not included.
+    #: How long each checkout lasted. Those that have not ended yet are not included.
     held: Histogram
-    #: For how long, of that, a cursor was open or a transaction ran.
+    #: The part of that time in which a cursor was open or a transaction ran.
     used: Histogram
 
 
 def snapshot() -> list[LeaseInfo]:
-    """Return what every thread of this process holds right now, longest first; empty without the toolkit installed."""
+    """Return the connections that are checked out in this process right now, the one held for longest first.
+
+    The list is empty if the toolkit is not installed.
+    """
     return [info for info, _ in with_leases()]
 
 
@@ -191,25 +195,27 @@ class PoolInfo:
     """One pool of this process, Django's native one or that of django-db-connection-pool, as it is now."""
 
     alias: str
-    #: Its connections: those that are in it, those that are checked out, and those that are being opened.
+    #: Connections of the pool: idle in it, checked out, or being opened.
     size: int
-    #: Those that are in it, for whoever asks.
+    #: Connections that are idle in the pool, ready to be checked out.
     available: int
-    #: Threads that wait for one.
+    #: Threads that wait for a connection; those that have timed out are not counted.
     waiting: int
-    #: What it was told, in ``OPTIONS["pool"]``. *max_size* may be less than its size for a while, after a ``resize()``.
-    #: Of django-db-connection-pool, 0, and ``POOL_SIZE`` and ``MAX_OVERFLOW`` together; 0 where it has no limit.
+    #: From ``OPTIONS["pool"]``; 0 for django-db-connection-pool, which has no minimum.
     min_size: int
+    #: From ``OPTIONS["pool"]``; ``POOL_SIZE`` plus ``MAX_OVERFLOW`` for django-db-connection-pool. 0 means no limit.
+    #: After a ``resize()`` of the pool, *size* may exceed it for a while.
     max_size: int
-    #: Seconds after which who waits is given up.
+    #: Seconds after which a checkout that got no connection fails with ``PoolTimeout``, or with the ``TimeoutError`` of
+    #: SQLAlchemy for django-db-connection-pool.
     timeout: float
 
 
 def pool_stats(using: Using = None) -> list[PoolInfo]:
-    """Return the pools that this process has opened, by alias; it neither waits nor opens one.
+    """Return the pools that this process has opened, sorted by alias, without waiting and without opening one.
 
     The numbers are psycopg_pool's own (its documentation, "Pool stats"), or SQLAlchemy's, with or without the toolkit
-    installed. Of those who wait, psycopg_pool also counts who has given up; here they are not.
+    installed. Only *waiting* may be lower than psycopg_pool's number, which includes threads that have timed out.
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
@@ -235,7 +241,9 @@ def _pool_info(alias: str, pool: Any) -> PoolInfo:
 
 
 def stats(using: Using = None) -> Stats:
-    """Return this process's totals; what is checked out now is included. All zero without the toolkit installed.
+    """Return the totals of this process; they include the checkouts that have not ended yet.
+
+    All are zero if the toolkit is not installed.
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.
@@ -270,7 +278,9 @@ def _totals(chosen: frozenset[str] | None) -> dict[str, Any]:
 
 
 def histograms(using: Using = None) -> Histograms:
-    """Return how long the checkouts of this process were waited for, held and used; all zero without the toolkit.
+    """Return how long the checkouts of this process were waited for, held and used.
+
+    All counts are zero if the toolkit is not installed.
 
     :param using: an alias of DATABASES, or several; by default all.
     :raises TypeError: *using* is no alias.

@@ -58,15 +58,17 @@ def retry_transaction(
 
     Each attempt is an ``atomic(durable=True)`` block. It is repeated when the server reports SQLSTATE 40P01
     (``deadlock_detected``) or 40001 (``serialization_failure``), from a statement or from ``COMMIT``. Any other error
-    goes through at once, the last one of these goes through unchanged. ``on_commit`` hooks of an attempt that failed
-    never run, and an error in a hook is never a reason to repeat what has been committed. What the function did besides
-    the database is not undone.
+    is raised at once. When the limit is reached, the last of these errors is raised unchanged. ``on_commit`` hooks of
+    an attempt that failed never run, and an error in a hook never causes a repetition, since the transaction is
+    committed by then. Only the database is rolled back: what else the function does (files, e-mails) happens in each
+    attempt.
 
-    Between two attempts it waits for a random time, and a connection with a pool is back there meanwhile, unless
-    ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, or session state pins it.
+    Between two attempts it waits for a random time. Meanwhile a pooled connection is given back to its pool, unless
+    ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, or session state pins the connection.
 
-    An asynchronous function has the thread of the ORM to itself for as long as an attempt lasts: queries of other tasks
-    that share the thread wait, and cannot get into the transaction. It must not wait for such a task.
+    An asynchronous function has the ORM's thread (that of ``sync_to_async``) to itself during an attempt. Other tasks
+    that use the same thread wait, so that their queries cannot get into the transaction. The function must not await
+    the result of such a task: it would wait for ever.
 
     Needs the extra ``retry``: ``pip install "django-conn-hygiene[retry]"``.
 
@@ -76,14 +78,14 @@ def retry_transaction(
     :param lock_not_available: repeat on SQLSTATE 55P03 as well, from ``NOWAIT`` or ``lock_timeout``.
     :param delay: the longest wait before the second attempt, in seconds; it doubles with each further one.
     :param max_delay: the longest wait of all, in seconds.
-    :raises TypeError: at decoration, for a class, a generator function, or what is no function; for a limit or a delay
-        that is no number; if *lock_not_available* is no bool, or *using* no alias.
+    :raises TypeError: at decoration, for a class, a generator function, or anything that is not a function; for a limit
+        or a delay that is not a number; if *lock_not_available* is not a bool, or *using* not an alias.
     :raises ValueError: at decoration, for limits and delays that make no sense, NaN and infinity among them; if *using*
         is empty.
     :raises django.db.utils.ConnectionDoesNotExist: at decoration, if DATABASES has no such alias.
     :raises django.core.exceptions.ImproperlyConfigured: at decoration, if the extra is not installed.
-    :raises RuntimeError: at the call, inside another transaction: there the whole of it would have to be repeated. As
-        with ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
+    :raises RuntimeError: at the call, inside another transaction: all of that one would have to be repeated. As with
+        ``durable=True``, the transaction that Django's ``TestCase`` opens does not count.
     """
     _check_bool(lock_not_available)
     retry = _Retry(

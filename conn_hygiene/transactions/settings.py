@@ -91,10 +91,10 @@ def session_settings(settings: Mapping[str, str | float | bool | None], *, using
     parameter that was never set in the session comes back as the empty string, since PostgreSQL does not forget the
     name. If the code inside sets one of the names itself, that counts, until the block ends or gets another session.
 
-    They are set with the first statement on each connection (outside of transactions) or in each transaction, all in
-    one round trip, and taken back at the end in another. A block without statements costs none. A connection that is
-    given back in between takes none of them along, and the next one is set before its first statement. If they cannot
-    be set, the statement raises what the server says, and does not run.
+    The settings are set with the first statement on each connection (outside of transactions) or in each transaction,
+    all in one round trip, and taken back at the end in another. A block without statements costs no round trip. If the
+    connection is given back in the middle of the block, they are taken back from it, and set on the next one before its
+    first statement. If they cannot be set, the statement does not run, and raises the server's error.
 
     In async code they hold for the queries of the ORM, which run in the thread that ``sync_to_async`` takes for them.
 
@@ -108,8 +108,8 @@ def session_settings(settings: Mapping[str, str | float | bool | None], *, using
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     :raises django.core.exceptions.SynchronousOnlyOperation: at ``with``, in a thread that runs an event loop.
     :raises django.db.NotSupportedError: at ``with``, if an alias of *using* is not PostgreSQL's; at the first statement
-        outside of a transaction, if the backend is one that the toolkit leaves alone, or it is not installed: nobody
-        would take the settings back from a connection that goes to somebody else.
+        outside of a transaction, if the backend is one that the toolkit leaves alone, or if the toolkit is not
+        installed: the settings would then stay in a session that other code gets.
     :raises django.db.Error: at the end of the block, if it was entered in a transaction that goes on, and the server
         refuses a value that was there before.
     """
@@ -231,7 +231,8 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
 
     The limit is set and taken back as :func:`~conn_hygiene.session_settings` does with any setting: with the first
     statement on each connection (outside of transactions) or in each transaction, which costs a round trip, and at the
-    end, which costs another one. A block without statements costs none. Nobody else meets the limit.
+    end, which costs another one. A block without statements costs none. The limit holds for no code outside of the
+    block, whichever connection that uses.
 
     In async code it holds for the queries of the ORM, which run in the thread that ``sync_to_async`` takes for them.
 
@@ -242,8 +243,8 @@ def query_timeout(seconds: float, *, using: Using = None) -> _QueryTimeout:
     :raises django.db.utils.ConnectionDoesNotExist: DATABASES has no such alias.
     :raises django.core.exceptions.SynchronousOnlyOperation: at ``with``, in a thread that runs an event loop.
     :raises django.db.NotSupportedError: at ``with``, if an alias of *using* is not PostgreSQL's; at the first statement
-        outside of a transaction, if the backend is one that the toolkit leaves alone, or it is not installed: nobody
-        would take the limit back from a connection that goes to somebody else.
+        outside of a transaction, if the backend is one that the toolkit leaves alone, or if the toolkit is not
+        installed: the limit would then stay in a session that other code gets.
     """
     return _QueryTimeout(seconds, using)
 

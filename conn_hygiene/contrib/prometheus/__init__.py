@@ -91,7 +91,7 @@ def register(registry: CollectorRegistry | None = None) -> None:
 
 
 def unregister(registry: CollectorRegistry | None = None) -> None:
-    """Undo :func:`register`. What is in the files of the multiprocess mode stays there."""
+    """Take the metrics of :func:`register` out of *registry*. Files of the multiprocess mode stay as they are."""
     multiprocess.end()
     collector = _registered.pop(REGISTRY if registry is None else registry, None)
     if collector is not None:
