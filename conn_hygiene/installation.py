@@ -138,10 +138,10 @@ def install(**settings: Any) -> None:
     """Put the toolkit to work in this process.
 
     ``"conn_hygiene"`` in INSTALLED_APPS does this; call it from scripts that have no INSTALLED_APPS of their own.
-    Calling it again changes the settings that are given and is otherwise without effect. Connections that are
-    open stay with their owners until they are closed: their sessions may carry anything.
+    Calling it again changes the settings that are given and is otherwise without effect. Connections that are already
+    open stay with their threads until they are closed, since nobody knows what state their sessions have.
 
-    :param settings: keys of the ``CONN_HYGIENE`` setting, over what the project's settings say.
+    :param settings: keys of the ``CONN_HYGIENE`` setting, which take precedence over the project's settings.
     :raises django.core.exceptions.ImproperlyConfigured: a key is unknown, or a value is not one it can have. Nothing is
         changed then.
     """
@@ -159,7 +159,7 @@ def install(**settings: Any) -> None:
     answering.settings_changed()
     if running is None:
         return
-    # Under no lock, since those are told who listen.
+    # Not under `installing`: listeners to the events of this may take any lock, or wait.
     for connection in connections.all(initialized_only=True):
         if internals.LEASES.available and connection.connection is not None:
             _attach(connection, connecting=False)
@@ -209,8 +209,8 @@ def complain_of_setting() -> None:
 def uninstall() -> None:
     """Take the toolkit out of this process: receivers, classes and instances are what they were before.
 
-    Connections that are checked out stay so, with their owners, as plain Django would have it. Call it when no other
-    thread is querying. Does nothing if the toolkit is not installed.
+    Connections that are checked out stay with their threads, as in plain Django. Call it when no other thread is
+    querying. Does nothing if the toolkit is not installed.
     """
     with reaper.installing:
         stopped, reaper.running = reaper.running, None
@@ -237,7 +237,7 @@ def uninstall() -> None:
         connect_options.renew()
     # Under no lock, since it waits for a thread.
     answering.stop()
-    # Under no lock, since those are told who listen.
+    # Not under `installing`: listeners to the events of this may take any lock, or wait.
     for connection in attached:
         wrapper.detach(connection)
 
@@ -250,7 +250,8 @@ def _at_exit() -> None:
     notices.take_away()
 
 
-# Of forks and repeated transactions they tell without install(), too. Counted first: who is told may look.
+# Listeners that work without install() as well: forks and retried transactions are reported in any case. counters comes
+# first, so that stats() counts the event when a logging handler or a receiver of its signal reads it.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
 for _module in (answering, known, counters, log, notices, read_only):

@@ -1,8 +1,8 @@
-"""What a signal handler raises: it is about whoever it interrupts, and not about what was being done just then.
+"""Exceptions that signal handlers raise, such as Celery's ``SoftTimeLimitExceeded`` or RQ's ``JobTimeoutException``.
 
-A soft time limit of Celery's or a job's of RQ is an ``Exception`` like any other. Whoever takes it for a failure of his
-own, and goes on, leaves its task without a limit. Of the toolkit's own, each ``except Exception`` that the owner of a
-connection can come by lets it pass, as it does what is no ``Exception``, like Ctrl-C.
+They may be plain ``Exception`` subclasses and come between any two lines. An ``except Exception`` that took one for a
+failure of the code it interrupted would swallow the task's time limit. So each ``except Exception`` of the toolkit that
+runs in an owner's thread asks :func:`is_of_handler`, and raises again what a handler has raised.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from conn_hygiene.forks.hooks import after_fork_in_child
 
 
 class _Module(ModuleType):
-    """Sees to it that the toolkit's turn comes, whoever sets the one hook that uWSGI has, and whenever.
+    """Calls the toolkit's hook before whatever is assigned to ``uwsgi.post_fork_hook``, the only fork hook uWSGI has.
 
-    ``uwsgidecorators``, for one, sets it on import and asks nobody.
+    ``uwsgidecorators`` assigns to it on import and replaces what was there; so assignments are intercepted.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -113,11 +113,11 @@ class Claim:
         # Since when the owner waits for a connection, on the monotonic clock; written by the owner without the lock.
         self.asked_at: float | None = None
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
-        # Whose end strands the connection, and what is collected then. None if it strands nothing: another thread made
-        # the wrapper.
+        # The owner's thread, and a weak reference that dies when that thread ends: the reaper reclaims the connection
+        # then. None if another thread made the wrapper, whose connection no thread's end leaves behind.
         self.thread_id = threading.get_ident()
         self.thread_end = thread_end
-        # For the day when it has ended.
+        # For reports that are made after the thread has ended, when threading no longer knows its name.
         self.thread_name = thread_names().get(self.thread_id)
         self.thread_runs = callsite.of_target() if conf.captures else None
         self.state = CLOSED
@@ -131,7 +131,7 @@ class Claim:
         self.turn = turns.Turn()
         self.pauses = pauses.Pauses()
         self._connection: psycopg.Connection[Any] | None = None
-        # None where none can be under way.
+        # The connect() calls that are under way; None if there are none.
         self._connects: Connecting | None = None
         # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
         self._pool: Callable[[], Any] = _nothing
@@ -151,10 +151,11 @@ class Claim:
         # What the owner's scopes wanted when the owner was last seen. The reaper goes by this: the scopes of the thread
         # in which a cursor is collected are somebody else's.
         self._wish = policy.KEEP
-        # What that was found from; None to look anew.
+        # The scopes and the settings that _wish was computed from; None to compute it at the next use.
         self._scopes: tuple[policy.Entry, ...] | None = None
         self._settings: conf.Settings | None = None
-        # Whose the state of the session is, or what is carried. None where that was there before any request.
+        # The request (its middleware's entry) for which the session's state, or what is carried, was set. None if that
+        # was there before any request.
         self._served: policy.Entry | None = None
         self._begin()
 

@@ -123,7 +123,7 @@ class Lease(TimedClaim):
             self.end_with_other_request()
         with self._lock:
             connection = self._connection
-            self._heed(scopes)
+            self._note_scopes(scopes)
             if request is not None and connection is not None and not self._carries(connection):
                 self._served = request
 
@@ -189,10 +189,10 @@ class Lease(TimedClaim):
             # First of all: an exception of a signal handler, at any of these lines, must not lose it.
             self.server_pid, self.state, self._connection = 0, HELD, connection
             self._begin()
-            # Past assign() as well.
+            # Skip the frames of assign(), and of the *frames* callers of it that are this package's.
             self.checked_out_by = _here(frames + 1)
             if not self.turn.begin(self.checkouts, self.queue):
-                # The reaper's knowledge is of the burst before.
+                # A new burst begins: what the reaper learnt of the pace of the last one does not apply.
                 self.backoff.patience = 0.0
             pool = pools.pool_of(connection)
             # A pool that had given something out before it was watched has another queue since.
@@ -207,7 +207,7 @@ class Lease(TimedClaim):
             if self.carried is None:
                 self._served = policy.request_of(scopes) if scopes else None
             if scopes is not self._scopes or conf.current is not self._settings:
-                self._heed(scopes)
+                self._note_scopes(scopes)
             self._place = self.checked_out_at
             if self.asked_at is not None:
                 self._place = self.asked_at
@@ -224,7 +224,7 @@ class Lease(TimedClaim):
             if pool is not None:
                 client.remember(connection)
             self.session_state = state.State(connection)
-            # It was in use a moment ago, by somebody else, or has been looked at.
+            # The first query may skip the look at the socket if the connection was used or checked a moment ago.
             self.trusted = checkouts.is_trusted(connection, self.checked_out_at)
             cursors.follow(connection, self)
             self.keeper.checked_out(self)
@@ -295,10 +295,11 @@ class Lease(TimedClaim):
                 if self._timing is not None:
                     self._timing.change(self, used=1)
 
-    def _heed(self, scopes: tuple[policy.Entry, ...]) -> None:
-        """Take note of what the scopes around and the settings want. Called where they may be others, by the owner.
+    def _note_scopes(self, scopes: tuple[policy.Entry, ...]) -> None:
+        """Compute and remember what *scopes* and the settings want for this alias. Under the lock, by the owner.
 
-        They may be the same and want something else only if they held, and the hold is over.
+        The answer holds for as long as both are the same objects, but for a hold: the entry of a ``hold_connection``
+        stays in a task's tuple after its end. So a hold is never remembered (``_scopes`` is None), and asked for anew.
         """
         self._wish = policy.wish(self.alias)
         self._settings = conf.current
@@ -352,7 +353,7 @@ class Lease(TimedClaim):
             if handle_is_out is None:
                 handle_is_out = self._handle_is_out()
             if handle_is_out:
-                self._heed(_current_scopes())
+                self._note_scopes(_current_scopes())
                 return
             # As if it had been for a cursor, which ends now.
             self.open_cursors[self] = None
@@ -372,19 +373,19 @@ class Lease(TimedClaim):
         deadline = ended = None
         try:
             with self._lock:
-                # Another one, by now, of another checkout?
+                # Closed already, or of an earlier checkout, whose list was another one?
                 if self.open_cursors.pop(cursor, self) is self:
                     return
                 if by_owner:
                     self.__dict__.clear()
                     scopes = _current_scopes()
                     if scopes is not self._scopes or conf.current is not self._settings:
-                        self._heed(scopes)
+                        self._note_scopes(scopes)
                 elif self._handle_is_out():
                     # The owner has read the handle a moment ago, and is about to use it.
                     return
                 now = _now()
-                # After the last call, at which a signal handler may have queried.
+                # Read only now: a signal handler that ran in a call above may have queried, and swapped it.
                 connection = self._connection
                 if self.open_cursors or wrapper is None or connection is None:
                     return
@@ -428,15 +429,15 @@ class Lease(TimedClaim):
                             deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
                         # Else the reaper is about to look in any case.
                     elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:
-                        # What has broken stays its owner's, who is told at the next use. So does what it checks out at
-                        # this moment, where a signal handler queries.
+                        # A broken connection stays with its owner, whose next query reports it. And server_pid is 0 in
+                        # the middle of a checkout, where a signal handler may query: that one is not ready to go back.
                         ended = self._end_idle(connection)
                         if grace and ended[0] is not None:
                             pauses.begin(now, grace)
-                            # Its owner waits for nothing that can be done meanwhile.
+                            # If its session has to be cleaned, a worker does that while the owner pauses.
                             by_owner = not ended[0].asks_session
                     elif grace is None and self.pooled:
-                        # For as long as nobody waits for it.
+                        # Grace None is for ever; parked all the same, for whoever may come to wait for it.
                         self.state = PARKED
                     if is_expected:
                         pauses.expect_next()
@@ -489,7 +490,7 @@ class Lease(TimedClaim):
             self.settle()
             return
         with self._lock:
-            self._heed(_current_scopes())
+            self._note_scopes(_current_scopes())
             if self.state == PARKED and not self.pooled:
                 self.state = HELD
 

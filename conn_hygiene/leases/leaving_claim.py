@@ -179,7 +179,7 @@ class LeavingClaim(SessionClaim):
             return None
         if self._is_connecting() or self._setting_up(wrapper):
             return None
-        # Of the wrapper's and of other threads', and not of the session.
+        # Hooks and threads that share the wrapper need it as it is; neither is state of the session.
         if wrapper.run_on_commit or wrapper._thread_sharing_count:  # type: ignore[attr-defined]
             return None
         if self._carries(connection) or self.may_have_unseen_state():
@@ -211,7 +211,7 @@ class LeavingClaim(SessionClaim):
             # Shared with other threads, which may be in the middle of something.
             if connection is None or (wrapper is not None and wrapper.allow_thread_sharing):
                 return None
-            # If parked, on its way back in any case.
+            # A parked connection was about to go back anyway: a dead owner is nothing to report.
             found = news.reclaimed(self, connection) if self.state != PARKED else None
             if self._handle_is_out():
                 # Whoever has got the handle may go on with it, and must not share the session with its next owner.
@@ -255,7 +255,7 @@ class LeavingClaim(SessionClaim):
             close_at = self.close_at()
             if close_at is None or now < close_at or self.request is not None:
                 return None
-            # A scope around code that runs is none of an age's business.
+            # An age takes connections from threads at rest only; a release scope around code that runs does not count.
             return self._leave_if_abandoned("close" if self.outlives_request else "release", scopes_count=False)
 
         return self._let_go(leave, here=False)

@@ -93,7 +93,9 @@ class SessionClaim(Claim):
             if connection.closed:
                 raise following.SessionGone(*error.args) from error
             raise
-        again, carried.set_in = carried.set_in == self.checkouts, self.checkouts
+        # Whether this very checkout was set up before, so that Followed is published only once for it.
+        again = carried.set_in == self.checkouts
+        carried.set_in = self.checkouts
         with self._lock:
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.

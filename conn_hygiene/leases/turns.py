@@ -1,9 +1,9 @@
-"""For how long an owner has a connection that others wait for.
+"""How long an owner may keep a connection while others wait for one (its *turn*).
 
-Whoever queries in a burst lets go when its turn is over, for those who come anew: they may want one query only. Then it
-waits, beside them and behind whoever has begun before it. So few are in the middle of something, and these come to an
-end. And whoever computes between its queries is no reason to hurry: who got its connection would wait for the
-interpreter's lock.
+An owner in a burst of queries gives its connection back when its turn is over, so that a request with a single short
+query need not wait for all of a long burst. The owner's next query then waits in the pool's queue, behind bursts that
+are older than its own: few bursts are under way at a time, and each comes to an end. An owner that computes between its
+queries keeps the connection longer: whoever got it would only wait for the GIL, which the owner's thread holds.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class LeasedWrapper(_Wrapper):
                 elif lease.state != CLOSED or self.in_atomic_block or _CONNECT in self.__dict__:
                     _ENSURE_CONNECTION(self)
                 else:
-                    # What that comes to.
+                    # What Django's own method does in this case, without the call of connect(), which does the same.
                     with self.wrap_database_errors:
                         self._conn_hygiene_connect(lease, 1)
             except OperationalError as error:
@@ -258,7 +258,7 @@ class LeasedWrapper(_Wrapper):
                 and not pool.closed
                 and "isolation_level" not in self.settings_dict["OPTIONS"]
             ):
-                # What get_new_connection() comes to.
+                # What Django's get_new_connection() does for a pool, without the calls on the way.
                 self.isolation_level = IsolationLevel.READ_COMMITTED
                 lease.assign(checkouts.working_one(self, pool.getconn, asked_at=asked_at), frames=frames)
             else:
@@ -613,7 +613,7 @@ class _FirstConnect:
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
         self._keeper = keeper
-        # Not kept by itself: its thread's end is to collect it.
+        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
         self._wrapper = weakref.ref(wrapper)
         self.waited: float | None = None
 
@@ -655,7 +655,7 @@ class _FirstEnsure:
     __slots__ = ("_wrapper",)
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # As above.
+        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
         self._wrapper = weakref.ref(wrapper)
 
     def __call__(self) -> None:
@@ -679,7 +679,7 @@ class _WholeConnect:
     __slots__ = ("_wrapper",)
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # As above.
+        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
         self._wrapper = weakref.ref(wrapper)
 
     def __call__(self) -> None:
@@ -701,7 +701,7 @@ class _PlainState:
     __slots__ = ("_wrapper",)
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # As above.
+        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
         self._wrapper = weakref.ref(wrapper)
 
     def __call__(self) -> dict[str, Any]:

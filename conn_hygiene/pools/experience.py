@@ -1,7 +1,8 @@
-"""What those have been like who waited for a pool's connections: whether they wanted little, or computed all the time.
+"""Statistics on how requests of each kind use a pool's connections: briefly or for long, and where they pause.
 
-By that it is decided whom to serve first, and how soon to look for who has stopped. Both cost switches of threads, and
-a site whose pages keep the processor busy would have nothing for them: there, a pool does best what plain Django does.
+By them :mod:`.queues` serves those first that are expected to be brief, and the reaper chooses when to look for idle
+connections. Both cost thread switches, which do not pay on a site whose pages keep the processor busy; there the
+statistics make the pool behave as it does in plain Django.
 """
 
 from __future__ import annotations

@@ -77,11 +77,11 @@ MUTANTS = [
         "leases/lease.py",
         """
         with self._lock:
-            # Another one, by now, of another checkout?
+            # Closed already, or of an earlier checkout, whose list was another one?
         """,
         """
         if True:
-            # Another one, by now, of another checkout?
+            # Closed already, or of an earlier checkout, whose list was another one?
         """,
         "test_locks.py::test_a_lease_is_written_under_its_lock",
     ),
