@@ -644,9 +644,9 @@ _lock = locks.make(Rank.LEAF)
 
 
 def listen(event_type: type[E], listener: Callable[[E], object]) -> None:
-    """Have *listener* called with every event of *event_type* from now on; with every event of all, for :class:`Event`.
+    """Have *listener* called with every event of *event_type* from now on; for :class:`Event`, with all events.
 
-    A listener that listens already is called once all the same. In ``AppConfig.ready()`` is a good moment.
+    A listener that is added twice is called once for each event. Call this in ``AppConfig.ready()``, for example.
 
     :raises TypeError: *event_type* is none of this module's, or *listener* cannot be called.
     """
@@ -660,7 +660,9 @@ def listen(event_type: type[E], listener: Callable[[E], object]) -> None:
 
 
 def unlisten(event_type: type[E], listener: Callable[[E], object]) -> None:
-    """Undo :func:`listen`. An event that is on its way may still come. Does nothing for one that does not listen.
+    """Have *listener* called no longer, but for an event that is being published now; the opposite of :func:`listen`.
+
+    Does nothing if it was not added.
 
     :raises TypeError: *event_type* is none of this module's.
     """
@@ -697,9 +699,10 @@ def publish(event: Event) -> None:
 
 
 def publish_to_others(event: Event) -> None:
-    """As :func:`publish`, but to none in whose call *event* has come to be, in this thread or one that works for it.
+    """As :func:`publish`, but not to a listener in whose call *event* arose, in this thread or one that works for it.
 
-    It would do the same again, and again: a receiver that queries has no connection either where the pool has none.
+    Else it would be called again and again: if the pool has no connection left, a receiver that queries gets none
+    either.
     """
     locks.assert_none_held()
     before = _running.get()
@@ -710,7 +713,7 @@ def publish_to_others(event: Event) -> None:
         try:
             listener(event)
         except Exception as error:
-            # As above.
+            # Its failure must stay the listener's own here, too.
             if is_of_handler(error):
                 raise
             _complain(listener, event, error)
