@@ -20,7 +20,7 @@ from django.db.models.signals import post_migrate
 
 from conn_hygiene import conf, green, internals
 from conn_hygiene.forks import hooks as forks
-from conn_hygiene.leases import read_only, wrapper
+from conn_hygiene.leases import attaching, read_only, wrapper
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import native, sqlalchemy
 from conn_hygiene.reaper import reaper
@@ -86,7 +86,7 @@ def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
     own = internals.LEASES.available and connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
     thread_end = _end_of_running_thread() if own else None
     if running is not None:
-        wrapper.attach(connection, running, thread_end, connecting=connecting)
+        attaching.attach(connection, running, thread_end, connecting=connecting)
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
@@ -98,7 +98,7 @@ def _create_connection(alias: str) -> BaseDatabaseWrapper:
     made = type(connections).create_connection(connections, alias)
     running = reaper.running
     if running is not None:
-        wrapper.measure_first_connect(made, running)
+        attaching.measure_first_connect(made, running)
     return made
 
 
@@ -164,7 +164,7 @@ def install(**settings: Any) -> None:
         if internals.LEASES.available and connection.connection is not None:
             _attach(connection, connecting=False)
         else:
-            wrapper.measure_first_connect(connection, running)
+            attaching.measure_first_connect(connection, running)
 
 
 def _start() -> reaper.Reaper:
@@ -227,7 +227,7 @@ def uninstall() -> None:
         stopped.stop()
         known.reset()
         read_only.begin_anew()
-        attached = wrapper.forget_known()
+        attached = attaching.forget_known()
         pools.restore_logging()
         for pool in pools.native_pools().values():
             native.unwatch(pool)
@@ -239,7 +239,7 @@ def uninstall() -> None:
     answering.stop()
     # Not under `installing`: listeners to the events of this may take any lock, or wait.
     for connection in attached:
-        wrapper.detach(connection)
+        attaching.detach(connection)
 
 
 def _at_exit() -> None:

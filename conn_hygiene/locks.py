@@ -3,7 +3,7 @@
 A thread that has one of these locks takes only such as stand further down::
 
     INSTALLING   installation: install() and uninstall(), for as long as they run
-    WRAPPERS     leases/wrapper: the list of wrappers that have connected
+    WRAPPERS     leases/attaching: the list of wrappers that have connected
     START        reaper/reaper: the start and the end of the timer's thread
     LEASE        leases/lease: one lease
     REGISTRY     reaper/reaper: which leases hold a connection, and what is on its way back

@@ -25,7 +25,7 @@ import conn_hygiene
 from conn_hygiene import close_all_after_fork, close_all_before_fork, closing_connections
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.forks.discarding import bury, discard
-from conn_hygiene.leases import wrapper
+from conn_hygiene.leases import attaching, wrapper
 from conn_hygiene.leases.returns import TimeLimit
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import log
@@ -299,7 +299,7 @@ def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: 
     locks = {
         "own lease": wrapper.lease_of(connections["default"])._lock,
         "leases": reaper.running._registry_lock,
-        "wrappers": wrapper._known_lock,
+        "wrappers": attaching._known_lock,
         "installing": reaper.installing,
         "what was said": log.unclosed_cursors._lock,
     }
@@ -316,9 +316,9 @@ def test_a_lock_of_ours_that_was_held_at_the_fork_does_not_stop_the_child(lock: 
         return pid_of("default")
 
     # Before anybody holds them: taking them over the fork is not asked of the parent.
-    wrappers = wrapper.known()
+    wrappers = attaching.known()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wrapper, "known", lambda: wrappers)
+        patch.setattr(attaching, "known", lambda: wrappers)
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()

@@ -23,11 +23,11 @@ from psycopg_pool import ConnectionPool
 
 from conn_hygiene import callsite, closing_connections, events, functions, hold_connection, release_between_queries
 from conn_hygiene.leases import checkouts, cursors, exhausted, looks
+from conn_hygiene.leases.attaching import close_books as close_books_of
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return, TimeLimit
 from conn_hygiene.leases.states import CLOSED
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
-from conn_hygiene.leases.wrapper import close_books as close_books_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools.parameters import Parameters
 from conn_hygiene.reaper.reaper import Reaper

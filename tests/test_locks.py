@@ -15,7 +15,7 @@ from django.db import connections, transaction
 
 import conn_hygiene
 from conn_hygiene import conf, hold_connection, locks, release_between_queries
-from conn_hygiene.leases import wrapper
+from conn_hygiene.leases import attaching, wrapper
 from conn_hygiene.leases.claim import Claim
 from conn_hygiene.leases.invariants import WRITERS, Writer
 from conn_hygiene.leases.lease import Lease
@@ -204,14 +204,14 @@ def test_numbers_are_touched_under_their_lock(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_list_of_wrappers_is_touched_under_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = guarded(GuardedWeakSet(), wrapper._known_lock._is_owned)
-    for each in wrapper.known():
+    known = guarded(GuardedWeakSet(), attaching._known_lock._is_owned)
+    for each in attaching.known():
         WeakSet.add(known, each)
-    monkeypatch.setattr(wrapper, "_known", known)
+    monkeypatch.setattr(attaching, "_known", known)
     another = connections["default"].copy()
     another.ensure_connection()
     another.close()
-    assert another in wrapper.known()
+    assert another in attaching.known()
     assert known.unguarded == set()
 
 

@@ -21,7 +21,7 @@ from psycopg_pool import ConnectionPool
 
 import conn_hygiene
 from conn_hygiene import closing_connections, events, hold_connection, release_between_queries, signals
-from conn_hygiene.leases import returns, wrapper
+from conn_hygiene.leases import attaching, returns, wrapper
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.reports import counters, notices
@@ -46,7 +46,7 @@ def running() -> Reaper:
 
 def every_lock() -> Iterator[tuple[str, Any]]:
     keeper = running()
-    for each in wrapper.known():
+    for each in attaching.known():
         lease = wrapper.lease_of(each)
         if lease is not None:
             yield repr(lease), lease._lock
@@ -57,7 +57,7 @@ def every_lock() -> Iterator[tuple[str, Any]]:
     yield "the workers'", keeper._workers._lock
     for lane in keeper._workers._lanes.values():
         yield f"the one of lane {lane._name}", lane._changed
-    yield "the one of wrappers", wrapper._known_lock
+    yield "the one of wrappers", attaching._known_lock
     yield "the one for installing", reaper.installing
 
 

@@ -21,7 +21,7 @@ from django.db.transaction import TransactionManagementError
 
 from conn_hygiene import conf, events, home, internals
 from conn_hygiene.forks import discarding
-from conn_hygiene.leases import usage, wrapper
+from conn_hygiene.leases import attaching, usage, wrapper
 from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import connect_options
 
@@ -133,7 +133,7 @@ def keep_over_forks(thread_end: weakref.ref[Any]) -> None:
 def before_fork() -> None:
     """Keep over the fork what other threads' ends would collect. Called in the parent, by whichever thread forks."""
     ends = [end() for end in _thread_ends.copy().values()]
-    _kept_at_fork[threading.get_ident()] = [*wrapper.known(), *ends]
+    _kept_at_fork[threading.get_ident()] = [*attaching.known(), *ends]
 
 
 def after_fork_in_parent() -> None:
@@ -171,7 +171,7 @@ def begin_anew() -> None:
     if os.getpid() == _state_pid:
         return
     _state_pid = os.getpid()
-    for module in (events, reaper, wrapper, connect_options, usage):
+    for module in (events, reaper, attaching, connect_options, usage):
         module.begin_anew()
     for call in _more_to_begin_anew:
         call()
@@ -204,7 +204,7 @@ def _take_from_leases() -> Iterator[tuple[str, Any]]:
 def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
     """Take what wrappers hold without a lease, the running thread's or the others', and make them as good as new."""
     of_running_thread = set(connections.all(initialized_only=True))
-    for each in of_running_thread if mine else {*wrapper.known()} - of_running_thread:
+    for each in of_running_thread if mine else {*attaching.known()} - of_running_thread:
         if discarding.is_private(each):
             continue
         lease = wrapper.lease_of(each)
@@ -212,7 +212,7 @@ def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
         each.connection = None
         wrapper.reset_transaction_state(each)
         if mine:
-            wrapper.close_books(each)
+            attaching.close_books(each)
         if connection is not None:
             yield each.alias, discarding.driver_connection(connection)
 

@@ -14,6 +14,8 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.db import OperationalError
+
 from conn_hygiene import callsite
 from conn_hygiene.events import Holder, PoolExhausted, publish_to_others
 from conn_hygiene.interruptions import is_of_handler
@@ -23,7 +25,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -190,3 +192,12 @@ def take_over_note(error: BaseException) -> None:
         _note(error, note)
         setattr(cause, _NOTES, [each for each in getattr(cause, _NOTES, ()) if each is not note])
         delattr(cause, _OURS)
+
+
+def ensure_noted(ensure_connection: Callable[[], None]) -> None:
+    """Call *ensure_connection*; what Django makes of a pool's exception has the note that this one has got."""
+    try:
+        ensure_connection()
+    except OperationalError as error:
+        take_over_note(error)
+        raise

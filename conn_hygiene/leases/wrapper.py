@@ -1,4 +1,4 @@
-"""How a lease gets hold of Django's database wrapper, and lets go of it again.
+"""Django's database wrapper while it has a lease.
 
 The wrapper instance is moved to a subclass of its own class, in which ``connection`` is a property. Being a data
 descriptor, it sees every use: by Django, and by code that reaches for ``connections["default"].connection``. It sees
@@ -13,8 +13,7 @@ import logging
 import os
 import sys
 import threading
-import weakref
-from functools import lru_cache, partial
+from functools import lru_cache
 from inspect import CO_GENERATOR, unwrap
 from operator import attrgetter
 from time import monotonic
@@ -28,24 +27,20 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 
-from conn_hygiene import internals, locks
-from conn_hygiene.events import LeftAlone, publish
-from conn_hygiene.interruptions import is_of_handler
+from conn_hygiene import internals
+from conn_hygiene.events import publish
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
-from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK
-from conn_hygiene.locks import Rank
-from conn_hygiene.pools import backends, keeping, native, queues, sqlalchemy, waiting
-from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import keeping, native, queues, sqlalchemy, waiting
 from conn_hygiene.sessions.following import SessionGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-    from conn_hygiene.leases.keeper import Keeper
+    from conn_hygiene.leases.lease import Lease
 
     F = TypeVar("F", bound=Callable[..., Any])
     _Wrapper = DatabaseWrapper
@@ -119,19 +114,9 @@ _FRAMES = 3
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
-# What an instance's class is, past a class that hides it.
-_class_of = object.__dict__["__class__"]
-
-_LEASE = "_conn_hygiene_lease"
-_GET_NEW = "get_new_connection"
+# Where a wrapper keeps its lease.
+LEASE = "_conn_hygiene_lease"
 _CONNECT = "connect"
-_ENSURE = "ensure_connection"
-_GET_STATE = "__getstate__"
-
-# All threads' wrappers that were made or have connected since install(), leased or left alone; under the lock.
-# Reentrant: a signal handler may fork while its thread is inside.
-_known: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
-_known_lock = locks.make(Rank.WRAPPERS)
 
 
 class LeasedWrapper(_Wrapper):
@@ -150,7 +135,7 @@ class LeasedWrapper(_Wrapper):
         """Return a plain wrapper with the same attributes, the connection included, as ``copy.copy()`` would."""
         copy = object.__new__(plain_class(type(self)))
         copy.__dict__.update(self.__dict__)
-        lease = copy.__dict__.pop(_LEASE)
+        lease = copy.__dict__.pop(LEASE)
         # The very handle that this one shows: the proxy, where there is one.
         copy.__dict__["connection"] = None if lease.share() is None else self.connection
         return copy
@@ -194,7 +179,7 @@ class LeasedWrapper(_Wrapper):
         """
         if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
             with _replacing.calling(self):
-                _ensure_noted(super().ensure_connection)
+                exhausted.ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
         if not lease.__dict__ and lease.use(is_allowed=True) is None:
@@ -606,161 +591,6 @@ class CheckingWrapper(LeasedWrapper):
         return checkouts.working_one(self, super().get_new_connection, conn_params, asked_at=asked_at)
 
 
-class _FirstConnect:
-    """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
-
-    __slots__ = ("_keeper", "_wrapper", "waited")
-
-    def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
-        self._keeper = keeper
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
-        self.waited: float | None = None
-
-    def __call__(self, conn_params: dict[str, Any]) -> Any:
-        """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
-        wrapper: Any = self._wrapper()
-        pool = getattr(wrapper, "pool", None)
-        # Before it opens.
-        native.watch(pool)
-        _, spare = pools.queue_and_spare(pool)
-        began = monotonic()
-        if pool is not None and not spare:
-            self._keeper.wanted(spare)
-        try:
-            get = partial(type(wrapper).get_new_connection, wrapper)
-            connection = checkouts.working_one(wrapper, get, conn_params, asked_at=began)
-        except Exception as error:
-            exhausted.tell_if_exhausted(wrapper, self._keeper, began, error)
-            raise
-        try:
-            self.waited = monotonic() - began
-            driver = sqlalchemy.driver_connection(connection)
-            if driver is not None:
-                # Django asks before there is a lease, and with a cursor: what its backend sets then would not be seen.
-                wrapper.__dict__.setdefault("pg_version", driver.pgconn.server_version)
-                if driver is not connection:
-                    sqlalchemy.first_look(driver, wrapper)
-        except BaseException:
-            # Of a signal handler: nobody else has the connection yet. A proxy gives it back as it is collected.
-            if isinstance(connection, psycopg.Connection):
-                pools.give_back(connection)
-            raise
-        return connection
-
-
-class _FirstEnsure:
-    """Stands on a wrapper without a lease for its ``ensure_connection()``, for the note of a pool that had none."""
-
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
-
-    def __call__(self) -> None:
-        """Call the wrapper's own, or what somebody has put in its place."""
-        wrapper: Any = self._wrapper()
-        _ensure_noted(partial(type(wrapper).ensure_connection, wrapper))
-
-
-def _ensure_noted(ensure_connection: Callable[[], None]) -> None:
-    """Call *ensure_connection*; what Django makes of a pool's exception has the note that this one has got."""
-    try:
-        ensure_connection()
-    except OperationalError as error:
-        exhausted.take_over_note(error)
-        raise
-
-
-class _WholeConnect:
-    """Stands on a wrapper without a lease for its ``connect()``: what fails on the way leaves no half of a session."""
-
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
-
-    def __call__(self) -> None:
-        """Connect as the wrapper's own does. What it cannot set up is given back, closed; the next use begins anew."""
-        wrapper: Any = self._wrapper()
-        try:
-            type(wrapper).connect(wrapper)
-        except BaseException:
-            _drop_unprepared(wrapper)
-            raise
-
-
-class _PlainState:
-    """Stands on a wrapper with the above for its ``__getstate__()``, by which it is copied: no copy has any of them.
-
-    They would connect the wrapper that they were made for.
-    """
-
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the attributes that the wrapper would have without the toolkit."""
-        return {name: value for name, value in vars(self._wrapper()).items() if type(value) not in _STAND_INS}
-
-
-_STAND_INS = (_FirstConnect, _FirstEnsure, _WholeConnect, _PlainState)
-
-
-def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
-    lease = lease_of(wrapper)
-    if lease is not None:
-        # A receiver of `connection_created` has failed, after the toolkit's own.
-        lease.checkout_failed()
-        lease.forget()
-        return
-    connection: Any = wrapper.__dict__.get("connection")
-    if isinstance(connection, psycopg.Connection) and pools.understands(wrapper):
-        wrapper.__dict__["connection"] = None
-        connection.pgconn.finish()
-        pools.tell(pools.give_back(connection))
-    elif sqlalchemy.driver_connection(connection) is not None:
-        wrapper.__dict__["connection"] = None
-        connection.invalidate()
-
-
-def measure_first_connect(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
-    """Have the wait of *wrapper*, which has no connection, for its first one be known to :func:`attach`.
-
-    *keeper* is told if it is about to wait. Nothing is left of a first connection that could not be set up.
-    """
-    if internals.WAITS.available and isinstance(wrapper, DatabaseWrapper):
-        _note(wrapper)
-        wrapper.__dict__[_GET_NEW] = _FirstConnect(wrapper, keeper)
-        wrapper.__dict__[_GET_STATE] = _PlainState(wrapper)
-        if internals.LEASES.available:
-            wrapper.__dict__[_ENSURE] = _FirstEnsure(wrapper)
-            # Not where Django's test classes forbid it.
-            wrapper.__dict__.setdefault(_CONNECT, _WholeConnect(wrapper))
-
-
-def _forget_first_connect(wrapper: BaseDatabaseWrapper) -> _FirstConnect | None:
-    whole = wrapper.__dict__.get(_CONNECT)
-    if isinstance(whole, _WholeConnect):
-        del wrapper.__dict__[_CONNECT]
-    elif isinstance(getattr(whole, "wrapped", None), _WholeConnect):
-        # Django's test classes will put it back.
-        whole.wrapped = type(wrapper).connect.__get__(wrapper)  # type: ignore[union-attr]
-    wrapper.__dict__.pop(_GET_STATE, None)
-    if isinstance(wrapper.__dict__.get(_ENSURE), _FirstEnsure):
-        del wrapper.__dict__[_ENSURE]
-    first = wrapper.__dict__.get(_GET_NEW)
-    if not isinstance(first, _FirstConnect):
-        return None
-    del wrapper.__dict__[_GET_NEW]
-    return first
-
-
 def leased_class(cls: Any) -> type[Any]:
     """Return the subclass of wrapper class *cls* that goes by a lease; its instances answer *cls* for ``__class__``.
 
@@ -807,124 +637,4 @@ def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:
 
 def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
     """Return the lease of *wrapper*, or None if it has none: another vendor, never connected, or left alone."""
-    return wrapper.__dict__.get(_LEASE)
-
-
-def known() -> list[BaseDatabaseWrapper]:
-    """Return all threads' wrappers that were made, or have connected, since the toolkit was installed."""
-    with _known_lock:
-        return list(_known)
-
-
-def _note(wrapper: BaseDatabaseWrapper) -> None:
-    with _known_lock:
-        _known.add(wrapper)
-
-
-def forget_known() -> list[BaseDatabaseWrapper]:
-    """Return the same, and begin a new list."""
-    with _known_lock:
-        wrappers = list(_known)
-        _known.clear()
-    backends.begin_anew()
-    return wrappers
-
-
-def begin_anew() -> None:
-    """Replace in a forked child the locks that another thread may have held."""
-    global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
-    backends.begin_anew()
-    _known_lock = locks.make(Rank.WRAPPERS)
-    for wrapper in list(_known):
-        lease = lease_of(wrapper)
-        if lease is not None:
-            lease.after_fork_in_child()
-
-
-def attach(
-    wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None, *, connecting: bool
-) -> Lease | None:
-    """Give *wrapper*, which has just connected, a lease. Return None if its backend is one that is left alone.
-
-    *thread_end* refers to what is collected when the thread ends that alone uses *wrapper*. *connecting* tells that its
-    ``connect()`` is still running, which is the case in ``connection_created``.
-    """
-    _note(wrapper)
-    first = _forget_first_connect(wrapper)
-    if isinstance(wrapper, LeasedWrapper):
-        return None
-    if not pools.understands(wrapper):
-        _tell_of_one_left_alone(wrapper)
-        return None
-    lease = Lease(wrapper, keeper, thread_end)
-    if connecting:
-        lease.mark_connect()
-    lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
-    connection = proxied.taken_from(wrapper, lease, wrapper.connection)
-    # The class has a data descriptor of that name from here on, which would hide the instance's own.
-    del wrapper.__dict__["connection"]
-    if not connection.closed:
-        # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
-        wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
-    setattr(wrapper, _LEASE, lease)
-    _class_of.__set__(wrapper, leased_class(type(wrapper)))
-    lease.assign(connection, first.waited if first is not None and connecting else None)
-    if not connecting:
-        lease.pin_for_its_past()
-    return lease
-
-
-def _tell_of_one_left_alone(wrapper: BaseDatabaseWrapper) -> None:
-    """Say why *wrapper* gets no lease, once for its alias; nothing of another vendor, of which nobody expects any."""
-    if internals.LEASES.available and wrapper.vendor == "postgresql":
-        reason = backends.refusal(wrapper)
-        engine = str(wrapper.settings_dict["ENGINE"])
-        if reason is not None and backends.leave_alone(wrapper.alias, engine, reason):
-            publish(LeftAlone(alias=wrapper.alias, engine=engine, reason=reason))
-
-
-def close_books(wrapper: BaseDatabaseWrapper) -> None:
-    """Run the ``close()`` that the backend of *wrapper* has of its own, if it has one; its connection is gone already.
-
-    For when a session has ended and nobody will call it: whatever the backend believes to have set is not in the next
-    one. For the running thread's wrapper, or with no other thread about. What fails is the backend's, and only logged.
-    """
-    # Of a leased one, too, the backend's own.
-    cls = wrapper.__class__
-    if not backends.has_own_close(cls):
-        return
-    wrapper.inc_thread_sharing()
-    try:
-        cls.close(wrapper)
-    except Exception as error:
-        if is_of_handler(error):
-            raise
-        logger.exception("The close() of %r failed.", wrapper.alias)
-    finally:
-        wrapper.dec_thread_sharing()
-
-
-def _is_ours(name: str, method: Any) -> bool:
-    function = getattr(method, "__func__", None)
-    return function is not None and function is LeasedWrapper.__dict__.get(name)
-
-
-def detach(wrapper: BaseDatabaseWrapper) -> None:
-    """Make *wrapper* what it was before :func:`attach`; a connection that it has stays."""
-    _forget_first_connect(wrapper)
-    lease = lease_of(wrapper)
-    if lease is not None:
-        was_given_back = lease.state == GIVEN_BACK
-        wrapper.__dict__["connection"] = pools.shown(lease.detach())
-        # Django's test classes put methods of the class onto the instance. Ours would not work without a lease.
-        plain = plain_class(type(wrapper))
-        for name, value in list(wrapper.__dict__.items()):
-            if _is_ours(name, value):
-                del wrapper.__dict__[name]
-            elif _is_ours(name, getattr(value, "wrapped", None)):
-                # They have forbidden it, and will put back what they found.
-                value.wrapped = getattr(plain, name).__get__(wrapper)
-        _class_of.__set__(wrapper, plain)
-        del wrapper.__dict__[_LEASE]
-        if was_given_back:
-            close_books(wrapper)
+    return wrapper.__dict__.get(LEASE)

@@ -172,7 +172,7 @@ MUTANTS = [
     ),
     _mutant(
         "wrappers are noted without the lock",
-        "leases/wrapper.py",
+        "leases/attaching.py",
         """
         with _known_lock:
             _known.add(wrapper)
@@ -1436,7 +1436,7 @@ MUTANTS = [
     ),
     _mutant(
         "the server's version is asked with a cursor before there is a lease",
-        "leases/wrapper.py",
+        "leases/first_connect.py",
         """
             wrapper.__dict__.setdefault("pg_version", driver.pgconn.server_version)
         """,
@@ -2939,7 +2939,7 @@ MUTANTS = [
     ),
     _mutant(
         "a thread's first session that is half set up is used",
-        "leases/wrapper.py",
+        "leases/first_connect.py",
         """
         _drop_unprepared(wrapper)
         raise
@@ -3137,7 +3137,7 @@ MUTANTS = [
         "forks/hooks.py",
         """
         if mine:
-            wrapper.close_books(each)
+            attaching.close_books(each)
         """,
         "",
         "test_own_close.py::test_a_child_sets_its_own_sessions_up",
@@ -3459,11 +3459,11 @@ MUTANTS = [
         "installation.py",
         """
         if running is not None:
-            wrapper.measure_first_connect(made, running)
+            attaching.measure_first_connect(made, running)
         """,
         """
         if False:
-            wrapper.measure_first_connect(made, running)
+            attaching.measure_first_connect(made, running)
         """,
         "test_events.py::test_a_wait_for_the_pool_is_measured[True]",
     ),
@@ -3672,7 +3672,7 @@ MUTANTS = [
     # ##### On demand, and ages #####
     _mutant(
         "a thread's first connection is not told to be waited for",
-        "leases/wrapper.py",
+        "leases/first_connect.py",
         """
         if pool is not None and not spare:
             self._keeper.wanted(spare)
