@@ -329,6 +329,13 @@ class TestLogic:
         assert diagnosed(PROJECT, facts(timeouts=None, failures=("no",))) == {"not-asked": Level.NOTE}
 
 
+def followed(pool: Any, remedy: str) -> dict[str, int]:
+    """Return *pool* as somebody writes it who does what *remedy* says."""
+    found = re.search(r"[Ll]ower (max_size)(?: and (min_size)[^;,]*?)? to (\d+) at most", remedy)
+    assert found, remedy
+    return {**(pool if isinstance(pool, dict) else {}), **{name: int(found[3]) for name in found.groups()[:2] if name}}
+
+
 # What is right in transaction mode, so that only what is looked at is found.
 POOLED = {"DISABLE_SERVER_SIDE_CURSORS": True, "CONN_HEALTH_CHECKS": False}
 
@@ -415,6 +422,42 @@ class TestFleets:
     ) -> None:
         [found] = doctor.diagnose(project(**of_project), [facts(**of_facts)], TODAY)
         assert found.remedy == expected
+
+    @pytest.mark.parametrize("through", [{}, {"max_client_conn": 8}, {"mode": "session", "pool_size": 3}], ids=str)
+    @pytest.mark.parametrize(
+        "pool",
+        [True, {"max_size": 8}, {"min_size": 3}, {"min_size": 4, "max_size": 8}, {"min_size": 0, "max_size": 8}],
+        ids=str,
+    )
+    def test_a_pool_can_be_made_as_it_says(
+        self, pool: Any, through: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And then it is enough."""
+        found = bounced(**through) if through else facts(role_limit=8)
+        asked = {**POOLED, "processes": 4, "OPTIONS": {"pool": pool}}
+        sums = {"connection-limit", "too-many-clients", "session-pool-too-small"}
+        [finding] = [each for each in doctor.diagnose(project(**asked), [found], TODAY) if each.id in sums]
+        lowered = followed(pool, finding.remedy)
+        assert lowered["max_size"] == 2
+        monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "pool", lowered)
+        assert list(written.refusals("default")) == []
+        assert not sums & diagnosed(project(**{**asked, "OPTIONS": {"pool": lowered}}), found).keys()
+
+    @pytest.mark.parametrize(
+        ("aliases", "limit", "expected"),
+        [
+            (1, 16, "Have a pool of 4 at most in each process, or"),
+            (1, 8, "Have a pool of 2 at most in each process, with a min_size of 2 at most, or"),
+            (2, 8, "Have a pool of 1 at most for each alias in each process, with a min_size of 1 at most, or"),
+        ],
+    )
+    def test_a_pool_that_is_not_there_yet_can_be_made_as_well(self, aliases: int, limit: int, expected: str) -> None:
+        names = ["default", "other"][:aliases]
+        databases = {name: {**ALIAS, "OPTIONS": NO_POOL} for name in names}
+        asked = dataclasses.replace(PROJECT, databases=databases, processes=4)
+        found = [dataclasses.replace(facts(role_limit=limit), alias=name) for name in names]
+        [finding] = [each for each in doctor.diagnose(asked, found, TODAY) if each.id == "connection-limit"]
+        assert finding.remedy.startswith(expected)
 
     def test_what_the_project_has_open_itself_is_nobody_else_s(self) -> None:
         """For each alias, the sessions of the other are among those of other roles and databases."""

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.server.findings import (
+    POOL_SIZE,
     Facts,
     Finding,
     Level,
@@ -57,9 +58,16 @@ class _Fleet:
         parts = " + ".join(f"{count} of {alias!r}" for alias, count in each.items())
         return total, f"{self.words} times {parts} make {total}"
 
-    def limiting(self, group: list[Facts]) -> str:
-        """Return what is to be lowered in the settings of the aliases of *group*."""
-        return " and ".join(sorted({_limiting(self.project.databases[fact.alias]) or "max_size" for fact in group}))
+    def lowered(self, group: list[Facts], fit: int) -> str:
+        """Return what is to be lowered in the settings of the aliases of *group*, to *fit*."""
+        each = [self.project.databases[fact.alias] for fact in group]
+        names = sorted({_limiting(options) or "max_size" for options in each})
+        pools = [pool for options in each if (pool := options["OPTIONS"].get("pool"))]
+        # psycopg_pool takes no max_size that is less than min_size, which it has also where nobody has written one.
+        if any(pool_sizes(pool)[0] > fit for pool in pools):
+            unset = any(not (isinstance(pool, dict) and "min_size" in pool) for pool in pools)
+            names.append(f"min_size ({POOL_SIZE} if it is left out)" if unset else "min_size")
+        return f"{' and '.join(names)} to {fit} at most"
 
     def fitting(self, room: int, aliases: int) -> int:
         """Return how many connections to each of *aliases* a process may have if *room* is for all."""
@@ -294,11 +302,9 @@ def _remedy(fleet: _Fleet, demand: _Demand, room: int, limit: str, enough: int) 
         fit = fleet.fitting(left, len(demand.direct))
         pooled = all(_limiting(fleet.project.databases[fact.alias]) for fact in demand.direct)
         if fit and pooled:
-            ways.append(
-                f"Lower {fleet.limiting(demand.direct)} to {fit} at most, which giving back between queries allows"
-            )
+            ways.append(f"Lower {fleet.lowered(demand.direct, fit)}, which giving back between queries allows")
         elif fit:
-            ways.append(f"Have a pool of {fit} at most in each process")
+            ways.append(_pools_of(fit, len(demand.direct)))
         else:
             ways.append("Put PgBouncer in transaction mode in between, since that is not even one for each process")
         ways.append("or run fewer processes")
@@ -308,6 +314,13 @@ def _remedy(fleet: _Fleet, demand: _Demand, room: int, limit: str, enough: int) 
             f"{'or l' if ways else 'L'}ower PgBouncer's pool_size to {max(1, left // len(demand.pools))} at most"
         )
     return f"{', '.join(ways)}; or raise {limit} to {enough}."
+
+
+def _pools_of(fit: int, aliases: int) -> str:
+    """Return that each of *aliases* is to have a pool of *fit* connections at most, as one that can be made."""
+    each = "" if aliases == 1 else " for each alias"
+    least = f", with a min_size of {fit} at most" if fit < POOL_SIZE else ""
+    return f"Have a pool of {fit} at most{each} in each process{least}"
 
 
 # ##### PgBouncer's own limits #####
@@ -325,7 +338,7 @@ def _clients(fleet: _Fleet, group: list[Facts]) -> Iterator[Finding]:
             what=f"The project may open {clients} connections to PgBouncer, whose max_client_conn is {allowed}.",
             why=f'{words}. Under load the rest is refused: "no more connections allowed (max_client_conn)".',
             remedy=f"Set max_client_conn to {clients} at least, with a limit of open files above it"
-            + (f"; or lower {fleet.limiting(group)} to {fit} at most." if fit else "."),
+            + (f"; or lower {fleet.lowered(group, fit)}." if fit else "."),
         )
 
 
@@ -344,6 +357,6 @@ def _session_pool(fleet: _Fleet, group: list[Facts]) -> Iterator[Finding]:
             what=f"The project may open {clients} connections to PgBouncer, which has {bouncer.sessions} sessions for "
             "them.",
             why=f"{words}. In session mode each keeps one for as long as it is open. The rest waits, {then}.",
-            remedy=(f"Lower {fleet.limiting(group)} to {fit} at most, " if fit else "Run fewer processes, ")
+            remedy=(f"Lower {fleet.lowered(group, fit)}, " if fit else "Run fewer processes, ")
             + f"or set pool_size to {clients}, or use transaction mode.",
         )
