@@ -133,6 +133,56 @@ def test_a_host_is_named_without_its_domain(monkeypatch: pytest.MonkeyPatch) -> 
     assert connect_options.tag_of_process() == f"tests@web-1:{os.getpid()}"
 
 
+PODS = [f"mysite-production-web-7d4b9c6f5d-{end}" for end in ("x2x9z", "qq8rt", "mmw4k")]
+
+
+@pytest.fixture
+def of_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that says what the first process of a container has its sessions be named."""
+
+    def name(host: str, alias: str = "default", pid: int = 7, project: str = "shop") -> str:
+        monkeypatch.setattr(socket, "gethostname", lambda: host)
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        with override_settings(ROOT_URLCONF=project), settings(TAG_SESSIONS=True):
+            return str(connections.settings[alias]["OPTIONS"]["application_name"])
+
+    return name
+
+
+@pytest.mark.parametrize("own", ["", "mysite-production-web", "x" * 63])
+@pytest.mark.parametrize("hosts", [PODS, [f"{pod}-of-the-cluster-in-the-east" for pod in PODS]], ids=["pods", "long"])
+def test_hosts_that_differ_only_somewhere_are_told_apart(
+    hosts: list[str], own: str, of_host: Callable[..., str], options: Callable[..., None]
+) -> None:
+    """In containers all processes have the same few pids, so that the host alone says which one it is."""
+    options("unpooled", application_name=own)
+    names = [of_host(host, "unpooled") for host in hosts]
+    tags = [connect_options.tag_in(name) for name in names]
+    assert None not in tags
+    assert len({tag.host for tag in tags if tag}) == len(hosts)
+    assert {(tag.project, tag.pid, tag.alias) for tag in tags if tag} == {("shop", 7, "unpooled")}
+    assert all(tag.host.endswith(host[-8:]) for tag, host in zip(tags, hosts, strict=True) if tag)
+    assert max(map(len, names)) <= connect_options.NAME_LENGTH
+
+
+def test_a_host_that_fits_is_whole(of_host: Callable[..., str]) -> None:
+    assert of_host(PODS[0]) == f"shop@{PODS[0]}:7"
+
+
+def test_a_host_has_one_name_whichever_alias_and_process(of_host: Callable[..., str]) -> None:
+    host = "h" * 63
+    names = [of_host(host, alias, pid) for alias in ("default", "unpooled") for pid in (7, 4_194_304)]
+    assert len({tag.host for name in names if (tag := connect_options.tag_in(name))}) == 1
+
+
+def test_a_long_project_is_the_one_that_the_doctor_looks_for(of_host: Callable[..., str]) -> None:
+    project = "a_project_whose_name_is_longer_than_what_the_server_keeps_of_it"
+    tag = connect_options.tag_in(of_host("h" * 63, project=project))
+    with override_settings(ROOT_URLCONF=project):
+        assert tag
+        assert tag.project == connect_options.project_name() != project
+
+
 def names_of_parent_and_child() -> list[Any]:
     import json
 

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import psycopg
 import pytest
 from django.db import connections
+from django.test import override_settings
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -522,11 +525,31 @@ class TestConnectOptions:
         options = connect_options._timeouts({"options": own}, {"lock_timeout": 2})["options"]
         assert arguments(options) == ["-c", "lock_timeout=2000", *arguments(own)]
 
-    @given(st.one_of(st.none(), st.text(st.characters())), st.text(st.characters()), st.integers(1, 2**22))
-    def test_a_name_is_one_that_the_server_keeps(self, own: str | None, head: str, pid: int) -> None:
-        name = connect_options._joined(own, f"{head}:{pid}")
+    @given(
+        st.one_of(st.none(), st.text(st.characters())),
+        st.text(st.characters(exclude_characters=" .@:"), min_size=1),
+        st.text(st.characters(exclude_characters=" .@:")),
+        st.integers(1, 2**22),
+        st.sampled_from(["default", "unpooled", "a" * 30]),
+    )
+    @example("x" * 80, "p" * 63, "h" * 63, 2**22, "a" * 30)
+    def test_a_name_is_one_that_the_server_keeps_and_has_a_tag(
+        self, own: str | None, project: str, host: str, pid: int, alias: str
+    ) -> None:
+        with (
+            patch.object(socket, "gethostname", lambda: host),
+            patch.object(os, "getpid", lambda: pid),
+            patch.dict(connections.settings, {alias: connections.settings["default"]}),
+            override_settings(ROOT_URLCONF=project),
+        ):
+            tag, named = connect_options.tag_of_process(alias), connect_options.project_name()
+        name = connect_options._joined(own, tag)
         assert name.isascii()
         assert name.isprintable()
         assert len(name) <= connect_options.NAME_LENGTH
-        assert name.endswith(f":{pid}")
-        assert name[0] == (own[0] if own and " " <= own[0] <= "~" else name[0])
+        assert name.endswith(f":{pid}" if alias == "default" else f":{pid}/{alias[:20]}")
+        kept = (own or "")[: max(0, 62 - len(tag))]
+        assert name.startswith(re.sub("[^ -~]", "?", kept))
+        found = connect_options.tag_in(name)
+        assert found is not None
+        assert found.project == re.sub("[^ -~]", "?", named)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -118,6 +119,14 @@ def _milliseconds(seconds: float) -> int:
 # What is left of an alias's name in that of its sessions.
 _ALIAS_LENGTH = 20
 
+# What the number of a process may need: Linux has them up to 2^22. With room for that always, a host has the same name
+# in the sessions of all of its processes.
+_PID_LENGTH = 7
+
+# What of a long name tells it from others that end alike, and what is left of a host's at least.
+_DIGITS = 4
+_HOST_LENGTH = _DIGITS + 9
+
 # With what the project has in front, and what PgBouncer adds behind if its application_name_add_host says so.
 _TAG = re.compile(
     r"(?:^| )(?P<project>[^ @]+)@(?P<host>[^ @:]*):(?P<pid>\d{1,10})(?:/(?P<alias>[^ /]+))?(?: - \S+:\d+)?$"
@@ -134,15 +143,40 @@ class Tag(NamedTuple):
 
 
 def project_name() -> str:
-    """Return the package of the project's ``ROOT_URLCONF``, or without one of its settings."""
+    """Return the package of the project's ``ROOT_URLCONF``, or without one of its settings, as tags have it."""
     module = getattr(settings, "ROOT_URLCONF", None) or os.environ.get("DJANGO_SETTINGS_MODULE") or "django"
-    return str(module).partition(".")[0]
+    return _shortened(str(module).partition(".")[0], _room() - _HOST_LENGTH)
 
 
 def tag_of_process(alias: str = DEFAULT_DB_ALIAS) -> str:
-    """Return what names this process on the server: ``project@host:pid``, and ``/alias`` unless it is ``default``."""
-    name = f"{project_name()}@{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+    """Return what names this process on the server: ``project@host:pid``, and ``/alias`` unless it is ``default``.
+
+    It fits into the name of a session. Where the host's is too long, its end is kept, which has what tells replicas
+    apart, behind what tells it from those with the same end.
+    """
+    project = project_name()
+    host = _shortened(socket.gethostname().partition(".")[0], _room() - len(project))
+    name = f"{project}@{host}:{os.getpid()}"
     return name if alias == DEFAULT_DB_ALIAS else f"{name}/{re.sub('[^!-~]|[/:]', '_', alias[:_ALIAS_LENGTH])}"
+
+
+def _room() -> int:
+    """Return how long project and host may be together.
+
+    Neither by the alias nor by the process that is named: all sessions of a process, and all processes of a host, are
+    to have the same name for it.
+    """
+    pid = max(_PID_LENGTH, len(str(os.getpid())))
+    alias = max((len(alias) for alias in [*connections.settings] if alias != DEFAULT_DB_ALIAS), default=0)
+    return NAME_LENGTH - len("@:") - pid - (alias and len("/") + min(alias, _ALIAS_LENGTH))
+
+
+def _shortened(name: str, room: int) -> str:
+    """Return *name*, or if it is longer than *room*, its end behind a few digits that tell it from others."""
+    if len(name) <= room:
+        return name
+    digits = f"{zlib.crc32(name.encode(errors='backslashreplace')):08x}"[:_DIGITS]
+    return f"{digits}~{name[len(name) - room + _DIGITS + 1 :]}"
 
 
 def tag_in(application_name: str) -> Tag | None:
@@ -164,11 +198,10 @@ def _name(written: dict[str, Any], tag: str | None) -> dict[str, str]:
 
 
 def _joined(own: str | None, tag: str) -> str:
-    """Return *own* and *tag* in one name that the server keeps whole. What is too long is cut in front of the pid."""
-    head, colon, pid = (f"{own} {tag}" if own else tag).rpartition(":")
+    """Return *own* and *tag* in one name that the server keeps whole: what is too long is cut off *own*, not *tag*."""
+    own = (own or "")[: max(0, NAME_LENGTH - len(tag) - 1)]
     # The server replaces anything else, and by more than one character each from PostgreSQL 16 on.
-    head = "".join(character if " " <= character <= "~" else "?" for character in head)
-    return head[: NAME_LENGTH - len(colon + pid)] + colon + pid
+    return "".join(character if " " <= character <= "~" else "?" for character in (f"{own} {tag}" if own else tag))
 
 
 def _libpq_default(keyword: bytes) -> str:

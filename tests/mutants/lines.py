@@ -4403,4 +4403,38 @@ MUTANTS = [
         "",
         "test_middleware.py::test_the_middleware_says_once_that_the_application_is_missing",
     ),
+    # ##### Whose sessions they are #####
+    _mutant(
+        "a host's name is cut where replicas differ",
+        "sessions/connect_options.py",
+        """
+        return f"{digits}~{name[len(name) - room + _DIGITS + 1 :]}"
+        """,
+        """
+        return name[:room]
+        """,
+        "test_session_tags.py::test_hosts_that_differ_only_somewhere_are_told_apart",
+    ),
+    _mutant(
+        "a project's own name takes the room of the tag",
+        "sessions/connect_options.py",
+        """
+        own = (own or "")[: max(0, NAME_LENGTH - len(tag) - 1)]
+        """,
+        """
+        own = own or ""
+        """,
+        "test_session_tags.py::test_hosts_that_differ_only_somewhere_are_told_apart",
+    ),
+    _mutant(
+        "a host has another name in the sessions of each process",
+        "sessions/connect_options.py",
+        """
+        pid = max(_PID_LENGTH, len(str(os.getpid())))
+        """,
+        """
+        pid = len(str(os.getpid()))
+        """,
+        "test_session_tags.py::test_a_host_has_one_name_whichever_alias_and_process",
+    ),
 ]
