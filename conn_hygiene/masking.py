@@ -85,6 +85,23 @@ def printable(text: str) -> str:
     return " ".join(_replaced(text, " ").split())
 
 
+# What libpq, the driver and Django repeat of a connection string that they cannot read. Of a URI, all in front of its
+# last @: whoever writes a password as it is may have any character in it, and libpq then takes a part for the port.
+_IN_URI = r"(?P<scheme>://)\S*@"
+_BY_NAME = r"(?P<name>password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|\S+)"
+_OF_URI = r"""(?P<said>percent-encoded\ token:\ "|integer\ value\ "(?=[^"]*@))[^"]*"""
+_PASSWORD = re.compile(f"{_IN_URI}|{_BY_NAME}|{_OF_URI}", re.IGNORECASE)
+
+
+def without_passwords(text: str) -> str:
+    """Return *text*, an error about how to connect, with ``?`` for each password of a connection string in it."""
+    return _PASSWORD.sub(_without_password, text)
+
+
+def _without_password(match: re.Match[str]) -> str:
+    return f"{match['scheme']}{MASK}@" if match["scheme"] else f"{match['name'] or match['said']}{MASK}"
+
+
 def harmless(text: str, *, lines: bool = False) -> str:
     """Return *text* without what would steer a terminal, its spaces as they are; *lines* and tabs, too, if wanted.
 

@@ -26,11 +26,14 @@ from conn_hygiene.reports import answering
 from conn_hygiene.reports import live as live_reports
 from conn_hygiene.server import sessions as server
 from tests.adminsite import settings as of_site
+from tests.test_connections_command import configured
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+__all__ = ["configured"]  # a fixture
 
 _DATABASES = ["default", "small", "unpooled", "persistent"]
 
@@ -601,6 +604,20 @@ def test_what_the_admins_log_cannot_take_is_ended_and_logged_elsewhere(
 
 def operator_name() -> str:
     return "user-view_connections-terminate_session-True"
+
+
+@committing
+def test_an_alias_that_nobody_can_connect_to_leaves_the_others(
+    operator: Client, configured: Callable[..., None]
+) -> None:
+    configured(TIME_ZONE="Nope/X")
+    html = operator.get(f"{PAGE}?findings").content.decode()
+    assert "Nope/X" in html
+    assert "default, " in html
+    answer = operator.get(f"{PAGE}terminate/1/1/unpooled/")
+    assert (answer.status_code, answer.url) == (302, PAGE)
+    [message] = messages_of(operator)
+    assert message.startswith("Session 1 was not ended: unpooled could not be asked.")
 
 
 def test_there_is_no_such_alias(operator: Client) -> None:

@@ -26,14 +26,14 @@ from psycopg import sql
 import conn_hygiene
 from conn_hygiene.management import rendering
 from conn_hygiene.management.commands import connections as command
-from conn_hygiene.masking import mask
+from conn_hygiene.masking import mask, without_passwords
 from conn_hygiene.server import sessions as server
 from tests.processes import ROOT, run, unmeasured
 from tests.test_restart import RestartableServer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent", "small"])
 
@@ -105,6 +105,44 @@ def pid_of(connection: psycopg.Connection) -> int:
 
 def state_of(admin: psycopg.Connection, pid: int) -> tuple[str, str] | None:
     return admin.execute("SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that gives the alias "unpooled" other settings."""
+
+    def forget() -> None:
+        # It remembers of its settings what they came to.
+        with suppress(AttributeError):
+            connections._connections.unpooled.close()
+            del connections["unpooled"]
+
+    def configure(**values: Any) -> None:
+        values["OPTIONS"] = {**connections.settings["unpooled"]["OPTIONS"], **values.get("OPTIONS", {})}
+        monkeypatch.setitem(connections.settings, "unpooled", {**connections.settings["unpooled"], **values})
+        forget()
+
+    yield configure
+    forget()
+
+
+# What nobody can connect with, and what is said of it.
+MISCONFIGURED: list[tuple[dict[str, Any], str]] = [
+    ({"NAME": ""}, "supply the NAME"),
+    ({"NAME": "x" * 64}, "longer than"),
+    ({"TIME_ZONE": "Nope/X"}, "Nope/X"),
+    ({"OPTIONS": {"sslmod": "require"}}, "sslmod"),
+    ({"OPTIONS": {"connect_timeout": "abc"}}, "connect_timeout"),
+    ({"PORT": "abc"}, "abc"),
+]
+
+
+@pytest.fixture(params=MISCONFIGURED, ids=[said for _, said in MISCONFIGURED])
+def misconfigured(request: pytest.FixtureRequest, configured: Callable[..., None]) -> str:
+    """Have nobody be able to connect to the alias "unpooled"; return what is to be said of it."""
+    values, said = request.param
+    configured(**values)
+    return str(said)
 
 
 @contextmanager
@@ -286,6 +324,30 @@ class TestStatus:
         broken, *others = sorted(json.loads(out.getvalue())["databases"], key=lambda found: found["error"] is None)
         assert broken["aliases"] == ["unpooled"]
         assert others[0]["error"] is None
+
+    def test_an_alias_that_nobody_can_connect_to_is_another_failure(self, misconfigured: str) -> None:
+        out = io.StringIO()
+        with pytest.raises(CommandError, match=f"unpooled: .*{misconfigured}") as caught:
+            call_command("connections", "status", "--format", "json", stdout=out)
+        assert caught.value.returncode == 3
+        found = {view["aliases"][0]: view for view in json.loads(out.getvalue())["databases"]}
+        assert misconfigured in found["unpooled"]["error"]
+        assert found["default"]["sessions"]
+        with pytest.raises(CommandError, match="unpooled: "):
+            assert "default" in connections_command("status")
+        with pytest.raises(CommandError, match=f"unpooled: .*{misconfigured}") as caught:
+            connections_command("terminate", "--database", "unpooled", "--idle", "0", "--dry-run")
+        assert caught.value.returncode == 3
+
+    def test_no_password_is_said_of_one(self, configured: Callable[..., None]) -> None:
+        """Neither Django nor libpq knows that it is one."""
+        for name in (f"postgresql://shop:hunter2@db/{'x' * 60}", f"password=hunter2 dbname={'x' * 60}"):
+            configured(NAME=name)
+            out = io.StringIO()
+            with pytest.raises(CommandError, match="unpooled: ") as caught:
+                call_command("connections", "status", "--format", "json", stdout=out)
+            assert "hunter2" not in str(caught.value)
+            assert "hunter2" not in out.getvalue()
 
     @pytest.mark.parametrize("alias", ["sqlite", "unknown"])
     def test_what_is_no_postgresql_database_is_refused(self, alias: str) -> None:
@@ -568,6 +630,27 @@ LITERALS = [
 
 
 class TestMasking:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            (
+                "The database name 'postgresql://shop:hunter2@db/x' (70 characters)",
+                "postgresql://?@db/x' (70 characters)",
+            ),
+            ('unexpected "postgres://shop:hunter2/@2@db/x"', '"postgres://?@db/x"'),
+            ("The database name 'dbname=x password=hunter2 host=db' is", "password=? host=db' is"),
+            ("password = 'hunter2 \\' hunter2' host=db", "password = ? host=db"),
+            ('invalid percent-encoded token: "hunter2%zz"', 'token: "?"'),
+            ('invalid integer value "hunter2@db" for connection option "port"', '"?" for connection option "port"'),
+            ('invalid integer value "abc" for connection option "port"', '"abc" for connection option "port"'),
+            ('password authentication failed for user "a@b"', 'password authentication failed for user "a@b"'),
+        ],
+    )
+    def test_no_password_is_shown_of_what_is_said_of_a_connection(self, text: str, shown: str) -> None:
+        told = without_passwords(text)
+        assert "hunter2" not in told
+        assert told.endswith(shown)
+
     @pytest.mark.parametrize("literal", LITERALS)
     def test_no_value_is_shown_however_it_is_written_and_wherever_it_is_cut_off(
         self, literal: str, admin: psycopg.Connection

@@ -31,12 +31,15 @@ from conn_hygiene.server.pooler import Pooler
 from conn_hygiene.sessions.catalogue import Findings
 from example_project.processes import free_port
 from tests.processes import ROOT
+from tests.test_connections_command import configured, misconfigured
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent", "small"])
+
+__all__ = ["configured", "misconfigured"]  # fixtures
 
 TODAY = datetime.date(2026, 11, 21)
 STARTED = datetime.datetime(2026, 11, 1, tzinfo=datetime.timezone.utc)
@@ -820,6 +823,20 @@ class TestOnAServer:
         found = run_doctor()
         assert found["not-asked"]["level"] == "error"
         assert "conn_hygiene_no_such_database" in found["not-asked"]["why"]
+
+    def test_an_alias_that_nobody_can_connect_to_is_an_error(self, misconfigured: str) -> None:
+        """And the others are looked at."""
+        out = io.StringIO()
+        with pytest.raises(CommandError, match="of level error"):
+            call_command("connections", "doctor", "--format", "json", stdout=out)
+        found = {finding["id"]: finding for finding in json.loads(out.getvalue())["findings"]}
+        assert found["not-asked"]["aliases"] == ["unpooled"]
+        assert misconfigured in found["not-asked"]["why"]
+        assert "default" in found["no-statement-timeout"]["aliases"]
+
+    def test_what_only_django_refuses_is_said(self, configured: Callable[..., None]) -> None:
+        configured(OPTIONS={"isolation_level": 9})
+        assert "Invalid transaction isolation level 9" in run_doctor()["not-asked"]["why"]
 
     def test_asgi_is_seen_in_the_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(connections["unpooled"].settings_dict, "CONN_MAX_AGE", 60)

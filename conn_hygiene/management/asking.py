@@ -10,7 +10,7 @@ from django.db import Error, connections
 
 from conn_hygiene import conf
 from conn_hygiene.management.rendering import Status, View
-from conn_hygiene.masking import printable
+from conn_hygiene.masking import printable, without_passwords
 from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
@@ -151,6 +151,8 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(words(error))
+    except Exception as error:  # noqa: BLE001 - Django connects here, with all that a project has put into that
+        failures.append(words(server.misconfigured(error)))
     # Now that Django has connected, if it can: some show only then what they are.
     return doctor.Facts(
         alias,
@@ -207,5 +209,5 @@ def project(
 
 
 def words(error: Exception) -> str:
-    """Return the server's or the driver's words on one line; neither repeats a password."""
-    return printable(str(error))
+    """Return the words of the server, the driver or Django on one line, without the passwords that they may repeat."""
+    return printable(without_passwords(str(error)))

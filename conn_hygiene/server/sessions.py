@@ -141,8 +141,24 @@ def connect(alias: str, **others: Any) -> psycopg.Connection[Any]:
     If a pooler refuses libpq's ``options``, it is opened without: whoever looks into that needs an answer.
 
     :param others: goes over what the settings say, such as ``dbname``.
-    :raises psycopg.Error: as :meth:`psycopg.Connection.connect` does.
+    :raises psycopg.Error: as :meth:`psycopg.Connection.connect` does, and also if the settings are such that nobody
+        could connect, whatever it is that finds that out.
     """
+    try:
+        return _connect(alias, others)
+    except psycopg.Error:
+        raise
+    except Exception as error:
+        # Django's ImproperlyConfigured, an unknown time zone, or what a backend raises that asks for a password.
+        raise misconfigured(error) from error
+
+
+def misconfigured(error: Exception) -> psycopg.OperationalError:
+    """Return *error*, which is neither the server's nor the driver's, as one of the driver's, with its own name."""
+    return psycopg.OperationalError(f"{type(error).__name__}: {error}")
+
+
+def _connect(alias: str, others: dict[str, Any]) -> psycopg.Connection[Any]:
     parameters = {"connect_timeout": CONNECT_TIMEOUT, **connections[alias].get_connection_params()}
     # Django's own types and cursors are of no use here.
     for name in ("context", "cursor_factory"):

@@ -4437,4 +4437,37 @@ MUTANTS = [
         """,
         "test_session_tags.py::test_a_host_has_one_name_whichever_alias_and_process",
     ),
+    _mutant(
+        "an alias that nobody can connect to takes the others along",
+        "server/sessions.py",
+        """
+        raise misconfigured(error) from error
+        """,
+        """
+        raise
+        """,
+        "test_connections_command.py::TestStatus::test_an_alias_that_nobody_can_connect_to_is_another_failure",
+    ),
+    _mutant(
+        "what only Django refuses takes the doctor along",
+        "management/asking.py",
+        """
+        failures.append(words(server.misconfigured(error)))
+        """,
+        """
+        raise
+        """,
+        "test_doctor.py::TestOnAServer::test_what_only_django_refuses_is_said",
+    ),
+    _mutant(
+        "a password of a connection string is said",
+        "management/asking.py",
+        """
+        return printable(without_passwords(str(error)))
+        """,
+        """
+        return printable(str(error))
+        """,
+        "test_connections_command.py::TestStatus::test_no_password_is_said_of_one",
+    ),
 ]

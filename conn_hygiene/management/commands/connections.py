@@ -245,7 +245,7 @@ class Command(BaseCommand):
         try:
             with server.connect(alias) as connection:
                 self._terminate(connection, options)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             raise CommandError(f"{alias}: {asking.words(error)}", returncode=NOT_ASKED) from error
 
     def _terminate(self, connection: psycopg.Connection[Any], options: dict[str, Any]) -> None:
