@@ -39,6 +39,19 @@ SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 COMMON = "django.middleware.common.CommonMiddleware"
 
 
+class Made(ConnectionHygieneMiddleware):
+    """A site's own."""
+
+
+class Unscoped(ConnectionHygieneMiddleware):
+    """One that gives nothing back."""
+
+    scope = None
+
+
+MADE, UNSCOPED = f"{__name__}.Made", f"{__name__}.Unscoped"
+
+
 def found() -> list[CheckMessage]:
     """Return what `manage.py check` finds wrong, as far as it is ours."""
     return [message for message in run_checks() if re.match(r"conn_hygiene\.[EW]", message.id or "")]
@@ -305,7 +318,7 @@ ATOMIC_REQUESTS = Warning(
 )
 
 
-@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY])
+@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY, MADE])
 def test_atomic_requests_while_releasing(database: Callable[..., None], middleware: str) -> None:
     database(ATOMIC_REQUESTS=True)
     with override_settings(MIDDLEWARE=[middleware]):
@@ -321,8 +334,9 @@ def test_atomic_requests_while_releasing_everywhere(database: Callable[..., None
 def test_atomic_requests_are_fine_where_nothing_is_released(database: Callable[..., None]) -> None:
     database(ATOMIC_REQUESTS=True)
     assert found() == []
-    with override_settings(MIDDLEWARE=[REPORT_ONLY]):
-        assert found() == []
+    for middleware in (REPORT_ONLY, UNSCOPED):
+        with override_settings(MIDDLEWARE=[middleware]):
+            assert found() == []
     with override_settings(MIDDLEWARE=[OURS], CONN_HYGIENE={"RELEASE": "never"}):
         assert found() == []
 
@@ -648,7 +662,7 @@ def test_timeouts_that_would_hide_the_options_of_a_service(
 # ##### Middleware #####
 
 
-@pytest.mark.parametrize("ours", [OURS, RELEASE_ONLY])
+@pytest.mark.parametrize("ours", [OURS, RELEASE_ONLY, MADE])
 def test_middleware_that_is_not_covered(ours: str) -> None:
     with override_settings(MIDDLEWARE=[SECURITY, SESSIONS, COMMON, ours, "other.Middleware"]):
         assert found() == [
@@ -669,18 +683,16 @@ def test_middleware_that_is_not_covered(ours: str) -> None:
         (OURS, SESSIONS),
         [SECURITY, WHITENOISE, OURS, SESSIONS],
         [REPORT_ONLY, RELEASE_ONLY, SESSIONS],
-        # Releases nothing, so it may be anywhere.
+        [SECURITY, MADE, SESSIONS],
+        # Release nothing, so they may be anywhere.
         [SESSIONS, REPORT_ONLY],
+        [SESSIONS, UNSCOPED],
     ],
     ids=str,
 )
 def test_middleware_in_good_order(middleware: Any) -> None:
     with override_settings(MIDDLEWARE=middleware):
         assert found() == []
-
-
-class Made(ConnectionHygieneMiddleware):
-    """A site's own."""
 
 
 @pytest.mark.parametrize("middleware", [[], [SECURITY, "no.such.Middleware", "tests.no_such"]], ids=str)
@@ -696,7 +708,7 @@ def test_server_timing_that_nobody_adds(middleware: list[str]) -> None:
         ]
 
 
-@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY, REPORT_ONLY, f"{__name__}.Made"])
+@pytest.mark.parametrize("middleware", [OURS, RELEASE_ONLY, REPORT_ONLY, MADE])
 def test_server_timing_that_somebody_adds(middleware: str) -> None:
     with override_settings(CONN_HYGIENE={"SERVER_TIMING": True}, MIDDLEWARE=[SECURITY, middleware]):
         assert found() == []
@@ -709,15 +721,18 @@ def test_server_timing_that_somebody_adds(middleware: str) -> None:
         ([OURS, SESSIONS, REPORT_ONLY], REPORT_ONLY),
         ([REPORT_ONLY, RELEASE_ONLY, OURS, RELEASE_ONLY], f"{REPORT_ONLY}, {RELEASE_ONLY}"),
         ([REPORT_ONLY, REPORT_ONLY], REPORT_ONLY),
+        ([RELEASE_ONLY, MADE], RELEASE_ONLY),
+        ([MADE, OURS], OURS),
     ],
     ids=str,
 )
 def test_middleware_that_adds_nothing(middleware: list[str], named: str) -> None:
+    whole = MADE if MADE in middleware else OURS
     with override_settings(MIDDLEWARE=middleware):
         assert found() == [
             Warning(
                 f"{named} in MIDDLEWARE does what another one there does already.",
-                hint=f"Have {OURS} once, which does the work of all of them; or the other two, once each.",
+                hint=f"Have {whole} once, which does the work of all of them; or the other two, once each.",
                 id="conn_hygiene.W015",
             )
         ]

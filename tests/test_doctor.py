@@ -327,6 +327,23 @@ class TestLogic:
         ]
         assert {finding.aliases for finding in found} == {("default", "other")}
 
+    def test_idle_transactions_are_told_once_for_a_database_and_ended_by_an_alias_of_it(self) -> None:
+        names = ["default", "other", "my reports", "same"]
+        asked = dataclasses.replace(PROJECT, databases=dict.fromkeys(names, ALIAS), processes=1)
+        reports = IDENTITY._replace(database="reports")
+        activity = server.Activity([IDLE], hidden=0, others=0)
+        found = [
+            dataclasses.replace(facts(activity=activity), alias=name, identity=identity)
+            for name, identity in zip(names, [IDENTITY, IDENTITY, reports, reports], strict=True)
+        ]
+        told = {each.aliases: each.remedy for each in doctor.diagnose(asked, found, TODAY)}
+        assert told == {
+            ("default", "other"): "Look with: manage.py connections status. End them with: "
+            "manage.py connections terminate --idle-in-transaction 5.",
+            ("my reports", "same"): "Look with: manage.py connections status --database 'my reports'. End them with: "
+            "manage.py connections terminate --database 'my reports' --idle-in-transaction 5.",
+        }
+
     def test_what_could_not_be_asked_is_said(self) -> None:
         assert diagnosed(PROJECT, Facts("default", failures=("no route",))) == {"not-asked": Level.ERROR}
         assert diagnosed(PROJECT, facts(timeouts=None, failures=("no",))) == {"not-asked": Level.NOTE}
@@ -788,6 +805,14 @@ class TestOnAServer:
             connection.execute("SET application_name = 'shop'; BEGIN")
             found = run_doctor()["idle-in-transaction-now"]
             assert str(connection.info.backend_pid) in found["why"]
+            # That command would end it.
+            assert found["remedy"].endswith(
+                "manage.py connections terminate --database unpooled --idle-in-transaction 0.001."
+            )
+            terminating = found["remedy"].rpartition("manage.py ")[2].removesuffix(".").split()
+            out = io.StringIO()
+            call_command(*terminating, "--dry-run", stdout=out)
+            assert str(connection.info.backend_pid) in out.getvalue()
 
     def test_functions_are_read(self, role: str, admin: psycopg.Connection) -> None:
         admin.execute(
@@ -837,6 +862,13 @@ class TestOnAServer:
     def test_what_only_django_refuses_is_said(self, configured: Callable[..., None]) -> None:
         configured(OPTIONS={"isolation_level": 9})
         assert "Invalid transaction isolation level 9" in run_doctor()["not-asked"]["why"]
+
+    @pytest.mark.parametrize("middleware", ["tests.test_checks.Made", "tests.test_checks.Unscoped"])
+    def test_a_middleware_of_the_sites_own_is_seen_in_the_settings(self, middleware: str) -> None:
+        with override_settings(MIDDLEWARE=None):
+            assert "toolkit-not-in-use" in run_doctor()
+        with override_settings(MIDDLEWARE=[middleware]):
+            assert ("toolkit-not-in-use" in run_doctor()) is middleware.endswith("Unscoped")
 
     def test_asgi_is_seen_in_the_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(connections["unpooled"].settings_dict, "CONN_MAX_AGE", 60)

@@ -16,15 +16,12 @@ from conn_hygiene.reports import live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.own_middleware import is_releasing
 from conn_hygiene.sessions import catalogue, connect_options
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-_MIDDLEWARE = (
-    "conn_hygiene.middleware.ConnectionHygieneMiddleware",
-    "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware",
-)
 # Applications of servers that speak ASGI, which runserver or the deployment then does.
 _ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
 
@@ -192,7 +189,7 @@ def project(
         debug=settings.DEBUG,
         asgi=bool(getattr(settings, "ASGI_APPLICATION", None))
         or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),
-        middleware=any(path in _MIDDLEWARE for path in settings.MIDDLEWARE),
+        middleware=any(is_releasing(path) for path in settings.MIDDLEWARE or ()),
         release=conf.current.RELEASE,
         unpooled_release_after=conf.current.UNPOOLED_RELEASE_AFTER,
         reclaims_dead_threads=conf.current.RECLAIM_DEAD_THREADS,

@@ -21,18 +21,12 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 from django.db import connections
-from django.utils.module_loading import import_string
 
 from conn_hygiene import conf, internals
 from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import notice_files, status_directory
+from conn_hygiene.server.own_middleware import WHOLE, is_releasing, origin
 from conn_hygiene.sessions import connect_options
-
-_RELEASING = (
-    "conn_hygiene.middleware.ConnectionHygieneMiddleware",
-    "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware",
-)
-_OURS = (*_RELEASING, "conn_hygiene.middleware.IdleInTransactionMiddleware")
 
 # Middleware that do not query, and that have reasons of their own to be first.
 _MAY_BE_OUTSIDE = ("django.middleware.security.SecurityMiddleware", "whitenoise.middleware.WhiteNoiseMiddleware")
@@ -321,10 +315,11 @@ def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[chec
     messages: list[checks.CheckMessage] = []
     middleware = list(settings.MIDDLEWARE or ())
     messages += _no_middleware(middleware)
-    messages += _too_many_middleware([path for path in middleware if path in _OURS])
-    ours = next((path for path in middleware if path in _RELEASING), None)
+    messages += _too_many_middleware([path for path in middleware if origin(path) is not None])
+    ours = next((path for path in middleware if is_releasing(path)), None)
     if ours is not None:
-        outside = [path for path in middleware[: middleware.index(ours)] if path not in (*_MAY_BE_OUTSIDE, *_OURS)]
+        before = middleware[: middleware.index(ours)]
+        outside = [path for path in before if path not in _MAY_BE_OUTSIDE and origin(path) is None]
         if outside:
             messages.append(
                 checks.Warning(
@@ -338,28 +333,24 @@ def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[chec
 
 
 def _no_middleware(middleware: list[str]) -> Iterator[checks.CheckMessage]:
-    # Imported only where it matters: a site may have a subclass.
-    if conf.current.SERVER_TIMING and not any(path in _OURS or _is_made_from_ours(path) for path in middleware):
+    if conf.current.SERVER_TIMING and not any(origin(path) is not None for path in middleware):
         yield checks.Warning(
             "SERVER_TIMING is on, and no middleware of conn_hygiene is in MIDDLEWARE, so no response has the header.",
-            hint=f"Put {_OURS[0]} first in MIDDLEWARE, or turn SERVER_TIMING off.",
+            hint=f"Put {WHOLE} first in MIDDLEWARE, or turn SERVER_TIMING off.",
             id="conn_hygiene.W014",
         )
 
 
-def _is_made_from_ours(path: str) -> bool:
-    try:
-        found = import_string(path)
-        return isinstance(found, type) and any(issubclass(found, import_string(ours)) for ours in _OURS)
-    except Exception:  # noqa: BLE001 - a server that starts says best what is wrong with it
-        return False
-
-
 def _too_many_middleware(ours: list[str]) -> Iterator[checks.CheckMessage]:
-    whole = _OURS[0]
+    origins = [origin(path) for path in ours]
     # The one that does everything leaves nothing to the others, nor any to itself.
-    too_many = [path for place, path in enumerate(ours) if path in ours[:place] or (path != whole and whole in ours)]
+    too_many = [
+        path
+        for place, path in enumerate(ours)
+        if origins[place] in origins[:place] or (origins[place] != WHOLE and WHOLE in origins)
+    ]
     if too_many:
+        whole = ours[origins.index(WHOLE)] if WHOLE in origins else WHOLE
         yield checks.Warning(
             f"{', '.join(dict.fromkeys(too_many))} in MIDDLEWARE does what another one there does already.",
             hint=f"Have {whole} once, which does the work of all of them; or the other two, once each.",
@@ -385,4 +376,4 @@ def check_internals(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
 def _releasing() -> bool:
     if conf.current.RELEASE == "never":
         return False
-    return conf.current.RELEASE == "always" or any(path in _RELEASING for path in settings.MIDDLEWARE or ())
+    return conf.current.RELEASE == "always" or any(is_releasing(path) for path in settings.MIDDLEWARE or ())

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS
 
 from conn_hygiene.pools.checking import ALIVE_FOR
 from conn_hygiene.server import capacity, through_pooler
@@ -30,6 +33,8 @@ from conn_hygiene.sessions.catalogue import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from conn_hygiene.server.sessions import Identity
 
 __all__ = ["Facts", "Finding", "Level", "Project", "diagnose"]
 
@@ -55,6 +60,7 @@ _NEAR = datetime.timedelta(days=180)
 def diagnose(project: Project, facts: list[Facts], today: datetime.date) -> list[Finding]:
     """Return what is wrong, or will be, worst first; findings that are alike for several aliases are one."""
     found: list[Finding] = [*_failures(facts), *capacity.check(project, facts), *_toolkit(project)]
+    found += _idle_transactions(project, facts)
     for fact in facts:
         options = project.databases[fact.alias]
         for check in _CHECKS:
@@ -297,27 +303,6 @@ def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> 
     )
 
 
-def _idle_transactions(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
-    limit = project.idle_in_transaction_after
-    if fact.activity is None or limit is None:
-        return
-    idle = {s.pid: s.in_state or 0.0 for s in fact.activity.counted if s.is_idle_in_transaction}
-    late = {pid: seconds for pid, seconds in idle.items() if seconds >= limit}
-    if late:
-        names = ", ".join(f"{pid} ({seconds:.0f} s)" for pid, seconds in late.items())
-        yield finding(
-            Level.WARNING,
-            "idle-in-transaction-now",
-            fact.alias,
-            what=f"{number(len(late), 'session is', 'sessions are')} idle in transaction right now.",
-            why=f"They hold their locks and hold back vacuum: pid {names}. The limit is {limit:g} s, as "
-            "IDLE_IN_TRANSACTION_AFTER has it.",
-            remedy="Look with: manage.py connections status. End them with: manage.py connections terminate "
-            f"--idle-in-transaction {limit:g}.",
-            page="how-to/idle-in-transaction.rst",
-        )
-
-
 def _followed(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     """Compare the settings that functions and policies read and set with those that are declared to follow."""
     if fact.catalogue is None or not fact.catalogue.followed:
@@ -394,7 +379,6 @@ _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ..
     _persistent,
     _pool_refused,
     _timeouts,
-    _idle_transactions,
     _followed,
     _cleaned,
     _atomic_requests,
@@ -404,6 +388,43 @@ _CHECKS: tuple[Callable[[Project, dict[str, Any], Facts], Iterator[Finding]], ..
     _no_pool,
     _left_alone,
 )
+
+
+# ##### One database #####
+
+
+def _idle_transactions(project: Project, facts: list[Facts]) -> Iterator[Finding]:
+    """Name the sessions that are idle in transaction, those of a database that several aliases lead to once."""
+    groups: dict[Identity, list[Facts]] = defaultdict(list)
+    for fact in facts:
+        if fact.identity is not None and fact.activity is not None:
+            groups[fact.identity].append(fact)
+    limit = project.idle_in_transaction_after
+    if limit is not None:
+        for group in groups.values():
+            yield from _idle_in(group, limit)
+
+
+def _idle_in(group: list[Facts], limit: float) -> Iterator[Finding]:
+    [activity, *_] = [fact.activity for fact in group if fact.activity is not None]
+    idle = {s.pid: s.in_state or 0.0 for s in activity.counted if s.is_idle_in_transaction}
+    late = {pid: seconds for pid, seconds in idle.items() if seconds >= limit}
+    if late:
+        names = ", ".join(f"{pid} ({seconds:.0f} s)" for pid, seconds in late.items())
+        aliases = [fact.alias for fact in group]
+        # Terminating needs one, and takes this one by itself.
+        where = "" if DEFAULT_DB_ALIAS in aliases else f" --database {shlex.quote(aliases[0])}"
+        yield finding(
+            Level.WARNING,
+            "idle-in-transaction-now",
+            *aliases,
+            what=f"{number(len(late), 'session is', 'sessions are')} idle in transaction right now.",
+            why=f"They hold their locks and hold back vacuum: pid {names}. The limit is {limit:g} s, as "
+            "IDLE_IN_TRANSACTION_AFTER has it.",
+            remedy=f"Look with: manage.py connections status{where}. End them with: manage.py connections terminate"
+            f"{where} --idle-in-transaction {limit:g}.",
+            page="how-to/idle-in-transaction.rst",
+        )
 
 
 # ##### The server's version, and the toolkit's own use #####
