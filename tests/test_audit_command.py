@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.test import SimpleTestCase, TransactionTestCase
-from django.urls import include, path, re_path
+from django.urls import clear_url_caches, include, path, re_path
 from django.views.decorators.http import require_POST
 
 from conn_hygiene import conf, events
 from conn_hygiene.management import auditing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
 
@@ -61,6 +62,38 @@ urlpatterns = [
 ]
 
 
+def refuse(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=int(request.GET.get("status", "403")))
+
+
+def to_login(page: str) -> Callable[..., HttpResponse]:
+    """Return a view that does what Django's ``redirect_to_login()`` does."""
+    return lambda request: HttpResponseRedirect(page + quote(request.get_full_path()))
+
+
+def gatekeeper(get_response: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Do what Django's ``LoginRequiredMiddleware`` does, with one page that is open to all."""
+    log_in = to_login("/accounts/login/?next=")
+    return lambda request: get_response(request) if request.path == "/here/" else log_in(request)
+
+
+class Guarded:
+    """URLs of which each wants somebody to log in, in a way of its own."""
+
+    urlpatterns = (
+        path("leak/", to_login("/accounts/login/?next=")),
+        path("elsewhere/", to_login("https://sso.example.org/?back=")),
+        path("bare/", lambda request: HttpResponseRedirect("/accounts/login/")),
+        path("refused/", refuse),
+        path("onward/", lambda request: HttpResponseRedirect("/leak/")),
+        path("here/", become),
+    )
+
+
+# A class by itself would be what is marked.
+guarded = pytest.mark.urls.with_args(Guarded)
+
+
 @pytest.fixture(autouse=True)
 def functions(transactional_db: None, settings: Any) -> Iterator[None]:
     settings.CONN_HYGIENE = {"FOLLOWED_SETTINGS": []}
@@ -100,6 +133,8 @@ def test_all_urls_are_requested_and_what_they_leave_is_shown() -> None:
     out, status, end = audit()
     lines = out.splitlines()
     assert (status, end) == (1, f"{FOUND}\nNot audited to the end, since they failed: /fail/.")
+    # The one that wants a POST.
+    assert lines.pop(0) == "Views have answered at 4 of 5 paths; --verbosity 2 lists them."
     assert [line.split("  ")[0] for line in lines[:3]] == ["Database", "default", "default"]
     assert lines[0].split() == ["Database", "Left", "Statement", "Place"]
     assert "SET (t_app.tenant)" in lines[1]
@@ -142,6 +177,55 @@ def test_a_url_that_nothing_answers_is_said_if_it_was_named(settings: Any) -> No
         1,
         f"{FOUND}\nNot audited to the end, since they failed: /fail/.\n{UNANSWERED}",
     )
+
+
+LOG_IN = "Nobody is logged in here. Tests that log in can be run in their place, with --test."
+
+
+@guarded
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("/leak/?x", "302, to log in"),
+        ("/elsewhere/", "302, to log in"),
+        ("/bare/", "302, to log in"),
+        ("/refused/", "403"),
+        ("/refused/?status=401", "401"),
+    ],
+)
+def test_a_page_for_somebody_who_is_logged_in_is_said_if_it_was_named(named: str, told: str) -> None:
+    said = f"Not audited, since no view answers a GET there: {named} ({told}).\n{LOG_IN}"
+    assert audit("--urls", named) == ("Nothing was left in a session unseen.\n", 3, said)
+
+
+@guarded
+def test_a_page_that_is_no_request_is_said_if_it_was_named() -> None:
+    said = "Not audited, since no view answers a GET there: /refused/?status=400 (400)."
+    assert audit("--urls", "/refused/?status=400")[1:] == (3, said)
+    # Nor is every redirect one to log in.
+    assert audit("--urls", "/onward/")[1:] == (0, "")
+
+
+@guarded
+def test_a_project_that_lets_nobody_in_is_not_audited(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.gatekeeper"]
+    out, status, end = audit("--verbosity", "2")
+    assert "302, to log in /onward/" in out
+    # The one that is open to all is.
+    assert (status, end) == (1, FOUND)
+    monkeypatch.setattr(Guarded, "urlpatterns", Guarded.urlpatterns[:-1])
+    clear_url_caches()
+    assert audit() == (
+        "Nothing was left in a session unseen.\n",
+        3,
+        f"Nothing was audited, since no view answers a GET at any of 5 paths.\n{LOG_IN}",
+    )
+
+
+@pytest.mark.parametrize("value", [None, 7, [("RELEASE_AFTER", 1)]], ids=str)
+def test_a_setting_that_is_no_dictionary_is_the_system_checks_affair(value: Any, settings: Any) -> None:
+    settings.CONN_HYGIENE = value
+    assert audit("--urls", "/clean/")[1:] == (0, "")
 
 
 @pytest.mark.parametrize("text", ["clean/", "http://x/", "//x/", ""])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from django.shortcuts import resolve_url
 from django.test import Client
 from django.test.utils import override_settings
-from django.urls import get_resolver
+from django.urls import NoReverseMatch, get_resolver
 from django.urls.resolvers import RegexPattern
 
 from conn_hygiene import events
@@ -31,7 +34,10 @@ def audited() -> Iterator[list[events.UnseenState]]:
     """Audit all sessions of this process that are checked out inside; yield a list of what is found."""
     found: list[events.UnseenState] = []
     # The owner gives back and tells what is found there, so that all is in the list at the end.
-    wanted = {**getattr(settings, "CONN_HYGIENE", {}), "AUDIT_SESSIONS": True, "RELEASE_AFTER": 0}
+    written = getattr(settings, "CONN_HYGIENE", {})
+    # What is no dictionary says nothing to the toolkit either, and the system check says that of it.
+    values = written if isinstance(written, Mapping) else {}
+    wanted = {**values, "AUDIT_SESSIONS": True, "RELEASE_AFTER": 0}
     # One that is checked out already is not audited.
     _close_all()
     events.listen(events.UnseenState, found.append)
@@ -74,8 +80,35 @@ def _text(pattern: Any) -> str | None:
     return None if _SPECIAL & set(text) else text
 
 
-def request(path: str) -> int:
-    """Get *path* as Django's test client does, as nobody who is logged in; return the response's status."""
+# Statuses of a response by which no view has done its work. A permanent redirect is what APPEND_SLASH answers.
+_UNANSWERED = frozenset({301, 308, 400, 401, 403, 404, 405})
+# Redirects of today, such as to a page to log in at.
+_REDIRECTS = frozenset({302, 303, 307})
+
+
+class Answer(NamedTuple):
+    """What has come back from a path."""
+
+    status: int
+    #: Whether it sends whoever asks to log in, so that no view has run, or none to its end.
+    to_login: bool
+
+    @property
+    def is_from_view(self) -> bool:
+        """Whether a view has done its work, or has failed at it."""
+        return self.status not in _UNANSWERED and not self.to_login
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether somebody who is logged in may get more."""
+        return self.status in (401, 403) or self.to_login
+
+    def __str__(self) -> str:
+        return f"{self.status}, to log in" if self.to_login else str(self.status)
+
+
+def request(path: str) -> Answer:
+    """Get *path* as Django's test client does, as nobody who is logged in."""
     client = Client(raise_request_exception=False)
     with override_settings(ALLOWED_HOSTS=[*settings.ALLOWED_HOSTS, _HOST]):
         # Of a project that redirects to HTTPS, the pages are there.
@@ -84,7 +117,19 @@ def request(path: str) -> int:
             b"".join(response)
         response.close()
     _close_all()
-    return int(response.status_code)
+    location = response.headers.get("Location", "") if response.status_code in _REDIRECTS else ""
+    return Answer(int(response.status_code), bool(location) and _leads_to_login(path, location))
+
+
+def _leads_to_login(path: str, location: str) -> bool:
+    """Return whether *location* is LOGIN_URL, or is told the way back to *path*, as any other page to log in at is."""
+    where, login = urlsplit(location), SplitResult("", "", "", "", "")
+    # One that is no URL, and the name of none, is nobody's to go to.
+    with contextlib.suppress(NoReverseMatch):
+        login = urlsplit(resolve_url(settings.LOGIN_URL))
+    if login.path and where.path == login.path and login.netloc in ("", where.netloc):
+        return True
+    return any(urlsplit(value).path == urlsplit(path).path for _, value in parse_qsl(where.query))
 
 
 def run_tests(labels: Iterable[str], **options: Any) -> bool:

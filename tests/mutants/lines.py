@@ -4470,4 +4470,27 @@ MUTANTS = [
         """,
         "test_connections_command.py::TestStatus::test_no_password_is_said_of_one",
     ),
+    # ##### The audit's own word #####
+    _mutant(
+        "a login in the place of a view is audited",
+        "management/auditing.py",
+        """
+        return self.status not in _UNANSWERED and not self.to_login
+        """,
+        """
+        return self.status not in _UNANSWERED
+        """,
+        "test_audit_command.py::test_a_page_for_somebody_who_is_logged_in_is_said_if_it_was_named",
+    ),
+    _mutant(
+        "a project of which no view was run is audited",
+        "management/commands/connections.py",
+        """
+        elif len(unanswered) == count:
+        """,
+        """
+        elif len(unanswered) > count:
+        """,
+        "test_audit_command.py::test_a_project_that_lets_nobody_in_is_not_audited",
+    ),
 ]

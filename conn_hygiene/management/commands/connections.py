@@ -363,24 +363,37 @@ class Command(BaseCommand):
         return [] if auditing.run_tests(options["test"], verbosity=options["verbosity"]) else ["The tests failed."]
 
     def _get(self, options: dict[str, Any]) -> list[str]:
-        """Get each of the URLs; return what is to be said of those that failed, or are not there and were named."""
+        """Get each of the URLs; return what is to be said of those that failed, or of which no view was run."""
         paths = options["urls"] or auditing.paths()
         if not paths:
             raise CommandError("This project has no URL without parameters; name some with --urls.", returncode=MISUSED)
-        statuses = {path: auditing.request(path) for path in paths}
+        answers = {path: auditing.request(path) for path in paths}
         if options["verbosity"] >= 2 and options["format"] == "text":
-            for path, status in statuses.items():
-                self._write(f"{status} {printable(path)}")
+            for path, answer in answers.items():
+                self._write(f"{answer} {printable(path)}")
         said = []
-        if broken := [printable(path) for path, status in statuses.items() if status >= 500]:
+        if broken := [printable(path) for path, answer in answers.items() if answer.status >= 500]:
             said.append(f"Not audited to the end, since they failed: {', '.join(broken)}.")
-        # One that the project lists may well be for another method, or for what is not in this database.
-        # A permanent redirect is what APPEND_SLASH answers, and no view.
-        unanswered = [path for path in options["urls"] or () if statuses[path] in (301, 308, 404, 405)]
-        if unanswered:
-            told = ", ".join(f"{printable(path)} ({statuses[path]})" for path in dict.fromkeys(unanswered))
-            said.append(f"Not audited, since no view answers a GET there: {told}.")
+        unanswered = {path: answer for path, answer in answers.items() if not answer.is_from_view}
+        said += self._unanswered(unanswered, len(answers), options)
+        if said and any(answer.is_refused for answer in unanswered.values()):
+            said.append("Nobody is logged in here. Tests that log in can be run in their place, with --test.")
         return said
+
+    def _unanswered(self, unanswered: dict[str, auditing.Answer], count: int, options: dict[str, Any]) -> Iterator[str]:
+        """Yield what is to be said of paths at which no view was run; of single ones only if they were named.
+
+        One that the project lists may well be for another method, for who is logged in, or for what is not in this
+        database.
+        """
+        if options["urls"]:
+            told = ", ".join(f"{printable(path)} ({answer})" for path, answer in unanswered.items())
+            if told:
+                yield f"Not audited, since no view answers a GET there: {told}."
+        elif len(unanswered) == count:
+            yield f"Nothing was audited, since no view answers a GET at any of {count} paths."
+        elif unanswered and options["format"] == "text":
+            self._write(f"Views have answered at {count - len(unanswered)} of {count} paths; --verbosity 2 lists them.")
 
     # ##### Output #####
 
