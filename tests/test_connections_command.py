@@ -349,6 +349,42 @@ class TestStatus:
             assert "hunter2" not in str(caught.value)
             assert "hunter2" not in out.getvalue()
 
+    @pytest.mark.parametrize("style", ["SQL, DMY", "German", "Postgres, MDY"])
+    def test_times_are_read_in_any_style(self, style: str, as_app: None, admin: psycopg.Connection) -> None:
+        admin.execute(sql.SQL("ALTER ROLE {} SET datestyle = {}").format(sql.Identifier(APP), style))
+        with session_of(APP) as other:
+            other.execute("BEGIN")
+            assert datetime.datetime.fromisoformat(seen()[pid_of(other)]["xact_start"]).tzinfo is not None
+            terminated = ("terminate", "--pid", str(pid_of(other)), "--yes")
+            assert f"{pid_of(other)}: ended" in connections_command(*terminated)
+
+    @pytest.mark.parametrize(("encoding", "shown"), [("LATIN1", "café"), ("SQL_ASCII", "caf�")])
+    def test_statements_are_read_in_any_encoding(
+        self, encoding: str, shown: str, admin: psycopg.Connection, configured: Callable[..., None]
+    ) -> None:
+        name = f"conn_hygiene_{encoding.lower()}"
+        provider = "LOCALE_PROVIDER libc" if admin.info.server_version >= 150000 else ""
+        admin.execute(
+            f"CREATE DATABASE {name} ENCODING {encoding} {provider} TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        try:
+            parameters = connections["default"].get_connection_params() | {"client_encoding": encoding, "dbname": name}
+            with psycopg.connect(**parameters, autocommit=True) as other:
+                other.execute(b'SELECT 1 AS "caf\xe9"')
+                # From elsewhere, where nobody knows its encoding.
+                arguments = ("terminate", "--all-databases", "--pid", str(pid_of(other)))
+                assert 'SELECT ? AS "caf�"' in connections_command(*arguments, "--dry-run")
+                configured(NAME=name)
+                assert seen("--database", "unpooled")[pid_of(other)]["statement"] == f'SELECT ? AS "{shown}"'
+                with server.connect("unpooled") as connection:
+                    server.activity(connection)
+                    assert connection.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+                assert f"{pid_of(other)}: ended" in connections_command(
+                    "terminate", "--database", "unpooled", "--pid", str(pid_of(other)), "--yes"
+                )
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
     @pytest.mark.parametrize("alias", ["sqlite", "unknown"])
     def test_what_is_no_postgresql_database_is_refused(self, alias: str) -> None:
         with pytest.raises(CommandError, match="no PostgreSQL database") as caught:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from psycopg.adapt import Loader
 from psycopg.rows import class_row, dict_row
 
 from conn_hygiene.masking import mask, printable
@@ -25,6 +26,8 @@ from conn_hygiene.sessions import connect_options
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Iterable
+
+    from psycopg.abc import Buffer
 
 #: Seconds to wait for the server to answer, where ``OPTIONS["connect_timeout"]`` says nothing.
 CONNECT_TIMEOUT = 10
@@ -180,8 +183,10 @@ def _application_name() -> str:
 
 def identity(connection: psycopg.Connection[Any]) -> Identity:
     """Return to what *connection* leads, and as whom."""
+    # In binary, as a time looks the same whatever DateStyle the role has.
     row = connection.execute(
-        "SELECT current_database(), session_user::text, pg_postmaster_start_time(), current_setting('server_version')"
+        "SELECT current_database(), session_user::text, pg_postmaster_start_time(), current_setting('server_version')",
+        binary=True,
     ).fetchone()
     assert row is not None
     return Identity(*row)
@@ -209,8 +214,10 @@ WHERE usename IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client
 
 def activity(connection: psycopg.Connection[Any], scope: Scope = Scope()) -> Activity:
     """Return the sessions in *scope*, as the server has them at this moment."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(_SESSIONS, dataclasses.asdict(scope)).fetchall()
+    try:
+        rows = _rows(connection, scope)
+    except (UnicodeDecodeError, *_NOT_CONVERTED):
+        rows = _rows_as_they_are(connection, scope)
     own_role = [row.pop("same_role") for row in rows]
     sessions = [_session(row) for row, same_role in zip(rows, own_role, strict=True) if same_role or scope.all_users]
     return Activity(
@@ -218,6 +225,38 @@ def activity(connection: psycopg.Connection[Any], scope: Scope = Scope()) -> Act
         hidden=sum(session.state is None for session in sessions),
         others=len(rows) - len(sessions),
     )
+
+
+# What the server says where it cannot convert, or where what it has is no text of the client's encoding.
+_NOT_CONVERTED = (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter)
+
+
+def _rows(connection: psycopg.Connection[Any], scope: Scope, **loaders: type[Loader]) -> list[dict[str, Any]]:
+    # In binary, as a time looks the same whatever DateStyle the role has.
+    with connection.cursor(row_factory=dict_row, binary=True) as cursor:
+        for name, loader in loaders.items():
+            cursor.adapters.register_loader(name, loader)
+        return cursor.execute(_SESSIONS, dataclasses.asdict(scope)).fetchall()
+
+
+class _Lenient(Loader):
+    """Reads text of an unknown encoding: what is no UTF-8 is replaced."""
+
+    format = psycopg.pq.Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="replace")
+
+
+def _rows_as_they_are(connection: psycopg.Connection[Any], scope: Scope) -> list[dict[str, Any]]:
+    """Return the same without the server's converting any of it.
+
+    Statements of a database are in its encoding, in whichever other they are shown, and in SQL_ASCII in any.
+    """
+    # For one transaction, which is what a pooler keeps together.
+    with connection.transaction():
+        connection.execute("SET LOCAL client_encoding TO SQL_ASCII")
+        return _rows(connection, scope, text=_Lenient, name=_Lenient)
 
 
 def _session(row: dict[str, Any]) -> Session:
