@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
+from django.db.backends.signals import connection_created
 from django.test import override_settings
 
 from conn_hygiene.pools import written
@@ -796,6 +797,87 @@ class TestOnAServer:
             {**options, "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"},
         )
         assert not {*NO_TIMEOUT_FINDINGS} & run_doctor().keys()
+
+    @pytest.mark.parametrize(
+        ("timeouts", "options", "level", "remedy"),
+        [
+            (
+                {"statement_timeout": 30, "unpooled": {"statement_timeout": 0}},
+                {},
+                "note",
+                'If that is not on purpose, have "statement_timeout" be 30 in '
+                'CONN_HYGIENE["SESSION_TIMEOUTS"]["unpooled"], where it is switched off.',
+            ),
+            (
+                {"statement_timeout": 30, "unpooled": {"statement_timeout": None}},
+                {},
+                "note",
+                'If that is not on purpose, have "statement_timeout" be 30 in '
+                'CONN_HYGIENE["SESSION_TIMEOUTS"]["unpooled"], where it is switched off.',
+            ),
+            (
+                {"statement_timeout": 0},
+                {},
+                "note",
+                'If that is not on purpose, have "statement_timeout" be 30 in CONN_HYGIENE["SESSION_TIMEOUTS"], where '
+                "it is switched off.",
+            ),
+            (
+                {"statement_timeout": 30},
+                {"options": "--statement-timeout=0"},
+                "note",
+                'Write "-c statement_timeout=30s" into OPTIONS["options"] for what is there, which wins over '
+                "SESSION_TIMEOUTS.",
+            ),
+        ],
+    )
+    def test_what_wins_over_a_timeout_is_named(
+        self,
+        timeouts: dict[str, Any],
+        options: dict[str, Any],
+        level: str,
+        remedy: str,
+        configured: Callable[..., None],
+    ) -> None:
+        configured(OPTIONS=options)
+        with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": timeouts}):
+            found = run_doctor()["no-statement-timeout"]
+        assert (found["level"], found["remedy"]) == (level, remedy)
+
+    def test_a_timeout_of_the_environment_is_named(
+        self, configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=0")
+        configured()
+        with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"statement_timeout": 30}}):
+            found = run_doctor()["no-statement-timeout"]
+        assert found["level"] == "warning"
+        assert "into PGOPTIONS for what is there" in found["remedy"]
+
+    def test_a_timeout_that_a_receiver_takes_away_is_not_asked_for_again(self, configured: Callable[..., None]) -> None:
+        def take_away(connection: Any, **kwargs: Any) -> None:
+            if connection.alias == "unpooled":
+                connection.cursor().execute("SET statement_timeout = 0")
+
+        configured()
+        connection_created.connect(take_away)
+        try:
+            with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"statement_timeout": 30}}):
+                found = run_doctor()["no-statement-timeout"]
+        finally:
+            connection_created.disconnect(take_away)
+        assert found["level"] == "warning"
+        assert found["remedy"].startswith('It is in CONN_HYGIENE["SESSION_TIMEOUTS"]: leave it alone')
+
+    def test_a_service_that_keeps_timeouts_from_being_set_is_named(self) -> None:
+        of_service = {"default": {"statement_timeout": 'OPTIONS["service"]'}}
+        asked = dataclasses.replace(PROJECT, timeouts_written=of_service)
+        [found] = doctor.diagnose(asked, [facts(timeouts={"statement_timeout": 0})], TODAY)
+        assert found.level is Level.WARNING
+        assert found.remedy == (
+            'Write the options of the alias\'s service into OPTIONS["options"], or "" if it has none; then add '
+            '"statement_timeout": 30 to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
+        )
 
     def test_a_session_that_is_idle_in_transaction_is_named(self, role: str) -> None:
         with (

@@ -8,7 +8,7 @@ import psycopg
 from django.conf import settings
 from django.db import Error, connections
 
-from conn_hygiene import conf
+from conn_hygiene import conf, internals
 from conn_hygiene.management.rendering import Status, View
 from conn_hygiene.masking import printable, without_passwords
 from conn_hygiene.pools import backends, written
@@ -202,7 +202,14 @@ def project(
         hosts=hosts,
         name=connect_options.project_name(),
         session_timeouts={alias: connect_options.timeouts_of(alias) for alias in aliases},
+        timeouts_written={alias: _timeouts_written(alias) for alias in aliases},
     )
+
+
+def _timeouts_written(alias: str) -> dict[str, str]:
+    if not internals.CONNECT_OPTIONS.available:
+        return {}
+    return {name: place for name in doctor.TIMEOUTS if (place := connect_options.place_of(alias, name)) is not None}
 
 
 def words(error: Exception) -> str:

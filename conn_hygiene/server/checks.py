@@ -12,7 +12,6 @@ information: I001 releasing without a pool closes connections.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -223,8 +222,7 @@ def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.C
         return
     yield from _check_pooler(alias, timeouts)
     for name in timeouts:
-        # As the server reads it: after -c or --, in any case, with - for _.
-        if re.search(rf"(?:-c\s*|--){name.replace('_', '[-_]')}\s*=", options, re.IGNORECASE):
+        if connect_options.sets(options, name):
             yield checks.Warning(
                 f"{name} of {alias!r} is both in SESSION_TIMEOUTS and in its libpq options ({options!r}), which win.",
                 hint="Say it in one place: in SESSION_TIMEOUTS, or in OPTIONS or PGOPTIONS.",

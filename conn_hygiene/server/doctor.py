@@ -29,6 +29,7 @@ from conn_hygiene.server.findings import (
     pool_sizes,
 )
 from conn_hygiene.server.through_pooler import alter_role, lends, mode
+from conn_hygiene.sessions import connect_options
 from conn_hygiene.sessions.catalogue import shortened
 
 if TYPE_CHECKING:
@@ -121,33 +122,65 @@ def _timeouts(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
         missing -= {name for name, seconds in of_pooler.items() if seconds}
     if "statement_timeout" in missing:
         yield finding(
-            Level.WARNING,
+            _level(project, fact, "statement_timeout"),
             "no-statement-timeout",
             fact.alias,
             what="No statement_timeout is in effect.",
             why="A statement that never ends keeps its connection, its locks and its worker until somebody notices.",
-            remedy=_setting(fact, "statement_timeout"),
+            remedy=_setting(project, fact, "statement_timeout"),
             page="how-to/guard-rails.rst",
         )
     if "idle_in_transaction_session_timeout" in missing:
         yield finding(
-            Level.WARNING,
+            _level(project, fact, "idle_in_transaction_session_timeout"),
             "no-idle-in-transaction-timeout",
             fact.alias,
             what="No idle_in_transaction_session_timeout is in effect.",
             why="A process that hangs inside of a transaction holds its locks, and holds back vacuum, without limit.",
-            remedy=_setting(fact, "idle_in_transaction_session_timeout"),
+            remedy=_setting(project, fact, "idle_in_transaction_session_timeout"),
             page="how-to/guard-rails.rst",
         )
 
 
-def _setting(fact: Facts, name: str) -> str:
-    seconds = _RECOMMENDED[name]
-    if mode(fact) is None and fact.options_refused is None:
-        # No assignment, which would replace what the project has there, and what another finding has had put there.
-        return f'Set it for all sessions: add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
-    # A pooler refuses SESSION_TIMEOUTS, or drops them.
-    return f"Have the server set it for the role: {alter_role(fact, {name: seconds})}"
+def _level(project: Project, fact: Facts, name: str) -> Level:
+    """Return how bad it is that the timeout *name* is off: nothing but a note if somebody has written that."""
+    where, is_off = _written(project, fact, name), not project.session_timeouts.get(fact.alias, {}).get(name)
+    said = where == connect_options.OF_OPTIONS or (where is not None and where not in _OUTSIDE and is_off)
+    return Level.NOTE if said else Level.WARNING
+
+
+# Where nobody has written anything for the alias itself.
+_OUTSIDE = (connect_options.OF_SERVICE, connect_options.OF_ENVIRONMENT)
+
+
+def _written(project: Project, fact: Facts, name: str) -> str | None:
+    return project.timeouts_written.get(fact.alias, {}).get(name)
+
+
+def _setting(project: Project, fact: Facts, name: str) -> str:
+    seconds, where = _RECOMMENDED[name], _written(project, fact, name)
+    if mode(fact) is not None or fact.options_refused is not None:
+        # A pooler refuses SESSION_TIMEOUTS, or drops them.
+        return f"Have the server set it for the role: {alter_role(fact, {name: seconds})}"
+    if where in (connect_options.OF_OPTIONS, connect_options.OF_ENVIRONMENT):
+        return f'Write "-c {name}={seconds:g}s" into {where} for what is there, which wins over SESSION_TIMEOUTS.'
+    if where is not None and where != connect_options.OF_SERVICE:
+        return _setting_again(project, fact, name, where)
+    first = "Set it for all sessions: "
+    if where is not None:
+        # libpq has one place for options, and would lose the service's.
+        first = 'Write the options of the alias\'s service into OPTIONS["options"], or "" if it has none; then '
+    # No assignment, which would replace what the project has there, and what another finding has had put there.
+    return f'{first}add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
+
+
+def _setting_again(project: Project, fact: Facts, name: str, where: str) -> str:
+    """Return what to do about the timeout *name*, which is in ``SESSION_TIMEOUTS`` and not in effect."""
+    if project.session_timeouts.get(fact.alias, {}).get(name):
+        return (
+            f"It is in {where}: leave it alone where something sets it to 0 later, as a receiver of connection_created."
+        )
+    return f'If that is not on purpose, have "{name}" be {_RECOMMENDED[name]:g} in {where}, where it is switched off.'
 
 
 def _persistent(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:

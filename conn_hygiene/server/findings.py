@@ -83,6 +83,8 @@ class Project:
     name: str = ""
     #: ``SESSION_TIMEOUTS`` of each alias, in seconds.
     session_timeouts: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    #: For each alias, where the settings say what a timeout is; see :func:`.connect_options.place_of`.
+    timeouts_written: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,6 +98,33 @@ def own_options(written: dict[str, Any]) -> str | None:
     return None if "service" in written else _libpq_default(b"options")
 
 
+def sets(options: str, name: str) -> bool:
+    """Return whether libpq's *options* set the parameter *name*."""
+    # As the server reads it: after -c or --, in any case, with - for _.
+    return re.search(rf"(?:-c\s*|--){name.replace('_', '[-_]')}\s*=", options, re.IGNORECASE) is not None
+
+
+#: Where :func:`place_of` says that a service keeps ``SESSION_TIMEOUTS`` from being set.
+OF_SERVICE = 'OPTIONS["service"]'
+#: Where a timeout is written for an alias in libpq's words.
+OF_OPTIONS = 'OPTIONS["options"]'
+OF_ENVIRONMENT = "PGOPTIONS"
+
+
+def place_of(alias: str, name: str) -> str | None:
+    """Return where the settings say what the timeout *name* is for *alias*: the place that wins; None if nowhere."""
+    written = options_written(alias)
+    options, timeouts = own_options(written), conf.current.SESSION_TIMEOUTS
+    if options is None:
+        return OF_SERVICE
+    if sets(options, name):
+        return OF_OPTIONS if "options" in written else OF_ENVIRONMENT
+    own, common = timeouts.get(alias), 'CONN_HYGIENE["SESSION_TIMEOUTS"]'
+    if isinstance(own, Mapping) and name in own:
+        return f'{common}["{alias}"]'
+    return common if name in timeouts else None
+
+
 def _timeouts(written: dict[str, Any], timeouts: dict[str, float]) -> dict[str, str]:
     own = own_options(written)
     if own is None or not timeouts:

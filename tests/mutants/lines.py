@@ -4374,10 +4374,10 @@ MUTANTS = [
         "what the doctor says of one timeout takes away another",
         "server/doctor.py",
         """
-        return f'Set it for all sessions: add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
+        return f'{first}add "{name}": {seconds:g} to CONN_HYGIENE["SESSION_TIMEOUTS"], a dict.'
         """,
         """
-        return f'Set it for all sessions: CONN_HYGIENE = {{"SESSION_TIMEOUTS": {{"{name}": {seconds:g}}}}}.'
+        return f'{first}CONN_HYGIENE = {{"SESSION_TIMEOUTS": {{"{name}": {seconds:g}}}}}.'
         """,
         "test_doctor.py::TestOnAServer"
         "::test_what_it_says_of_one_timeout_leaves_what_it_says_of_another_and_what_was_there",
