@@ -349,6 +349,15 @@ class TestStatus:
             assert "hunter2" not in str(caught.value)
             assert "hunter2" not in out.getvalue()
 
+    @pytest.mark.parametrize(("encoding", "shown"), [("ascii", "caf\\xe9 \\u4f60"), ("latin-1", "café \\u4f60")])
+    def test_what_the_output_cannot_take_is_escaped(self, encoding: str, shown: str, as_app: None) -> None:
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        with session_of(APP) as other:
+            other.execute('SELECT 1 AS "café 你"')
+            call_command("connections", "status", stdout=out)
+        out.flush()
+        assert f'SELECT ? AS "{shown}"' in out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
     @pytest.mark.parametrize("style", ["SQL, DMY", "German", "Postgres, MDY"])
     def test_times_are_read_in_any_style(self, style: str, as_app: None, admin: psycopg.Connection) -> None:
         admin.execute(sql.SQL("ALTER ROLE {} SET datestyle = {}").format(sql.Identifier(APP), style))
@@ -499,6 +508,34 @@ class TestWatch:
         assert re.findall("^unpooled: (database|.)", out, re.MULTILINE)[::2] == ["database", "database"]
         assert out.count("PostgreSQL") == 2
 
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (("watch", "--format", "json", "--interval", "0.1"), (0, "")),
+            (("watch", "--interval", "0.1"), (0, "")),
+            (("docs", "settings"), (3, "CommandError: Nobody reads the output any more.\n")),
+        ],
+        ids=["watch-json", "watch-text", "docs"],
+    )
+    def test_who_reads_no_more_ends_it_well(self, arguments: tuple[str, ...], expected: tuple[int, str]) -> None:
+        script = "from django.core.management import execute_from_command_line as run, sys; run(sys.argv)"
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-c", script, "connections", *arguments],
+                check=False,
+                env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
+                cwd=ROOT,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+        finally:
+            os.close(writing)
+        assert (ended.returncode, ended.stderr) == expected
+
     def test_ctrl_c_ends_it_well(self) -> None:
         environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
         # A shell that runs the tests in the background has them ignore SIGINT, and their children too.
@@ -564,7 +601,11 @@ class TestTerminate:
         monkeypatch.setattr("builtins.input", lambda: answer)
         pid = every_state["idle"]
         if ends:
-            assert "End 1 session? " in connections_command("terminate", "--pid", str(pid))
+            errors = io.StringIO()
+            out = connections_command("terminate", "--pid", str(pid), stderr=errors)
+            # The output may go into a file, which nobody sees.
+            assert "End 1 session? " in errors.getvalue()
+            assert "End 1 session? " not in out
         else:
             with pytest.raises(CommandError, match="Nothing was ended"):
                 connections_command("terminate", "--pid", str(pid))

@@ -233,7 +233,8 @@ def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> It
         what="CONN_HEALTH_CHECKS is off, and connections outlive their request.",
         why="The toolkit replaces connections that the server has closed. One that a firewall or a failover dropped "
         "without a word still fails the request that gets it.",
-        remedy="If there is such a thing in between, set CONN_HEALTH_CHECKS to True, and tcp_user_timeout in OPTIONS, "
+        remedy="If there is such a thing in between, set CONN_HEALTH_CHECKS to True, and add "
+        '"tcp_user_timeout": 3000 to OPTIONS, in milliseconds, '
         "without which a question that gets no answer waits for minutes. A pool then asks the server about "
         f"connections that nobody has used for {ALIVE_FOR:g} s; without a pool, each request asks once.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import re
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
@@ -162,6 +163,21 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand."""
+        try:
+            self._run(options)
+        except BrokenPipeError:
+            # Whoever read it has seen enough, as "head" has: the way to end a watch, and what ends nothing else well.
+            self._say_nothing_more()
+            if options["subcommand"] != "watch":
+                raise CommandError("Nobody reads the output any more.", returncode=NOT_ASKED) from None
+
+    def _say_nothing_more(self) -> None:
+        """Have what is still to be written go nowhere, or Python fails to write it when it exits."""
+        # Where there is no file behind it, there is no pipe either.
+        with suppress(OSError, ValueError, AttributeError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.stdout.fileno())
+
+    def _run(self, options: dict[str, Any]) -> None:
         if options["subcommand"] == "docs":
             # It asks no server, and needs nothing of anybody.
             self.docs(options)
@@ -267,8 +283,10 @@ class Command(BaseCommand):
     def _confirmed(self, count: int, options: dict[str, Any]) -> bool:
         if options["yes"]:
             return True
-        self.stdout.write(f"End {_sessions(count)}? Each loses its open transaction. [y/N] ", ending="")
-        self.stdout.flush()
+        # Where it is read also if the output goes into a file.
+        question = f"End {_sessions(count)}? Each loses its open transaction. [y/N] "
+        self.stderr.write(question, self.style.WARNING, ending="")
+        self.stderr.flush()
         try:
             answer = input()
         except EOFError:
@@ -424,7 +442,9 @@ class Command(BaseCommand):
     _has_mentioned_rich = False
 
     def _write(self, text: str) -> None:
-        self.stdout.write(text)
+        # Of what others have named or written, not all may be in the encoding of the output.
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         # Into a pipe each goes when it is written, not when a buffer is full.
         self.stdout.flush()
 
