@@ -15,6 +15,7 @@ import tempfile
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -356,7 +357,7 @@ class TestStatus:
             other.execute('SELECT 1 AS "café 你"')
             call_command("connections", "status", stdout=out)
         out.flush()
-        assert f'SELECT ? AS "{shown}"' in out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert f'SELECT ? AS "{shown}"' in out.buffer.getvalue().decode(encoding)
 
     @pytest.mark.parametrize("style", ["SQL, DMY", "German", "Postgres, MDY"])
     def test_times_are_read_in_any_style(self, style: str, as_app: None, admin: psycopg.Connection) -> None:
@@ -430,6 +431,32 @@ class TestStatus:
 )
 def test_durations_have_two_units_at_most(seconds: float | None, shown: str) -> None:
     assert rendering.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("state", "in_state", "idle_for", "shown"),
+    [
+        # With a cursor open, its process has seen that late.
+        ("idle in transaction", 8.0, 6.0, "held 9.0 s, idle 8.0 s"),
+        ("idle", 8.0, 6.0, "held 9.0 s, idle 8.0 s"),
+        # The session was idle before it was checked out.
+        ("idle", 20.0, 6.0, "held 9.0 s, idle 9.0 s"),
+        # It has been used since, or is used at this moment, without the server's knowing.
+        ("idle in transaction", 5.0, 6.0, "held 9.0 s, idle 6.0 s"),
+        ("idle in transaction", 8.0, 0.0, "held 9.0 s, idle 0.0 s"),
+        ("active", 8.0, 6.0, "held 9.0 s, idle 6.0 s"),
+        (None, None, 6.0, "held 9.0 s, idle 6.0 s"),
+    ],
+)
+def test_the_idle_time_is_the_servers_where_it_knows_more(
+    state: str | None, in_state: float | None, idle_for: float, shown: str
+) -> None:
+    session: Any = SimpleNamespace(pid=7, state=state, in_state=in_state, blocked_by=[])
+    holder = SimpleNamespace(pid=1, command="x", settings_module=None)
+    facts = {"state": "idle", "pinned_by": {}, "held_for": 9.0, "idle_for": idle_for, "kept_because": None}
+    facts |= {"holder": holder, "thread_name": "t"}
+    [first, *_] = rendering._explanation(session, {7: facts})
+    assert shown in first.text
 
 
 class TestCommandLine:

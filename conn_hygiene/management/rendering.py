@@ -209,7 +209,7 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
 
 def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[Line]:
     """Yield what only the process that owns *session* can know, and who keeps it waiting."""
-    details = [(text, cut, kept) for text, cut, kept in _details(known.get(session.pid, {})) if text]
+    details = [(text, cut, kept) for text, cut, kept in _details(session, known.get(session.pid, {})) if text]
     before = f"{session.pid}: "
     for text, cut, kept in details:
         yield Line(before + printable(text), cut=cut, kept=len(before) + kept)
@@ -219,13 +219,13 @@ def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> I
         yield Line(f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}")
 
 
-def _details(facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, int]]:
+def _details(session: server.Session, facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, int]]:
     """Yield what is known of who holds a session: a text, how it is cut, and how much of it is not."""
     holder: Process | None = facts.get("holder")
     what = facts.get("request")
     if holder is not None:
         pins = f" by {', '.join(facts['pinned_by'])}" if facts["state"] == "pinned" else ""
-        held, idle = duration(facts["held_for"]), duration(facts["idle_for"])
+        held, idle = duration(facts["held_for"]), duration(_idle_for(session, facts))
         kept = facts["kept_because"] if facts["idle_for"] else None
         doing = f"{facts['state']}{pins}, held {held}, idle {idle}"
         what = "; ".join(filter(None, (what, doing, kept and f"kept because {kept}")))
@@ -239,6 +239,16 @@ def _details(facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, i
         where.insert(0, ("where_checked_out", "checked out at"))
     for key, words in where:
         yield f"{words} {facts[key]}" if facts.get(key) else None, fitting.head_cut, len(words) + 1
+
+
+def _idle_for(session: server.Session, facts: dict[str, Any]) -> float:
+    """Return for how long *session* is idle: as the server knows it, if its process says that it is idle at all."""
+    idle: float = facts["idle_for"]
+    held: float = facts["held_for"]
+    if not idle or session.in_state is None or session.state not in (server.IDLE, *server.IDLE_IN_TRANSACTION_STATES):
+        return idle
+    # With a cursor open, the process knows it only since its reaper has looked; the server has been idle before.
+    return min(max(idle, session.in_state), held)
 
 
 def whose(process: Process) -> str:

@@ -311,18 +311,26 @@ _CONNECTION_STRING = re.compile("://|=")
 _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
 
 
+# The short name of a password, or of a port; the value may stand right behind it, as mysql has it.
+_SHORT_NAME = "-p"
+_SHORT = re.compile(r"-p(?!\d+$).", re.DOTALL)
+
+
 def command_of(arguments: Sequence[str]) -> str:
     """Return what *arguments* run, such as ``"manage.py runserver"``: without folders, secrets, and what is long."""
     program = Path(arguments[0] if arguments else "")
     # Of a package that is run as one.
     name = program.parent.name if program.name == "__main__.py" else program.name
     told: list[str] = []
-    is_next = False
+    is_next = is_short = False
     for argument in arguments[1:]:
+        # A number is a port.
         is_secret = _SECRET.search(argument) is not None
-        told.append(HIDDEN if is_secret or is_next else argument)
+        is_hidden = is_secret or _SHORT.match(argument) or (is_next and not (is_short and argument.isdecimal()))
+        told.append(HIDDEN if is_hidden else argument)
+        is_short = argument == _SHORT_NAME
         # What follows the name of one.
-        is_next = is_secret and argument.startswith("-") and "=" not in argument
+        is_next = is_short or (is_secret and argument.startswith("-") and "=" not in argument)
     text = printable(" ".join([name or "python", *told]))
     return text if len(text) <= _COMMAND else f"{text[: _COMMAND - 1]}…"
 

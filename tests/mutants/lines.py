@@ -4176,10 +4176,10 @@ MUTANTS = [
         "a page that is not there is clean",
         "management/commands/connections.py",
         """
-        unanswered = [path for path in options["urls"] or () if statuses[path] in (301, 308, 404, 405)]
+        unanswered = {path: answer for path, answer in answers.items() if not answer.is_from_view}
         """,
         """
-        unanswered: list[str] = []
+        unanswered: dict[str, auditing.Answer] = {}
         """,
         "test_audit_command.py::test_a_url_that_nothing_answers_is_said_if_it_was_named",
     ),
