@@ -560,20 +560,6 @@ def test_a_group_of_errors_is_repeated_if_all_of_them_come_from_one_that_is(
     assert len(ran) == attempts
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "TaskGroup"), reason="asyncio has task groups since Python 3.11")
-async def test_tasks_of_a_group_that_the_function_starts() -> None:
-    body = failing_once()
-
-    @retry_transaction(**fast)
-    async def work() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(sync_to_async(body)())
-            group.create_task(Item.objects.acreate(name="of the group"))
-
-    await work()
-    assert await Item.objects.acount() == 1
-
-
 async def test_an_asynchronous_function_waits_without_the_thread(waits: Any) -> None:
     seen = waits(lambda: holds("default"))
     body = failing_once()

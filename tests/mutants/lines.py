@@ -3370,10 +3370,10 @@ MUTANTS = [
         "a child keeps the lock of those who listen",
         "forks/hooks.py",
         """
-        for module in (events, reaper, wrapper, connect_options, usage):
+        for module in (events, reaper, attaching, connect_options, usage):
         """,
         """
-        for module in (reaper, wrapper, connect_options, usage):
+        for module in (reaper, attaching, connect_options, usage):
         """,
         "test_events.py::test_a_child_listens_although_another_thread_was_about_to_at_the_fork",
     ),
