@@ -87,10 +87,12 @@ def printable(text: str) -> str:
 
 # What libpq, the driver and Django repeat of a connection string that they cannot read. Of a URI, all in front of its
 # last @: whoever writes a password as it is may have any character in it, and libpq then takes a part for the port.
-_IN_URI = r"(?P<scheme>://)\S*@"
-_BY_NAME = r"(?P<name>password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|\S+)"
-_OF_URI = r"""(?P<said>percent-encoded\ token:\ "|integer\ value\ "(?=[^"]*@))[^"]*"""
-_PASSWORD = re.compile(f"{_IN_URI}|{_BY_NAME}|{_OF_URI}", re.IGNORECASE)
+_IN_URI = r"(?P<scheme>://).*@"
+_BY_NAME = r"""(?P<name>password['"]?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'?|.+)"""
+_OF_URI = (
+    r'''(?P<said>percent-encoded\ (?:token|value):\ "|unexpected\ spaces\ found\ in\ "|integer\ value\ "(?=.*@)).*"'''
+)
+_PASSWORD = re.compile(f"{_IN_URI}|{_BY_NAME}|{_OF_URI}", re.IGNORECASE | re.DOTALL)
 
 
 def without_passwords(text: str) -> str:

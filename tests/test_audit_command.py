@@ -304,3 +304,23 @@ class Runner:
 def test_tests_are_run(label: str, status: int, end: str, settings: Any) -> None:
     settings.TEST_RUNNER = f"{__name__}.Runner"
     assert audit("--test", label)[1:] == (status, end)
+
+
+@pytest.mark.parametrize(
+    ("path", "location", "login_url", "expected"),
+    [
+        ("/leak/", "/accounts/login/?next=/leak/", "/accounts/login/", True),
+        ("/leak/", "https://sso.example/?back=http%3A%2F%2Ftestserver%2Fleak%2F", "/accounts/login/", True),
+        ("/leak/?a=1", "/enter/?next=/leak/%3Fa%3D1", "/accounts/login/", True),
+        ("/leak/?a=1", "/done/?from=/leak/", "/accounts/login/", False),
+        ("/leak/", "/done/", "/accounts/login/", False),
+        ("/", "/other/?u=http://host/", "/accounts/login/", False),
+        ("/leak/", "/done/?u=//[x", None, False),
+        ("/leak/", "https://[x/", "/accounts/login/", False),
+    ],
+)
+def test_what_leads_to_where_one_logs_in(
+    path: str, location: str, login_url: str | None, expected: bool, settings: Any
+) -> None:
+    settings.LOGIN_URL = login_url
+    assert auditing._leads_to_login(path, location) is expected

@@ -541,10 +541,14 @@ class TestWatch:
             (("watch", "--format", "json", "--interval", "0.1"), (0, "")),
             (("watch", "--interval", "0.1"), (0, "")),
             (("docs", "settings"), (3, "CommandError: Nobody reads the output any more.\n")),
+            (("status", "--format", "json"), (3, "CommandError: Nobody reads the output any more.\n")),
         ],
-        ids=["watch-json", "watch-text", "docs"],
+        ids=["watch-json", "watch-text", "docs", "status-json"],
     )
-    def test_who_reads_no_more_ends_it_well(self, arguments: tuple[str, ...], expected: tuple[int, str]) -> None:
+    @pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT], ids=["", "2>&1"])
+    def test_who_reads_no_more_ends_it_well(
+        self, arguments: tuple[str, ...], expected: tuple[int, str], errors: int
+    ) -> None:
         script = "from django.core.management import execute_from_command_line as run, sys; run(sys.argv)"
         reading, writing = os.pipe()
         os.close(reading)
@@ -552,16 +556,18 @@ class TestWatch:
             ended = subprocess.run(
                 [sys.executable, "-c", script, "connections", *arguments],
                 check=False,
-                env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
+                # Python's own buffer, as most have it.
+                env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONUNBUFFERED": ""},
                 cwd=ROOT,
                 stdout=writing,
-                stderr=subprocess.PIPE,
+                stderr=errors,
                 text=True,
                 timeout=60,
             )
         finally:
             os.close(writing)
-        assert (ended.returncode, ended.stderr) == expected
+        code, said = expected
+        assert (ended.returncode, ended.stderr) == (code, said if errors == subprocess.PIPE else None)
 
     def test_ctrl_c_ends_it_well(self) -> None:
         environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
@@ -742,10 +748,15 @@ class TestMasking:
                 "postgresql://?@db/x' (70 characters)",
             ),
             ('unexpected "postgres://shop:hunter2/@2@db/x"', '"postgres://?@db/x"'),
-            ("The database name 'dbname=x password=hunter2 host=db' is", "password=? host=db' is"),
+            ("The database name 'dbname=x password=hunter2 host=db' is", "dbname=x password=?"),
+            ("The database name 'dbname=x password=hunter2 hunter2'", "dbname=x password=?"),
+            ("The database name 'postgresql://shop:hunter2 hunter2@db/x' is", "postgresql://?@db/x' is"),
+            ("ValueError: {'password': 'hunter2'}", "{'password': ?}"),
+            ('unexpected spaces found in "hunter2 x", use percent-encoded spaces', 'in "?, use percent-encoded spaces'),
+            ('forbidden value %00 in percent-encoded value: "hunter2%00"', 'value: "?'),
             ("password = 'hunter2 \\' hunter2' host=db", "password = ? host=db"),
-            ('invalid percent-encoded token: "hunter2%zz"', 'token: "?"'),
-            ('invalid integer value "hunter2@db" for connection option "port"', '"?" for connection option "port"'),
+            ('invalid percent-encoded token: "hunter2"hunter2%zz"', 'token: "?'),
+            ('invalid integer value "hunter2@db" for connection option "port"', 'invalid integer value "?'),
             ('invalid integer value "abc" for connection option "port"', '"abc" for connection option "port"'),
             ('password authentication failed for user "a@b"', 'password authentication failed for user "a@b"'),
         ],

@@ -869,6 +869,19 @@ class TestOnAServer:
         assert found["level"] == "warning"
         assert found["remedy"].startswith('It is in CONN_HYGIENE["SESSION_TIMEOUTS"]: leave it alone')
 
+    @pytest.mark.parametrize(
+        ("of_facts", "level"),
+        [({}, Level.NOTE), ({"pooler": Pooler.TRANSACTION}, Level.WARNING), ({"options_refused": "no"}, Level.WARNING)],
+        ids=["direct", "pooler", "refused"],
+    )
+    def test_what_somebody_has_written_is_a_note_unless_a_pooler_may_keep_it_off(
+        self, of_facts: dict[str, Any], level: Level
+    ) -> None:
+        written = {"default": {"statement_timeout": 'OPTIONS["options"]'}}
+        asked = dataclasses.replace(PROJECT, timeouts_written=written)
+        found = doctor.diagnose(asked, [facts(timeouts={"statement_timeout": 0}, **of_facts)], TODAY)
+        assert [each.level for each in found if each.id == "no-statement-timeout"] == [level]
+
     def test_a_service_that_keeps_timeouts_from_being_set_is_named(self) -> None:
         of_service = {"default": {"statement_timeout": 'OPTIONS["service"]'}}
         asked = dataclasses.replace(PROJECT, timeouts_written=of_service)

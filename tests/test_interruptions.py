@@ -28,9 +28,11 @@ from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return, TimeLimit
 from conn_hygiene.leases.states import CLOSED
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
+from conn_hygiene.management import asking
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools.parameters import Parameters
 from conn_hygiene.reaper.reaper import Reaper
+from conn_hygiene.server import sessions
 from conn_hygiene.sessions import catalogue, cleaning, client, following, sql
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
@@ -331,6 +333,14 @@ def test_after_an_exception_at_any_line_nothing_runs_without_what_was_set(
 
 
 # ##### Where an exception of somebody else's is kept from whoever works #####
+
+
+def test_asking_a_server_is_what_a_time_limit_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PostgreSQLWrapper, "get_connection_params", interrupt)
+    with pytest.raises(Interrupt):
+        sessions.connect("default")
+    with pytest.raises(Interrupt):
+        asking.facts(["default"])
 
 
 @pytest.mark.parametrize("order", [("default", "unpooled"), ("unpooled", "default")])

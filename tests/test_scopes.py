@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import OperationalError, ProgrammingError, connection, connections, transaction
+from django.db import InterfaceError, OperationalError, ProgrammingError, connection, connections, transaction
 from django.db.utils import ConnectionDoesNotExist
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
@@ -1078,6 +1078,25 @@ def test_so_is_a_transaction_of_theirs_which_is_reported(
     sqlite_file.ensure_connection()
     assert sqlite_file.get_autocommit()
     assert query("sqlite", sql="SELECT count(*) FROM written") == (0,)
+
+
+def test_the_alias_can_be_used_again_where_the_rollback_fails(
+    sqlite_file: BaseDatabaseWrapper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise InterfaceError("lost")
+
+    @closing_connections
+    def job() -> None:
+        _begin_and_keep()
+        monkeypatch.setattr(sqlite_file, "_rollback", fail)
+
+    job()
+    monkeypatch.undo()
+    assert query("sqlite") == (1,)
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is InterfaceError
 
 
 def test_connections_of_another_vendor_are_closed_too(sqlite_file: BaseDatabaseWrapper) -> None:

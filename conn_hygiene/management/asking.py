@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import Error, connections
 
 from conn_hygiene import conf, internals
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.management.rendering import Status, View
 from conn_hygiene.masking import printable, without_passwords
 from conn_hygiene.pools import backends, written
@@ -148,7 +149,10 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(words(error))
-    except Exception as error:  # noqa: BLE001 - Django connects here, with all that a project has put into that
+    except Exception as error:
+        # Django connects here, with all that a project has put into that.
+        if is_of_handler(error):
+            raise
         failures.append(words(server.misconfigured(error)))
     # Now that Django has connected, if it can: some show only then what they are.
     return doctor.Facts(

@@ -123,13 +123,23 @@ def request(path: str) -> Answer:
 
 def _leads_to_login(path: str, location: str) -> bool:
     """Return whether *location* is LOGIN_URL, or is told the way back to *path*, as any other page to log in at is."""
-    where, login = urlsplit(location), SplitResult("", "", "", "", "")
+    asked, where, login = _split(path), _split(location), None
     # One that is no URL, and the name of none, is nobody's to go to.
-    with contextlib.suppress(NoReverseMatch):
-        login = urlsplit(resolve_url(settings.LOGIN_URL))
-    if login.path and where.path == login.path and login.netloc in ("", where.netloc):
+    with contextlib.suppress(NoReverseMatch, TypeError):
+        login = _split(resolve_url(settings.LOGIN_URL))
+    if login and login.path and where.path == login.path and login.netloc in ("", where.netloc):
         return True
-    return any(urlsplit(value).path == urlsplit(path).path for _, value in parse_qsl(where.query))
+    # The way back to the front page is found in other links, too.
+    ways = [_split(value) for _, value in parse_qsl(where.query)]
+    return asked.path != "/" and any((way.path, way.query) == (asked.path, asked.query) for way in ways)
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of *url*; none of what is no URL."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def run_tests(labels: Iterable[str], **options: Any) -> bool:

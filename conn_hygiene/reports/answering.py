@@ -313,7 +313,7 @@ _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNOR
 
 # The short name of a password, or of a port; the value may stand right behind it, as mysql has it.
 _SHORT_NAME = "-p"
-_SHORT = re.compile(r"-p(?!\d+$).", re.DOTALL)
+_SHORT = re.compile(r"-p(?!\d{1,5}$).", re.DOTALL)
 
 
 def command_of(arguments: Sequence[str]) -> str:
@@ -324,9 +324,13 @@ def command_of(arguments: Sequence[str]) -> str:
     told: list[str] = []
     is_next = is_short = False
     for argument in arguments[1:]:
-        # A number is a port.
+        # A number of so many digits is a port.
         is_secret = _SECRET.search(argument) is not None
-        is_hidden = is_secret or _SHORT.match(argument) or (is_next and not (is_short and argument.isdecimal()))
+        is_hidden = (
+            is_secret
+            or _SHORT.match(argument)
+            or (is_next and not (is_short and argument.isdecimal() and len(argument) <= 5))
+        )
         told.append(HIDDEN if is_hidden else argument)
         is_short = argument == _SHORT_NAME
         # What follows the name of one.

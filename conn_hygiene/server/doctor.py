@@ -144,6 +144,9 @@ def _timeouts(project: Project, options: dict[str, Any], fact: Facts) -> Iterato
 
 def _level(project: Project, fact: Facts, name: str) -> Level:
     """Return how bad it is that the timeout *name* is off: nothing but a note if somebody has written that."""
+    if mode(fact) is not None or fact.options_refused is not None:
+        # What is written may be another value, which the pooler keeps from the server.
+        return Level.WARNING
     where, is_off = _written(project, fact, name), not project.session_timeouts.get(fact.alias, {}).get(name)
     said = where == connect_options.OF_OPTIONS or (where is not None and where not in _OUTSIDE and is_off)
     return Level.NOTE if said else Level.WARNING

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
+from conn_hygiene.interruptions import is_of_handler
+
 #: The one that does the work of all, and the others.
 WHOLE = "conn_hygiene.middleware.ConnectionHygieneMiddleware"
 _RELEASING = "conn_hygiene.middleware.ReleaseBetweenQueriesMiddleware"
@@ -31,6 +33,9 @@ def is_releasing(path: str) -> bool:
 def _class(path: str) -> type[Any] | None:
     try:
         found = import_string(path)
-    except Exception:  # noqa: BLE001 - a server that starts says best what is wrong with it
+    except Exception as error:
+        # A server that starts says best what is wrong with it.
+        if is_of_handler(error):
+            raise
         return None
     return found if isinstance(found, type) else None

@@ -19,6 +19,7 @@ from django.db import connections
 from psycopg.adapt import Loader
 from psycopg.rows import class_row, dict_row
 
+from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import mask, printable
 from conn_hygiene.server import pooler
 from conn_hygiene.sessions import connect_options
@@ -152,6 +153,8 @@ def connect(alias: str, **others: Any) -> psycopg.Connection[Any]:
     except psycopg.Error:
         raise
     except Exception as error:
+        if is_of_handler(error):
+            raise
         # Django's ImproperlyConfigured, an unknown time zone, or what a backend raises that asks for a password.
         raise misconfigured(error) from error
 

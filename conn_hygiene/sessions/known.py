@@ -79,15 +79,15 @@ def is_unknown(alias: str) -> bool:
 def due(alias: str, now: float, *, is_needed: bool = False) -> bool:
     """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`.
 
-    The others go on with what was known, or clean. *is_needed* tells of one who cannot if nothing is known: who waits
-    for the settings that follow.
+    The others go on with what was known, or clean. Who cannot if nothing is known, since the settings that follow are
+    waited for, says that it *is_needed*, and asks besides.
     """
     if not is_due(alias, now):
         return False
-    if is_needed and is_unknown(alias):
-        return True
     mark = [now]
     found = _asking.setdefault(alias, mark)
+    if is_needed and is_unknown(alias):
+        return True
     if found is not mark and now - found[0] >= RETRY_AFTER:
         # Whoever put it is no more.
         found[0] = now

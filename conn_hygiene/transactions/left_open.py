@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from conn_hygiene import callsite, internals
 from conn_hygiene.events import RequestOver, publish
@@ -192,8 +192,8 @@ def end_unleased_transaction(wrapper: BaseDatabaseWrapper, who: str) -> Callable
     try:
         with wrapper.wrap_database_errors:
             wrapper._rollback()  # type: ignore[attr-defined]
-    except DatabaseError as error:
-        failed: DatabaseError | None = error
+    except Error as error:
+        failed: Error | None = error
     else:
         failed = None
     reset_transaction_state(wrapper)

@@ -175,6 +175,9 @@ class Command(BaseCommand):
         """Have what is still to be written go nowhere, or Python fails to write it when it exits."""
         # Where there is no file behind it, there is no pipe either.
         with suppress(OSError, ValueError, AttributeError), open(os.devnull, "w") as nowhere:
+            # By 2>&1, errors go the same way.
+            if os.path.sameopenfile(self.stdout.fileno(), self.stderr.fileno()):
+                os.dup2(nowhere.fileno(), self.stderr.fileno())
             os.dup2(nowhere.fileno(), self.stdout.fileno())
 
     def _run(self, options: dict[str, Any]) -> None:
@@ -198,7 +201,7 @@ class Command(BaseCommand):
                 asking.Source(stack, _databases(options), server.Scope(options["all_users"])), options["limit"]
             )
         if options["format"] == "json":
-            self.stdout.write(rendering.dumped(rendering.status_json(status)))
+            self._write(rendering.dumped(rendering.status_json(status)))
         else:
             self._show(rendering.status_blocks(status), options)
         failed = [f"{', '.join(view.aliases)}: {view.error}" for view in status.views if view.error]
@@ -285,7 +288,7 @@ class Command(BaseCommand):
             return True
         # Where it is read also if the output goes into a file.
         question = f"End {_sessions(count)}? Each loses its open transaction. [y/N] "
-        self.stderr.write(question, self.style.WARNING, ending="")
+        self.stderr.write(question, ending="")
         self.stderr.flush()
         try:
             answer = input()
@@ -315,7 +318,7 @@ class Command(BaseCommand):
         counts = {name: options[name] for name in ("processes", "threads", "hosts")}
         findings = doctor.diagnose(asking.project(aliases, **counts), asking.facts(aliases), datetime.date.today())  # noqa: DTZ011
         if options["format"] == "json":
-            self.stdout.write(rendering.dumped(rendering.findings_json(findings)))
+            self._write(rendering.dumped(rendering.findings_json(findings)))
         else:
             nothing = [Line("Nothing was found that will hurt.", rendering.GOOD)]
             self._show(rendering.finding_blocks(findings) or nothing, options)
@@ -368,7 +371,7 @@ class Command(BaseCommand):
         with auditing.audited() as found:
             failed = self._run_tests(options) if options["test"] is not None else self._get(options)
         if options["format"] == "json":
-            self.stdout.write(rendering.dumped(rendering.unseen_json(found)))
+            self._write(rendering.dumped(rendering.unseen_json(found)))
         else:
             nothing = [Line("Nothing was left in a session unseen.", rendering.GOOD)]
             self._show(rendering.unseen_blocks(found) or nothing, options)
