@@ -61,15 +61,23 @@ def take_off(wrapper: BaseDatabaseWrapper) -> float | None:
     return first.waited
 
 
-class _FirstConnect:
+class _StandIn:
+    """Stands on a wrapper, which it knows weakly: that has it as an attribute, and is collected as its thread ends."""
+
+    __slots__ = ("_wrapper",)
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        self._wrapper = weakref.ref(wrapper)
+
+
+class _FirstConnect(_StandIn):
     """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
 
-    __slots__ = ("_keeper", "_wrapper", "waited")
+    __slots__ = ("_keeper", "waited")
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
+        super().__init__(wrapper)
         self._keeper = keeper
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
         self.waited: float | None = None
 
     def __call__(self, conn_params: dict[str, Any]) -> Any:
@@ -104,14 +112,10 @@ class _FirstConnect:
         return connection
 
 
-class _FirstEnsure:
+class _FirstEnsure(_StandIn):
     """Stands on a wrapper without a lease for its ``ensure_connection()``, for the note of a pool that had none."""
 
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
+    __slots__ = ()
 
     def __call__(self) -> None:
         """Call the wrapper's own, or what somebody has put in its place."""
@@ -119,14 +123,10 @@ class _FirstEnsure:
         exhausted.ensure_noted(partial(type(wrapper).ensure_connection, wrapper))
 
 
-class _WholeConnect:
+class _WholeConnect(_StandIn):
     """Stands on a wrapper without a lease for its ``connect()``: what fails on the way leaves no half of a session."""
 
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
+    __slots__ = ()
 
     def __call__(self) -> None:
         """Connect as the wrapper's own does. What it cannot set up is given back, closed; the next use begins anew."""
@@ -138,24 +138,17 @@ class _WholeConnect:
             raise
 
 
-class _PlainState:
+class _PlainState(_StandIn):
     """Stands on a wrapper with the above for its ``__getstate__()``, by which it is copied: no copy has any of them.
 
     They would connect the wrapper that they were made for.
     """
 
-    __slots__ = ("_wrapper",)
-
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
-        # Weakly: the wrapper has this as an attribute, and must be collected when its thread ends.
-        self._wrapper = weakref.ref(wrapper)
+    __slots__ = ()
 
     def __call__(self) -> dict[str, Any]:
         """Return the attributes that the wrapper would have without the toolkit."""
-        return {name: value for name, value in vars(self._wrapper()).items() if type(value) not in _STAND_INS}
-
-
-_STAND_INS = (_FirstConnect, _FirstEnsure, _WholeConnect, _PlainState)
+        return {name: value for name, value in vars(self._wrapper()).items() if not isinstance(value, _StandIn)}
 
 
 def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
