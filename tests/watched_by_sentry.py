@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import django
 from django.db import OperationalError, connections, transaction
@@ -24,6 +24,11 @@ with warnings.catch_warnings():
     from sentry_sdk.transport import Transport
 
     from conn_hygiene.contrib.sentry import ConnHygieneIntegration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Reported = TypeVar("Reported", bound=events.Event)
 
 KEPT = ("level", "logger", "message", "fingerprint", "tags", "user", "contexts", "breadcrumbs", "exception")
 
@@ -66,22 +71,25 @@ def query(alias: str = "default") -> None:
         cursor.execute("SELECT 1")
 
 
-def _told(kind: type[events.Event]) -> threading.Event:
-    """Return what is set when the next event of *kind* has been told, to Sentry as well, which listens since before."""
+def _told(kind: type[Reported], is_it: Callable[[Reported], bool]) -> threading.Event:
+    """Return what is set when an event of *kind* has been told, to Sentry as well, which listens since before.
+
+    The last one, of what came before, may be told late.
+    """
     told = threading.Event()
-    events.listen(kind, lambda event: told.set())
+    events.listen(kind, lambda event: told.set() if is_it(event) else None)
     return told
 
 
 def sit_idle() -> None:
-    told = _told(events.IdleInTransaction)
+    told = _told(events.IdleInTransaction, lambda event: True)
     with transaction.atomic():
         query()
         assert told.wait(20)
 
 
 def hold() -> None:
-    told = _told(events.HeldTooLong)
+    told = _told(events.HeldTooLong, lambda event: str(event.where_checked_out).endswith("in query"))
     query()
     assert told.wait(20)
 
