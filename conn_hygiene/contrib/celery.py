@@ -9,24 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import SyncToAsync
 from celery import signals  # type: ignore[import-untyped]
 from celery.fixups.django import DjangoFixup, DjangoWorkerFixup  # type: ignore[import-untyped]
 from celery.fixups.django import fixup as celerys_own
-from django.db import Error, connections
 
 from conn_hygiene import installation, internals
+from conn_hygiene.contrib import jobs
 from conn_hygiene.forks import discarding
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.masking import printable
 from conn_hygiene.scopes import release_between_queries
 from conn_hygiene.transactions import left_open
-from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,19 +107,20 @@ class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
 
     def _close_database(self) -> None:
         if self.installed:
-            _close_connections()
+            jobs.close_connections(logger)
         else:
             super()._close_database()
 
     def _close_pools(self, **kwargs: Any) -> None:
-        _close_connections()
+        jobs.close_connections(logger)
         discarding.close_pools()
 
 
 @contextmanager
 def _task(label: str) -> Iterator[None]:
     """Have the toolkit treat what the running thread does inside as a request by the name of *label*."""
-    _begin(label)
+    label = printable(label)
+    jobs.begin(label)
     try:
         with release_between_queries(), _thread_for_async(label):
             yield
@@ -139,43 +137,11 @@ def _thread_for_async(label: str) -> Iterator[None]:
     if not internals.ASYNC_TASKS.available:
         yield
         return
-    from asgiref.sync import ThreadSensitiveContext
-
-    began = threading.Event()
-
-    def begin() -> None:
-        began.set()
-        _begin(label)
-
-    context = ThreadSensitiveContext()
-    with ThreadPoolExecutor(1, "conn-hygiene-task", begin) as thread:
-        SyncToAsync.context_to_thread_executor[context] = thread
-        token = SyncToAsync.thread_sensitive_context.set(context)
-        try:
+    thread = jobs.JobThread("conn-hygiene-task", label, logger)
+    try:
+        with thread.installed():
             yield
-        finally:
-            SyncToAsync.thread_sensitive_context.reset(token)
-            # What the task has left running in an event loop gets another thread from asgiref.
-            SyncToAsync.context_to_thread_executor.pop(context, None)
-            # Else there is no thread; it would be started for this.
-            if began.is_set():
-                thread.submit(_end).result()
-
-
-def _begin(label: str) -> None:
-    serving.label = printable(label)
-    left_open.request_started()
-
-
-def _end() -> None:
-    left_open.request_finished()
-    _close_connections()
-
-
-def _close_connections() -> None:
-    for wrapper in connections.all(initialized_only=True):
-        try:
-            wrapper.close()
-        except Error:
-            # It is gone in any case, and must not keep the others.
-            logger.info("Connection %r was broken when it was closed.", wrapper.alias, exc_info=True)
+    finally:
+        ended = thread.end(wait=True)
+        if ended is not None:
+            ended.result()

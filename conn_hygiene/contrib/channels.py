@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
-from django.db import Error, connections
 
 from conn_hygiene import installation, internals
+from conn_hygiene.contrib.jobs import JobThread
 from conn_hygiene.masking import printable
 from conn_hygiene.scopes import release_between_queries
-from conn_hygiene.transactions import left_open
-from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,35 +65,12 @@ async def _thread(label: str) -> AsyncIterator[None]:
         async with ThreadSensitiveContext():
             yield
         return
-    began = threading.Event()
-
-    def begin() -> None:
-        began.set()
-        serving.label = label
-        left_open.request_started()
-
-    context = ThreadSensitiveContext()
-    thread = ThreadPoolExecutor(1, "conn-hygiene-socket", begin)
-    SyncToAsync.context_to_thread_executor[context] = thread
-    token = SyncToAsync.thread_sensitive_context.set(context)
+    thread = JobThread("conn-hygiene-socket", label, logger)
     try:
-        yield
+        with thread.installed():
+            yield
     finally:
-        SyncToAsync.thread_sensitive_context.reset(token)
-        SyncToAsync.context_to_thread_executor.pop(context, None)
-        # Else there is no thread; it would be started for this.
-        ending = thread.submit(_end) if began.is_set() else None
         # Not waiting, on the event loop of all sockets, for a query that is still running.
-        thread.shutdown(wait=False)
-        if ending is not None:
-            await asyncio.shield(asyncio.wrap_future(ending))
-
-
-def _end() -> None:
-    left_open.request_finished()
-    for wrapper in connections.all(initialized_only=True):
-        try:
-            wrapper.close()
-        except Error:
-            # It is gone in any case, and must not keep the others.
-            logger.info("Connection %r was broken when it was closed.", wrapper.alias, exc_info=True)
+        ended = thread.end(wait=False)
+        if ended is not None:
+            await asyncio.shield(asyncio.wrap_future(ended))
