@@ -6,7 +6,7 @@ A thread that has one of these locks takes only such as stand further down::
     WRAPPERS     leases/attaching: the list of wrappers that have connected
     START        reaper/reaper: the start and the end of the timer's thread
     LEASE        leases/lease: one lease
-    REGISTRY     reaper/reaper: which leases hold a connection, and what is on its way back
+    REGISTRY     reaper/registry: which leases hold a connection, and what is on its way back
     LEAF         counters, a request's times, lanes of workers, a time limit: nothing is taken inside
 
 Under none of them is anything called that is not ours: no server is asked, nothing logged, no signal sent, no callback

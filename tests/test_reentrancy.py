@@ -202,6 +202,7 @@ def query_twice() -> None:
         Lease._take_out,
         Reaper.carry_back,
         Reaper.checked_out,
+        Reaper._add,
         Reaper.leaving,
         Reaper.returned,
         Tally.checked_in,

@@ -5,11 +5,10 @@ other threads' wrappers it calls nothing of Django's: it takes the psycopg conne
 lease's lock, and has it returned to that connection's own pool, under none. The timer does that itself where nothing
 can block; what asks the server for something, or calls code that is not ours, is a worker's.
 
-Who may touch what: ``_leases`` (all that hold a connection) and ``_returning`` (connections on their way back) are
-guarded by ``_registry_lock``; ``_heap`` and ``_limits`` are the timer's own; ``_inbox`` and ``_new_limits`` are
-deques and ``_bell`` a SimpleQueue, all safe from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is
-written by the timer before it looks into the deques a last time and sleeps, and read by others after they have put
-something in: one of the two sees the other.
+Who may touch what: the lists of leases and of returns are the registry's, see :class:`.registry.Registry`; ``_heap``
+and ``_limits`` are the timer's own; ``_inbox`` and ``_new_limits`` are deques and ``_bell`` a SimpleQueue, all safe
+from any thread, and the SimpleQueue from finalisers too. ``_wake_at`` is written by the timer before it looks into the
+deques a last time and sleeps, and read by others after they have put something in: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -26,27 +25,26 @@ from collections import deque
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
 from conn_hygiene import conf, internals, locks
 from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.leases import cursors, ended, policy, returns
+from conn_hygiene.leases import cursors, ended, policy
 from conn_hygiene.leases.backoff import PATIENCE, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import ages, demand, watch
+from conn_hygiene.reaper.registry import Registry, whole
 from conn_hygiene.reaper.workers import Workers
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
     from queue import SimpleQueue
-
-    import psycopg
 
     from conn_hygiene.events import Event
     from conn_hygiene.leases.claim import Claim
@@ -60,21 +58,14 @@ logger = logging.getLogger("conn_hygiene.reaper")
 _now = time.monotonic
 
 
-class Reaper:
-    """Keeps the list of leases that hold a connection, and ends those that are due. One a process."""
+class Reaper(Registry):
+    """Ends the leases of its registry that are due, and has their connections carried back. One a process."""
 
     def __init__(self, tally_of: Callable[[str], Tally]) -> None:
+        super().__init__()
         self._tally_of = tally_of
-        self._leases: set[Lease] = set()
         self._start_lock = locks.make(Rank.START)
-        self._begin_registry()
         self._reset_thread()
-
-    def _begin_registry(self) -> None:
-        self._registry_lock = locks.make(Rank.REGISTRY)
-        self._returned = threading.Condition(self._registry_lock)
-        self._returning: set[Return] = set()
-        self._awaited = 0
 
     def _reset_thread(self) -> None:
         self._thread: threading.Thread | None = None
@@ -102,10 +93,7 @@ class Reaper:
 
     def checked_out(self, lease: Lease) -> None:
         """Keep *lease* reachable while it has a connection, so that its owner's end does not lose it."""
-        with self._registry_lock:
-            first = not self._leases
-            self._leases.add(lease)
-        if first:
+        if self._add(lease):
             self._start_watching()
 
     def wanted(self, spare: Sequence[Any]) -> None:
@@ -174,25 +162,7 @@ class Reaper:
     def _rewind_watch(self) -> None:
         self._watch_at = _now() + _watch_interval()
 
-    def checked_in(self, lease: Claim) -> None:
-        """Forget *lease*, which has no connection any more."""
-        with self._registry_lock:
-            self._leases.discard(lease)
-
     # ##### What is on its way back #####
-
-    def leaving(self, lease: Claim, returning: Return) -> None:
-        """List *returning*, which is about to be taken out of *lease*, and forget that one. Under the lease's lock."""
-        with self._registry_lock:
-            self._returning.add(returning)
-            self._leases.discard(lease)
-
-    def returned(self, returning: Return) -> None:
-        """Forget *returning*, and wake who waits for it."""
-        with self._registry_lock:
-            self._returning.discard(returning)
-            if self._awaited:
-                self._returned.notify_all()
 
     def carry_back(self, returning: Return, *, here: bool) -> None:
         """Have *returning* carried out: in the running thread if it is *here* or cannot block, else by a worker."""
@@ -228,47 +198,6 @@ class Reaper:
                 return False
         return True
 
-    def _taken_out_of(self, lease: Claim) -> list[Return]:
-        # Past another thread that is in the middle of it: what is only half taken out here is the running one's.
-        with lease._lock, self._registry_lock:
-            return [returning for returning in list(self._returning) if returning.lease is lease]
-
-    def stays(self, lease: Claim, returning: Return) -> None:
-        """Forget *returning*, which was not taken out of *lease* after all."""
-        holds = lease.holds_connection()
-        with self._registry_lock:
-            if holds:
-                self._leases.add(_whole(lease))
-        self.returned(returning)
-
-    def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
-        """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs.
-
-        Not for longer than what is done to it may take. Nor for what the running thread itself is about.
-        """
-        if not self._returning:
-            return
-
-        def is_there() -> bool:
-            return not any(
-                (each.lease is lease or each.alias == alias) and not each.is_carried_here
-                for each in list(self._returning)
-            )
-
-        with self._returned:
-            self._awaited += 1
-            try:
-                arrived = self._returned.wait_for(is_there, returns.PATIENCE)
-            finally:
-                self._awaited -= 1
-        if not arrived:
-            logger.warning(
-                "A connection of %r was still on its way back after %.0f s, so that close() or close_pool() goes on "
-                "without it. Look for a logging handler, or a pool's `configure` or `reset`, that hangs.",
-                alias if lease is None else lease.alias,
-                returns.PATIENCE,
-            )
-
     def ring_at(self, deadline: float, limit: TimeLimit) -> None:
         """Have the timer call ``limit.expire()`` when *deadline* has come, unless it is over by then."""
         self._new_limits.append((deadline, limit))
@@ -294,16 +223,6 @@ class Reaper:
         call = partial(_as_a_worker, publish, event)
         if not self._workers.put(_EVENTS, call, threads=1, length=_MOST_EVENTS):
             self._reports_lost += 1
-
-    def leases(self) -> list[Lease]:
-        """Return the leases that hold a connection now."""
-        with self._registry_lock:
-            return list(self._leases)
-
-    def returning_to(self, pool: object) -> list[psycopg.Connection[Any]]:
-        """Return the connections that are on their way back to *pool*."""
-        with self._registry_lock:
-            return [each.connection for each in list(self._returning) if each.pool is pool]
 
     def parked(self, lease: Lease, deadline: float) -> None:
         """Have *lease* looked at when *deadline* has come.
@@ -347,7 +266,7 @@ class Reaper:
 
     def wrapper_lost(self, lease: Claim) -> None:
         """Reclaim a connection whose wrapper was collected. Called from finalisers."""
-        self._bell.put(lambda: self._reclaim(_whole(lease)))
+        self._bell.put(lambda: self._reclaim(whole(lease)))
 
     def thread_ended(self, thread_end: weakref.ref[Any]) -> None:
         """Reclaim what a thread held that has ended. Called from a finaliser in that thread, late in its end."""
@@ -524,8 +443,7 @@ class Reaper:
         now = _now()
         if now >= self._demands.look_at:
             # No setting that has changed meanwhile is passed over.
-            with self._registry_lock:
-                returning = [each.pool for each in list(self._returning)]
+            returning = self._pools_returned_to()
             self._demands.see_to(self.leases() if _gives_on_demand() else [], returning, now)
 
     def _watch(self) -> None:
@@ -628,26 +546,15 @@ class Reaper:
     # ##### Forks #####
 
     def after_fork_in_child(self) -> tuple[set[Lease], list[tuple[str, Any]]]:
-        """Begin anew in a forked child; return the parent's leases, and its connections on their way back, by alias.
+        """Begin anew in a forked child, where the threads are gone and any lock may have been held.
 
-        The thread did not survive, and any lock may have been held. The leases are forgotten: what other threads of the
-        parent held must not be reclaimed when their wrappers are collected here.
+        Return the parent's leases, and its connections on their way back, by alias.
         """
         self._start_lock = locks.make(Rank.START)
-        inherited, self._leases = self._leases, set()
-        for lease in inherited:
-            lease.after_fork_in_child()
-        on_their_way = self._returning
         for limit in [*(each[-1] for each in self._limits), *(each[-1] for each in self._new_limits)]:
             limit.after_fork_in_child()
-        self._begin_registry()
         self._reset_thread()
-        return inherited, [(each.alias, each.connection) for each in on_their_way]
-
-
-def _whole(lease: Claim) -> Lease:
-    """Return *lease* as what it is: those that are no more than a claim are never made."""
-    return cast("Lease", lease)
+        return self._forget_after_fork()
 
 
 def _is_said(lease: Lease, kind: str, about: object, now: float) -> bool:

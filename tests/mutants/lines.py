@@ -117,7 +117,7 @@ MUTANTS = [
     ),
     _mutant(
         "leases are listed without the registry's lock",
-        "reaper/reaper.py",
+        "reaper/registry.py",
         """
         with self._registry_lock:
             return list(self._leases)
@@ -129,7 +129,7 @@ MUTANTS = [
     ),
     _mutant(
         "the reaper forgets a lease without the registry's lock",
-        "reaper/reaper.py",
+        "reaper/registry.py",
         """
         with self._registry_lock:
             self._leases.discard(lease)
@@ -1000,7 +1000,7 @@ MUTANTS = [
     ),
     _mutant(
         "what another thread is taking out is carried back under its hands",
-        "reaper/reaper.py",
+        "reaper/registry.py",
         """
         with lease._lock, self._registry_lock:
         """,
@@ -1236,10 +1236,12 @@ MUTANTS = [
         "the watch is not wound up by the first checkout",
         "reaper/reaper.py",
         """
-        if first:
+        if self._add(lease):
             self._start_watching()
         """,
-        "",
+        """
+        self._add(lease)
+        """,
         "test_reaper.py::test_a_checkout_while_the_watch_goes_to_rest_is_watched",
     ),
     _mutant(
@@ -3321,7 +3323,7 @@ MUTANTS = [
     ),
     _mutant(
         "a child keeps the parent's list of leases",
-        "reaper/reaper.py",
+        "reaper/registry.py",
         """
         inherited, self._leases = self._leases, set()
         """,
