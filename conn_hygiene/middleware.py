@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 
-from conn_hygiene import callsite, conf, installation, scopes
+from conn_hygiene import callsite, conf, installation, scopes, scoping
 from conn_hygiene.leases import policy, usage
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _ScopeMiddleware:
 
     def _covered(self, response: Any, entry: policy.Entry | None) -> HttpResponseBase:
         if entry is not None and isinstance(response, StreamingHttpResponse):
-            scopes.cover_streaming(response, scopes.SameRequest(entry))
+            scoping.cover_streaming(response, scopes.SameRequest(entry))
         return cast("HttpResponseBase", response)
 
 

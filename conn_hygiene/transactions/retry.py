@@ -14,8 +14,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import backends
-from conn_hygiene.scopes import NOTHING, check_decorated, release_connections
+from conn_hygiene.scoping import NOTHING, check_decorated
 from conn_hygiene.transactions.errors import (
     DEADLOCK_DETECTED,
     IN_FAILED_SQL_TRANSACTION,
@@ -209,8 +210,9 @@ class _Retry:
 
     def _let_go(self, connection: BaseDatabaseWrapper) -> None:
         """Hold no connection of a pool while waiting; without a pool, the scopes around decide."""
-        if backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
-            release_connections(using=self._using)
+        lease = lease_of(connection)
+        if lease is not None and backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
+            lease.release_now()
 
     async def _tell_in_thread(self, name: str, state: Any) -> None:
         """Tell in the thread of the connections, since who listens may query."""

@@ -15,7 +15,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import NotSupportedError, OperationalError, connections
 
 from conn_hygiene import conf, internals
-from conn_hygiene.scopes import _Scope
+from conn_hygiene.scoping import Scope
 from conn_hygiene.transactions.errors import QUERY_CANCELED, sqlstate_of
 from conn_hygiene.transactions.overrides import Block, Overrides, entered
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # ##### What both have in common #####
 
 
-class _Settings(_Scope):
+class _Settings(Scope):
     """A scope whose statements run under settings of its own."""
 
     lasts = True

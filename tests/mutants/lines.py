@@ -1299,7 +1299,7 @@ MUTANTS = [
     ),
     _mutant(
         "a template is rendered outside of the scope of its view",
-        "scopes.py",
+        "scoping.py",
         """
         cover_rendering(result, self)
         """,
@@ -2380,10 +2380,10 @@ MUTANTS = [
         "a streaming body is another request's",
         "middleware.py",
         """
-        scopes.cover_streaming(response, scopes.SameRequest(entry))
+        scoping.cover_streaming(response, scopes.SameRequest(entry))
         """,
         """
-        scopes.cover_streaming(response, self.scope)
+        scoping.cover_streaming(response, self.scope)
         """,
         "test_whose_request.py::test_a_body_has_what_its_request_has_set",
     ),
@@ -2447,7 +2447,7 @@ MUTANTS = [
     # ##### What cannot be decorated, or asked for #####
     _mutant(
         "a queue's task is decorated",
-        "scopes.py",
+        "scoping.py",
         """
         if _is_task(func):
         """,
@@ -2460,7 +2460,7 @@ MUTANTS = [
     ),
     _mutant(
         "one method is enough to be a queue's task",
-        "scopes.py",
+        "scoping.py",
         """
         return any(hasattr(kind, one) and hasattr(kind, other) for one, other in _METHODS_OF_TASKS)
         """,
@@ -2471,7 +2471,7 @@ MUTANTS = [
     ),
     _mutant(
         "whatever an object says it has counts",
-        "scopes.py",
+        "scoping.py",
         """
         kind = func.__class__
         """,
@@ -2491,7 +2491,7 @@ MUTANTS = [
     ),
     _mutant(
         "a view class is to lose the aliases",
-        "scopes.py",
+        "scoping.py",
         """
         if self._using is not None:
             return self._with_using()

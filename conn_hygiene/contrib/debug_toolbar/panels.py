@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.template import Context, Engine, Template
 
-from conn_hygiene import installation, internals, scopes
+from conn_hygiene import installation, internals, scoping
 from conn_hygiene.contrib.debug_toolbar import drawing
 from conn_hygiene.contrib.extras import extra
 from conn_hygiene.leases import usage
@@ -102,7 +102,7 @@ class ConnectionsPanel(Panel):
         streams = response.streaming and getattr(response, "file_to_stream", None) is None
         if streams and internals.STREAMING.available:
             timeline.body = response._iterator
-            scopes.cover_streaming(response, _Body(timeline))
+            scoping.cover_streaming(response, _Body(timeline))
             response._resource_closers.append(partial(self._body_ended, timeline))
         else:
             timeline.finish()
@@ -139,7 +139,7 @@ class ConnectionsPanel(Panel):
         return _template().render(Context(drawing.drawn(self.get_stats())))
 
 
-class _Body(scopes._Scope):
+class _Body(scoping.Scope):
     """Has the body of a response told to a timeline, step by step."""
 
     lasts = False
