@@ -731,7 +731,7 @@ def _complain(listener: Callable[[Any], object], event: Event, error: Exception)
         logger.error("A listener of %s failed: %r", type(event).__name__, listener, exc_info=error)
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global _lock  # noqa: PLW0603 - nobody holds the new one yet
     _lock = locks.make(Rank.LEAF)

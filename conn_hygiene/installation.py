@@ -226,7 +226,7 @@ def uninstall() -> None:
             del connections.create_connection
         stopped.stop()
         known.reset()
-        read_only.begin_anew()
+        read_only.reset()
         attached = attaching.forget_known()
         pools.restore_logging()
         for pool in pools.native_pools().values():
@@ -254,10 +254,12 @@ def _at_exit() -> None:
 # first, so that stats() counts the event when a logging handler or a receiver of its signal reads it.
 for _listeners in (counters, log, notices, signalling):
     _listeners.listen()
-for _module in (answering, known, counters, log, notices, read_only):
-    forks.begin_anew_as_well(_module.begin_anew)
+for _module in (answering, known, counters, notices):
+    forks.register_after_fork(_module.after_fork_in_child)
+for _forgetful in (log, read_only):
+    forks.register_after_fork(_forgetful.reset)
 
-forks.rest_before_fork_as_well(answering.rest)
+forks.register_closing_before_fork(answering.rest)
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):

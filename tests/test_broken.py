@@ -451,7 +451,7 @@ def test_a_broken_one_is_replaced_once_if_no_other_is_to_be_had(
 def read_only_sessions(admin: psycopg.Connection) -> Iterator[Callable[[bool], None]]:
     """Return a function that has all sessions that are opened from then on be read-only, or none."""
     name = admin.info.dbname
-    read_only.begin_anew()
+    read_only.reset()
 
     def switch(on: bool) -> None:
         admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {"on" if on else "off"}'.encode())
@@ -460,7 +460,7 @@ def read_only_sessions(admin: psycopg.Connection) -> Iterator[Callable[[bool], N
     admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'.encode())
     cut(admin)
     connections.close_all()
-    read_only.begin_anew()
+    read_only.reset()
 
 
 def write(alias: str = "default") -> None:

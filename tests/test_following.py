@@ -866,11 +866,11 @@ def test_what_functions_may_have_set_stays_with_its_owner_while_nobody_can_tell(
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Have nobody ask the catalogue; return a list of those who would have."""
-    known.begin_anew()
+    known.after_fork_in_child()
     asking: list[object] = []
     monkeypatch.setattr(known, "ask", lambda *arguments: asking.append(arguments))
     yield asking
-    known.begin_anew()
+    known.after_fork_in_child()
 
 
 @pytest.mark.usefixtures("releasing")

@@ -373,8 +373,8 @@ def test_a_sqlalchemy_pool_is_left_to_the_parent(
 ) -> None:
     """One connection of it is checked out here, one in a transaction of another thread, and one idle in the pool."""
     # The worst moment for it: the other thread is gone, and its connection not yet discarded.
-    begin_anew = forks.begin_anew
-    monkeypatch.setattr(forks, "begin_anew", lambda: (gc.collect(), begin_anew()))
+    renew_state = forks.renew_state
+    monkeypatch.setattr(forks, "renew_state", lambda: (gc.collect(), renew_state()))
     ready, forked = threading.Event(), threading.Event()
 
     def transact() -> None:

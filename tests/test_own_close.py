@@ -366,7 +366,7 @@ def test_with_persistent_connections_it_ends_with_its_request(tenants: Any) -> N
 @pytest.fixture
 def left_alone(settings: Any) -> Iterator[Callable[[type[Any]], Any]]:
     """Return a function that has an alias on a backend, and returns its wrapper."""
-    backends.begin_anew()
+    backends.reset()
     with pytest.MonkeyPatch.context() as patch, remade(ALIAS, ENGINE="tests.tenant_backend"):
 
         def with_backend(cls: type[Any]) -> Any:
@@ -375,7 +375,7 @@ def left_alone(settings: Any) -> Iterator[Callable[[type[Any]], Any]]:
 
         yield with_backend
         connections[ALIAS].close()
-    backends.begin_anew()
+    backends.reset()
 
 
 NOT_GOING_ON = "close() of tests.tenant_backend.base.NotGoingOn does not call super().close(), as far as can be seen"

@@ -130,7 +130,7 @@ def of_size(size: int, **pool: Any) -> Iterator[tuple[ConnectionPool, Holders]]:
 @pytest.fixture(autouse=True)
 def anew() -> None:
     """Have nothing said yet, and nothing found."""
-    log.begin_anew()
+    log.reset()
     exhausted._last = None
 
 

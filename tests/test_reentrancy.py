@@ -160,7 +160,7 @@ def test_what_was_said() -> None:
 
 
 def test_what_is_left_alone() -> None:
-    backends.begin_anew()
+    backends.reset()
     first: list[bool] = []
 
     def leave_alone() -> None:
@@ -168,7 +168,7 @@ def test_what_is_left_alone() -> None:
 
     for _ in at_each_line(backends.leave_alone, leave_alone, leave_alone):
         assert first.count(True) == 1
-    backends.begin_anew()
+    backends.reset()
 
 
 # ##### Connections #####

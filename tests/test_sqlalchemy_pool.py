@@ -718,7 +718,7 @@ def test_a_release_of_sqlalchemy_that_is_not_known_is_left_alone(
     assert lease_of(connections[ALIAS]) is None
     assert backends.why_left_alone(ALIAS) == "its connections are SQLAlchemy's, of a release that is not known here"
     # What was seen is remembered.
-    backends.begin_anew()
+    backends.reset()
 
 
 # ##### What django-db-connection-pool does not do #####

@@ -77,9 +77,9 @@ EXAMPLES["tuple[Holder, ...]"] = (
 def test_no_message_of_any_event(kind: type[events.Event], messages: Messages, caplog: Any) -> None:
     # A Literal is ours.
     facts = {field.name: EXAMPLES.get(str(field.type), "log") for field in dataclasses.fields(kind)}
-    log.begin_anew()
+    log.reset()
     log._LISTENERS[kind](kind(**facts))
-    log.begin_anew()
+    log.reset()
     said = [record.getMessage() for record in caplog.records]
     assert said
     for message in said:

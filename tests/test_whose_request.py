@@ -457,7 +457,7 @@ def test_what_was_there_before_any_request_stays(alias: str, grace: float, setti
 def test_a_thread_that_only_asks_keeps_its_session(alias: str, settings: Any) -> None:
     settings.MIDDLEWARE = MIDDLEWARE
     settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
-    known.begin_anew()
+    known.after_fork_in_child()
     assert len(set(serve_in_one_thread(*[f"/pid-of-a-thread/{alias}/"] * 3))) == 1
 
 

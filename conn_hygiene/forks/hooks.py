@@ -46,11 +46,11 @@ _inherited_leases: set[Lease] = set()
 # Connections that were out of their leases, and not yet back in their pools, at the moment of the fork.
 _inherited_on_their_way: list[tuple[str, Any]] = []
 
-# What those have to do in a child that this module does not know; see `begin_anew_as_well`.
-_more_to_begin_anew: list[Callable[[], None]] = []
+# What modules have to do in a child that this one does not know; see `register_after_fork`.
+_after_fork: list[Callable[[], None]] = []
 
-# The same ahead of a fork, of those that have a thread; see `rest_before_fork_as_well`.
-_more_to_rest: list[Callable[[], None]] = []
+# The same of those that have a thread to end ahead of a fork; see `register_closing_before_fork`.
+_closing_before_fork: list[Callable[[], None]] = []
 
 # All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
 # discards. The threads are gone there, and Python collects what was theirs before it calls any hook: a wrapper's
@@ -80,7 +80,7 @@ def close_all_after_fork() -> int:
     global _home_pid  # noqa: PLW0603 - one process, one home
     if os.getpid() == _home_pid:
         return 0
-    begin_anew()
+    renew_state()
     _home_pid = os.getpid()
     of_others = [*_take_from_leases(), *_take_from_wrappers(mine=False)]
     found = [*_take_from_wrappers(mine=True), *discarding.take_native_pools(), *discarding.take_sqlalchemy_pools()]
@@ -117,7 +117,7 @@ def close_all_before_fork() -> int:
     closed += discarding.close_pools()
     if reaper.running is not None:
         reaper.running.stop(for_good=False)
-    for call in _more_to_rest:
+    for call in _closing_before_fork:
         call()
     return closed
 
@@ -142,13 +142,13 @@ def after_fork_in_parent() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Begin anew, and discard what was inherited unless the settings say that this is done by hand.
+    """Renew the state of the toolkit, and discard what was inherited unless the settings say that this is done by hand.
 
     Does nothing for a child that becomes another program in a moment: its descriptors are closed then.
     """
     if _is_about_to_exec():
         return
-    begin_anew()
+    renew_state()
     if reaper.running is not None and conf.current.DISCARD_AFTER_FORK:
         close_all_after_fork()
 
@@ -161,7 +161,7 @@ def _is_about_to_exec() -> bool:
     return frame is not None and frame.f_globals.get("__name__") in ("subprocess", "gevent.subprocess")
 
 
-def begin_anew() -> None:
+def renew_state() -> None:
     """Make the toolkit's locks, reaper and registries new in a forked process. Does nothing the second time.
 
     Any lock may have been held at the moment of the fork, by a thread that is no more. Called by the hook at a fork,
@@ -172,8 +172,8 @@ def begin_anew() -> None:
         return
     _state_pid = os.getpid()
     for module in (events, reaper, attaching, connect_options, usage):
-        module.begin_anew()
-    for call in _more_to_begin_anew:
+        module.after_fork_in_child()
+    for call in _after_fork:
         call()
     if reaper.running is not None:
         leases, on_their_way = reaper.running.after_fork_in_child()
@@ -181,14 +181,14 @@ def begin_anew() -> None:
         _inherited_on_their_way.extend(on_their_way)
 
 
-def begin_anew_as_well(call: Callable[[], None]) -> None:
+def register_after_fork(call: Callable[[], None]) -> None:
     """Have *call* called in each forked child, once, before anything is told of the fork: for locks and for numbers."""
-    _more_to_begin_anew.append(call)
+    _after_fork.append(call)
 
 
-def rest_before_fork_as_well(call: Callable[[], None]) -> None:
+def register_closing_before_fork(call: Callable[[], None]) -> None:
     """Have *call* called by :func:`close_all_before_fork`: to end a thread, which the next checkout starts again."""
-    _more_to_rest.append(call)
+    _closing_before_fork.append(call)
 
 
 def _take_from_leases() -> Iterator[tuple[str, Any]]:

@@ -54,14 +54,14 @@ def forget_known() -> list[BaseDatabaseWrapper]:
     with _known_lock:
         wrappers = list(_known)
         _known.clear()
-    backends.begin_anew()
+    backends.reset()
     return wrappers
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Replace in a forked child the locks that another thread may have held."""
     global _known_lock  # noqa: PLW0603 - nobody holds the new one yet
-    backends.begin_anew()
+    backends.reset()
     _known_lock = locks.make(Rank.WRAPPERS)
     for wrapper in list(_known):
         lease = lease_of(wrapper)

@@ -102,7 +102,7 @@ def _is_read_only(connection: psycopg.Connection[Any]) -> bool:
     return b"on" in (reported(b"in_hot_standby"), reported(state.READ_ONLY.encode()))
 
 
-def begin_anew() -> None:
+def reset() -> None:
     """Forget all, for a forked child and for whoever installs the toolkit anew."""
     _renewed.clear()
     _ask_again_at.clear()

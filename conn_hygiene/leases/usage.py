@@ -85,7 +85,7 @@ class Timing:
 current: ContextVar[Timing | None] = ContextVar("conn_hygiene_timing", default=None)
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Measure nothing in a forked child: the request is its parent's, and another thread may have held the lock."""
     current.set(None)
 

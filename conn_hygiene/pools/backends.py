@@ -117,7 +117,7 @@ def leave_alone(alias: str, engine: str, reason: str) -> bool:
         return True
 
 
-def begin_anew() -> None:
+def reset() -> None:
     """Forget what was said: nobody has told a forked child, nor whoever installs the toolkit again."""
     global _lock  # noqa: PLW0603 - another thread may have held it at a fork
     _lock = threading.RLock()

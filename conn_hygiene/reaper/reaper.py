@@ -642,7 +642,7 @@ running: Reaper | None = None
 installing = locks.make(Rank.INSTALLING)
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Replace in a forked child the lock that another thread may have held."""
     global installing  # noqa: PLW0603 - nobody holds the new one yet
     installing = locks.make(Rank.INSTALLING)

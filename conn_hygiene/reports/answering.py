@@ -404,7 +404,7 @@ def rest() -> None:
         begin()
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Have a forked child answer for itself, from its first checkout on, and never on its parent's socket."""
     global _lock, _answering, _began_at
     _lock, _began_at = locks.make(Rank.LEAF), time.time()

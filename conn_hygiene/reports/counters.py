@@ -83,7 +83,7 @@ class Tally:
             # Seconds waited after which there was no connection.
             self._in_vain = 0.0
 
-    def begin_anew(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Count from nothing in a forked child, where another thread may have held the lock."""
         self._lock = locks.make(Rank.LEAF)
         self.reset()
@@ -159,10 +159,10 @@ def reset() -> None:
         tally.reset()
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Count from nothing in a forked child: what happened before is its parent's."""
     for tally in chosen(None):
-        tally.begin_anew()
+        tally.after_fork_in_child()
 
 
 # ##### Events #####

@@ -227,10 +227,10 @@ def _warn_of_unclosed(facts: dict[str, Any]) -> None:
 unclosed_cursors: Repeats[tuple[str, str]] = Repeats()
 
 
-def begin_anew() -> None:
-    """Say everything again in a forked child, which nobody has told of it."""
-    unclosed_cursors.begin_anew()
-    exhausted_pools.begin_anew()
+def reset() -> None:
+    """Forget what was said, as in a forked child, which nobody has told of it."""
+    unclosed_cursors.reset()
+    exhausted_pools.reset()
 
 
 def _unseen_state(event: events.UnseenState) -> None:

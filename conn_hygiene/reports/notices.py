@@ -48,7 +48,7 @@ def listen() -> None:
     events.listen(events.RequestOver, _is_over)
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Forget in a forked child the notices of its parent. Another thread may have held the lock."""
     global _lock  # noqa: PLW0603 - nobody holds the new one yet
     _lock = locks.make(Rank.LEAF)

@@ -27,10 +27,10 @@ class Repeats(Generic[S]):
     def __init__(self, interval: float = INTERVAL, most: int = MOST) -> None:
         self._interval = interval
         self._most = most
-        self.begin_anew()
+        self.reset()
 
-    def begin_anew(self) -> None:
-        """Forget all, in a forked child: the parent will say it. Another thread may have held the lock."""
+    def reset(self) -> None:
+        """Forget all, as in a forked child: its parent will say it. Another thread may have held the lock there."""
         self._lock = threading.RLock()
         # When it was last said, the longest ago first, and what came since.
         self._said: dict[S, tuple[float, int]] = {}

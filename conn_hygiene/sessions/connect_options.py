@@ -55,7 +55,7 @@ def renew() -> None:
             entry["OPTIONS"] = _Extended(written, additions) if additions else written
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Name the sessions of a forked child after the child. Needed before it connects; takes no lock."""
     if conf.current.TAG_SESSIONS:
         renew()

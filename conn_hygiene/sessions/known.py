@@ -147,7 +147,7 @@ def forget(alias: str | None = None) -> None:
             _known[name] = _Known(known.findings, float("-inf"), is_current=False)
 
 
-def begin_anew() -> None:
+def after_fork_in_child() -> None:
     """Take note that nobody is asking: who was does not exist in a forked child."""
     _asking.clear()
 

@@ -3473,10 +3473,10 @@ MUTANTS = [
         "a child goes on with the numbers of its parent",
         "installation.py",
         """
-        for _module in (answering, known, counters, log, notices, read_only):
+        for _module in (answering, known, counters, notices):
         """,
         """
-        for _module in (log,):
+        for _module in (answering, known, notices):
         """,
         "test_events.py::test_inherited_connections_that_are_discarded_are_published_and_counted_in_the_child",
     ),

@@ -148,7 +148,7 @@ def _value(kind: str, family: families.Family, sample: str, names: tuple[str, ..
     return value
 
 
-def _begin_anew() -> None:
+def _after_fork_in_child() -> None:
     """Begin in a forked child: with its own files, and without the thread."""
     global _lock, _begun, _stop  # noqa: PLW0603 - nobody holds the new one yet
     _lock = threading.RLock()
@@ -174,7 +174,7 @@ def _at_exit() -> None:
         logger.exception("Metrics could not be written to PROMETHEUS_MULTIPROC_DIR.")
 
 
-forks.begin_anew_as_well(_begin_anew)
+forks.register_after_fork(_after_fork_in_child)
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
