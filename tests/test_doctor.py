@@ -1171,7 +1171,7 @@ class TestBehindPgBouncer:
             assert between() is Pooler.SESSION
 
     def test_a_pool_that_is_exhausted_is_not_waited_for(self, through: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pooler, "PATIENCE", 0.1)
+        monkeypatch.setattr(pooler, "ANSWER_TIMEOUT", 0.1)
         with through("session", pool_size=1):
             assert between() is Pooler.SESSION
 

@@ -14,7 +14,7 @@ from django.db import OperationalError, connections, transaction
 
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries
-from conn_hygiene.leases.backoff import PATIENCE
+from conn_hygiene.leases.backoff import MAX_DELAY
 from conn_hygiene.leases.description import Description, describe
 from conn_hygiene.leases.ended import call_in_handle, terminate
 from conn_hygiene.leases.states import HELD, PARKED
@@ -180,9 +180,9 @@ def test_a_burst_is_left_alone_for_longer_and_longer() -> None:
             assert again is not None
             looks.append(again - lease().idle_since)
         assert looks == sorted(looks)
-        assert looks[0] < looks[-1] <= PATIENCE * 1.01
+        assert looks[0] < looks[-1] <= MAX_DELAY * 1.01
         # And no longer than that, once it is over.
-        assert lease().end_if_parked(lease().idle_since + PATIENCE) is None
+        assert lease().end_if_parked(lease().idle_since + MAX_DELAY) is None
         assert not holds("small")
 
 

@@ -606,7 +606,7 @@ def test_an_answer_of_another_version_is_read_as_far_as_it_goes(directory: Path)
 def test_who_asks_something_else_keeps_nobody_waiting(
     question: bytes, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "_PATIENCE", 0.5)
+    monkeypatch.setattr(answering, "_TIMEOUT", 0.5)
     path = answers(directory)
     with socket.socket(socket.AF_UNIX) as asker:
         asker.connect(str(path))

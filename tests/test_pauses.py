@@ -111,7 +111,7 @@ def requests(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Request
     # Django's test classes leave plain methods on the wrappers that they had forbidden to connect.
     vars(connections["small"]).pop("connect", None)
     queue = getattr(DatabaseWrapper._connection_pools.get("small"), "_waiting", None)
-    if isinstance(queue, queues.Order):
+    if isinstance(queue, queues.WaitingQueue):
         # Other tests were of other habits.
         queue.experience.forget()
     requests = Requests(settings)

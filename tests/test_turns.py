@@ -49,7 +49,7 @@ def in_a_scope(settings: Any) -> Iterator[None]:
     vars(connections["small"]).pop("connect", None)
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 60}
     queue = getattr(DatabaseWrapper._connection_pools.get("small"), "_waiting", None)
-    if isinstance(queue, queues.Order):
+    if isinstance(queue, queues.WaitingQueue):
         # Other tests were of other habits.
         queue.experience.forget()
     yield
@@ -352,7 +352,7 @@ def test_a_burst_of_several_checkouts_keeps_its_place() -> None:
 
 def test_until_it_has_had_a_long_turn_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "LONG_TURN", 0.25)
-    behind = queues.Order()
+    behind = queues.WaitingQueue()
     with queues.going_on(behind, 1000.0):
         behind.append(object())
     turn = Turn()
@@ -443,7 +443,7 @@ def test_those_who_go_on_are_served_by_the_age_of_their_bursts(served: Served) -
 
 
 def test_a_place_is_one_in_its_own_queue() -> None:
-    mine, other = queues.Order(), queues.Order()
+    mine, other = queues.WaitingQueue(), queues.WaitingQueue()
     with queues.going_on(mine, 1.0):
         assert (queues.place_in(mine), queues.place_in(other)) == (1.0, None)
     assert queues.place_in(mine) is None
@@ -454,7 +454,7 @@ def test_a_pool_that_has_no_lock_before_it_opens_gets_its_order() -> None:
     # As before psycopg_pool 3.3.1.
     vars(older).pop("_lock", None)
     queues.watch(older)
-    assert type(older._waiting) is queues.Order
+    assert type(older._waiting) is queues.WaitingQueue
 
 
 def test_what_a_pool_had_for_a_queue_before_has_nobody_in_it() -> None:
@@ -546,11 +546,11 @@ class TestItComesAnew:
 
 
 def test_the_queue_is_the_pools_own_where_the_toolkit_is_not(pool: ConnectionPool) -> None:
-    assert type(pool._waiting) is queues.Order
+    assert type(pool._waiting) is queues.WaitingQueue
     native.unwatch(pool)
     assert type(pool._waiting) is deque
     native.watch(pool)
-    assert type(pool._waiting) is queues.Order
+    assert type(pool._waiting) is queues.WaitingQueue
 
 
 # ##### Who computes #####

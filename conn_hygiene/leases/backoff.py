@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: Seconds for which the reaper takes its time at most, if nobody waits.
-PATIENCE = 0.01
+#: Seconds after which the reaper looks at the latest, if nobody waits and the grace is no longer.
+MAX_DELAY = 0.01
 
 #: Seconds by which the reaper may be late if somebody does wait, so that it need not wake for each lease by itself.
 SLACK = 0.003
@@ -28,7 +28,7 @@ class Backoff:
         """
         in_burst = idle_since != self._seen
         self._seen = idle_since
-        self.patience = min(2 * self.patience or grace, max(grace, PATIENCE)) if in_burst else 0.0
+        self.patience = min(2 * self.patience or grace, max(grace, MAX_DELAY)) if in_burst else 0.0
         return in_burst
 
 
@@ -41,4 +41,4 @@ def leisure(now: float, grace: float, *, is_scarce: bool) -> float:
     if is_scarce:
         return now + grace + SLACK
     # At one of few moments, so that one look serves many.
-    return now + grace if grace > PATIENCE else (now // PATIENCE + 2) * PATIENCE
+    return now + grace if grace > MAX_DELAY else (now // MAX_DELAY + 2) * MAX_DELAY

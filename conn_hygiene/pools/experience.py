@@ -84,7 +84,7 @@ class Experience:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Forget all that was seen."""
         # The share of those that want little: of all, and of each kind.
         self._short = 1.0
         self._kinds: dict[object, float] = {}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _place: ContextVar[tuple[object, float] | None] = ContextVar("conn_hygiene_place", default=None)
 
 
-class Order(deque[Any]):
+class WaitingQueue(deque[Any]):
     """Stands for the ``_waiting`` of a pool, and is used by the pool alone, under its lock; others only look.
 
     First are those who come anew, in the order in which they came, then those who go on. The two lines take turns, so
@@ -103,12 +103,12 @@ class Order(deque[Any]):
 
 def is_ahead(queue: Sequence[Any], place: float) -> bool:
     """Return whether anybody waits in a pool's *queue* who is ahead of that *place*, as far as that is known."""
-    return queue.is_ahead(place) if type(queue) is Order else bool(queue)
+    return queue.is_ahead(place) if type(queue) is WaitingQueue else bool(queue)
 
 
 def experience_of(queue: Sequence[Any]) -> Experience:
     """Return what is known of those who wait in a pool's *queue*; nothing yet, for other pools than psycopg's."""
-    return queue.experience if type(queue) is Order else Experience()
+    return queue.experience if type(queue) is WaitingQueue else Experience()
 
 
 def place_in(queue: Sequence[Any]) -> float | None:
@@ -132,12 +132,12 @@ def going_on(queue: Sequence[Any], place: float) -> Iterator[None]:
 def watch(pool: Any) -> None:
     """Have those who wait for *pool* be served in this order. Does nothing for other pools than psycopg's."""
     if internals.TURNS.available and type(getattr(pool, "_waiting", None)) is deque:
-        _replace(pool, Order)
+        _replace(pool, WaitingQueue)
 
 
 def unwatch(pool: Any) -> None:
     """Make the queue of *pool* what it was."""
-    if type(getattr(pool, "_waiting", None)) is Order:
+    if type(getattr(pool, "_waiting", None)) is WaitingQueue:
         _replace(pool, deque)
 
 

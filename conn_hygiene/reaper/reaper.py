@@ -33,7 +33,7 @@ from conn_hygiene import conf, internals, locks
 from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import cursors, ended, policy
-from conn_hygiene.leases.backoff import PATIENCE, SLACK
+from conn_hygiene.leases.backoff import MAX_DELAY, SLACK
 from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
@@ -414,7 +414,7 @@ class Reaper(Registry):
         if self._heap:
             self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
-            self._wake_at = now + PATIENCE if self._busy else math.inf
+            self._wake_at = now + MAX_DELAY if self._busy else math.inf
         limit_at = self._limits[0][0] if self._limits else math.inf
         self._wake_at = min(self._wake_at, self._watch_at, self._demands.look_at, limit_at)
         if self._inbox or self._new_limits:

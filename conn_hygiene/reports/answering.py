@@ -51,7 +51,10 @@ LARGEST = 4 * 1024 * 1024
 
 # Bytes of a question, and seconds that one conversation may take.
 _LONGEST_QUESTION = 1024
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
+
+# Seconds from one attempt to accept an asker to the next, where there are no descriptors left.
+_ACCEPT_AGAIN_AFTER = 1.0
 
 # Seconds after which it is looked whether the socket's file is still there: what is in /tmp may be swept out, and what
 # is in XDG_RUNTIME_DIR goes when the user logs out.
@@ -116,7 +119,7 @@ class _Answering:
             except OSError:
                 # It was shut down; or there are no descriptors left, of which others will say more.
                 if self._is_current():
-                    time.sleep(_PATIENCE)
+                    time.sleep(_ACCEPT_AGAIN_AFTER)
                 continue
             if self._is_current():
                 with contextlib.suppress(OSError), asker:
@@ -221,12 +224,12 @@ def _say(level: int, message: str, text: str) -> None:
 
 
 def _answer(asker: socket.socket) -> None:
-    """Answer one question, within :data:`_PATIENCE`.
+    """Answer one question, within :data:`_TIMEOUT`.
 
     :raises OSError: it came to nothing.
     """
-    give_up_at = time.monotonic() + _PATIENCE
-    asker.settimeout(_PATIENCE)
+    give_up_at = time.monotonic() + _TIMEOUT
+    asker.settimeout(_TIMEOUT)
     if not status_directory.is_trusted(asker):
         return
     asked = b""
@@ -242,7 +245,7 @@ def _answer(asker: socket.socket) -> None:
     else:
         text = encoded(about_process())
     # In one call, for which the limit is one of all of it.
-    asker.settimeout(_PATIENCE)
+    asker.settimeout(_TIMEOUT)
     asker.sendall(text + b"\n")
     # Not only closed: a child that is being forked may have a copy.
     asker.shutdown(socket.SHUT_RDWR)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from conn_hygiene.leases.lease import Lease
 
 #: Seconds for which threads that are at work yet may finish, and reports that are due are waited for.
-PATIENCE = 1.0
+SETTLE_TIMEOUT = 1.0
 
 
 class _Thing(NamedTuple):
@@ -81,7 +81,7 @@ class Leftovers:
         It asks the server whether what this thread has set is still set.
         """
         self._flush()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SETTLE_TIMEOUT
         while (left := self._open()) and any(not thing.own for thing in left) and time.monotonic() < until:
             time.sleep(0.01)
         self._excused |= {thing.key for thing in left}
@@ -100,7 +100,7 @@ class Leftovers:
     @staticmethod
     def _flush() -> None:
         if reaper.running is not None:
-            reaper.running.flush(PATIENCE)
+            reaper.running.flush(SETTLE_TIMEOUT)
 
     def _open(self) -> list[_Thing]:
         return [thing for thing in _things() if thing.key not in self._excused and _is_still_set(thing)]
@@ -179,7 +179,7 @@ def _carried(lease: Lease) -> list[str]:
     """Return what is to be set again at the next checkout, but for what is set to its default."""
     carried = lease.carried
     try:
-        values = {} if carried is None else carried.values(PATIENCE)
+        values = {} if carried is None else carried.values(SETTLE_TIMEOUT)
     except psycopg.OperationalError:
         # It is lost, as the owner's next query will say.
         return []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import psycopg
 
 #: Seconds to wait for an answer of a second connection. One to a pooler in session mode may have to queue for minutes.
-PATIENCE = 3.0
+ANSWER_TIMEOUT = 3.0
 
 # How often to try; another client may be faster each time.
 _TRIES = 3
@@ -73,10 +73,10 @@ def _server_pid(connection: psycopg.Connection[Any]) -> int:
 
 
 def _server_pid_soon(connection: psycopg.Connection[Any]) -> int | None:
-    """Return the same, or None if there is no answer within PATIENCE; *connection* is of no use then."""
+    """Return the same, or None if there is no answer within ANSWER_TIMEOUT; *connection* is of no use then."""
     pgconn = connection.pgconn
     pgconn.send_query(_QUESTION.encode())
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + ANSWER_TIMEOUT
     with selectors.DefaultSelector() as selector:
         selector.register(pgconn.socket, selectors.EVENT_READ)
         while pgconn.is_busy():
