@@ -22,7 +22,7 @@ from django.db import DatabaseError, OperationalError, connection, connections, 
 import conn_hygiene
 from conn_hygiene import callsite, signals
 from conn_hygiene.leases.backoff import SLACK
-from conn_hygiene.reaper import reaper
+from conn_hygiene.reaper import limits, reaper
 from conn_hygiene.sessions import known
 from tests.test_left_open import Events, asgi, events_of, pid_of, query, wsgi
 from tests.testapp.models import Item
@@ -590,8 +590,8 @@ def test_a_limit_of_a_microsecond_keeps_no_processor_busy(settings: Any, monkeyp
         looks.append(real())
         return looks[-1]
 
-    real = reaper._watch_interval
-    monkeypatch.setattr(reaper, "_watch_interval", interval)
+    real = limits.interval
+    monkeypatch.setattr(limits, "interval", interval)
     settings.CONN_HYGIENE = {"HELD_TOO_LONG_AFTER": 0.000001}
     query("default")
     wait_until(lambda: looks, "it has been asked")

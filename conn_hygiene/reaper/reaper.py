@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -34,10 +33,9 @@ from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import cursors, ended, policy
 from conn_hygiene.leases.backoff import MAX_DELAY, SLACK
-from conn_hygiene.leases.description import Reported, look
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.reaper import ages, demand, watch
+from conn_hygiene.reaper import ages, demand, limits
 from conn_hygiene.reaper.registry import Registry, whole
 from conn_hygiene.reaper.workers import Workers
 
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
 
     from conn_hygiene.events import Event
     from conn_hygiene.leases.claim import Claim
-    from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.keeper import Tally
     from conn_hygiene.leases.lease import Lease
     from conn_hygiene.leases.returns import Return, TimeLimit
@@ -110,7 +107,7 @@ class Reaper(Registry):
             if lease.spare is spare and demand.may_rest(lease):
                 at_rest = lease
             try:
-                if lease.spare is spare and self._give_back_if_hung_up(lease):
+                if lease.spare is spare and self.give_back_if_hung_up(lease):
                     continue
                 due = lease.end_if_due(now, spare)
             except Exception as error:
@@ -125,7 +122,7 @@ class Reaper(Registry):
             self._bell.put(partial(self._demands.begin, at_rest, now))
             self.ensure_running()
 
-    def _give_back_if_hung_up(self, lease: Lease) -> bool:
+    def give_back_if_hung_up(self, lease: Lease) -> bool:
         """Give a connection back that the server has ended while its owner does something else."""
         try:
             found = ended.take_if_hung_up(lease)
@@ -138,7 +135,7 @@ class Reaper(Registry):
 
     def _start_watching(self) -> None:
         """Have the watch looked at, which rests while nothing is checked out."""
-        if self._watch_at == math.inf and _watch_interval() != math.inf:
+        if self._watch_at == math.inf and limits.interval() != math.inf:
             self._bell.put(self._rewind_watch)
 
     def outlives_request(self, close_at: float) -> None:
@@ -160,7 +157,7 @@ class Reaper(Registry):
         self._rewind_watch()
 
     def _rewind_watch(self) -> None:
-        self._watch_at = _now() + _watch_interval()
+        self._watch_at = _now() + limits.interval()
 
     # ##### What is on its way back #####
 
@@ -456,64 +453,13 @@ class Reaper(Registry):
         leases = self.leases()
         for lease in leases:
             try:
-                self._see_to(lease, now)
+                limits.see_to(lease, now, self)
             except Exception as error:  # noqa: BLE001 - as above
                 self.tell(_complain, error)
         if leases:
-            self._watch_at = min(now + _watch_interval(), ages.next_look(leases, now))
+            self._watch_at = min(now + limits.interval(), ages.next_look(leases, now))
             if _gives_on_demand():
                 self._demands.begin_where_somebody_waits(leases, now)
-
-    def _see_to(self, lease: Lease, now: float) -> None:
-        found = look(lease, now)
-        # One that the toolkit has ended has been reported.
-        if found is None or found.active or lease.ended_because is not None:
-            return
-        if found.in_transaction:
-            self._see_to_transaction(lease, found, now)
-            return
-        if _TRANSACTION in lease.reported:
-            lease.reported[_TRANSACTION] = _OVER
-        if not self._give_back_if_hung_up(lease):
-            self._see_to_idle(lease, found, now)
-
-    def _see_to_transaction(self, lease: Lease, found: Description, now: float) -> None:
-        limit = conf.current.IDLE_IN_TRANSACTION_AFTER
-        if limit is None or _is_said(lease, _TRANSACTION, found.transaction, now):
-            return
-        ends = conf.current.IDLE_IN_TRANSACTION_ACTION == "terminate"
-        if found.idle_for < limit:
-            # Two looks lie between this and the limit.
-            if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
-                ended.call_in_handle(lease)
-            return
-        event = watch.idle_in_transaction(lease, found)
-        again_at = now + found.idle_for
-        if ended.is_left(found.connection):
-            # Ended by the server, say for its own idle_in_transaction_session_timeout: its owner will be told by whom.
-            event, again_at = replace(event, action="log"), math.inf
-            said = lease.reported.get(_TRANSACTION)
-            if said is not None and said.about == found.transaction:
-                return
-        elif ends and not ended.terminate(lease, found, f"conn_hygiene ended this session. {event.message}"):
-            # Its owner was faster, and is at work again.
-            return
-        _note(lease, _TRANSACTION, found.transaction, again_at)
-        self.tell(watch.publish, event, found)
-
-    def _see_to_idle(self, lease: Lease, found: Description, now: float) -> None:
-        if not (found.pooled or lease.request is not None):
-            # Kept between requests, as CONN_MAX_AGE says, and nobody waits for it.
-            ages.see_to(lease, found, now)
-            return
-        limit = conf.current.HELD_TOO_LONG_AFTER
-        if limit is None or found.idle_for < limit or _is_said(lease, _HELD, lease.checkouts, now):
-            return
-        _note(lease, _HELD, lease.checkouts, now + found.idle_for)
-        event = watch.held_too_long(lease, found)
-        if lease.give_back_if_abandoned():
-            event = replace(event, action="release", kept_because=None)
-        self.tell(watch.publish, event, found)
 
     # ##### What owners leave behind #####
 
@@ -557,16 +503,6 @@ class Reaper(Registry):
         return self._forget_after_fork()
 
 
-def _is_said(lease: Lease, kind: str, about: object, now: float) -> bool:
-    """Return whether a report of that *kind* was made of the same thing, too short a time ago to make it again."""
-    said = lease.reported.get(kind)
-    return said is not None and said.about == about and now < said.again_at
-
-
-def _note(lease: Lease, kind: str, about: object, again_at: float) -> None:
-    lease.reported[kind] = Reported(about, again_at)
-
-
 def _as_a_worker(call: Callable[..., None], *arguments: Any) -> None:
     """Make a *call* in a thread that no request ends in; what fails there must not keep the rest from being done.
 
@@ -605,23 +541,8 @@ def _gives_on_demand() -> bool:
     return conf.current.RELEASE != "never" and conf.current.HELD_TOO_LONG_AFTER is not None
 
 
-def _watch_interval() -> float:
-    """Return how often to look, in seconds: a quarter of the shortest limit, by which a report is late at most.
-
-    No shorter than what a thread can be woken for; a limit of a microsecond must not keep a processor busy.
-    """
-    limits = (conf.current.IDLE_IN_TRANSACTION_AFTER, conf.current.HELD_TOO_LONG_AFTER)
-    return max(SLACK, min((limit / 4 for limit in limits if limit is not None), default=math.inf))
-
-
 # Whatever a worker's thread checks out it keeps until it is closed there.
 _HOLDING = (policy.Entry(None, holds=True, using=None),)
-
-# The kinds of reports that are repeated; see events.CameBack.
-_TRANSACTION, _HELD = "idle in transaction", "held too long"
-
-# Stands for a report that speaks of nothing any more: the next of its kind is due when it is due.
-_OVER = Reported(object(), 0.0)
 
 # The lane of reports, and how many may wait there.
 _REPORTS = "reports"

@@ -989,7 +989,7 @@ MUTANTS = [
     ),
     _mutant(
         "what the server has ended is ended once more",
-        "reaper/reaper.py",
+        "reaper/limits.py",
         """
         if ended.is_left(found.connection):
         """,
@@ -3195,7 +3195,7 @@ MUTANTS = [
     # ##### Reports #####
     _mutant(
         "one report silences those of another kind",
-        "reaper/reaper.py",
+        "reaper/limits.py",
         """
         said = lease.reported.get(kind)
         return said is not None and said.about == about and now < said.again_at
@@ -3248,9 +3248,9 @@ MUTANTS = [
     ),
     _mutant(
         "a session is ended a limit too late",
-        "reaper/reaper.py",
+        "reaper/limits.py",
         """
-        if ends and found.idle_for >= limit / 2 - _watch_interval() / 2:
+        if ends and found.idle_for >= limit / 2 - interval() / 2:
             ended.call_in_handle(lease)
         """,
         "",
