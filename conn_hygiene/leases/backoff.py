@@ -1,4 +1,7 @@
-"""When the reaper looks at a lease: seldom where nobody waits, and late where the owner goes on and on."""
+"""When the reaper looks at a parked lease: as seldom as it may where nobody waits, less often during a long burst.
+
+Each look takes the GIL from a thread that works.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ class Backoff:
         self._seen = 0.0
 
     def is_in_burst(self, idle_since: float, grace: float) -> bool:
-        """Return whether the owner has queried since the last look, and be more patient if it has.
+        """Return whether the owner has queried since the last look; if so, double the delay until the next one.
 
-        It is left alone for as long again as its burst has lasted, up to a limit: to look more often would cost it more
-        than its connection is worth to anybody.
+        So an owner is left alone for as long again as its burst has lasted, up to :data:`MAX_DELAY`: to look more often
+        would cost it more than its connection is worth to anybody.
         """
         in_burst = idle_since != self._seen
         self._seen = idle_since
@@ -35,8 +38,8 @@ class Backoff:
 def leisure(now: float, grace: float, *, is_scarce: bool) -> float:
     """Return when to look at a lease that is parked *now*, and that nobody waits for.
 
-    Whoever comes to a pool that has nothing left ends what is due; if that is a thread's first query ever, it cannot,
-    and the reaper must. *is_scarce* tells that the pool has nothing left.
+    :param is_scarce: the pool has no connection left. The look must not be late then: whoever asks such a pool for one
+        ends the leases that are due itself, but a thread that has never had a connection cannot.
     """
     if is_scarce:
         return now + grace + SLACK

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Seconds within which whoever comes anew is done with a connection if it wants little, however busy the processor is.
+#: Seconds for which a connection is held at most by a request that counts as short, however busy the processor is.
 SHORT = 0.025
 
-#: The share of those that want little from which on one of a kind that nobody knows is served ahead of others. Where
-#: nearly all want much, so will this one, and would soon wait again.
+#: A request of an unknown kind is expected to be short if at least this share of all requests was. Where nearly all are
+#: long, so will this one be, and would soon wait again.
 FEW = 0.15
 
-#: The same of those of its own kind, for a kind that is known.
+#: A request of a known kind is expected to be short if at least this share of its kind was.
 HALF = 0.5
 
 #: How many kinds are known at a time.
@@ -32,7 +32,7 @@ MOST = 500
 #: Seconds by which a look at who holds a connection that others wait for is late, at most.
 LATEST = 0.05
 
-#: Seconds below which looks are not worth to be put together.
+# Looks that are less than so many seconds apart are not worth to be put together.
 _SOON = 0.01
 
 # The share of each observation in the average of all, and in that of a kind.
@@ -76,7 +76,10 @@ def kind(request: str | None, thread_id: int) -> object:
 
 
 class Experience:
-    """Moving averages, and how patient to be. Written by any thread without a lock: a race loses one observation."""
+    """What one pool's requests have been like of late, as moving averages, and how far apart the reaper's looks are.
+
+    Any thread writes it, under no lock: a race loses one observation.
+    """
 
     __slots__ = ("_kinds", "_looked_in_vain_at", "_patience", "_pauses", "_short")
 
@@ -85,7 +88,7 @@ class Experience:
 
     def forget(self) -> None:
         """Forget all that was seen."""
-        # The share of those that want little: of all, and of each kind.
+        # The share of short ones: of all requests, and of each kind.
         self._short = 1.0
         self._kinds: dict[object, float] = {}
         # Of each kind of request, behind which queries it pauses, and how often it did.
@@ -94,7 +97,7 @@ class Experience:
         self._looked_in_vain_at = 0.0
 
     def was_held(self, seconds: float, kind: object) -> None:
-        """Take note that somebody of that *kind* who came anew had a connection for so long."""
+        """Take note for how many *seconds* a new request of that *kind* held a connection."""
         is_short = seconds < SHORT
         self._short += (is_short - self._short) * _WEIGHT
         before = self._kinds.get(kind)
@@ -102,14 +105,14 @@ class Experience:
         self._kinds[kind] = is_short if before is None else before + (is_short - before) * _WEIGHT_OF_KIND
 
     def came_back(self, kind: object) -> None:
-        """Take note that somebody is back at once, whom :meth:`was_held` took for one who wants little."""
+        """Take note that what :meth:`was_held` was told of goes on in a burst, and so was not short after all."""
         self._short = max(0.0, self._short - _WEIGHT)
         known = self._kinds.get(kind)
         if known is not None:
             self._kinds[kind] = max(0.0, known - _WEIGHT_OF_KIND)
 
     def wants_little(self, kind: object) -> bool:
-        """Return whether somebody of that *kind* who comes anew should not wait for those who want much."""
+        """Return whether a new request of that *kind* is expected to be short, and so served ahead of bursts."""
         known = self._kinds.get(kind)
         return self._short >= FEW if known is None else known >= HALF
 
@@ -123,13 +126,13 @@ class Experience:
         self._pauses[kind] = pauses
 
     def ended_one(self) -> None:
-        """Take note that the reaper has ended the lease of somebody who had stopped, while others waited."""
+        """Take note that a look of the reaper has ended a lease, while somebody waited."""
         self._patience /= 2
 
     def looked_in_vain(self, now: float, grace: float) -> None:
-        """Take note that the reaper, who has come *now*, has found that somebody else goes on.
+        """Take note that a look of the reaper, *now*, has ended nothing, while somebody waited.
 
-        *grace* is for how many seconds a connection may sit idle. Counted once, however many it finds.
+        A look at several leases counts once. *grace* is for how many seconds a connection may sit idle.
         """
         if now != self._looked_in_vain_at:
             self._looked_in_vain_at = now

@@ -1,8 +1,10 @@
-"""The queue of those who wait for a connection of psycopg's pools: by turns, those who come anew and those who go on.
+"""The queue of those who wait for a connection of one of psycopg's pools: two lines, which are served by turns.
 
-psycopg_pool serves who has waited for longest. Whoever lets go in the middle of a burst of queries, since others wait,
-comes back at once, and it would stand between a short page and its one query with all others like it. So these wait in
-a line of their own, by the age of their bursts.
+psycopg_pool serves first who came first. But an owner in the middle of a burst of queries gives its connection back
+while others wait, and asks for one again at once. Under load there are many such owners, and a short page would wait
+behind all of them for its one query. So they have a line of their own, in which the oldest burst is served first.
+
+A *place* is a moment on the monotonic clock: that at which the burst asked for its first connection.
 """
 
 from __future__ import annotations
@@ -22,32 +24,34 @@ from conn_hygiene.work import serving
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# For one queue only: receivers of "connection_created" may query other aliases on the way.
+# The running code's queue, and its place there. With the queue, since a receiver of "connection_created" may query
+# another alias on the way.
 _place: ContextVar[tuple[object, float] | None] = ContextVar("conn_hygiene_place", default=None)
 
 
 class WaitingQueue(deque[Any]):
-    """Stands for the ``_waiting`` of a pool, and is used by the pool alone, under its lock; others only look.
+    """The ``_waiting`` of a pool. Only the pool changes it, under its own lock; anybody may look.
 
-    First are those who come anew, in the order in which they came, then those who go on. The two lines take turns, so
-    that no flood of the former keeps the latter from coming to an end. Whoever is known to want much stands with the
-    latter at once, by the time at which it comes.
+    In front is the line of new waiters, in the order in which they came; behind it that of bursts, the oldest first. A
+    new waiter whose kind of request uses a connection for long (see :mod:`.experience`) joins the bursts at once, by
+    the moment at which it comes. The lines are served by turns, so that a flood of new waiters keeps no burst from
+    coming to its end.
     """
 
     def __init__(self, waiting: Iterable[Any] = ()) -> None:
         super().__init__(waiting)
         self.experience = Experience()
-        # The places of those who go on, or want much, by identity. They are the last, the oldest first.
+        # The places in the line of bursts, by the id() of who waits there.
         self._places: dict[int, float] = {}
-        # Whether the last one that was served came anew, and somebody waited who goes on.
+        # Whether the last one that was served was new, while a burst waited: then it is a burst's turn.
         self._has_overtaken = False
-        # The place of the first who goes on. Read by others.
+        # The place of the first burst. Other threads read it under no lock.
         self._first = math.inf
 
     def append(self, position: Any) -> None:
-        """Put whoever asks in its place."""
+        """Have *position*, psycopg_pool's ``WaitingClient``, wait in the line where the running code belongs."""
         if not self:
-            # What an exception of a signal handler may have left.
+            # An exception of a signal handler may have left places of which nobody is there any more.
             self._forget()
         place = place_in(self)
         if place is None and not self.experience.wants_little(kind(serving.label, get_ident())):
@@ -68,14 +72,14 @@ class WaitingQueue(deque[Any]):
         return len(self) - len(self._places)
 
     def _behind(self, place: float) -> int:
-        """Return where somebody belongs who goes on, and has that *place*."""
+        """Return the index at which a burst of that *place* belongs."""
         at = len(self)
         while at and self._places.get(id(self[at - 1]), -math.inf) > place:
             at -= 1
         return at
 
     def popleft(self) -> Any:
-        """Return who is served next, or has given up."""
+        """Take out who is next. The pool serves it, or finds that it has given up."""
         if not self._places:
             return super().popleft()
         anew = self._anew()
@@ -97,7 +101,7 @@ class WaitingQueue(deque[Any]):
         self._first = math.inf
 
     def is_ahead(self, place: float) -> bool:
-        """Return whether anybody waits who comes anew, or is ahead of *place*. In any thread; a moment late."""
+        """Return whether a new waiter, or an older burst than that of *place*, waits. In any thread; a moment late."""
         return len(self) > len(self._places) or self._first < place
 
 
@@ -112,14 +116,14 @@ def experience_of(queue: Sequence[Any]) -> Experience:
 
 
 def place_in(queue: Sequence[Any]) -> float | None:
-    """Return the place in *queue* of the running code, if it goes on with what it had a connection for just now."""
+    """Return the place in *queue* of the running code, if it is in a burst; None if it is new there."""
     found = _place.get()
     return None if found is None or found[0] is not queue else found[1]
 
 
 @contextlib.contextmanager
 def going_on(queue: Sequence[Any], place: float) -> Iterator[None]:
-    """Have who asks for a connection inside, and waits in *queue*, stand by that *place* in it."""
+    """Have whoever asks inside for a connection, and waits in *queue*, wait there as the burst of that *place*."""
     before = _place.get()
     try:
         # Inside, and without a token: an exception of a signal handler may come as soon as it is set.
