@@ -83,7 +83,8 @@ def _connection_created(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> No
 def _attach(connection: BaseDatabaseWrapper, *, connecting: bool) -> None:
     running = reaper.running
     # A wrapper that another thread made is shared, or a test's: the end of this thread says nothing about it.
-    own = internals.LEASES.available and connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
+    # What is no wrapper of Django's, such as a backend's asynchronous one, need not know its thread.
+    own = internals.LEASES.available and getattr(connection, "_thread_ident", None) == threading.get_ident()
     thread_end = _end_of_running_thread() if own else None
     if running is not None:
         attaching.attach(connection, running, thread_end, connecting=connecting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import importlib
 import threading
@@ -17,6 +18,7 @@ from django.db.backends.signals import connection_created
 
 import conn_hygiene
 from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.server.checks import check_databases
 from tests.testapp.models import Item
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released
 
@@ -200,6 +202,52 @@ def test_geventpool_is_left_alone_and_works(database: Callable[..., Alias]) -> N
     assert not holds(alias)
     assert conn_hygiene.stats().checkouts == checkouts
     close_geventpool(alias)
+
+
+class AsyncWrapper:
+    """What backends for async code have beside Django's wrapper: of no class of Django's, and sends Django's signal."""
+
+    vendor = "postgresql"
+
+    def __init__(self, wrapper: Any) -> None:
+        self.alias = wrapper.alias
+        self.settings_dict = wrapper.settings_dict
+        self.connection: Any = None
+
+    async def connect(self) -> None:
+        parameters = connections[self.alias].get_connection_params()
+        for name in ("cursor_factory", "context"):
+            parameters.pop(name, None)
+        self.connection = await psycopg.AsyncConnection.connect(**parameters)
+        connection_created.send(sender=type(self), connection=self)
+
+
+class AsyncWrapperOfAThread(AsyncWrapper):
+    """One that remembers the thread of its event loop, as that of django-async-backend does."""
+
+    def __init__(self, wrapper: Any) -> None:
+        super().__init__(wrapper)
+        self._thread_ident = threading.get_ident()
+
+
+@pytest.mark.parametrize("cls", [AsyncWrapper, AsyncWrapperOfAThread])
+def test_a_wrapper_for_async_code_does_not_speak_for_its_alias(
+    database: Callable[..., Alias], caplog: pytest.LogCaptureFixture, cls: type[AsyncWrapper]
+) -> None:
+    alias = database()
+
+    async def query_async() -> list[tuple[Any, ...]]:
+        wrapper = cls(connections[alias])
+        await wrapper.connect()
+        async with wrapper.connection, wrapper.connection.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+            rows: list[tuple[Any, ...]] = await cursor.fetchall()
+            return rows
+
+    assert asyncio.run(query_async()) == [(1,)]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("conn_hygiene")] == []
+    assert [message.id for message in check_databases(None) if message.id == "conn_hygiene.W011"] == []
+    use(alias)
 
 
 # ##### Options of Django's own backend #####

@@ -9,6 +9,7 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from conn_hygiene import internals, locks
@@ -23,8 +24,6 @@ from conn_hygiene.pools import backends
 from conn_hygiene.pools import base as pools
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
-
     from conn_hygiene.leases.keeper import Keeper
 
 logger = logging.getLogger("conn_hygiene.lease")
@@ -109,9 +108,13 @@ def attach(
     return lease
 
 
-def _tell_of_one_left_alone(wrapper: BaseDatabaseWrapper) -> None:
-    """Say why *wrapper* gets no lease, once for its alias; nothing of another vendor, of which nobody expects any."""
-    if internals.LEASES.available and wrapper.vendor == "postgresql":
+def _tell_of_one_left_alone(wrapper: Any) -> None:
+    """Say why *wrapper* gets no lease, once for its alias; nothing of another vendor, of which nobody expects any.
+
+    Nor of what is no wrapper of Django's: a backend's asynchronous one has the alias, too, and the signal, but is not
+    what is behind ``django.db.connections``. Those that are may well have leases.
+    """
+    if internals.LEASES.available and isinstance(wrapper, BaseDatabaseWrapper) and wrapper.vendor == "postgresql":
         reason = backends.refusal(wrapper)
         engine = str(wrapper.settings_dict["ENGINE"])
         if reason is not None and backends.leave_alone(wrapper.alias, engine, reason):

@@ -183,6 +183,28 @@ MUTANTS = [
         "test_locks.py::test_the_list_of_wrappers_is_touched_under_its_lock",
     ),
     _mutant(
+        "an asynchronous wrapper that is left alone speaks for its alias",
+        "leases/attaching.py",
+        """
+        if internals.LEASES.available and isinstance(wrapper, BaseDatabaseWrapper) and wrapper.vendor == "postgresql":
+        """,
+        """
+        if internals.LEASES.available and wrapper.vendor == "postgresql":
+        """,
+        "test_engines.py::test_a_wrapper_for_async_code_does_not_speak_for_its_alias",
+    ),
+    _mutant(
+        "an asynchronous wrapper must know its thread to connect",
+        "installation.py",
+        """
+        own = internals.LEASES.available and getattr(connection, "_thread_ident", None) == threading.get_ident()
+        """,
+        """
+        own = internals.LEASES.available and connection._thread_ident == threading.get_ident()
+        """,
+        "test_engines.py::test_a_wrapper_for_async_code_does_not_speak_for_its_alias",
+    ),
+    _mutant(
         "two threads, or a signal handler and its thread, may start a reaper each",
         "reaper/reaper.py",
         """
