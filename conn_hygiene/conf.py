@@ -92,9 +92,13 @@ def _boolean_or_none(value: Any) -> str | None:
 
 
 def _directory(value: Any) -> str | None:
-    # A relative one would be another for each process that runs somewhere else.
-    absolute = isinstance(value, (str, os.PathLike)) and os.path.isabs(value)
-    return None if value is None or absolute else "Use the absolute path of a directory, or None for no notices."
+    return None if value is None or _is_path(value) else "Use the absolute path of a directory, or None for no notices."
+
+
+def _is_path(value: Any) -> bool:
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    # A relative one would be another for each process that runs somewhere else; of NUL, the system makes an error.
+    return isinstance(path, str) and os.path.isabs(path) and "\0" not in path
 
 
 def _url(value: Any) -> str | None:

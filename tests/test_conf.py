@@ -58,6 +58,15 @@ RIGHT: dict[str, list[Any]] = {
     "REPLACE_BROKEN": [True, False],
 }
 
+
+class BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"/run/shop"
+
+    def __repr__(self) -> str:
+        return "BytesPath()"
+
+
 _NOT_SECONDS: list[Any] = [
     *(-1, -0.001, True, False, "1", math.nan, math.inf, -math.inf, [], decimal.Decimal(1)),
     # More than a thread can wait, more than a float can be.
@@ -102,8 +111,8 @@ WRONG: dict[str, list[Any]] = {
     ],
     "TAG_SESSIONS": [1, 0, None, "yes"],
     "SERVER_TIMING": [1, 0, None, "yes"],
-    "NOTICE_DIRECTORY": ["", "connections", Path("connections"), b"/run", True, 1],
-    "STATUS_DIRECTORY": ["", "Auto", "connections", Path("auto"), b"auto", True, False, 1],
+    "NOTICE_DIRECTORY": ["", "connections", Path("connections"), b"/run", BytesPath(), "/run/\0", Path("/\0"), True, 1],
+    "STATUS_DIRECTORY": ["", "Auto", "connections", Path("auto"), b"auto", BytesPath(), "/run/\0", True, False, 1],
 }
 
 
