@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from contextlib import ExitStack
@@ -269,6 +270,37 @@ def test_a_pool_that_cannot_be_made(database: Callable[..., None], pool: Any, wh
         _ = wrapper.pool
 
 
+@pytest.mark.parametrize(
+    ("pool", "what", "hint"),
+    [
+        *(
+            ({name: value}, f"whose {name} is {value!r}, no whole number", "Write a whole number, such as 2.")
+            for name, value in [("min_size", 2.0), ("num_workers", 1.5)]
+        ),
+        *(
+            ({name: value}, f"whose {name} is {value!r}, no number", "Write a number of seconds, such as 30.")
+            for name, value in [
+                *(("timeout", "30"), ("timeout", None), ("max_lifetime", "3600")),
+                *(("max_idle", None), ("reconnect_timeout", "300")),
+            ]
+        ),
+        ({"max_waiting": "9"}, "whose max_waiting is '9', no number", "Write a number, such as 100; 0 is no limit."),
+    ],
+    ids=str,
+)
+def test_a_pool_that_is_made_and_does_not_work(database: Callable[..., None], pool: Any, what: str, hint: str) -> None:
+    database(OPTIONS={"pool": pool})
+    assert found() == [refused_pool(what, hint)]
+
+
+@pytest.mark.parametrize("options", [None, [], 5], ids=str)
+def test_options_that_are_no_dict_are_left_to_django(database: Callable[..., None], options: Any) -> None:
+    database(OPTIONS=options)
+    with override_settings(MIDDLEWARE=[], CONN_HYGIENE={"SESSION_TIMEOUTS": {"lock_timeout": 3}, "TAG_SESSIONS": True}):
+        assert found() == []
+        assert connections.settings["unpooled"]["OPTIONS"] == options
+
+
 def test_each_key_that_a_pool_does_not_take_is_named(database: Callable[..., None]) -> None:
     database(OPTIONS={"pool": {"max": 5, "min": 1, "max_size": 1}})
     assert [re.findall("with '(.*)',", message.msg) for message in found()] == [["max"], ["min"]]
@@ -280,11 +312,12 @@ def test_each_key_that_a_pool_does_not_take_is_named(database: Callable[..., Non
         True,
         {"min_size": 0, "max_size": 1},
         {"min_size": 2, "max_size": None},
+        {"max_size": math.inf, "max_waiting": None, "max_lifetime": math.inf},
         {"reset": print, "reconnect_failed": print, "name": "shop"},
         {"conninfo": "", "connection_class": Connection, "timeout": 0.5, "max_waiting": 10, "num_workers": 1},
         MappingProxyType({"min_size": 2}),
     ],
-    ids=["True", "none at first", "no largest", "functions", "others", "no dict"],
+    ids=["True", "none at first", "no largest", "without a limit", "functions", "others", "no dict"],
 )
 def test_a_pool_that_can_be_made(database: Callable[..., None], pool: Any) -> None:
     database(OPTIONS={"pool": pool})

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -198,6 +199,12 @@ class TestLogic:
             ({"processes": None}, {}, {"processes-unknown": Level.NOTE}),
             ({"threads": None}, {}, {}),
             ({"threads": None, "OPTIONS": NO_POOL}, {}, {"threads-unknown": Level.NOTE}),
+            # It is psycopg_pool that takes these.
+            *(
+                ({"threads": None, "OPTIONS": {"pool": {"max_size": size}}}, {}, {"threads-unknown": Level.NOTE})
+                for size in (math.inf, math.nan)
+            ),
+            ({"OPTIONS": {"pool": {"min_size": math.nan, "max_size": 4}}}, {}, {}),
             ({"processes": 13}, {"pooler": Pooler.SESSION}, {"pooler": Level.NOTE}),
             ({}, {"role_limit": 31}, {"connection-limit": Level.ERROR}),
             ({}, {"role_limit": 32}, {}),
@@ -953,6 +960,12 @@ class TestOnAServer:
         assert found["not-asked"]["aliases"] == ["unpooled"]
         assert misconfigured in found["not-asked"]["why"]
         assert "default" in found["no-statement-timeout"]["aliases"]
+
+    @pytest.mark.parametrize("options", [None, []], ids=str)
+    def test_options_that_are_no_dict_are_an_error(self, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(connections["unpooled"].settings_dict, "OPTIONS", options)
+        monkeypatch.setitem(connections["unpooled"].settings_dict, "ATOMIC_REQUESTS", True)
+        assert run_doctor()["not-asked"]["aliases"] == ["unpooled"]
 
     def test_what_only_django_refuses_is_said(self, configured: Callable[..., None]) -> None:
         configured(OPTIONS={"isolation_level": 9})

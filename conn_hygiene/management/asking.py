@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -95,11 +96,17 @@ def alike(aliases: list[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     places: dict[str, str] = {}
     for alias in aliases:
-        settings_dict = connections[alias].settings_dict
+        settings_dict = _settings_of(alias)
         options = {name: value for name, value in settings_dict["OPTIONS"].items() if name != "pool"}
         named = {name: settings_dict[name] for name in ("HOST", "PORT", "NAME", "USER", "PASSWORD")}
         groups.setdefault(places.setdefault(repr((named, options)), alias), []).append(alias)
     return groups
+
+
+def _settings_of(alias: str) -> dict[str, Any]:
+    """Return what DATABASES says of *alias*, completed; no options if it has no dict of them, which nobody can use."""
+    settings_dict = connections[alias].settings_dict
+    return settings_dict if isinstance(settings_dict["OPTIONS"], Mapping) else {**settings_dict, "OPTIONS": {}}
 
 
 def collect(source: Source, limit: int) -> Status:
@@ -189,7 +196,7 @@ def project(
     """Return what the settings say of *aliases*, and how many use them, as far as anybody has said so."""
     followed = conf.current.FOLLOWED_SETTINGS
     return doctor.Project(
-        databases={alias: connections[alias].settings_dict for alias in aliases},
+        databases={alias: _settings_of(alias) for alias in aliases},
         debug=settings.DEBUG,
         asgi=bool(getattr(settings, "ASGI_APPLICATION", None))
         or any(app in _ASGI_APPS for app in settings.INSTALLED_APPS),

@@ -75,11 +75,10 @@ def why_left_alone(alias: str) -> str | None:
 
 def has_pool(alias: str) -> bool:
     """Return whether connections of *alias* come out of a pool, be it Django's or the backend's own."""
-    entry = connections.settings[alias]
-    if entry.get("OPTIONS", {}).get("pool"):
+    if connect_options.options_written(alias).get("pool"):
         return True
     try:
-        cls = load_backend(entry["ENGINE"]).DatabaseWrapper
+        cls = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
     except ImproperlyConfigured:
         return False
     return _has_own_pool(cls)

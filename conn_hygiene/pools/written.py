@@ -24,6 +24,10 @@ _DJANGOS = frozenset({"kwargs", "open", "configure"} | ({"check"} if django.VERS
 
 _SIZES = ("min_size", "max_size")
 
+# What psycopg_pool takes unseen, and fails at when it opens the pool, waits, or opens a connection.
+_COUNTS = ("min_size", "num_workers")
+_SECONDS = ("timeout", "max_lifetime", "max_idle", "reconnect_timeout")
+
 # How much like a name a wrong one must be. "max" is none of the longer words that difflib goes for by itself.
 _ALIKE = 0.5
 
@@ -89,6 +93,7 @@ def _of_names(pool: dict[Any, Any], cls: Any) -> Iterator[Refusal]:
 def _of_values(pool: dict[str, Any], cls: Any) -> Iterator[Refusal]:
     why = _refused(pool, cls)
     if why is None:
+        yield from _of_numbers(pool)
         return
     of_sizes = _refused({name: value for name, value in pool.items() if name not in _SIZES}, cls) is None
     least = signature(cls).parameters["min_size"].default
@@ -98,6 +103,16 @@ def _of_values(pool: dict[str, Any], cls: Any) -> Iterator[Refusal]:
         if of_sizes
         else "Give it a value that it takes, or leave it out.",
     )
+
+
+def _of_numbers(pool: dict[str, Any]) -> Iterator[Refusal]:
+    for name, value in pool.items():
+        if name in _COUNTS and not isinstance(value, int):
+            yield Refusal(f"whose {name} is {value!r}, no whole number", "Write a whole number, such as 2.")
+        elif name in _SECONDS and not isinstance(value, (int, float)):
+            yield Refusal(f"whose {name} is {value!r}, no number", "Write a number of seconds, such as 30.")
+        elif name == "max_waiting" and value and not isinstance(value, (int, float)):
+            yield Refusal(f"whose max_waiting is {value!r}, no number", "Write a number, such as 100; 0 is no limit.")
 
 
 def _refused(pool: dict[str, Any], cls: Any) -> str | None:

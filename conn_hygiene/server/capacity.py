@@ -45,7 +45,8 @@ class _Fleet:
         options, threads = self.project.databases[fact.alias], self.project.threads or 1
         pool = options["OPTIONS"].get("pool")
         if pool:
-            return pool_sizes(pool)[1]
+            limit = pool_sizes(pool)[1]
+            return threads if limit is None else limit
         if has_sqlalchemy_pool(options):
             # Without a limit each thread may have one.
             return _pool_limit(options) or threads
@@ -101,8 +102,8 @@ def _is_direct(fact: Facts) -> bool:
 
 def _limiting(options: dict[str, Any]) -> str | None:
     """Return what in *options* of an alias limits the connections of a process to it; None if nothing does."""
-    if options["OPTIONS"].get("pool"):
-        return "max_size"
+    if pool := options["OPTIONS"].get("pool"):
+        return "max_size" if pool_sizes(pool)[1] is not None else None
     return "POOL_SIZE plus MAX_OVERFLOW" if has_sqlalchemy_pool(options) and _pool_limit(options) else None
 
 

@@ -114,7 +114,7 @@ def check_databases(app_configs: AppConfigs = None, **kwargs: Any) -> list[check
     for alias, options in connections.settings.items():
         if not connect_options.is_postgresql(alias):
             continue
-        if options.get("OPTIONS", {}).get("pool"):
+        if connect_options.options_written(alias).get("pool"):
             messages += _check_pool(alias, options)
         reason = backends.why_left_alone(alias)
         if reason is not None:

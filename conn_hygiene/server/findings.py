@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from conn_hygiene import pages
@@ -120,13 +121,16 @@ def finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: s
     return Finding(level, id, aliases, what, why, remedy, pages.where(page or f"how-to/doctor.rst#{id}"))
 
 
-def pool_sizes(pool: Any) -> tuple[int, int]:
-    """Return how many connections ``OPTIONS["pool"]`` has at least and at most."""
+def pool_sizes(pool: Any) -> tuple[int, int | None]:
+    """Return how many connections ``OPTIONS["pool"]`` has at least and at most; the latter is None without a limit."""
     named = pool if isinstance(pool, dict) else {}
     smallest, largest = named.get("min_size"), named.get("max_size")
     # What is no number makes no pool.
-    least = smallest if is_number(smallest) else POOL_SIZE
-    return int(least), int(largest) if is_number(largest) else int(least)
+    least = int(smallest) if is_number(smallest) and math.isfinite(smallest) else POOL_SIZE
+    if not is_number(largest):
+        return least, least
+    # psycopg_pool takes an infinite one at its word.
+    return least, int(largest) if math.isfinite(largest) else None
 
 
 def has_sqlalchemy_pool(options: dict[str, Any]) -> bool:

@@ -33,7 +33,7 @@ NAME_LENGTH = 63
 class _Extended(dict[str, Any]):
     """``OPTIONS`` with additions; knows what the project wrote. A copy of an alias's settings takes both along."""
 
-    def __init__(self, written: dict[str, Any], additions: dict[str, Any]) -> None:
+    def __init__(self, written: Mapping[str, Any], additions: dict[str, Any]) -> None:
         super().__init__({**written, **additions})
         self.written = written
 
@@ -49,7 +49,8 @@ def renew() -> None:
         written, timeouts = options_written(alias), timeouts_of(alias)
         tag = tag_of_process(alias) if conf.current.TAG_SESSIONS else None
         additions = {}
-        if (timeouts or tag) and is_postgresql(alias):
+        # What is no dict stays as it is: nobody can connect with it, but the project may do without the alias.
+        if (timeouts or tag) and isinstance(entry.get("OPTIONS", {}), Mapping) and is_postgresql(alias):
             additions = _timeouts(written, timeouts) | _name(written, tag)
         if additions or isinstance(entry.get("OPTIONS"), _Extended):
             entry["OPTIONS"] = _Extended(written, additions) if additions else written
@@ -61,10 +62,12 @@ def after_fork_in_child() -> None:
         renew()
 
 
-def options_written(alias: str) -> dict[str, Any]:
-    """Return the ``OPTIONS`` of *alias* as the project wrote them."""
-    options: dict[str, Any] = connections.settings[alias].get("OPTIONS", {})
-    return options.written if isinstance(options, _Extended) else options
+def options_written(alias: str) -> Mapping[str, Any]:
+    """Return the ``OPTIONS`` of *alias* as the project wrote them; none if that is no dict, which Django says best."""
+    options = connections.settings[alias].get("OPTIONS")
+    if isinstance(options, _Extended):
+        return options.written
+    return options if isinstance(options, Mapping) else {}
 
 
 def is_postgresql(alias: str) -> bool:
@@ -88,7 +91,7 @@ def timeouts_of(alias: str) -> dict[str, float]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def own_options(written: dict[str, Any]) -> str | None:
+def own_options(written: Mapping[str, Any]) -> str | None:
     """Return the ``options`` with which libpq would connect by itself, ``PGOPTIONS`` included; None if nobody can tell.
 
     A service in ``OPTIONS`` may have some: libpq alone reads its file, and only when it connects.
@@ -125,7 +128,7 @@ def place_of(alias: str, name: str) -> str | None:
     return common if name in timeouts else None
 
 
-def _timeouts(written: dict[str, Any], timeouts: dict[str, float]) -> dict[str, str]:
+def _timeouts(written: Mapping[str, Any], timeouts: dict[str, float]) -> dict[str, str]:
     own = own_options(written)
     if own is None or not timeouts:
         return {}
@@ -214,7 +217,7 @@ def tag_in(application_name: str) -> Tag | None:
     return Tag(found["project"], found["host"], int(found["pid"]), found["alias"] or DEFAULT_DB_ALIAS)
 
 
-def _name(written: dict[str, Any], tag: str | None) -> dict[str, str]:
+def _name(written: Mapping[str, Any], tag: str | None) -> dict[str, str]:
     if tag is None:
         return {}
     if "service" in written and "application_name" not in written:
