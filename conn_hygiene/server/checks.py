@@ -76,11 +76,13 @@ def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> lis
         if directory is not None:
             status_directory.look(directory)
     except status_directory.Refused as error:
+        # Only what the toolkit has chosen is of no use to anybody else.
+        first = "Remove it, or h" if conf.current.STATUS_DIRECTORY == "auto" else "H"
         return [
             checks.Warning(
                 f"No process answers `connections status`: {error}",
-                hint="Remove it, or have CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode "
-                "0700; None turns the answers off.",
+                hint=f"{first}ave CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode 0700, or "
+                "one that is not there yet, which is made; None turns the answers off.",
                 id="conn_hygiene.W013",
             )
         ]
