@@ -532,8 +532,8 @@ def test_a_directory_that_is_not_its_users_alone_is_refused(
     assert (message.id, message.msg, message.hint) == (
         "conn_hygiene.W013",
         f"No process answers `connections status`: {directory} {why}",
-        "Have CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode 0700, or one that is not there "
-        "yet, which is made; None turns the answers off.",
+        "Have CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode 0700, or one that is not "
+        "there yet, which is made; None turns the answers off.",
     )
 
 
