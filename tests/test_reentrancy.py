@@ -9,13 +9,16 @@ import contextlib
 import re
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from linecache import getline
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import OperationalError, connections
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import locks, release_between_queries
 from conn_hygiene.leases import cursors
@@ -23,7 +26,7 @@ from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
 from conn_hygiene.leases.usage import Timing
-from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
 from conn_hygiene.locks import Rank, RankedLock
 from conn_hygiene.pools import backends
 from conn_hygiene.reaper import reaper
@@ -267,6 +270,68 @@ def test_what_another_has_by_then(sql: str, functions: list[Any], settings: Any,
             assert running()._returning == set()
             stats = pool_of("small").get_stats()
             assert stats["pool_available"] == stats["pool_size"]
+
+
+OPENING: list[Any] = [
+    Lease.begin_session,
+    Lease.begin_use,
+    Lease.take,
+    Lease.use,
+    LeasedWrapper.check_out_again,
+    LeasedWrapper.create_cursor,
+    LeasedWrapper.ensure_connection,
+    cursors.register,
+    psycopg.Connection.cursor,
+    PostgreSQLWrapper.create_cursor,
+]
+
+
+@pytest.mark.parametrize("grace", [0, 60], ids=["at once", "after a grace"])
+@pytest.mark.parametrize("function", OPENING, ids=lambda function: function.__qualname__)
+def test_a_cursor_is_on_the_connection_of_who_opens_it(
+    function: Any, grace: float, settings: Any, pool_of: Callable[[str], Any]
+) -> None:
+    """The handler's query lets go of the connection while a cursor is opened on it, and somebody else may have it."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
+    others: list[tuple[Any, Any]] = []
+
+    def open_a_cursor() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        with release_between_queries():
+            lease: Any = lease_of(wrapper)
+            lease.release_now()
+            with wrapper.cursor() as cursor:
+                # As for whoever needs a connection, when the grace is over.
+                lease.end_if_parked(time.monotonic() + 2 * grace)
+                assert cursor.connection is lease._connection
+                cursor.execute("SELECT 1")
+                assert cursor.fetchone() == (1,)
+                assert cursor.connection not in [other.connection for _, other in others]
+            assert lease.open_cursors == {}
+        wrapper.close()
+
+    def query_and_lose_it() -> None:
+        lease = lease_of(connections["small"])
+        if lease is None:
+            # It connects for the first time, with nothing to let go of.
+            return
+        query("small")
+        lease.end_if_due(time.monotonic() + 2 * grace, lease.spare)
+        # Whoever comes now gets it; one is left for the thread to go on with.
+        for _ in range(pool_of("small").get_stats()["pool_available"] - 1):
+            wrapper = connections["small"].copy()
+            wrapper.inc_thread_sharing()
+            others.append((wrapper, wrapper.cursor()))
+
+    for _ in at_each_line(function, open_a_cursor, query_and_lose_it):
+        for wrapper, cursor in others:
+            cursor.close()
+            wrapper.close()
+        others.clear()
+        wait_until(lambda: not running()._returning, "all is back")
+        stats = pool_of("small").get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
 
 
 def test_what_another_thread_is_about_to_take_out_is_left_to_it(

@@ -433,5 +433,17 @@ def register(cursor: Any, lease: Lease) -> None:
     cursor._conn_hygiene_entry = (lease, reference)
 
 
+def abandon(cursor: Any, lease: Lease) -> None:
+    """Forget *cursor*, which has executed nothing, and close it on this side only. The owner's; takes no lock.
+
+    The server may be somebody else's by now, and so may the connection.
+    """
+    if isinstance(cursor, LeasedCursor) and cursor._conn_hygiene_entry is not None:
+        _, reference = cursor._conn_hygiene_entry
+        cursor._conn_hygiene_entry = None
+        lease.open_cursors.pop(reference, None)
+        cursor._close()
+
+
 def _here() -> callsite.Place | None:
     return callsite.here_in_full(2) if conf.current.FULL_STACKS else callsite.here(2)

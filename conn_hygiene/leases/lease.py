@@ -144,12 +144,14 @@ class Lease(TimedClaim):
             connection = self._connection
             if connection is None:
                 return None
-            if self.state == PARKED:
-                self.state = HELD
             if self.session_state.parameters is None and not self._is_connecting():
                 self._look_at_session(connection)
+            # Read only now, and no call comes after it: a signal handler that has queried may have let go of it.
+            connection = self._connection
+            if self.state == PARKED:
+                self.state = HELD
             # While it is being set up, the next to read must come here, too.
-            if self.session_state.parameters is not None:
+            if connection is not None and self.session_state.parameters is not None:
                 # It may be used until the next cursor closes, and nobody will say so.
                 self.handle = connection
             return connection

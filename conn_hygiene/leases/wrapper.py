@@ -32,7 +32,7 @@ from conn_hygiene.events import publish
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
-from conn_hygiene.leases.states import CLOSED, GIVEN_BACK
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
 from conn_hygiene.pools import keeping, native, queues, sqlalchemy, waiting
 from conn_hygiene.sessions.following import SessionGone
 
@@ -168,7 +168,11 @@ class LeasedWrapper(_Wrapper):
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
-        return lease.take()
+        connection = lease.take()
+        if connection is None and lease.state == GIVEN_BACK:
+            # A signal handler or a finaliser has queried in between, and let go of it.
+            return self.check_out_again(is_allowed=is_allowed)
+        return connection
 
     @async_unsafe
     def ensure_connection(self) -> None:
@@ -399,10 +403,16 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         if not self.in_atomic_block and (not lease.trusted or monotonic() - lease.idle_since > QUIET):
             self._replace_if_broken()
-        cursor = super().create_cursor(name)
-        if lease.in_use_since is None:
-            lease.begin_use()
-        cursors.register(cursor, lease)
+        while True:
+            number = lease.checkouts
+            cursor = super().create_cursor(name)
+            if lease.in_use_since is None:
+                lease.begin_use()
+            cursors.register(cursor, lease)
+            if lease.state == HELD and lease.checkouts == number:
+                break
+            # A signal handler or a finaliser has queried in between, and let go of the connection.
+            cursors.abandon(cursor, lease)
         # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
         if not self.in_atomic_block:
             lease.__dict__.clear()
