@@ -23,6 +23,7 @@ from psycopg_pool import ConnectionPool
 
 from conn_hygiene import callsite, closing_connections, events, functions, hold_connection, release_between_queries
 from conn_hygiene.leases import checkouts, cursors, exhausted, looks
+from conn_hygiene.leases.attaching import attach
 from conn_hygiene.leases.attaching import close_books as close_books_of
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return, TimeLimit
@@ -138,6 +139,8 @@ CASES = [
 EXEMPT = {
     # Nothing helps here: what is given back twice would be two threads'.
     ("carry_out", "records = give_back(self.connection)"),
+    # No call comes before it.
+    ("attach", "lease.assign(connection, waited if connecting else None)"),
     # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
     # "with", which is a line once more at its end.
     ("_take_out_if_due", "try:  # noqa: SIM105"),
@@ -271,6 +274,34 @@ def test_after_an_exception_at_any_line_all_goes_on(
             break
     assert interrupts == nth - 1
     assert interrupts
+
+
+def test_a_wrapper_whose_first_connect_is_interrupted_connects_again(pool_of: Callable[[str], ConnectionPool]) -> None:
+    failed: list[object] = []
+
+    def connect(interruption: Interrupting) -> None:
+        # A thread of its own, whose wrappers are new.
+        try:
+            with interruption:
+                query()
+        except Interrupt:
+            failed.append(interruption.at)
+        connections.close_all()
+        query()
+        failed.append(type(lease_of(connections["default"])))
+        connections.close_all()
+
+    for nth in range(1, 200):
+        interruption = Interrupting(attach.__code__, nth)
+        thread = threading.Thread(target=connect, args=[interruption])
+        thread.start()
+        thread.join()
+        assert failed.pop() is Lease, f"after {interruption.at}"
+        wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
+        if interruption.left > 0:
+            break
+    assert len(failed) == nth - 1
+    assert failed
 
 
 TENANT = "SELECT current_setting('app.tenant', true)"

@@ -95,13 +95,22 @@ def attach(
         lease.mark_connect()
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
     connection = proxied.taken_from(wrapper, lease, wrapper.connection)
-    # The class has a data descriptor of that name from here on, which would hide the instance's own.
-    del wrapper.__dict__["connection"]
     if not connection.closed:
         # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
         wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
-    setattr(wrapper, LEASE, lease)
-    _class_of.__set__(wrapper, leased_class(type(wrapper)))
+    plain = type(wrapper)
+    leased = leased_class(plain)
+    try:
+        setattr(wrapper, LEASE, lease)
+        _class_of.__set__(wrapper, leased)
+        # The class has a data descriptor of that name by now, which would hide the instance's own. No call comes
+        # between this and assign(), which loses none.
+        del wrapper.__dict__["connection"]
+    except BaseException:
+        # Of a signal handler. As a plain one it has its connection still; without both, nothing could be done with it.
+        _class_of.__set__(wrapper, plain)
+        wrapper.__dict__.pop(LEASE, None)
+        raise
     lease.assign(connection, waited if connecting else None)
     if not connecting:
         lease.pin_for_its_past()
