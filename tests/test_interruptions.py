@@ -127,6 +127,7 @@ NEEDED: list[Any] = [
     Lease.end_if_due,
     Lease.end_if_parked,
     Return.carry_out,
+    client.restore,
 ]
 
 CASES = [

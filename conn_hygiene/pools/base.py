@@ -223,10 +223,20 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     Returns what the pool would have logged meanwhile, for :func:`tell`: a handler may take long, or need a connection
     itself, of which there may be no other.
     """
+    try:
+        restore(connection)
+    except BaseException:
+        # Of a signal handler, in the middle of it. Nobody comes back for it, and its pool replaces what is closed.
+        connection.pgconn.finish()
+        _give_back_restored(connection)
+        raise
+    return _give_back_restored(connection)
+
+
+def _give_back_restored(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     pool = pool_of(connection)
     records: list[logging.LogRecord] = []
     try:
-        restore(connection)
         was_open = not connection.closed
         if pool is None:
             connection.close()
