@@ -399,7 +399,7 @@ def test_an_unclosed_cursor_is_that_of_the_request_that_opened_it(published: Pub
 
 
 def test_a_transaction_that_is_run_again_is_published(published: Published, admin: psycopg.Connection) -> None:
-    before = conn_hygiene.stats().transactions_retried
+    before = conn_hygiene.stats("default").transactions_retried
     item = Item.objects.create(name="contested")
     attempts: list[int] = []
 

@@ -11,6 +11,7 @@ import threading
 import time
 from functools import partial
 from linecache import getline
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,10 +60,10 @@ FUNCTIONS: list[Any] = [
     Lease._take_out,
     Lease._assign,
     Lease.begin_session,
+    Lease.closing,
     Lease.cursor_closed,
     Lease.end_if_due,
     Lease.prepare_return,
-    Lease.take,
     LeasedWrapper._check_out_of_pool,
     LeasedWrapper._conn_hygiene_connect,
     LeasedWrapper._connect_once,
@@ -91,7 +92,7 @@ CONNECTING: list[Any] = [
 PARKING: list[Any] = [
     Lease.cursor_closed,
     Lease.end_if_due,
-    Lease.take,
+    Lease.use,
     LeasedWrapper.create_cursor,
 ]
 
@@ -128,6 +129,9 @@ NEEDED: list[Any] = [
     Lease.end_if_parked,
     Return.carry_out,
     client.restore,
+    pools._give_back_restored,
+    pools.give_back,
+    pools.put_back,
 ]
 
 CASES = [
@@ -138,8 +142,9 @@ CASES = [
 ]
 
 EXEMPT = {
-    # Nothing helps here: what is given back twice would be two threads'.
-    ("carry_out", "records = give_back(self.connection)"),
+    # Nothing helps from here on: what is given back twice would be two threads'. Python handles no signal in between.
+    ("put_back", "pool.putconn(connection)"),
+    ("_give_back_restored", "pool.putconn(connection)"),
     # No call comes before it.
     ("attach", "lease.assign(connection, waited if connecting else None)"),
     # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
@@ -492,7 +497,7 @@ SITES: dict[str, tuple[Any, str, Callable[[Any], object]]] = {
     "who holds a pool": (exhausted, "_note", harmless),
     "a look": (looks, "_tests", lambda handle: looks._only_tests.__wrapped__(handler.__code__, 0)),
     "a backend's close": (PostgreSQLWrapper, "close", close_books),
-    "putting back": (ConnectionPool, "putconn", pools.put_back),
+    "putting back": (ConnectionPool, "putconn", lambda handle: pools.put_back(handle, SimpleNamespace(is_put=False))),
     "giving back": (ConnectionPool, "putconn", pools.give_back),
     "vacating": (ConnectionPool, "putconn", vacate),
     "cleaning": (cleaning, "clean", lambda handle: pools.scrub(handle, SOILED, ())),

@@ -234,6 +234,32 @@ def test_a_request_that_ends_needs_none_and_closes_what_django_would_close() -> 
     assert (lease().state, wrapper.connection) == (CLOSED, None)
 
 
+def test_what_is_closed_in_any_case_is_not_asked_whether_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper: Any = connections["small"]
+    query("small")
+    wrapper.errors_occurred = True
+    asked: list[object] = []
+
+    def is_usable() -> bool:
+        asked.append(wrapper)
+        return True
+
+    monkeypatch.setattr(wrapper, "is_usable", is_usable)
+    wrapper.close_if_unusable_or_obsolete()
+    assert (lease().state, asked) == (CLOSED, [])
+
+
+def test_a_backend_that_closes_what_is_old_in_its_own_way_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper: Any = connections["small"]
+    query("small")
+    asked: list[object] = []
+    own = wrapper._conn_hygiene_class
+    monkeypatch.setattr(own, "close_if_unusable_or_obsolete", lambda self: asked.append(self))  # noqa: PLW0108
+    wrapper.close_if_unusable_or_obsolete()
+    assert asked == [wrapper]
+    assert lease().state != CLOSED
+
+
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     "use",

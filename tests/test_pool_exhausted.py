@@ -384,10 +384,10 @@ def test_what_is_on_its_way_back_is_counted(
     begun, go_on = threading.Event(), threading.Event()
     usual = returns.pools.put_back
 
-    def slow(connection: Any) -> Any:
+    def slow(connection: Any, giving: Any) -> Any:
         begun.set()
         go_on.wait(30)
-        return usual(connection)
+        return usual(connection, giving)
 
     with of_size(1), monkeypatch.context() as patch:
         # The first release of all has the catalogue to ask.

@@ -275,7 +275,6 @@ def test_what_another_has_by_then(sql: str, functions: list[Any], settings: Any,
 OPENING: list[Any] = [
     Lease.begin_session,
     Lease.begin_use,
-    Lease.take,
     Lease.use,
     LeasedWrapper.check_out_again,
     LeasedWrapper.create_cursor,
@@ -332,6 +331,29 @@ def test_a_cursor_is_on_the_connection_of_who_opens_it(
         wait_until(lambda: not running()._returning, "all is back")
         stats = pool_of("small").get_stats()
         assert stats["pool_available"] == stats["pool_size"]
+
+
+def test_a_handle_is_that_of_the_connection_of_who_reads_it(settings: Any) -> None:
+    """The handler's query lets go of the connection that was checked out for the handle."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+
+    def read_the_handle() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        with release_between_queries():
+            lease: Any = lease_of(wrapper)
+            lease.release_now()
+            handle = wrapper.connection
+            assert handle is not None
+            assert (handle, lease.state) == (lease._connection, HELD)
+        wrapper.close()
+
+    def query_here() -> None:
+        if lease_of(connections["small"]) is not None:
+            query("small")
+
+    for _ in at_each_line(Lease.begin_session, read_the_handle, query_here):
+        wait_until(lambda: not running()._returning, "all is back")
 
 
 def test_what_another_thread_is_about_to_take_out_is_left_to_it(

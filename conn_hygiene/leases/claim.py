@@ -17,7 +17,7 @@ import psycopg
 from conn_hygiene import callsite, conf, internals, locks
 from conn_hygiene.events import CameBack, CheckedIn, publish
 from conn_hygiene.leases import backoff, checkouts, cursors, invariants, news, pauses, policy, turns, usage
-from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, State
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, State
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import keeping, queues
@@ -258,6 +258,15 @@ class Claim:
                 return False
             self.state, self.carried = CLOSED, None
             return True
+
+    def closing(self) -> None:
+        """Take note that the wrapper is being closed: what was given back is forgotten, what is there is in use."""
+        with self._lock:
+            if self.state == GIVEN_BACK:
+                self.state, self.carried = CLOSED, None
+            elif self._connection is not None and self.session_state.parameters is not None:
+                # Until it is closed, which keeps the reaper off; and whoever reads it needs not be told from a look.
+                self.state, self.handle = HELD, self._connection
 
     def _is_connecting(self) -> bool:
         return self._connects is not None and self._connects.is_under_way()

@@ -43,6 +43,9 @@ _FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
 
+# For each query, which saves a look-up.
+_ref = weakref.ref
+
 
 class LeasedCursor(_Cursor):
     """Mixed into a psycopg cursor's class."""
@@ -58,7 +61,7 @@ class LeasedCursor(_Cursor):
         entry = self._conn_hygiene_entry
         if (
             entry is not None
-            and type(query) is str
+            and query.__class__ is str
             and len(query) <= LONGEST_REMEMBERED
             and remembered_effect_of(query) is None
             and (lease := entry[0]).ended_because is None
@@ -428,7 +431,7 @@ def register(cursor: Any, lease: Lease) -> None:
         named.opened = Opened(place, lease.request)
         lease.open_cursors[reference] = place
     else:
-        reference = weakref.ref(cursor, lease.cursor_collected)
+        reference = _ref(cursor, lease.cursor_collected)
         lease.open_cursors[reference] = None
     cursor._conn_hygiene_entry = (lease, reference)
 

@@ -138,13 +138,13 @@ class Return:
         "_is_as_given",
         "_is_begun",
         "_is_due",
-        "_is_put",
         "alias",
         "by_owner",
         "carried",
         "connection",
         "fresh",
         "is_complete",
+        "is_put",
         "is_rolled_back",
         "lease",
         "news",
@@ -183,7 +183,8 @@ class Return:
         # By whom it is carried out: the first thread that puts itself here, in one step.
         self._carrier: dict[None, int] = {}
         self._is_begun = False
-        self._is_put = False
+        #: Whether its pool was called, which is done once.
+        self.is_put = False
         # Whether the catalogue was due when that was first looked at.
         self._is_due: bool | None = None
         # Whether it was seen to be what its pool gives out, and nothing is to be done to its session.
@@ -237,7 +238,7 @@ class Return:
         if self._carrier.setdefault(None, me) != me:
             return
         records: list[logging.LogRecord] = []
-        if not self._is_put:
+        if not self.is_put:
             if not self.is_complete:
                 # An exception of a signal handler came in between.
                 cursors.retire(self.connection)
@@ -245,9 +246,7 @@ class Return:
             if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
                 self._prepare(registry)
                 give_back = pools.give_back
-            # Before the call: put twice, it would be two threads'.
-            self._is_put = True
-            records = give_back(self.connection)
+            records = give_back(self.connection, self)
         registry.returned(self)
         if records or self.news:
             self._tell(records, registry)

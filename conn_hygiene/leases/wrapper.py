@@ -84,6 +84,9 @@ _DJANGOS_OWN = _djangos_own()
 _ENSURE_CONNECTION: Any = getattr(BaseDatabaseWrapper, "ensure_connection", None)
 if not _is_djangos(unwrap(_ENSURE_CONNECTION)):
     _ENSURE_CONNECTION = None
+_CLOSE_IF_OLD: Any = getattr(BaseDatabaseWrapper, "close_if_unusable_or_obsolete", None)
+if not _is_djangos(_CLOSE_IF_OLD):
+    _CLOSE_IF_OLD = None
 
 
 class _Replacing(threading.local):
@@ -168,7 +171,7 @@ class LeasedWrapper(_Wrapper):
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
-        connection = lease.take()
+        connection = lease.__dict__.get("handle") or lease.take()
         if connection is None and lease.state == GIVEN_BACK:
             # A signal handler or a finaliser has queried in between, and let go of it.
             return self.check_out_again(is_allowed=is_allowed)
@@ -379,7 +382,7 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         # Django's refuses other threads.
         if lease.serves_thread():
-            lease.forget()
+            lease.closing()
         super().close()
         lease.keeper.wait_for_returns(lease=lease)
 
@@ -400,23 +403,25 @@ class LeasedWrapper(_Wrapper):
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
-        lease = self._conn_hygiene_lease
-        if not self.in_atomic_block and (not lease.trusted or monotonic() - lease.idle_since > QUIET):
+        lease, in_transaction = self._conn_hygiene_lease, self.in_atomic_block
+        if not in_transaction and (not lease.trusted or monotonic() - lease.idle_since > QUIET):
             self._replace_if_broken()
-        while True:
-            number = lease.checkouts
-            cursor = super().create_cursor(name)
-            if lease.in_use_since is None:
-                lease.begin_use()
-            cursors.register(cursor, lease)
-            if lease.state == HELD and lease.checkouts == number:
-                break
-            # A signal handler or a finaliser has queried in between, and let go of the connection.
-            cursors.abandon(cursor, lease)
-        # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
-        if not self.in_atomic_block:
+        number = lease.checkouts
+        cursor = super().create_cursor(name)
+        if lease.in_use_since is None:
+            lease.begin_use()
+        cursors.register(cursor, lease)
+        if in_transaction:
+            return cursor
+        if lease.state == HELD and lease.checkouts == number:
+            # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
             lease.__dict__.clear()
-        return cursor
+            return cursor
+        # A signal handler or a finaliser has queried in between, and let go of the connection. It is taken back, or
+        # another one checked out, by who reads the handle the next time.
+        cursors.abandon(cursor, lease)
+        lease.__dict__.clear()
+        return self.create_cursor(name)
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
         """Set autocommit; turned on, it may have ended what kept the connection."""
@@ -541,10 +546,18 @@ class LeasedWrapper(_Wrapper):
     def close_if_unusable_or_obsolete(self) -> None:
         """Do as Django does, given back or not: close what is too old, or has not the autocommit of the settings."""
         lease = self._conn_hygiene_lease
+        too_old = self.close_at is not None and monotonic() >= self.close_at
         if lease.state == GIVEN_BACK:
-            too_old = self.close_at is not None and monotonic() >= self.close_at
             if too_old or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._close_given_back(lease)
+            return
+        if (
+            too_old
+            and lease.state != CLOSED
+            and self._conn_hygiene_class.close_if_unusable_or_obsolete is _CLOSE_IF_OLD
+        ):
+            # What Django's own method comes to in this case, which may ask the server before.
+            self.close()
             return
         was_out = bool(lease.__dict__)
         super().close_if_unusable_or_obsolete()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
@@ -214,11 +214,19 @@ def roll_back(connection: psycopg.Connection[Any]) -> None:
         connection.pgconn.finish()
 
 
-def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
+class Giving(Protocol):
+    """Who gives a connection back, and does that again if an exception of a signal handler has kept it from it."""
+
+    #: Whether the pool was called: put twice, the connection would be two threads'.
+    is_put: bool
+
+
+def give_back(connection: psycopg.Connection[Any], giving: Giving | None = None) -> list[logging.LogRecord]:
     """Return *connection* to its pool, or close it where there is none.
 
-    Raises nothing, since nobody could mend it, but for what a signal handler raises, or another thread raises in this
-    one when the pool has it already: it may be somebody else's by then.
+    *giving* is told when the pool is about to be called. Raises nothing, since nobody could mend it, but for what a
+    signal handler raises, or another thread raises in this one when the pool has it already: it may be somebody else's
+    by then.
 
     Returns what the pool would have logged meanwhile, for :func:`tell`: a handler may take long, or need a connection
     itself, of which there may be no other.
@@ -226,28 +234,34 @@ def give_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
     try:
         restore(connection)
     except BaseException:
-        # Of a signal handler, in the middle of it. Nobody comes back for it, and its pool replaces what is closed.
+        # Of a signal handler, in the middle of it. Its pool replaces what is closed.
         connection.pgconn.finish()
-        _give_back_restored(connection)
+        if giving is None:
+            _give_back_restored(connection, None)
+        # Else it comes back for it.
         raise
-    return _give_back_restored(connection)
+    return _give_back_restored(connection, giving)
 
 
-def _give_back_restored(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
+def _give_back_restored(connection: psycopg.Connection[Any], giving: Giving | None) -> list[logging.LogRecord]:
     pool = pool_of(connection)
     records: list[logging.LogRecord] = []
     try:
         was_open = not connection.closed
         if pool is None:
+            _note_put(giving)
             connection.close()
         elif sqlalchemy.proxy_of(connection) is not None:
+            _note_put(giving)
             sqlalchemy.give_back(connection)
             # It closes what is beyond its size, and keeps all else.
             return records
         elif connection.closed or _pool_logger.isEnabledFor(logging.INFO):
             with _deferring.deferred() as records:
+                _note_put(giving)
                 pool.putconn(connection)
         else:
+            _note_put(giving)
             pool.putconn(connection)
         if was_open:
             keeping.came_back(pool, connection)
@@ -262,7 +276,12 @@ def _give_back_restored(connection: psycopg.Connection[Any]) -> list[logging.Log
     return records
 
 
-def put_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
+def _note_put(giving: Giving | None) -> None:
+    if giving is not None:
+        giving.is_put = True
+
+
+def put_back(connection: psycopg.Connection[Any], giving: Giving) -> list[logging.LogRecord]:
     """Do as :func:`give_back` with one that is open, and was seen to be as its pool has given it out."""
     pool: Any = getattr(connection, "_pool", None)
     if (
@@ -271,8 +290,9 @@ def put_back(connection: psycopg.Connection[Any]) -> list[logging.LogRecord]:
         or not client.has_nothing_new(connection)
         or _pool_logger.isEnabledFor(logging.INFO)
     ):
-        return give_back(connection)
+        return give_back(connection, giving)
     try:
+        giving.is_put = True
         pool.putconn(connection)
     except Exception as error:
         if is_of_handler(error) or _is_taken(pool, connection):

@@ -205,6 +205,73 @@ MUTANTS = [
         "test_engines.py::test_a_wrapper_for_async_code_does_not_speak_for_its_alias",
     ),
     _mutant(
+        "a cursor stays on a connection that a signal handler has let go of",
+        "leases/wrapper.py",
+        """
+        if lease.state == HELD and lease.checkouts == number:
+        """,
+        """
+        if True:
+        """,
+        "test_reentrancy.py::test_a_cursor_is_on_the_connection_of_who_opens_it",
+    ),
+    _mutant(
+        "what a signal handler has let go of is held for the use that it was connected for",
+        "leases/session_claim.py",
+        """
+            if self._connection is connection:
+                self.state, self.handle = HELD, connection
+        """,
+        """
+            self.handle = connection
+        """,
+        "test_reentrancy.py::test_a_handle_is_that_of_the_connection_of_who_reads_it",
+    ),
+    _mutant(
+        "a wrapper that was interrupted as it got its lease is neither plain nor leased",
+        "leases/attaching.py",
+        """
+        _class_of.__set__(wrapper, plain)
+        wrapper.__dict__.pop(LEASE, None)
+        raise
+        """,
+        """
+        raise
+        """,
+        "test_interruptions.py::test_a_wrapper_whose_first_connect_is_interrupted_connects_again",
+    ),
+    _mutant(
+        "an exception of a signal handler before its pool is called loses a connection",
+        "pools/base.py",
+        """
+    pool: Any = getattr(connection, "_pool", None)
+    if (
+        pool is None
+        or not keeping.is_psycopgs(pool.__class__)
+        """,
+        """
+    giving.is_put = True
+    pool: Any = getattr(connection, "_pool", None)
+    if (
+        pool is None
+        or not keeping.is_psycopgs(pool.__class__)
+        """,
+        "test_interruptions.py::test_after_an_exception_at_any_line_all_goes_on",
+    ),
+    _mutant(
+        "what is too old is asked whether it works before it is closed",
+        "leases/wrapper.py",
+        """
+            # What Django's own method comes to in this case, which may ask the server before.
+            self.close()
+            return
+        """,
+        """
+            pass
+        """,
+        "test_looks.py::test_what_is_closed_in_any_case_is_not_asked_whether_it_works",
+    ),
+    _mutant(
         "two threads, or a signal handler and its thread, may start a reaper each",
         "reaper/reaper.py",
         """
@@ -1639,12 +1706,18 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
+            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            if self._connection is connection:
+                self.state, self.handle = HELD, connection
             # Last of all: after an exception of a signal handler, it is to be set again in another session.
             self.carried = None
         """,
         """
         with self._lock:
             self.session_state.begin(connection)
+            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            if self._connection is connection:
+                self.state, self.handle = HELD, connection
             # Last of all: after an exception of a signal handler, it is to be set again in another session.
             self.carried = None
         """,
@@ -1709,6 +1782,9 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
+            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            if self._connection is connection:
+                self.state, self.handle = HELD, connection
             # Last of all: after an exception of a signal handler, it is to be set again in another session.
             self.carried = None
         """,
@@ -1720,6 +1796,9 @@ MUTANTS = [
                 pass
         with self._lock:
             self.session_state.begin(connection)
+            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            if self._connection is connection:
+                self.state, self.handle = HELD, connection
             # Last of all: after an exception of a signal handler, it is to be set again in another session.
             self.carried = None
         """,
@@ -2126,11 +2205,10 @@ MUTANTS = [
         "what is released does not return to its pool",
         "leases/returns.py",
         """
-        self._is_put = True
-        records = give_back(self.connection)
+        records = give_back(self.connection, self)
         """,
         """
-        self._is_put = True
+        self.is_put = True
         """,
         "test_lease.py::test_it_goes_back_to_its_pool",
     ),
@@ -3144,7 +3222,7 @@ MUTANTS = [
         "leases/wrapper.py",
         """
         if lease.serves_thread():
-            lease.forget()
+            lease.closing()
         super().close()
         lease.keeper.wait_for_returns(lease=lease)
         """,
