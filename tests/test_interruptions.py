@@ -310,6 +310,33 @@ def test_a_wrapper_whose_first_connect_is_interrupted_connects_again(pool_of: Ca
     assert failed
 
 
+def test_an_owner_who_is_interrupted_as_it_carries_back_itself_what_it_waits_for_loses_nothing(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    """What it has set is read by a worker else, who has not come to that yet."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60}
+    use_as_tenant([])
+    interrupts = 0
+    for nth in range(1, 200):
+        interruption = Interrupting(Return.carry_out.__code__, nth)
+        with release_between_queries(), monkeypatch.context() as patch:
+            with connections["default"].cursor() as cursor:
+                cursor.execute("SET app.tenant = 'acme'")
+            patch.setattr(Reaper, "_put_return", lambda self, returning: True)
+            lease: Any = lease_of(connections["default"])
+            assert lease.end_if_due(time.monotonic() + 60, lease.spare) is None
+            try:
+                with interruption:
+                    assert tenant() == "acme"
+            except Interrupt:
+                interrupts += 1
+        connections["default"].close()
+        wait_until(partial(is_whole, pool_of("default")), f"all connections are back, after {interruption.at}")
+        if interruption.left > 0:
+            break
+    assert interrupts == nth - 1 > 0
+
+
 TENANT = "SELECT current_setting('app.tenant', true)"
 
 

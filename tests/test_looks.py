@@ -249,6 +249,32 @@ def test_what_is_closed_in_any_case_is_not_asked_whether_it_works(monkeypatch: p
     assert (lease().state, asked) == (CLOSED, [])
 
 
+def test_what_is_being_closed_is_in_use_until_then(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60}
+    with release_between_queries():
+        query("small")
+        assert lease().state == PARKED
+        found: list[Any] = []
+
+        def close(self: Any) -> None:
+            found.append((lease().state, self.connection is lease()._connection, set(lease().__dict__)))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connections["small"]._conn_hygiene_class, "close", close)
+            connections["small"].close()
+        assert found == [(HELD, True, {"handle"})]
+        # It was not closed.
+        assert lease().state == PARKED
+
+
+def test_what_is_connected_is_connected_for_a_use() -> None:
+    query("small")
+    wrapper: Any = connections["small"]
+    wrapper.close()
+    wrapper.connect()
+    assert (lease().state, lease().__dict__) == (HELD, {"handle": lease()._connection})
+
+
 def test_a_backend_that_closes_what_is_old_in_its_own_way_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper: Any = connections["small"]
     query("small")

@@ -21,6 +21,7 @@ from django.db import OperationalError, connections
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import locks, release_between_queries
+from conn_hygiene.events import CheckedOut, Followed, listen, unlisten
 from conn_hygiene.leases import cursors
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return
@@ -36,7 +37,7 @@ from conn_hygiene.reports import counters
 from conn_hygiene.reports.counters import Tally
 from conn_hygiene.reports.repeats import Repeats
 from tests.test_lease import query
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -285,10 +286,11 @@ OPENING: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("tenant", [None, "acme"], ids=["", "with a setting"])
 @pytest.mark.parametrize("grace", [0, 60], ids=["at once", "after a grace"])
 @pytest.mark.parametrize("function", OPENING, ids=lambda function: function.__qualname__)
 def test_a_cursor_is_on_the_connection_of_who_opens_it(
-    function: Any, grace: float, settings: Any, pool_of: Callable[[str], Any]
+    function: Any, grace: float, tenant: str | None, settings: Any, pool_of: Callable[[str], Any]
 ) -> None:
     """The handler's query lets go of the connection while a cursor is opened on it, and somebody else may have it."""
     settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
@@ -299,13 +301,14 @@ def test_a_cursor_is_on_the_connection_of_who_opens_it(
         wrapper.ensure_connection()
         with release_between_queries():
             lease: Any = lease_of(wrapper)
+            query("small", "SET app.tenant = 'acme'" if tenant else "SELECT 1")
             lease.release_now()
             with wrapper.cursor() as cursor:
                 # As for whoever needs a connection, when the grace is over.
                 lease.end_if_parked(time.monotonic() + 2 * grace)
                 assert cursor.connection is lease._connection
-                cursor.execute("SELECT 1")
-                assert cursor.fetchone() == (1,)
+                cursor.execute("SELECT current_setting('app.tenant', true)")
+                assert cursor.fetchone()[0] == tenant or not tenant
                 assert cursor.connection not in [other.connection for _, other in others]
             assert lease.open_cursors == {}
         wrapper.close()
@@ -354,6 +357,53 @@ def test_a_handle_is_that_of_the_connection_of_who_reads_it(settings: Any) -> No
 
     for _ in at_each_line(Lease.begin_session, read_the_handle, query_here):
         wait_until(lambda: not running()._returning, "all is back")
+
+
+@pytest.mark.django_db(transaction=True, databases=["small"])
+@pytest.mark.parametrize("kind", [CheckedOut, Followed])
+def test_a_listener_that_queries_neither_repeats_the_checkout_nor_loses_what_was_set(kind: Any, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    told: list[Any] = []
+
+    def listener(event: Any) -> None:
+        told.append(type(event))
+        query("small")
+
+    with release_between_queries():
+        query("small", "SET app.tenant = 'acme'")
+        wait_until_released("small")
+        listen(kind, listener)
+        try:
+            assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
+        finally:
+            unlisten(kind, listener)
+    assert told == [kind]
+
+
+@pytest.mark.django_db(transaction=True, databases=["small"])
+@pytest.mark.parametrize("grace", [0, 60], ids=["at once", "after a grace"])
+def test_a_backend_may_query_as_it_makes_a_cursor(grace: float, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
+    plain = PostgreSQLWrapper.create_cursor
+    asking: list[Any] = []
+
+    def create_cursor(self: Any, name: str | None = None) -> Any:
+        cursor = plain(self, name)
+        if not asking:
+            asking.append(self)
+            try:
+                with self.cursor() as another:
+                    another.execute("SELECT 1")
+            finally:
+                asking.clear()
+        return cursor
+
+    with release_between_queries():
+        query("small")
+        monkeypatch.setattr(PostgreSQLWrapper, "create_cursor", create_cursor)
+        assert query("small", "SELECT 2") == (2,)
+        lease: Any = lease_of(connections["small"])
+        assert lease.open_cursors == {}
 
 
 def test_what_another_thread_is_about_to_take_out_is_left_to_it(

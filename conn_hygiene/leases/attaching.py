@@ -104,7 +104,7 @@ def attach(
         setattr(wrapper, LEASE, lease)
         _class_of.__set__(wrapper, leased)
         # The class has a data descriptor of that name by now, which would hide the instance's own. No call comes
-        # between this and assign(), which loses none.
+        # between this and assign(), so that hardly a signal is handled there.
         del wrapper.__dict__["connection"]
     except BaseException:
         # Of a signal handler. As a plain one it has its connection still; without both, nothing could be done with it.

@@ -265,7 +265,7 @@ class Claim:
             if self.state == GIVEN_BACK:
                 self.state, self.carried = CLOSED, None
             elif self._connection is not None and self.session_state.parameters is not None:
-                # Until it is closed, which keeps the reaper off; and whoever reads it needs not be told from a look.
+                # Until it is closed, which keeps the reaper off. Reading it takes no look at the reader's code then.
                 self.state, self.handle = HELD, self._connection
 
     def _is_connecting(self) -> bool:

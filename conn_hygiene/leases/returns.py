@@ -246,6 +246,8 @@ class Return:
             if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
                 self._prepare(registry)
                 give_back = pools.give_back
+            # Should it be interrupted, it may be anything.
+            self._is_as_given = False
             records = give_back(self.connection, self)
         registry.returned(self)
         if records or self.news:

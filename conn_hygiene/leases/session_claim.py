@@ -48,11 +48,12 @@ class SessionClaim(Claim):
                 self.set_again()
             with self._lock:
                 self.session_state.begin(connection)
-                # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+                # Unless a signal handler has queried at a call above, and let go of it.
                 if self._connection is connection:
+                    # It was connected for a use.
                     self.state, self.handle = HELD, connection
-                # Last of all: after an exception of a signal handler, it is to be set again in another session.
-                self.carried = None
+                    # Last of all: after an exception of a signal handler, it is to be set again in another session.
+                    self.carried = None
 
     def await_carried(self) -> None:
         """Wait until it is known what the owner is to find again in the next session. Owner only, and under no lock.

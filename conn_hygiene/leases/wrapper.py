@@ -28,7 +28,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals
-from conn_hygiene.events import publish
+from conn_hygiene.events import CheckedOut, publish
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect
 from conn_hygiene.leases.ended import QUIET
@@ -112,8 +112,9 @@ class _Replacing(threading.local):
 
 _replacing = _Replacing()
 
-# Those of _check_out_of_pool(), _connect_once() and _connect(), for who looks for the application's.
-_FRAMES = 3
+# Those of _check_out(), _check_out_of_pool(), _connect_once() and _conn_hygiene_connect(), for who looks for the
+# application's.
+_FRAMES = 4
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
 
@@ -229,8 +230,7 @@ class LeasedWrapper(_Wrapper):
     def _check_out_of_pool(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
         """Check a connection out of the native *pool*, and do what else ``connect()`` does that is not done already.
 
-        *frames* is how many of the stack's innermost are this package's. Nobody else's code runs in between, so that
-        the lease need not be told of a connect() that is under way.
+        *frames* is how many of the stack's innermost are this package's.
         """
         lease.asked_at = asked_at
         if lease.carried is not None:
@@ -240,8 +240,21 @@ class LeasedWrapper(_Wrapper):
             lease.keeper.wanted(lease.spare)
         self.errors_occurred = False
         # What was given back was in no transaction, and all else is as the last connect() has left it.
-        if lease.state != GIVEN_BACK:
+        again = lease.state == GIVEN_BACK
+        if not again:
             self._begin_as_connected()
+        if lease.carried is None and not CheckedOut.listeners:
+            self._check_out(lease, pool, asked_at, frames)
+            return
+        # Until what is carried is set again, and whoever listens is told, nobody's query in between lets go of it.
+        attempt = Connect()
+        lease.connecting(attempt)
+        try:
+            self._check_out(lease, pool, asked_at, frames)
+        finally:
+            lease.connected(attempt, again=again)
+
+    def _check_out(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
         try:
             # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
             # would lose it to an exception of a signal handler.
@@ -381,9 +394,15 @@ class LeasedWrapper(_Wrapper):
         """
         lease = self._conn_hygiene_lease
         # Django's refuses other threads.
-        if lease.serves_thread():
+        is_owner = lease.serves_thread()
+        if is_owner:
             lease.closing()
-        super().close()
+        try:
+            super().close()
+        finally:
+            if is_owner and lease.state == HELD:
+                # It was not closed after all.
+                lease.settle(handle_is_out=False)
         lease.keeper.wait_for_returns(lease=lease)
 
     def close_pool(self) -> None:
@@ -408,20 +427,36 @@ class LeasedWrapper(_Wrapper):
             self._replace_if_broken()
         number = lease.checkouts
         cursor = super().create_cursor(name)
-        if lease.in_use_since is None:
-            lease.begin_use()
         cursors.register(cursor, lease)
-        if in_transaction:
-            return cursor
-        if lease.state == HELD and lease.checkouts == number:
+        if not in_transaction:
+            if lease.state != HELD or lease.checkouts != number:
+                cursors.abandon(cursor, lease)
+                cursor = self._create_cursor_anew(lease, name)
             # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
             lease.__dict__.clear()
-            return cursor
-        # A signal handler or a finaliser has queried in between, and let go of the connection. It is taken back, or
-        # another one checked out, by who reads the handle the next time.
-        cursors.abandon(cursor, lease)
-        lease.__dict__.clear()
-        return self.create_cursor(name)
+        if lease.in_use_since is None:
+            lease.begin_use()
+        return cursor
+
+    def _create_cursor_anew(self, lease: Lease, name: str | None) -> Any:
+        """Create a cursor in the place of one whose connection was let go of as it was made.
+
+        By the query of a signal handler or a finaliser, or of a backend's own ``create_cursor()``. Such a query lets go
+        of nothing this time, as if a cursor were open.
+        """
+        while True:
+            self.ensure_connection()
+            number, listed = lease.checkouts, lease.open_cursors
+            listed[self] = None
+            try:
+                cursor = super().create_cursor(name)
+                cursors.register(cursor, lease)
+            finally:
+                listed.pop(self, None)
+            if lease.state == HELD and lease.checkouts == number:
+                return cursor
+            # One has come before the connection was listed as in use.
+            cursors.abandon(cursor, lease)
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
         """Set autocommit; turned on, it may have ended what kept the connection."""

@@ -190,7 +190,11 @@ class Reaper(Registry):
             return False
         for returning in self._taken_out_of(lease):
             if not returning.is_carried:
-                returning.carry_out(self)
+                try:
+                    returning.carry_out(self)
+                except BaseException:
+                    self.rescue(lease)
+                    raise
             elif returning.is_carried_here:
                 return False
         return True

@@ -208,10 +208,10 @@ MUTANTS = [
         "a cursor stays on a connection that a signal handler has let go of",
         "leases/wrapper.py",
         """
-        if lease.state == HELD and lease.checkouts == number:
+            if lease.state != HELD or lease.checkouts != number:
         """,
         """
-        if True:
+            if False:
         """,
         "test_reentrancy.py::test_a_cursor_is_on_the_connection_of_who_opens_it",
     ),
@@ -220,10 +220,12 @@ MUTANTS = [
         "leases/session_claim.py",
         """
             if self._connection is connection:
+                # It was connected for a use.
                 self.state, self.handle = HELD, connection
         """,
         """
-            self.handle = connection
+            if True:
+                self.handle = connection
         """,
         "test_reentrancy.py::test_a_handle_is_that_of_the_connection_of_who_reads_it",
     ),
@@ -270,6 +272,39 @@ MUTANTS = [
             pass
         """,
         "test_looks.py::test_what_is_closed_in_any_case_is_not_asked_whether_it_works",
+    ),
+    _mutant(
+        "a listener's query lets go of what is being checked out",
+        "leases/wrapper.py",
+        """
+        if lease.carried is None and not CheckedOut.listeners:
+        """,
+        """
+        if True:
+        """,
+        "test_reentrancy.py::test_a_listener_that_queries_neither_repeats_the_checkout_nor_loses_what_was_set",
+    ),
+    _mutant(
+        "what is not closed after all stays in use",
+        "leases/wrapper.py",
+        """
+            if is_owner and lease.state == HELD:
+        """,
+        """
+            if False:
+        """,
+        "test_looks.py::test_what_is_being_closed_is_in_use_until_then",
+    ),
+    _mutant(
+        "what is being closed can be given back by the reaper",
+        "leases/claim.py",
+        """
+            elif self._connection is not None and self.session_state.parameters is not None:
+        """,
+        """
+            elif False:
+        """,
+        "test_looks.py::test_what_is_being_closed_is_in_use_until_then",
     ),
     _mutant(
         "two threads, or a signal handler and its thread, may start a reaper each",
@@ -1706,20 +1741,14 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
-            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            # Unless a signal handler has queried at a call above, and let go of it.
             if self._connection is connection:
-                self.state, self.handle = HELD, connection
-            # Last of all: after an exception of a signal handler, it is to be set again in another session.
-            self.carried = None
         """,
         """
         with self._lock:
             self.session_state.begin(connection)
-            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            # Unless a signal handler has queried at a call above, and let go of it.
             if self._connection is connection:
-                self.state, self.handle = HELD, connection
-            # Last of all: after an exception of a signal handler, it is to be set again in another session.
-            self.carried = None
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
     ),
@@ -1782,11 +1811,8 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
-            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            # Unless a signal handler has queried at a call above, and let go of it.
             if self._connection is connection:
-                self.state, self.handle = HELD, connection
-            # Last of all: after an exception of a signal handler, it is to be set again in another session.
-            self.carried = None
         """,
         """
         if self.carried is not None:
@@ -1796,11 +1822,8 @@ MUTANTS = [
                 pass
         with self._lock:
             self.session_state.begin(connection)
-            # It was connected for a use; unless a signal handler has queried at a call above, and let go of it.
+            # Unless a signal handler has queried at a call above, and let go of it.
             if self._connection is connection:
-                self.state, self.handle = HELD, connection
-            # Last of all: after an exception of a signal handler, it is to be set again in another session.
-            self.carried = None
         """,
         "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
     ),
@@ -3209,11 +3232,17 @@ MUTANTS = [
         "who closes does not wait for what is on its way back",
         "leases/wrapper.py",
         """
-        super().close()
+        finally:
+            if is_owner and lease.state == HELD:
+                # It was not closed after all.
+                lease.settle(handle_is_out=False)
         lease.keeper.wait_for_returns(lease=lease)
         """,
         """
-        super().close()
+        finally:
+            if is_owner and lease.state == HELD:
+                # It was not closed after all.
+                lease.settle(handle_is_out=False)
         """,
         "test_outside_the_lock.py::test_who_closes_waits_until_the_connection_is_where_it_belongs",
     ),
@@ -3221,17 +3250,13 @@ MUTANTS = [
         "the backend's own close() is passed by where there is no connection",
         "leases/wrapper.py",
         """
-        if lease.serves_thread():
+        if is_owner:
             lease.closing()
-        super().close()
-        lease.keeper.wait_for_returns(lease=lease)
         """,
         """
-        if lease.serves_thread() and lease.forget():
+        if is_owner and lease.forget():
             lease.keeper.wait_for_returns(lease=lease)
             return
-        super().close()
-        lease.keeper.wait_for_returns(lease=lease)
         """,
         "test_own_close.py::test_what_was_given_back_is_closed_by_it",
     ),
