@@ -64,6 +64,8 @@ FUNCTIONS: list[Any] = [
     Lease.cursor_closed,
     Lease.end_if_due,
     Lease.prepare_return,
+    Lease.take,
+    LeasedWrapper._check_out,
     LeasedWrapper._check_out_of_pool,
     LeasedWrapper._conn_hygiene_connect,
     LeasedWrapper._connect_once,
@@ -92,7 +94,7 @@ CONNECTING: list[Any] = [
 PARKING: list[Any] = [
     Lease.cursor_closed,
     Lease.end_if_due,
-    Lease.use,
+    Lease.take,
     LeasedWrapper.create_cursor,
 ]
 
@@ -109,6 +111,8 @@ FOLLOWING: list[Any] = [
     Lease.await_carried,
     Lease.begin_session,
     Lease.set_again,
+    LeasedWrapper._check_out,
+    LeasedWrapper._check_out_of_pool,
     LeasedWrapper._conn_hygiene_connect,
     Return._clean,
     Return._scrub,

@@ -822,7 +822,7 @@ def raw_handle(alias: str) -> Iterator[Kept]:
     connections[alias].ensure_connection()
     handle: Any = connections[alias].connection
     handle.execute("SELECT 1")
-    yield (), "its handle was read, or it was connected for a use"
+    yield (), "its handle was read"
 
 
 @contextmanager

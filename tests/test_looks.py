@@ -267,14 +267,6 @@ def test_what_is_being_closed_is_in_use_until_then(monkeypatch: pytest.MonkeyPat
         assert lease().state == PARKED
 
 
-def test_what_is_connected_is_connected_for_a_use() -> None:
-    query("small")
-    wrapper: Any = connections["small"]
-    wrapper.close()
-    wrapper.connect()
-    assert (lease().state, lease().__dict__) == (HELD, {"handle": lease()._connection})
-
-
 def test_a_backend_that_closes_what_is_old_in_its_own_way_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper: Any = connections["small"]
     query("small")

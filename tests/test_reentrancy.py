@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 from conn_hygiene import locks, release_between_queries
 from conn_hygiene.events import CheckedOut, Followed, listen, unlisten
-from conn_hygiene.leases import cursors
+from conn_hygiene.leases import checkouts, cursors
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
@@ -276,6 +276,7 @@ def test_what_another_has_by_then(sql: str, functions: list[Any], settings: Any,
 OPENING: list[Any] = [
     Lease.begin_session,
     Lease.begin_use,
+    Lease.take,
     Lease.use,
     LeasedWrapper.check_out_again,
     LeasedWrapper.create_cursor,
@@ -357,6 +358,42 @@ def test_a_handle_is_that_of_the_connection_of_who_reads_it(settings: Any) -> No
 
     for _ in at_each_line(Lease.begin_session, read_the_handle, query_here):
         wait_until(lambda: not running()._returning, "all is back")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        checkouts.working_one,
+        Lease._assign,
+        Lease.begin_session,
+        LeasedWrapper._check_out,
+        LeasedWrapper._check_out_of_pool,
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_transaction_in_the_middle_of_a_checkout_loses_no_connection(
+    function: Any, settings: Any, pool_of: Callable[[str], Any]
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+
+    def go_on() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        with release_between_queries():
+            query("small", "SET app.tenant = 'acme'")
+            wait_until_released("small")
+            assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
+        wrapper.close()
+
+    def query_in_a_transaction() -> None:
+        if lease_of(connections["small"]) is not None:
+            with transaction.atomic(using="small"):
+                query("small")
+
+    for _ in at_each_line(function, go_on, query_in_a_transaction):
+        wait_until(lambda: not running()._returning, "all is back")
+        stats = pool_of("small").get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
 
 
 @pytest.mark.django_db(transaction=True, databases=["small"])

@@ -262,9 +262,9 @@ class Claim:
     def closing(self) -> None:
         """Take note that the wrapper is being closed: what was given back is forgotten, what is there is in use."""
         with self._lock:
-            if self.state == GIVEN_BACK:
+            if self._connection is None:
                 self.state, self.carried = CLOSED, None
-            elif self._connection is not None and self.session_state.parameters is not None:
+            elif self.session_state.parameters is not None:
                 # Until it is closed, which keeps the reaper off. Reading it takes no look at the reader's code then.
                 self.state, self.handle = HELD, self._connection
 

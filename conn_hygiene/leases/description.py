@@ -153,7 +153,7 @@ def _kept_because(lease: Lease, wrapper: BaseDatabaseWrapper) -> str | None:
     """
     keeps = (
         (lease.open_cursors, "a cursor is open"),
-        (lease._handle_is_out(), "its handle was read, or it was connected for a use"),
+        (lease._handle_is_out(), "its handle was read"),
         (lease._wish == policy.HOLD, "hold_connection is around"),
         (wrapper._thread_sharing_count, "it is shared between threads"),  # type: ignore[attr-defined]
     )

@@ -349,8 +349,12 @@ class Lease(TimedClaim):
         read since the last cursor closed.
         """
         with self._lock:
-            # While it is being set up, it is kept in any case.
-            if self._connection is None or self._is_connecting():
+            if self._connection is None:
+                return
+            if self._is_connecting():
+                # It is kept in any case until it is set up. Who has used its handle by now is done with it.
+                if handle_is_out is False:
+                    self.__dict__.clear()
                 return
             if handle_is_out is None:
                 handle_is_out = self._handle_is_out()

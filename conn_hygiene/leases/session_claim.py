@@ -36,7 +36,7 @@ class SessionClaim(Claim):
         self.session_state.begin(connection)
 
     def begin_session(self) -> None:
-        """Have the session ready for a use: turn autocommit on, and remember it as it is. Owner only.
+        """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only.
 
         :raises psycopg.Error: what the owner has set in another session cannot be set in this one.
         """
@@ -48,11 +48,9 @@ class SessionClaim(Claim):
                 self.set_again()
             with self._lock:
                 self.session_state.begin(connection)
-                # Unless a signal handler has queried at a call above, and let go of it.
+                # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
+                # is where a handler has queried at a call above, and let go of this one.
                 if self._connection is connection:
-                    # It was connected for a use.
-                    self.state, self.handle = HELD, connection
-                    # Last of all: after an exception of a signal handler, it is to be set again in another session.
                     self.carried = None
 
     def await_carried(self) -> None:

@@ -172,7 +172,7 @@ class LeasedWrapper(_Wrapper):
         except OperationalError as error:
             exhausted.take_over_note(error)
             raise
-        connection = lease.__dict__.get("handle") or lease.take()
+        connection = lease.take()
         if connection is None and lease.state == GIVEN_BACK:
             # A signal handler or a finaliser has queried in between, and let go of it.
             return self.check_out_again(is_allowed=is_allowed)
@@ -190,7 +190,8 @@ class LeasedWrapper(_Wrapper):
                 exhausted.ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
-        if not lease.__dict__ and lease.use(is_allowed=True) is None:
+        # Where the handle is out, it may have been read for another request.
+        if (not lease.__dict__ or not self.in_atomic_block) and lease.use(is_allowed=True) is None:
             try:
                 if _ENSURE_CONNECTION is None:
                     self._conn_hygiene_class.ensure_connection(self)
@@ -248,11 +249,15 @@ class LeasedWrapper(_Wrapper):
             return
         # Until what is carried is set again, and whoever listens is told, nobody's query in between lets go of it.
         attempt = Connect()
-        lease.connecting(attempt)
         try:
+            lease.connecting(attempt)
             self._check_out(lease, pool, asked_at, frames)
-        finally:
+        except BaseException:
             lease.connected(attempt, again=again)
+            # Such a query may have checked another one out.
+            lease.settle()
+            raise
+        lease.connected(attempt, again=again)
 
     def _check_out(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
         try:
@@ -449,13 +454,15 @@ class LeasedWrapper(_Wrapper):
             number, listed = lease.checkouts, lease.open_cursors
             listed[self] = None
             try:
+                if lease.state != HELD:
+                    # A handler has come just before.
+                    continue
                 cursor = super().create_cursor(name)
                 cursors.register(cursor, lease)
             finally:
                 listed.pop(self, None)
             if lease.state == HELD and lease.checkouts == number:
                 return cursor
-            # One has come before the connection was listed as in use.
             cursors.abandon(cursor, lease)
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:

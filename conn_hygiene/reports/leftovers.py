@@ -160,7 +160,8 @@ def _things_of(lease: Lease) -> list[_Thing]:
     things = [
         _Thing((lease, lease.checkouts, "cursor", cursor), f"A cursor{which} is open yet{_at('opened', place)}.", own)
         for cursor, place in list(lease.open_cursors.items())
-        if cursor is not lease
+        # But for what stands for one while it is made, or while the lease is settled.
+        if cursor is not lease and cursor is not lease.wrapper()
     ]
     for depth in range(_depth(lease, found)):
         # That of a TestCase outlives checkouts, if the connection breaks.

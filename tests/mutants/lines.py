@@ -216,20 +216,6 @@ MUTANTS = [
         "test_reentrancy.py::test_a_cursor_is_on_the_connection_of_who_opens_it",
     ),
     _mutant(
-        "what a signal handler has let go of is held for the use that it was connected for",
-        "leases/session_claim.py",
-        """
-            if self._connection is connection:
-                # It was connected for a use.
-                self.state, self.handle = HELD, connection
-        """,
-        """
-            if True:
-                self.handle = connection
-        """,
-        "test_reentrancy.py::test_a_handle_is_that_of_the_connection_of_who_reads_it",
-    ),
-    _mutant(
         "a wrapper that was interrupted as it got its lease is neither plain nor leased",
         "leases/attaching.py",
         """
@@ -299,12 +285,25 @@ MUTANTS = [
         "what is being closed can be given back by the reaper",
         "leases/claim.py",
         """
-            elif self._connection is not None and self.session_state.parameters is not None:
+            elif self.session_state.parameters is not None:
         """,
         """
             elif False:
         """,
         "test_looks.py::test_what_is_being_closed_is_in_use_until_then",
+    ),
+    _mutant(
+        "a transaction in the middle of a checkout leaves its handle out",
+        "leases/lease.py",
+        """
+                if handle_is_out is False:
+                    self.__dict__.clear()
+                return
+        """,
+        """
+                return
+        """,
+        "test_reentrancy.py::test_a_transaction_in_the_middle_of_a_checkout_loses_no_connection",
     ),
     _mutant(
         "two threads, or a signal handler and its thread, may start a reaper each",
@@ -1741,14 +1740,14 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
-            # Unless a signal handler has queried at a call above, and let go of it.
-            if self._connection is connection:
+            # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
+            # is where a handler has queried at a call above, and let go of this one.
         """,
         """
         with self._lock:
             self.session_state.begin(connection)
-            # Unless a signal handler has queried at a call above, and let go of it.
-            if self._connection is connection:
+            # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
+            # is where a handler has queried at a call above, and let go of this one.
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
     ),
@@ -1811,8 +1810,8 @@ MUTANTS = [
             self.set_again()
         with self._lock:
             self.session_state.begin(connection)
-            # Unless a signal handler has queried at a call above, and let go of it.
-            if self._connection is connection:
+            # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
+            # is where a handler has queried at a call above, and let go of this one.
         """,
         """
         if self.carried is not None:
@@ -1822,8 +1821,8 @@ MUTANTS = [
                 pass
         with self._lock:
             self.session_state.begin(connection)
-            # Unless a signal handler has queried at a call above, and let go of it.
-            if self._connection is connection:
+            # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
+            # is where a handler has queried at a call above, and let go of this one.
         """,
         "test_following.py::test_no_query_runs_without_what_cannot_be_set_again",
     ),
