@@ -242,13 +242,13 @@ class Return:
             if not self.is_complete:
                 # An exception of a signal handler came in between.
                 cursors.retire(self.connection)
-            give_back = pools.put_back
-            if not self._is_as_given or not self.by_owner or audits.is_audited(self.connection):
+            if self._is_as_given and self.by_owner and not audits.is_audited(self.connection):
+                # Should it be interrupted, it may be anything.
+                self._is_as_given = False
+                records = pools.put_back(self.connection, self)
+            else:
                 self._prepare(registry)
-                give_back = pools.give_back
-            # Should it be interrupted, it may be anything.
-            self._is_as_given = False
-            records = give_back(self.connection, self)
+                records = pools.give_back(self.connection, self)
         registry.returned(self)
         if records or self.news:
             self._tell(records, registry)

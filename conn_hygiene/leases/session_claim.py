@@ -50,7 +50,7 @@ class SessionClaim(Claim):
                 self.session_state.begin(connection)
                 # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
                 # is where a handler has queried at a call above, and let go of this one.
-                if self._connection is connection:
+                if self.carried is not None and self._connection is connection:
                     self.carried = None
 
     def await_carried(self) -> None:

@@ -190,8 +190,7 @@ class LeasedWrapper(_Wrapper):
                 exhausted.ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
-        # Where the handle is out, it may have been read for another request.
-        if (not lease.__dict__ or not self.in_atomic_block) and lease.use(is_allowed=True) is None:
+        if not lease.__dict__ and lease.use(is_allowed=True) is None:
             try:
                 if _ENSURE_CONNECTION is None:
                     self._conn_hygiene_class.ensure_connection(self)
@@ -241,14 +240,13 @@ class LeasedWrapper(_Wrapper):
             lease.keeper.wanted(lease.spare)
         self.errors_occurred = False
         # What was given back was in no transaction, and all else is as the last connect() has left it.
-        again = lease.state == GIVEN_BACK
-        if not again:
+        if lease.state != GIVEN_BACK:
             self._begin_as_connected()
         if lease.carried is None and not CheckedOut.listeners:
             self._check_out(lease, pool, asked_at, frames)
             return
         # Until what is carried is set again, and whoever listens is told, nobody's query in between lets go of it.
-        attempt = Connect()
+        again, attempt = lease.state == GIVEN_BACK, Connect()
         try:
             lease.connecting(attempt)
             self._check_out(lease, pool, asked_at, frames)
@@ -588,19 +586,20 @@ class LeasedWrapper(_Wrapper):
     def close_if_unusable_or_obsolete(self) -> None:
         """Do as Django does, given back or not: close what is too old, or has not the autocommit of the settings."""
         lease = self._conn_hygiene_lease
-        too_old = self.close_at is not None and monotonic() >= self.close_at
         if lease.state == GIVEN_BACK:
+            too_old = self.close_at is not None and monotonic() >= self.close_at
             if too_old or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._close_given_back(lease)
             return
-        if (
-            too_old
-            and lease.state != CLOSED
-            and self._conn_hygiene_class.close_if_unusable_or_obsolete is _CLOSE_IF_OLD
-        ):
-            # What Django's own method comes to in this case, which may ask the server before.
-            self.close()
-            return
+        if self._conn_hygiene_class.close_if_unusable_or_obsolete is _CLOSE_IF_OLD:
+            # What Django's own method comes to: most are closed when a request begins, and what is closed in any case
+            # need not be asked before whether it works.
+            if lease.state == CLOSED:
+                if lease._connection is None:
+                    return
+            elif self.close_at is not None and monotonic() >= self.close_at:
+                self.close()
+                return
         was_out = bool(lease.__dict__)
         super().close_if_unusable_or_obsolete()
         if not was_out and lease.state != CLOSED:

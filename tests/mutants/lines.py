@@ -250,12 +250,10 @@ MUTANTS = [
         "what is too old is asked whether it works before it is closed",
         "leases/wrapper.py",
         """
-            # What Django's own method comes to in this case, which may ask the server before.
-            self.close()
-            return
+            elif self.close_at is not None and monotonic() >= self.close_at:
         """,
         """
-            pass
+            elif False:
         """,
         "test_looks.py::test_what_is_closed_in_any_case_is_not_asked_whether_it_works",
     ),
@@ -2227,10 +2225,10 @@ MUTANTS = [
         "what is released does not return to its pool",
         "leases/returns.py",
         """
-        records = give_back(self.connection, self)
+            records = pools.put_back(self.connection, self)
         """,
         """
-        self.is_put = True
+            self.is_put = True
         """,
         "test_lease.py::test_it_goes_back_to_its_pool",
     ),
