@@ -118,7 +118,9 @@ class ConnectionOpened(Event):
     """Django's native pool has opened a connection. Published in the thread that opened it, mostly one of the pool's.
 
     Without a pool, each checkout opens a connection: :class:`CheckedOut`, whose ``pooled`` is false, says how long that
-    took. For other pools there are no such events.
+    took. For other pools there are no such events. A ``NullConnectionPool``, which a backend may have in its place,
+    opens connections in the thread that asks, under the pool's lock: there, a listener that queries the same alias
+    would wait for itself.
     """
 
     alias: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from conn_hygiene.interruptions import is_of_handler
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Request(NamedTuple):
@@ -35,6 +37,19 @@ class Serving(threading.local):
 
 
 serving = Serving()
+
+
+def daemon_thread(name: str, target: Callable[[], object]) -> threading.Thread | None:
+    """Return a new thread that keeps no process alive, to be started; None in an interpreter that is to have none.
+
+    Such are the isolated ones, from Python 3.12 on (Python documentation, "Sub-interpreter support").
+    """
+    try:
+        return threading.Thread(target=target, name=name, daemon=True)
+    except RuntimeError as error:
+        if is_of_handler(error):
+            raise
+        return None
 
 
 def thread_names() -> dict[int | None, str]:

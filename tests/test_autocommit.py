@@ -64,6 +64,27 @@ def commit_by_hand(alias: str) -> None:
         commit(alias, "by hand")
 
 
+# ##### Wrappers #####
+
+
+@pytest.mark.parametrize("has_its_own", [False, True])
+def test_a_wrapper_that_is_not_of_the_settings_need_not_say_whether_requests_are_atomic(has_its_own: bool) -> None:
+    """Django itself asks for it only among the entries of DATABASES."""
+    wrapper: Any = connections["unpooled"].copy("another")
+    del wrapper.settings_dict["ATOMIC_REQUESTS"]
+    if has_its_own:
+        wrapper.ensure_connection()
+    connections["another"] = wrapper
+    try:
+        with transaction.atomic(using="another"):
+            create("another", "kept")
+        assert wrapper.autocommit is True
+    finally:
+        wrapper.close()
+        del connections["another"]
+    assert names() == ["kept"]
+
+
 # ##### Blocks #####
 
 

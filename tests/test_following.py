@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.core.signals import request_finished, request_started
 from django.db import Error, OperationalError, close_old_connections, connection, connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 from django.db.backends.signals import connection_created
 from psycopg import sql
 
@@ -81,6 +82,38 @@ def seen_by_others(look: str, alias: str = "default") -> set[Any]:
 
 
 TENANT = "SELECT current_setting('app.tenant', true)"
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.parametrize("failing", ["get_connection_params", "init_connection_state"])
+@pytest.mark.usefixtures("releasing")
+def test_it_follows_through_a_backend_that_tries_again(
+    alias: str, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a backend closes what has failed, be it before the session is there or while it is set up."""
+    plain, works = PostgreSQLWrapper.connect, getattr(PostgreSQLWrapper, failing)
+    failures: list[str] = []
+
+    def fail_once(self: Any) -> Any:
+        if not failures:
+            failures.append(self.alias)
+            raise OperationalError("the server is starting up")
+        return works(self)
+
+    def try_twice(self: Any) -> None:
+        try:
+            plain(self)
+        except OperationalError:
+            self.close()
+            plain(self)
+
+    run("SET app.tenant = 'acme'", alias=alias)
+    wait_until_released(alias)
+    monkeypatch.setattr(PostgreSQLWrapper, "connect", try_twice)
+    monkeypatch.setattr(PostgreSQLWrapper, failing, fail_once)
+    assert run(TENANT, alias=alias) == [("acme",)]
+    assert failures == [alias]
+
 
 # Ways to set something, with what shows it, and what it shows to somebody new; None where that is none or empty.
 WAYS = {

@@ -149,8 +149,6 @@ EXEMPT = {
     # Nothing helps from here on: what is given back twice would be two threads'. Python handles no signal in between.
     ("put_back", "pool.putconn(connection)"),
     ("_give_back_restored", "pool.putconn(connection)"),
-    # No call comes before it.
-    ("attach", "lease.assign(connection, waited if connecting else None)"),
     # Python handles signals at calls and jumps, and these come before the call that releases the lock. So does a
     # "with", which is a line once more at its end.
     ("_check_out", "try:"),

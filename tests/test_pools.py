@@ -20,6 +20,8 @@ import conn_hygiene
 from conn_hygiene import closing_connections, internals, release_between_queries
 from conn_hygiene.events import PoolExhausted, listen, unlisten
 from conn_hygiene.leases.lease import Lease
+from conn_hygiene.leases.states import GIVEN_BACK
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import checking, keeping, reconnecting, waiting
 from conn_hygiene.pools.configuring import LAST_USED
@@ -35,8 +37,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "unpo
 SIZE = 3
 
 
-def pid() -> int:
-    with connections["unpooled"].cursor() as cursor:
+def pid(alias: str = "unpooled") -> int:
+    with connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         found: int = cursor.fetchone()[0]
         return found
@@ -468,6 +470,25 @@ def test_who_waits_for_a_full_pool_gets_what_is_idle(max_size: int) -> None:
         assert waiter.found()
         # Where there was room, it was left with its owner.
         assert (pid() == first) is (max_size == 2)
+
+
+def test_no_other_alias_waits_while_such_a_pool_connects() -> None:
+    with (
+        pool_of(NullConnectionPool, max_size=2) as pool,
+        override_settings(CONN_HYGIENE={"UNPOOLED_RELEASE_AFTER": 0.001, "RELEASE_AFTER": 0.001}),
+        release_between_queries(),
+    ):
+        # After the first ones, nothing is left to be asked of the database.
+        pauses()
+        pid("default")
+        wait_until_released("default")
+        # As whoever asks the pool for a connection has it, until the server answers.
+        with pool._lock:
+            pid()
+            lease: Any = lease_of(connections["unpooled"])
+            wait_until(lambda: lease.state == GIVEN_BACK, "it is on its way back")
+            pid("default")
+            wait_until_released("default")
 
 
 def test_what_is_handed_over_is_clean() -> None:

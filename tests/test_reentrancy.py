@@ -13,12 +13,16 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from linecache import getline
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from django.db import OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+from django.db.backends.signals import connection_created
+from psycopg.pq import TransactionStatus
 
 from conn_hygiene import locks, release_between_queries
 from conn_hygiene.events import CheckedOut, Followed, listen, unlisten
@@ -34,8 +38,10 @@ from conn_hygiene.reaper import reaper
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.reaper.workers import Lane, Workers
 from conn_hygiene.reports import counters
+from conn_hygiene.reports.answering import _Answering
 from conn_hygiene.reports.counters import Tally
 from conn_hygiene.reports.repeats import Repeats
+from tests.test_interruptions import is_whole
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
 
@@ -50,6 +56,10 @@ CALLS = re.compile(r"[\w\])]\(|\b(with|for|while)\b")
 
 # Seconds after which a thread is taken to wait for itself.
 PATIENCE = 20
+
+
+class Interrupt(Exception):
+    """What a signal handler raises."""
 
 
 @dataclass
@@ -396,6 +406,173 @@ def test_a_transaction_in_the_middle_of_a_checkout_loses_no_connection(
         assert stats["pool_available"] == stats["pool_size"]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [Lease.assign, Lease._assign, Lease.begin_session, Lease.set_again, LeasedWrapper._check_out],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_query_in_the_middle_of_a_checkout_finds_what_is_set(function: Any, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    found: list[Any] = []
+    is_set: list[Any] = []
+
+    def go_on() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        with release_between_queries():
+            query("small", "SET app.tenant = 'acme'")
+            is_set.append(wrapper)
+            wait_until_released("small")
+            assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
+            is_set.clear()
+        wrapper.close()
+
+    def ask() -> None:
+        if is_set:
+            found.append(query("small", "SELECT current_setting('app.tenant', true)"))
+
+    for _ in at_each_line(function, go_on, ask):
+        wait_until(lambda: not running()._returning, "all is back")
+    assert set(found) == {("acme",)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Lease.assign, Lease._assign, Lease.begin_session, LeasedWrapper._check_out, LeasedWrapper._check_out_of_pool],
+    ids=lambda function: function.__qualname__,
+)
+def test_what_a_handler_lets_go_of_before_it_raises_has_one_owner(
+    function: Any, settings: Any, pool_of: Callable[[str], Any]
+) -> None:
+    """Its query gives back what is being checked out, somebody else gets it, and then the handler raises."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    others: list[tuple[Any, Any]] = []
+    asking: list[Any] = []
+
+    def go_on() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        lease: Any = lease_of(wrapper)
+        with release_between_queries():
+            lease.release_now()
+            asking.append(lease)
+            with contextlib.suppress(Interrupt):
+                query("small")
+            asking.clear()
+            assert lease.open_cursors == {}
+        wrapper.close()
+
+    def query_and_raise() -> None:
+        if not asking:
+            return
+        query("small")
+        for _ in range(pool_of("small").get_stats()["pool_available"] - 1):
+            wrapper = connections["small"].copy()
+            wrapper.inc_thread_sharing()
+            wrapper.set_autocommit(False)
+            others.append((wrapper, wrapper.cursor()))
+            others[-1][1].execute("SELECT 1")
+        raise Interrupt
+
+    for _ in at_each_line(function, go_on, query_and_raise):
+        for wrapper, cursor in others:
+            # It is in its own transaction still.
+            assert cursor.connection.info.transaction_status == TransactionStatus.INTRANS
+            cursor.close()
+            wrapper.close()
+        others.clear()
+        wait_until(lambda: not running()._returning, "all is back")
+        # One that is closed is replaced by a thread of the pool's.
+        wait_until(partial(is_whole, pool_of("small")), "all connections are back")
+
+
+@pytest.mark.parametrize("grace", [0, 60], ids=["at once", "after a grace"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        LeasedWrapper.set_autocommit,
+        LeasedWrapper._set_autocommit,
+        LeasedWrapper._turn_autocommit_off,
+        PostgreSQLWrapper._set_autocommit,
+        BaseDatabaseWrapper.set_autocommit,
+        psycopg.Connection._set_autocommit,
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_transaction_is_on_the_connection_of_who_begins_it(
+    function: Any, grace: float, settings: Any, pool_of: Callable[[str], Any]
+) -> None:
+    """The handler's query lets go of the connection as autocommit is turned off, and somebody else may have it."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace}
+    others: list[Any] = []
+    done: list[int] = []
+
+    def begin() -> None:
+        wrapper: Any = connections["small"]
+        wrapper.ensure_connection()
+        with release_between_queries():
+            lease: Any = lease_of(wrapper)
+            lease.release_now()
+            with transaction.atomic(using="small"):
+                # As for whoever needs a connection, when the grace is over.
+                lease.end_if_parked(time.monotonic() + 2 * grace)
+                transaction.on_commit(partial(done.append, 1), using="small")
+                query("small")
+                assert lease._connection.info.transaction_status == TransactionStatus.INTRANS
+                assert [other.connection.autocommit for other in others] == [True] * len(others)
+            assert (lease.open_cursors, wrapper.autocommit) == ({}, True)
+        wrapper.close()
+
+    def query_and_lose_it() -> None:
+        lease = lease_of(connections["small"])
+        if lease is None or not connections["small"].autocommit:
+            return
+        query("small")
+        lease.end_if_due(time.monotonic() + 2 * grace, lease.spare)
+        for _ in range(pool_of("small").get_stats()["pool_available"] - 1):
+            wrapper = connections["small"].copy()
+            wrapper.inc_thread_sharing()
+            wrapper.ensure_connection()
+            others.append(wrapper)
+
+    for _ in at_each_line(function, begin, query_and_lose_it):
+        assert done.pop() == 1
+        for wrapper in others:
+            wrapper.close()
+        others.clear()
+        wait_until(lambda: not running()._returning, "all is back")
+        stats = pool_of("small").get_stats()
+        assert stats["pool_available"] == stats["pool_size"]
+
+
+@pytest.mark.django_db(transaction=True, databases=["small"])
+@pytest.mark.parametrize("receives", [False, True], ids=["", "with a receiver"])
+def test_a_listener_that_queries_finds_what_is_set(receives: bool, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 0}
+    found: list[Any] = []
+
+    def listener(event: Any) -> None:
+        found.append(query("small", "SELECT current_setting('app.tenant', true)"))
+
+    def receiver(**kwargs: Any) -> None:
+        """Have every checkout be a connect() that calls somebody."""
+
+    if receives:
+        connection_created.connect(receiver)
+    try:
+        with release_between_queries():
+            query("small", "SET app.tenant = 'acme'")
+            wait_until_released("small")
+            listen(CheckedOut, listener)
+            try:
+                assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
+            finally:
+                unlisten(CheckedOut, listener)
+    finally:
+        connection_created.disconnect(receiver)
+    assert found == [("acme",)]
+
+
 @pytest.mark.django_db(transaction=True, databases=["small"])
 @pytest.mark.parametrize("kind", [CheckedOut, Followed])
 def test_a_listener_that_queries_neither_repeats_the_checkout_nor_loses_what_was_set(kind: Any, settings: Any) -> None:
@@ -614,8 +791,22 @@ def threads_of(lane: str) -> int:
 # ##### A thread that cannot be started #####
 
 
-class Interrupt(Exception):
-    """What a signal handler raises."""
+def test_where_there_may_be_no_daemon_threads_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an isolated interpreter, where Python refuses to make one."""
+    plain = threading.Thread
+
+    class Refusing(plain):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, daemon: bool | None = None, **kwargs: Any) -> None:
+            if daemon:
+                raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+            super().__init__(*args, daemon=daemon, **kwargs)
+
+    monkeypatch.setattr(threading, "Thread", Refusing)
+    keeper = Reaper(counters.of)
+    keeper.ensure_running()
+    assert keeper._thread is None
+    assert Lane("one", complain, threads=1, length=10).put(print) is False
+    assert _Answering(Path("/nowhere")).begin() is False
 
 
 def test_what_a_handler_raises_while_a_lane_starts_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,8 @@ def after_fork_in_child() -> None:
 
 def _is_about_to_exec() -> bool:
     """Return whether it is ``subprocess`` that has forked, Python's own with a ``preexec_fn`` or gevent's always."""
-    frame: FrameType | None = sys._getframe(2)
+    # Where C has forked, as uWSGI does, nothing is below.
+    frame: FrameType | None = sys._getframe(1).f_back
     while frame is not None and frame.f_globals.get("__name__") == "gevent.os":
         frame = frame.f_back
     return frame is not None and frame.f_globals.get("__name__") in ("subprocess", "gevent.subprocess")

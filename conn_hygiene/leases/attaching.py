@@ -16,6 +16,7 @@ from conn_hygiene import internals, locks
 from conn_hygiene.events import LeftAlone, publish
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import first_connect, proxied
+from conn_hygiene.leases.connecting import Incoming
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.states import GIVEN_BACK
 from conn_hygiene.leases.wrapper import LEASE, LeasedWrapper, lease_of, leased_class, plain_class
@@ -94,7 +95,8 @@ def attach(
     if connecting:
         lease.mark_connect()
     lease.manual_transactions(not wrapper.autocommit and not wrapper.in_atomic_block)
-    connection = proxied.taken_from(wrapper, lease, wrapper.connection)
+    before, incoming = wrapper.connection, Incoming()
+    connection = proxied.taken_from(wrapper, lease, before)
     if not connection.closed:
         # Django reads it from the connection when it is first asked for, and keeps it. Later, there may be none.
         wrapper.__dict__.setdefault("pg_version", connection.pgconn.server_version)
@@ -106,12 +108,14 @@ def attach(
         # The class has a data descriptor of that name by now, which would hide the instance's own. No call comes
         # between this and assign(), so that hardly a signal is handled there.
         del wrapper.__dict__["connection"]
+        lease.assign(connection, waited if connecting else None, incoming=incoming)
     except BaseException:
-        # Of a signal handler. As a plain one it has its connection still; without both, nothing could be done with it.
-        _class_of.__set__(wrapper, plain)
-        wrapper.__dict__.pop(LEASE, None)
+        # Of a signal handler. A plain one has its connection still; without both, nothing could be done with it.
+        if not incoming.is_taken:
+            _class_of.__set__(wrapper, plain)
+            wrapper.__dict__.pop(LEASE, None)
+            wrapper.__dict__["connection"] = before
         raise
-    lease.assign(connection, waited if connecting else None)
     if not connecting:
         lease.pin_for_its_past()
     return lease

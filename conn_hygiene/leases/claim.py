@@ -244,7 +244,7 @@ class Claim:
             checkouts.note_use(connection, self.idle_since)
         return True
 
-    def _publish(self) -> None:
+    def publish_news(self) -> None:
         """Publish what was decided under the lock. Called without it, by the owner."""
         with self._lock:
             told, self._news = self._news, ()
@@ -263,7 +263,10 @@ class Claim:
         """Take note that the wrapper is being closed: what was given back is forgotten, what is there is in use."""
         with self._lock:
             if self._connection is None:
-                self.state, self.carried = CLOSED, None
+                # A backend that closes what has failed, to try again, is in the middle of a checkout: what is to be set
+                # again is so in the next one that it gets.
+                if not self._is_connecting():
+                    self.state, self.carried = CLOSED, None
             elif self.session_state.parameters is not None:
                 # Until it is closed, which keeps the reaper off. Reading it takes no look at the reader's code then.
                 self.state, self.handle = HELD, self._connection
@@ -353,7 +356,7 @@ class Claim:
                 self._end(connection, reason="uninstall")
             self.state, self.carried = CLOSED, None
         if self._news:
-            self._publish()
+            self.publish_news()
         return connection
 
     def serves_thread(self) -> bool:

@@ -44,7 +44,7 @@ from psycopg.pq import TransactionStatus
 from conn_hygiene import callsite, conf, locks
 from conn_hygiene.events import CheckedOut
 from conn_hygiene.leases import backoff, checkouts, cursors, invariants, looks, news, policy, usage
-from conn_hygiene.leases.connecting import Connect, Connecting
+from conn_hygiene.leases.connecting import Connect, Connecting, Incoming
 from conn_hygiene.leases.description import Transaction
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.timed_claim import TimedClaim
@@ -109,12 +109,25 @@ class Lease(TimedClaim):
             if scopes and scopes is not self._scopes:
                 self._begin_for(scopes)
             if (connection := self.take()) is not None:
+                if self.carried is not None:
+                    self._set_again_early()
                 return connection
         if self.state != GIVEN_BACK:
             return None
         wrapper: Any = self.wrapper()
         again: psycopg.Connection[Any] | None = wrapper.check_out_again(is_allowed=is_allowed)
         return again
+
+    def _set_again_early(self) -> None:
+        """Set up what is being checked out, for a query of a signal handler or a finaliser in the middle of that.
+
+        :raises psycopg.Error: that is not possible.
+        """
+        carried, connects = self.carried, self._connects
+        if carried is None or carried.set_in == self.checkouts:
+            return
+        if connects is not None and connects.is_checking_out():
+            self.set_again()
 
     def _begin_for(self, scopes: tuple[policy.Entry, ...]) -> None:
         """Use the session in *scopes*, which are others than before; of another request nothing is in it then."""
@@ -156,47 +169,72 @@ class Lease(TimedClaim):
                 self.handle = connection
             return connection
 
-    def assign(self, connection: psycopg.Connection[Any] | None, waited: float | None = None, frames: int = 0) -> None:
+    def assign(
+        self,
+        connection: psycopg.Connection[Any] | None,
+        waited: float | None = None,
+        frames: int = 0,
+        incoming: Incoming | None = None,
+    ) -> None:
         """Take note of what the wrapper's ``connection`` was set to: a new checkout, or None for the end of one.
 
         *waited* are the seconds that it was waited for; by default, those since :attr:`asked_at`. *frames* is how many
-        of the stack's innermost, from the caller's on, are this package's.
+        of the stack's innermost, from the caller's on, are this package's. *incoming* is told when the connection is
+        the lease's to give back, or is given back since an exception of a signal handler came before.
         """
-        try:
-            overwritten = self._assign(connection, waited, frames)
-            if overwritten is not None:
-                self.keeper.carry_back(overwritten, here=True)
-        except BaseException:
-            # Of a signal handler, before it was known here: nobody else has it.
-            if connection is not None and connection is not self._connection:
-                pools.give_back(connection)
-            self.keeper.rescue(self)
-            raise
-        if connection is not None:
+        if connection is None:
+            self._unassign()
+        else:
+            incoming = incoming or Incoming()
+            try:
+                overwritten = self._assign(connection, waited, frames, incoming)
+                if overwritten is not None:
+                    self.keeper.carry_back(overwritten, here=True)
+            except BaseException:
+                if not incoming.is_taken:
+                    incoming.is_taken = True
+                    pools.give_back(connection)
+                self.keeper.rescue(self)
+                raise
             self.keeper.ensure_running()
-        if self._news:
-            self._publish()
+        # Who listens may query, and finds the session as it is to be: whoever sets it up publishes what is left here.
+        if self._news and not self._is_connecting():
+            self.publish_news()
 
-    def _assign(self, connection: psycopg.Connection[Any] | None, waited: float | None, frames: int) -> Return | None:
+    def _unassign(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._end(self._connection, carried=self.carried)
+            self.state = CLOSED
+            # In the middle of a checkout, it is to be set again in the session of the next try.
+            if not self._is_connecting():
+                self.carried = None
+
+    def _assign(
+        self, connection: psycopg.Connection[Any], waited: float | None, frames: int, incoming: Incoming
+    ) -> Return | None:
         overwritten = None
         with self._lock:
-            if connection is self._connection is not None:
+            if connection is self._connection:
+                incoming.is_taken = True
                 return None
+            pool = pools.pool_of(connection)
+            if pool is not None:
+                client.remember(connection)
+            new = state.State(connection)
             if self._connection is not None:
-                overwritten = self._end_overwritten(self._connection, connection)
-            if connection is None:
-                self.state, self.carried = CLOSED, None
-                return None
+                overwritten = self._end_overwritten(self._connection)
+            # From here on without a call, in one line: an exception of a signal handler must not lose it, nor may its
+            # query take the session for one that is set up.
             self.checkouts += 1
-            # First of all: an exception of a signal handler, at any of these lines, must not lose it.
-            self.server_pid, self.state, self._connection = 0, HELD, connection
+            self.server_pid = 0
+            self.state, self.session_state, self._connection, incoming.is_taken = HELD, new, connection, True
             self._begin()
             # Skip the frames of assign(), and of the *frames* callers of it that are this package's.
             self.checked_out_by = _here(frames + 1)
             if not self.turn.begin(self.checkouts, self.queue):
                 # A new burst begins: what the reaper learnt of the pace of the last one does not apply.
                 self.backoff.patience = 0.0
-            pool = pools.pool_of(connection)
             # A pool that had given something out before it was watched has another queue since.
             if (
                 pool is None
@@ -223,9 +261,6 @@ class Lease(TimedClaim):
                 if waited is not None:
                     request.waited(waited, self.alias)
                 self._join_request()
-            if pool is not None:
-                client.remember(connection)
-            self.session_state = state.State(connection)
             # The first query may skip the look at the socket if the connection was used or checked a moment ago.
             self.trusted = checkouts.is_trusted(connection, self.checked_out_at)
             cursors.follow(connection, self)
@@ -237,13 +272,13 @@ class Lease(TimedClaim):
                 self._news += (news.checked_out(self, waited),)
         return overwritten
 
-    def _end_overwritten(self, before: psycopg.Connection[Any], after: psycopg.Connection[Any] | None) -> Return | None:
+    def _end_overwritten(self, before: psycopg.Connection[Any]) -> Return | None:
         """End the checkout of *before*, under the lock; return it to be given back if nobody else will do that.
 
         A logging handler that queries while a connection is checked out gets one first, which Django then forgets.
         Whoever has read the handle may have kept it, to put it back later.
         """
-        if after is None or self.open_cursors or self._handle_is_out() or not (self.pooled and pools.is_idle(before)):
+        if self.open_cursors or self._handle_is_out() or not (self.pooled and pools.is_idle(before)):
             self._end(before, carried=self.carried)
             return None
         return self._leave()
@@ -334,11 +369,13 @@ class Lease(TimedClaim):
         works. Only the owner may call this.
         """
         was_out = self._handle_is_out()
-        if self.take() is None:
-            return self.state == GIVEN_BACK
+        # As if a cursor were open: a query of a signal handler lets go of nothing while the server is asked.
+        listed = self.open_cursors
+        listed[look] = None
         try:
-            return look()
+            return look() if self.take() is not None else self.state == GIVEN_BACK
         finally:
+            listed.pop(look, None)
             if not was_out:
                 self.settle(handle_is_out=False)
 

@@ -30,10 +30,11 @@ from django.db.backends.signals import connection_created
 from conn_hygiene import internals
 from conn_hygiene.events import CheckedOut, publish
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
-from conn_hygiene.leases.connecting import Connect
+from conn_hygiene.leases.connecting import Connect, Incoming
 from conn_hygiene.leases.ended import QUIET
-from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.pools import keeping, native, queues, sqlalchemy, waiting
+from conn_hygiene.pools.base import give_back
 from conn_hygiene.sessions.following import SessionGone
 
 if TYPE_CHECKING:
@@ -246,10 +247,11 @@ class LeasedWrapper(_Wrapper):
             self._check_out(lease, pool, asked_at, frames)
             return
         # Until what is carried is set again, and whoever listens is told, nobody's query in between lets go of it.
-        again, attempt = lease.state == GIVEN_BACK, Connect()
+        again, attempt = lease.state == GIVEN_BACK, Connect(is_checkout=True)
         try:
             lease.connecting(attempt)
             self._check_out(lease, pool, asked_at, frames)
+            lease.publish_news()
         except BaseException:
             lease.connected(attempt, again=again)
             # Such a query may have checked another one out.
@@ -258,9 +260,9 @@ class LeasedWrapper(_Wrapper):
         lease.connected(attempt, again=again)
 
     def _check_out(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
+        connection, incoming = None, Incoming()
         try:
-            # With a pool, it makes no use of the parameters. At no time is the connection in a variable alone, which
-            # would lose it to an exception of a signal handler.
+            # With a pool, it makes no use of the parameters.
             if (
                 keeping.is_psycopgs(pool.__class__)
                 and not pool.closed
@@ -268,15 +270,19 @@ class LeasedWrapper(_Wrapper):
             ):
                 # What Django's get_new_connection() does for a pool, without the calls on the way.
                 self.isolation_level = IsolationLevel.READ_COMMITTED
-                lease.assign(checkouts.working_one(self, pool.getconn, asked_at=asked_at), frames=frames)
+                connection = checkouts.working_one(self, pool.getconn, asked_at=asked_at)
             else:
-                lease.assign(self.get_new_connection({}), frames=frames)
-        except psycopg.OperationalError as error:
-            exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
-            lease.asked_at = None
-            raise
-        except BaseException:
-            # Of a signal handler: it may have come when the lease had the connection already, which is not set up.
+                connection = self.get_new_connection({})
+            lease.assign(connection, frames=frames, incoming=incoming)
+        except BaseException as error:
+            if connection is None and isinstance(error, psycopg.OperationalError):
+                exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
+                lease.asked_at = None
+                raise
+            # Of a signal handler: it may have come when nobody else had the connection, or when the lease had it
+            # already, in which it is not set up.
+            if connection is not None and not incoming.is_taken:
+                give_back(connection)
             lease.checkout_failed()
             raise
         try:
@@ -372,6 +378,9 @@ class LeasedWrapper(_Wrapper):
             if lease.checkouts != before:
                 lease.checkout_failed()
             raise
+        else:
+            # Now that it is all set up, and before a query of who listens can let go of it.
+            lease.publish_news()
         finally:
             lease.connected(attempt, again=again)
             lease.asked_at = None
@@ -494,7 +503,8 @@ class LeasedWrapper(_Wrapper):
         self.run_commit_hooks_on_set_autocommit_on = False
 
     def _transaction_began(self, caller: FrameType | None) -> None:
-        by_request = bool(self.settings_dict["ATOMIC_REQUESTS"]) and _opened_by_handler(caller)
+        # Django asks for it in DATABASES only, which a wrapper that somebody has made need not be in.
+        by_request = bool(self.settings_dict.get("ATOMIC_REQUESTS")) and _opened_by_handler(caller)
         self._conn_hygiene_lease.transaction_began(_opener(caller), by_atomic_requests=by_request)
 
     def _set_autocommit(self, autocommit: bool) -> None:
@@ -503,13 +513,37 @@ class LeasedWrapper(_Wrapper):
         A thread's first connection may be made by ``set_autocommit(False)``, which is Django's plain method then to its
         end. (``atomic()`` asks for the flag before, and that connects.)
         """
-        super()._set_autocommit(autocommit)  # type: ignore[misc]
-        if autocommit or (plain := sys._getframe(1)).f_code is not _PLAIN_SET_AUTOCOMMIT:
+        if autocommit:
+            super()._set_autocommit(autocommit)  # type: ignore[misc]
+            return
+        self._turn_autocommit_off()
+        if (plain := sys._getframe(1)).f_code is not _PLAIN_SET_AUTOCOMMIT:
             return
         caller = plain.f_back
         if caller is None or caller.f_code is not LeasedWrapper.set_autocommit.__code__:
             self._conn_hygiene_lease.manual_transactions(True)
             self._transaction_began(caller)
+
+    def _turn_autocommit_off(self) -> None:
+        """Turn it off on the connection that the lease has, which it keeps from here on.
+
+        As if a cursor were open: Django has read the handle then, and the query of a signal handler or a finaliser in
+        the middle must not let go of the connection. The flag is what keeps it afterwards.
+        """
+        lease = self._conn_hygiene_lease
+        listed = lease.open_cursors
+        listed[self] = None
+        try:
+            while lease.state in (PARKED, GIVEN_BACK):
+                # A handler has come just before.
+                listed.pop(self, None)
+                self.ensure_connection()
+                listed = lease.open_cursors
+                listed[self] = None
+            super()._set_autocommit(False)  # type: ignore[misc]
+            self.autocommit = False
+        finally:
+            listed.pop(self, None)
 
     def _replace_if_broken(self) -> None:
         """Put another connection in the place of one that the server has closed, outside of transactions.

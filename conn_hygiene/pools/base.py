@@ -105,13 +105,16 @@ def native_pools() -> dict[str, ConnectionPool[Any]]:
 
 
 def may_block(pool: Any) -> bool:
-    """Return whether giving an idle connection back to *pool* may call code that is neither psycopg_pool's nor ours.
+    """Return whether giving an idle connection back to *pool* may wait, or call code that is neither its own nor ours.
 
     That is a pool of another class, or a logging handler: psycopg_pool logs what it does, some of it under its lock.
-    Its ``reset`` is called by a thread of its own. Without a pool, closing waits for nobody.
+    Its ``reset`` is called by a thread of its own. A pool that keeps nothing connects under its lock, for which whoever
+    gives something back waits, too. Without a pool, closing waits for nobody.
     """
     if pool is None or isinstance(pool, _NoPool):
         return False
+    if not keeping.keeps(pool):
+        return True
     return type(pool).__module__.partition(".")[0] != "psycopg_pool" or _pool_logger.isEnabledFor(logging.INFO)
 
 

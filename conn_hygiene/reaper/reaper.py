@@ -38,6 +38,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import ages, demand, limits
 from conn_hygiene.reaper.registry import Registry, whole
 from conn_hygiene.reaper.workers import Workers
+from conn_hygiene.work import daemon_thread
 
 if TYPE_CHECKING:
     import weakref
@@ -281,9 +282,11 @@ class Reaper(Registry):
             return
         with self._start_lock:
             self._renew_bell()
-            thread = threading.Thread(target=self._run, name="conn-hygiene-reaper", daemon=True)
+            thread = daemon_thread("conn-hygiene-reaper", self._run)
             # Another thread may have been first; or this one, in between: a signal handler may query.
-            if self._thread is None and not self._stopping:
+            if thread is None:
+                self._look_at_none()
+            elif self._thread is None and not self._stopping:
                 self._thread = thread
                 self._start(thread)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from conn_hygiene import locks
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.locks import Rank
+from conn_hygiene.work import daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,9 @@ class Lane:
             return True
 
     def _start(self) -> bool:
-        thread = threading.Thread(target=self._run, name=f"conn-hygiene-{self._name}", daemon=True)
+        thread = daemon_thread(f"conn-hygiene-{self._name}", self._run)
+        if thread is None:
+            return False
         # First of all: a signal handler that wants one finds it. If the handler was first, one is enough.
         self._threads.add(thread)
         if len(self._threads) > self._most_threads:

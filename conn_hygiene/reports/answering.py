@@ -34,6 +34,7 @@ from conn_hygiene.locks import Rank
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import host, snapshot, status_directory
+from conn_hygiene.work import daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,14 +76,16 @@ class _Answering:
         self._is_stopping = False
         self._socket: socket.socket | None = None
         self._bound: tuple[int, int] | None = None
-        self.thread = threading.Thread(target=self._run, name="conn-hygiene-status", daemon=True)
+        self.thread = daemon_thread("conn-hygiene-status", self._run)
 
     def begin(self) -> bool:
         """Start the thread; return False if there can be none."""
+        if self.thread is None:
+            return False
         try:
             self.thread.start()
         except RuntimeError:
-            # The interpreter is shutting down, or is one that can have no such thread.
+            # The interpreter is shutting down.
             return False
         return True
 
@@ -160,7 +163,7 @@ class _Answering:
         # Wakes who waits in accept(). Closing or shutting down what is waited for does not, on every system.
         if self._is_there():
             _knock(self.path)
-        if self.thread is not threading.current_thread():
+        if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(timeout)
         self._take_away()
 

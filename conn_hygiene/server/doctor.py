@@ -245,7 +245,7 @@ def _health_checks(project: Project, options: dict[str, Any], fact: Facts) -> It
 
 def _no_pool(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
     releases = project.release == "always" or (project.release == "scoped" and project.middleware)
-    if fact.pooled or fact.left_alone is not None or options["ATOMIC_REQUESTS"] or not releases:
+    if fact.pooled or fact.left_alone is not None or options.get("ATOMIC_REQUESTS") or not releases:
         return
     if lends(fact):
         # The pooler is one, and costs the server nothing for a client that idles.
@@ -322,7 +322,7 @@ def _sqlalchemy_pool(project: Project, options: dict[str, Any], fact: Facts) -> 
 
 
 def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> Iterator[Finding]:
-    if not options["ATOMIC_REQUESTS"]:
+    if not options.get("ATOMIC_REQUESTS"):
         return
     pool = options["OPTIONS"].get("pool")
     size = pool_sizes(pool)[1] if pool else None

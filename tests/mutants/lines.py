@@ -90,11 +90,11 @@ MUTANTS = [
         "leases/lease.py",
         """
         with self._lock:
-            if connection is self._connection is not None:
+            if connection is self._connection:
         """,
         """
         if True:
-            if connection is self._connection is not None:
+            if connection is self._connection:
         """,
         "test_locks.py::test_a_lease_is_written_under_its_lock",
     ),
@@ -219,12 +219,12 @@ MUTANTS = [
         "a wrapper that was interrupted as it got its lease is neither plain nor leased",
         "leases/attaching.py",
         """
-        _class_of.__set__(wrapper, plain)
-        wrapper.__dict__.pop(LEASE, None)
-        raise
+        if not incoming.is_taken:
+            _class_of.__set__(wrapper, plain)
+            wrapper.__dict__.pop(LEASE, None)
         """,
         """
-        raise
+        if not incoming.is_taken:
         """,
         "test_interruptions.py::test_a_wrapper_whose_first_connect_is_interrupted_connects_again",
     ),
@@ -307,10 +307,10 @@ MUTANTS = [
         "two threads, or a signal handler and its thread, may start a reaper each",
         "reaper/reaper.py",
         """
-        if self._thread is None and not self._stopping:
+        elif self._thread is None and not self._stopping:
         """,
         """
-        if not self._stopping:
+        elif not self._stopping:
         """,
         "test_locks.py::test_who_comes_second_starts_no_other_reaper",
     ),
@@ -2348,14 +2348,15 @@ MUTANTS = [
         "a checkout that is interrupted loses its connection",
         "leases/lease.py",
         """
-        if connection is not None and connection is not self._connection:
+        if not incoming.is_taken:
+            incoming.is_taken = True
             pools.give_back(connection)
         self.keeper.rescue(self)
-        raise
         """,
         """
+        if not incoming.is_taken:
+            incoming.is_taken = True
         self.keeper.rescue(self)
-        raise
         """,
         "test_interruptions.py::test_after_an_exception_at_any_line_all_goes_on[Lease._assign, at once]",
     ),
@@ -3607,13 +3608,13 @@ MUTANTS = [
         "a pool that has none in time is not counted",
         "leases/wrapper.py",
         """
-        except psycopg.OperationalError as error:
+        if connection is None and isinstance(error, psycopg.OperationalError):
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             lease.asked_at = None
             raise
         """,
         """
-        except psycopg.OperationalError:
+        if connection is None and isinstance(error, psycopg.OperationalError):
             raise
         """,
         "test_events.py::test_a_pool_that_has_none_in_time_is_counted[False]",
