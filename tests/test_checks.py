@@ -537,6 +537,8 @@ def test_a_server_that_ends_waiting_connections(
         {"CONN_MAX_AGE": 0},
         {"CONN_MAX_AGE": 300},
         {"OPTIONS": {"pool": {"min_size": 0, "max_size": 4, "max_idle": 60}}},
+        # From the environment, as a text: Django cannot connect with it.
+        {"CONN_MAX_AGE": "600"},
     ],
 )
 def test_connections_that_do_not_wait_too_long(
@@ -547,8 +549,20 @@ def test_connections_that_do_not_wait_too_long(
     assert found() == []
 
 
+@pytest.mark.parametrize("idle", ["10m", None])
+def test_a_pool_that_cannot_be_made_is_said_beside_the_timeouts(
+    database: Callable[..., None], timeouts: Callable[..., None], idle: Any
+) -> None:
+    database(OPTIONS={"pool": {"min_size": 0, "max_size": 4, "max_idle": idle}})
+    timeouts({"idle_session_timeout": 300})
+    assert [(message.id, message.msg) for message in found()] == [
+        ("conn_hygiene.E006", f"DATABASES['unpooled'] has a pool whose max_idle is {idle!r}, no number.")
+    ]
+
+
 @pytest.mark.parametrize(
-    "options", ["-c statement_timeout=9s", "-cwork_mem=1MB  -cSTATEMENT_TIMEOUT=9", "--statement-timeout=9000"]
+    "options",
+    ["-c statement_timeout=9s", "-c app.key=secret  -cSTATEMENT_TIMEOUT=9", "--statement-timeout=9000"],
 )
 def test_a_timeout_that_is_given_twice(
     database: Callable[..., None], timeouts: Callable[..., None], options: str
@@ -557,8 +571,7 @@ def test_a_timeout_that_is_given_twice(
     timeouts({"statement_timeout": 30, "lock_timeout": 5})
     assert found() == [
         Warning(
-            f"statement_timeout of 'unpooled' is both in SESSION_TIMEOUTS and in its libpq options ({options!r}), "
-            "which win.",
+            "statement_timeout of 'unpooled' is both in SESSION_TIMEOUTS and in OPTIONS[\"options\"], which wins.",
             hint="Say it in one place: in SESSION_TIMEOUTS, or in OPTIONS or PGOPTIONS.",
             id="conn_hygiene.W006",
         )
@@ -570,7 +583,9 @@ def test_a_timeout_that_the_environment_gives_as_well(
 ) -> None:
     monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=9s")
     timeouts({"lock_timeout": 5})
-    assert [message.id for message in found()] == ["conn_hygiene.W006"]
+    assert [(message.id, message.msg) for message in found()] == [
+        ("conn_hygiene.W006", "lock_timeout of 'unpooled' is both in SESSION_TIMEOUTS and in PGOPTIONS, which wins.")
+    ]
 
 
 def test_other_options_are_not_a_timeout(database: Callable[..., None], timeouts: Callable[..., None]) -> None:

@@ -225,8 +225,9 @@ def _check_timeouts(alias: str, timeouts: dict[str, float]) -> Iterator[checks.C
     yield from _check_pooler(alias, timeouts)
     for name in timeouts:
         if connect_options.sets(options, name):
+            place = connect_options.place_of(alias, name)
             yield checks.Warning(
-                f"{name} of {alias!r} is both in SESSION_TIMEOUTS and in its libpq options ({options!r}), which win.",
+                f"{name} of {alias!r} is both in SESSION_TIMEOUTS and in {place}, which wins.",
                 hint="Say it in one place: in SESSION_TIMEOUTS, or in OPTIONS or PGOPTIONS.",
                 id="conn_hygiene.W006",
             )
@@ -302,12 +303,17 @@ def _check_waiting(alias: str, timeout: float) -> Iterator[checks.CheckMessage]:
 def _waits(alias: str) -> float | None:
     """Return for how many seconds a connection may wait for its next use: in a pool, by CONN_MAX_AGE; None for ever."""
     pool = connect_options.options_written(alias).get("pool")
-    if not pool:
-        age: float | None = connections.settings[alias].get("CONN_MAX_AGE", 0)
-        return age
-    options = pool if isinstance(pool, Mapping) else {}
-    # psycopg_pool closes what is idle for max_idle, down to min_size; these are its defaults.
-    return None if options.get("min_size", 4) else float(options.get("max_idle", 600))
+    if pool:
+        options = pool if isinstance(pool, Mapping) else {}
+        # psycopg_pool closes what is idle for max_idle, down to min_size; these are its defaults.
+        longest, for_ever = options.get("max_idle", 600), bool(options.get("min_size", 4))
+    else:
+        longest = connections.settings[alias].get("CONN_MAX_AGE", 0)
+        for_ever = longest is None
+    if for_ever:
+        return None
+    # With what is no number nobody connects.
+    return longest if conf.is_number(longest) else 0.0
 
 
 def check_middleware(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
