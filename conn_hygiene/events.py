@@ -259,7 +259,7 @@ class PoolExhausted(Event):
     @property
     def _failures(self) -> str:
         # What has failed long ago matters to nobody whose pool is whole.
-        if not self.connect_errors or (self.size >= self.max_size and not self.unaccounted):
+        if not self.connect_errors or (0 < self.max_size <= self.size and not self.unaccounted):
             return ""
         failed = "attempt to open one has" if self.connect_errors == 1 else "attempts to open one have"
         since = "failed since the pool was opened; the logger 'psycopg.pool' has the errors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import re
 import threading
@@ -411,6 +412,26 @@ def test_a_ticket_is_good_only_where_nobody_can_be_looked_up(viewer: Client) -> 
     page = viewer.get(PAGE)
     User.objects.update(is_staff=False)
     assert viewer.get(LIVE, headers={tickets.HEADER: ticket_on(page)}).status_code == 302
+
+
+@committing
+def test_a_pool_without_a_limit_is_never_used_up() -> None:
+    """Though the one connection that it has is taken, and nobody waits."""
+    from conn_hygiene.contrib.admin import admin
+
+    pool = connections["default"].pool
+    pool.resize(1, math.inf)
+    taken = []
+    while pool.get_stats()["pool_available"]:
+        taken.append(pool.getconn())
+    try:
+        assert not admin._nobody_can_be_looked_up(None)
+        pool.resize(1, 1)
+        assert admin._nobody_can_be_looked_up(None)
+    finally:
+        pool.resize(1, 4)
+        for each in taken:
+            pool.putconn(each)
 
 
 @pytest.mark.parametrize("stolen", ["by another session", "for another site", "too late", "made up"])

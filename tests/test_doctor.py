@@ -194,6 +194,12 @@ class TestLogic:
             # 4 times 8, of 100 - 3.
             ({"processes": 12}, {}, {}),
             ({"processes": 13}, {}, {"too-many-connections": Level.ERROR}),
+            # An eighth is opened where there are seven.
+            (
+                {"processes": 13, "OPTIONS": {"pool": {"max_size": 7.5}}},
+                {},
+                {"too-many-connections": Level.ERROR},
+            ),
             ({"processes": 12}, {"foreign_sessions": 2}, {"too-many-connections": Level.WARNING}),
             ({"processes": 12, "threads": 9, "OPTIONS": NO_POOL}, {}, {"too-many-connections": Level.ERROR}),
             ({"processes": None}, {}, {"processes-unknown": Level.NOTE}),

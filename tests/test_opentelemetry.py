@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def times(found: dict[str, Any], name: str, alias: str) -> Any:
 def test_pools_are_told_by_state(reader: InMemoryMetricReader, pool_of: Callable[[str], ConnectionPool]) -> None:
     query("small")
     connections["small"].close()
-    pool = pool_of("small")
+    pool: Any = pool_of("small")
     pool.wait(20)
     taken = [pool.getconn() for _ in range(2)]
     found = metrics(reader)
@@ -89,6 +90,11 @@ def test_pools_are_told_by_state(reader: InMemoryMetricReader, pool_of: Callable
         lambda: values(metrics(reader)["db.client.connection.pending_requests"], "small") == {None: 1}, "somebody waits"
     )
     assert values(metrics(reader)["db.client.connection.count"], "small") == {"idle": 0, "used": 3}
+    # Of no limit there is no number.
+    pool.resize(3, math.inf)
+    found = metrics(reader)
+    assert [values(found[f"db.client.connection.{name}"], "small") for name in ("idle.max", "max")] == [{}, {}]
+    pool.resize(3, 3)
     connections["small"].close()
     waiting.join()
     for each in taken:

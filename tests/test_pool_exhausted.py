@@ -751,6 +751,12 @@ def test_no_text_of_others_steers_a_terminal() -> None:
             " It has 2 connections of at most 4: 2 held. 1 attempt to open one has failed since the pool was opened; "
             "the logger 'psycopg.pool' has the errors.",
         ),
+        # Without a limit there is never all.
+        (
+            {"size": 2, "held": 2, "connect_errors": 2},
+            " It has 2 connections: 2 held. 2 attempts to open one have failed since the pool was opened; the logger "
+            "'psycopg.pool' has the errors.",
+        ),
     ],
 )
 def test_the_numbers_of_a_pool_are_told(numbers: dict[str, Any], told: str) -> None:

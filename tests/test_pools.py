@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import checking, keeping, reconnecting, waiting
 from conn_hygiene.pools.configuring import LAST_USED
+from conn_hygiene.reports import answering, live
 from conn_hygiene.sessions.following import SessionGone
 from tests.test_forks import remade
 from tests.waiting import end_sessions, wait_until, wait_until_released
@@ -59,6 +62,24 @@ def pooled(**entry: Any) -> Iterator[ConnectionPool]:
         finally:
             wrapper.close()
             wrapper.close_pool()
+
+
+# ##### Its numbers #####
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "told"),
+    # Another one is opened while there are less than 3.5.
+    [(0, math.inf, (0, 0)), (0, math.nan, (0, 0)), (2, 8.0, (2, 8)), (True, 3.5, (1, 4))],
+)
+def test_sizes_are_whole_numbers_whatever_psycopg_pool_takes(least: Any, most: Any, told: tuple[int, int]) -> None:
+    with pooled(pool={"min_size": least, "max_size": most}):
+        [found] = conn_hygiene.pool_stats("unpooled")
+        assert (found.min_size, found.max_size) == told
+        assert {type(size) for size in (found.size, found.min_size, found.max_size)} == {int}
+        # So a process that has such a pool answers.
+        answer = live._process(json.loads(answering.encoded(answering.about_process())))
+        assert [pool for pool in answer.pools if pool.alias == "unpooled"] == [found]
 
 
 # ##### Checks #####

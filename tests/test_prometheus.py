@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections, transaction
@@ -86,7 +87,7 @@ def _bounds(alias: str, found: Samples, times: str) -> list[tuple[str, str]]:
 def test_a_scrape_tells_what_is_held_and_who_waits(pool_of: Callable[[str], ConnectionPool]) -> None:
     query("small")
     connections["small"].close()
-    pool = pool_of("small")
+    pool: Any = pool_of("small")
     pool.wait(20)
     query("unpooled", "LISTEN activity")
     taken = [pool.getconn() for _ in range(2)]
@@ -103,6 +104,9 @@ def test_a_scrape_tells_what_is_held_and_who_waits(pool_of: Callable[[str], Conn
     assert pools == {"size": 3, "idle": 0, "used": 3, "waiting": 1}
     assert found["conn_hygiene_pool_min_size"]["small",] == found["conn_hygiene_pool_max_size"]["small",] == 3
     assert ("unpooled",) not in found["conn_hygiene_pool_size"]
+    pool.resize(3, math.inf)
+    assert samples(scrape())["conn_hygiene_pool_max_size"]["small",] == math.inf
+    pool.resize(3, 3)
     held = {labels: value for labels, value in found["conn_hygiene_connections_held"].items() if value}
     assert held == {("small", "in_use"): 1, ("unpooled", "pinned"): 1}
 

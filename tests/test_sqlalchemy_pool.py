@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import json
 import logging
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -21,8 +23,10 @@ import conn_hygiene
 from conn_hygiene import internals
 from conn_hygiene.events import PoolExhausted, TransactionRetried, listen, unlisten
 from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.management import rendering
 from conn_hygiene.pools import backends
 from conn_hygiene.pools import sqlalchemy as adapter
+from conn_hygiene.reports import answering, live
 from conn_hygiene.server import capacity, doctor
 from conn_hygiene.server.doctor import Level
 from conn_hygiene.sessions import cleaning
@@ -633,6 +637,17 @@ def test_its_numbers_are_those_of_the_pool(pooled: Callable[..., None], releasin
         [info] = conn_hygiene.pool_stats(ALIAS)
         assert (info.alias, info.size, info.available, info.waiting) == (ALIAS, 2, 1, 0)
         assert (info.min_size, info.max_size, info.timeout) == (0, 5, 7)
+
+
+def test_one_that_lets_wait_for_ever_says_so(pooled: Callable[..., None], releasing: None) -> None:
+    """And JSON, which has no such number, has none."""
+    pooled(2, TIMEOUT=None)
+    pid()
+    [info] = conn_hygiene.pool_stats(ALIAS)
+    assert info.timeout == math.inf
+    process = live._process(json.loads(answering.encoded(answering.about_process())))
+    [told] = rendering.status_json(rendering.Status([], [], processes=[process]))["processes"]
+    assert [pool["timeout"] for pool in told["pools"] if pool["alias"] == ALIAS] == [None]
 
 
 def test_it_is_served_and_the_checks_have_nothing_to_say(pooled: Callable[..., None]) -> None:

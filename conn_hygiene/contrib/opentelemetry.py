@@ -136,7 +136,8 @@ def _counts() -> Iterator[Observation]:
 
 def _idle_max() -> Iterator[Observation]:
     # psycopg_pool keeps what it has for max_idle seconds. How many SQLAlchemy's keep is not among its numbers.
-    return (_of(pool, pool.max_size) for pool in pool_stats() if pool.alias in pools.native_pools())
+    native = pools.native_pools()
+    return (_of(pool, pool.max_size) for pool in pool_stats() if pool.max_size and pool.alias in native)
 
 
 def _idle_min() -> Iterator[Observation]:

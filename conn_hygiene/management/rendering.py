@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -442,7 +443,11 @@ def _process_json(process: Process) -> dict[str, Any]:
     return {name: getattr(process, name) for name in names} | {
         "databases": {alias: dataclasses.asdict(database) for alias, database in process.databases.items()},
         "leases": len(process.leases),
-        "pools": [dataclasses.asdict(pool) for pool in process.pools],
+        # JSON has no number that is infinite.
+        "pools": [
+            dataclasses.asdict(pool) | {"timeout": pool.timeout if math.isfinite(pool.timeout) else None}
+            for pool in process.pools
+        ],
         "stats": process.stats and dataclasses.asdict(process.stats),
     }
 

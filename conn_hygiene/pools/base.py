@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,9 @@ logger = logging.getLogger("conn_hygiene.pools")
 
 # What psycopg_pool says as it gives out and takes back goes here.
 _pool_logger = logging.getLogger("psycopg.pool")
+
+# Of the numbers of a pool, those that follow what somebody has written.
+_SIZES = frozenset({"pool_size", "pool_min", "pool_max"})
 
 
 def understands(wrapper: BaseDatabaseWrapper) -> bool:
@@ -88,13 +92,20 @@ def opened_for(wrapper: BaseDatabaseWrapper) -> Any:
 def numbers_of(pool: Any) -> dict[str, Any]:
     """Return the numbers of *pool* by psycopg_pool's names for them (its documentation, "Pool stats").
 
-    But who has given up does not wait.
+    But who has given up does not wait, and sizes are whole numbers, with 0 for no limit.
     """
-    numbers = sqlalchemy.numbers_of(pool) if sqlalchemy.is_pool(pool) else pool.get_stats()
+    numbers = dict(sqlalchemy.numbers_of(pool) if sqlalchemy.is_pool(pool) else pool.get_stats())
+    for name in _SIZES & numbers.keys():
+        numbers[name] = _whole(numbers[name])
     if numbers["requests_waiting"]:
         queue, _ = queue_and_spare(pool)
         numbers["requests_waiting"] = waiting_in(queue) if internals.TURNS.available else numbers["requests_waiting"]
-    return dict(numbers)
+    return numbers
+
+
+def _whole(size: Any) -> int:
+    """Return *size* as psycopg_pool goes by it, which takes any number: while there are less, it opens one more."""
+    return math.ceil(size) if math.isfinite(size) else 0
 
 
 def native_pools() -> dict[str, ConnectionPool[Any]]:

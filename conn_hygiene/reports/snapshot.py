@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from itertools import accumulate
@@ -208,7 +209,7 @@ class PoolInfo:
     #: After a ``resize()`` of the pool, *size* may exceed it for a while.
     max_size: int
     #: Seconds after which a checkout that got no connection fails with ``PoolTimeout``, or with the ``TimeoutError`` of
-    #: SQLAlchemy for django-db-connection-pool.
+    #: SQLAlchemy for django-db-connection-pool, where ``TIMEOUT`` may be ``None``: that is infinite here.
     timeout: float
 
 
@@ -229,7 +230,7 @@ def pool_stats(using: Using = None) -> list[PoolInfo]:
 
 
 def _pool_info(alias: str, pool: Any) -> PoolInfo:
-    numbers = pools.numbers_of(pool)
+    numbers, timeout = pools.numbers_of(pool), sqlalchemy.timeout_of(pool)
     return PoolInfo(
         alias=alias,
         size=numbers["pool_size"],
@@ -237,7 +238,7 @@ def _pool_info(alias: str, pool: Any) -> PoolInfo:
         waiting=numbers["requests_waiting"],
         min_size=numbers["pool_min"],
         max_size=numbers["pool_max"],
-        timeout=pool.timeout() if sqlalchemy.is_pool(pool) else pool.timeout,
+        timeout=math.inf if timeout is None else timeout,
     )
 
 

@@ -129,8 +129,8 @@ def pool_sizes(pool: Any) -> tuple[int, int | None]:
     least = int(smallest) if is_number(smallest) and math.isfinite(smallest) else POOL_SIZE
     if not is_number(largest):
         return least, least
-    # psycopg_pool takes an infinite one at its word.
-    return least, int(largest) if math.isfinite(largest) else None
+    # psycopg_pool takes an infinite one at its word, and opens one more while there are less.
+    return least, math.ceil(largest) if math.isfinite(largest) else None
 
 
 def has_sqlalchemy_pool(options: dict[str, Any]) -> bool:

@@ -292,7 +292,7 @@ def _nobody_can_be_looked_up(look: Look | None) -> bool:
     alias = router.db_for_read(get_user_model())
     if look is not None and any(database.error and alias in database.aliases for database in look.databases):
         return True
-    return any(not pool.available and (pool.waiting or pool.size >= pool.max_size) for pool in pool_stats(alias))
+    return any(not pool.available and (pool.waiting or 0 < pool.max_size <= pool.size) for pool in pool_stats(alias))
 
 
 def _time(text: str | None) -> Any:
