@@ -53,6 +53,7 @@ def every_lock() -> Iterator[tuple[str, Any]]:
     yield "the registry's", keeper._registry_lock
     yield "the reaper's start lock", keeper._start_lock
     yield "the counters'", counters.of("default")._lock
+    yield "the one of what was told", counters.told._lock
     yield "the one of those who listen", events._lock
     yield "the workers'", keeper._workers._lock
     for lane in keeper._workers._lanes.values():

@@ -16,6 +16,7 @@ from django.urls import path
 import conn_hygiene
 from conn_hygiene import LeaseInfo, Stats
 from conn_hygiene.reaper import reaper
+from conn_hygiene.reports import counters
 from conn_hygiene.reports.snapshot import held_by_alias
 from tests.waiting import wait_until, wait_until_released
 
@@ -321,6 +322,43 @@ def test_a_transaction_is_in_use_also_between_its_statements() -> None:
     connection.close()
 
 
+def test_seconds_do_not_fall_by_how_floats_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkouts are too short, each by itself, to count for anything beside what was counted before."""
+    tally, told = counters.of("default"), counters.Told()
+    monkeypatch.setattr(counters, "told", told)
+    for name in ("_seconds_held", "_seconds_used"):
+        monkeypatch.setattr(tally, name, float(2**58))
+    assert reaper.running is not None
+    with another_thread(query, "another"):
+        query()
+        for lease in reaper.running.leases():
+            with lease._lock:
+                # Of what is that large, floats know no less than 64.
+                lease.checked_out_at -= 20
+                lease._used += 20
+        before = conn_hygiene.stats()
+        assert before.seconds_held == before.seconds_in_use == 2**58 + 64
+        connection.close()
+    assert tally.read()["seconds_held"] == tally.read()["seconds_in_use"] == 2**58
+    after = conn_hygiene.stats()
+    assert (after.seconds_held, after.seconds_in_use) == (before.seconds_held, before.seconds_in_use)
+    # Of one alias it is another sum, of which nobody has been told.
+    assert conn_hygiene.stats("default").seconds_held == 2**58
+
+
+def test_what_was_told_is_forgotten_where_all_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = counters.Told()
+    monkeypatch.setattr(counters, "told", told)
+    told.at_least(None, "seconds_held", 2.0**58)
+    assert conn_hygiene.stats().seconds_held == 2**58
+    monkeypatch.setattr(counters, "_tallies", {})
+    counters.reset()
+    assert conn_hygiene.stats().seconds_held == 0
+    told = counters.told
+    counters.after_fork_in_child()
+    assert counters.told is not told
+
+
 def test_numbers_only_grow_while_many_threads_query_and_somebody_looks(settings: Any) -> None:
     settings.CONN_HYGIENE = {"RELEASE": "always", "RELEASE_AFTER": 0}
     before = conn_hygiene.stats()
@@ -343,7 +381,7 @@ def test_numbers_only_grow_while_many_threads_query_and_somebody_looks(settings:
         try:
             while not stop.is_set():
                 now = dataclasses.astuple(conn_hygiene.stats())
-                assert all(new >= old for new, old in zip(now[:4], last[:4], strict=True))
+                assert all(new >= old for new, old in zip(now, last, strict=True))
                 last = now
                 for info in conn_hygiene.snapshot():
                     assert info.state in {"in use", "idle"}

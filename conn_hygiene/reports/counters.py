@@ -3,8 +3,9 @@
 What happens at every checkout is counted by the lease itself, which has its alias's :class:`Tally`; all else is counted
 as the event of a report is published, so that the numbers are those of the reports.
 
-Who may touch what: each tally has a lock, for all that it counts. The lock is a leaf: nothing is taken inside. Tallies
-are never replaced, since leases keep them; a forked child and a new installation set them back to nothing.
+Who may touch what: each tally has a lock, for all that it counts, and so has what was told. The locks are leaves:
+nothing is taken inside. Tallies are never replaced, since leases keep them; a forked child and a new installation set
+them back to nothing, and replace what was told.
 """
 
 from __future__ import annotations
@@ -139,6 +140,29 @@ class Tally:
             }
 
 
+class Told:
+    """What was told last of totals that go on while connections are held, which is the least that is told next.
+
+    What is counted of a checkout at its end may come to a little less than what was told of it before, as floats are
+    rounded in another order then. And of many that end while they are looked at, one may be in neither part. But a
+    counter that falls has begun anew to whoever adds up by how much it grows, and is added as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._lock = locks.make(Rank.LEAF)
+        self._seconds: dict[tuple[frozenset[str] | None, str], float] = {}
+
+    def at_least(self, using: frozenset[str] | None, name: str, seconds: float) -> float:
+        """Return *seconds*, or what was returned for the number *name* of these aliases before, if that is more."""
+        with self._lock:
+            most = self._seconds[using, name] = max(seconds, self._seconds.get((using, name), 0.0))
+            return most
+
+
+#: Another one where all is set back to nothing. Who reads the tallies takes hold of it before: it goes with their past.
+told = Told()
+
+
 # By alias. Only ever added to, by setdefault(), which two threads may do at once.
 _tallies: dict[str, Tally] = {}
 
@@ -155,14 +179,18 @@ def chosen(using: Collection[str] | None) -> list[Tally]:
 
 def reset() -> None:
     """Set all to nothing, when the toolkit is installed."""
+    global told  # noqa: PLW0603 - one process, one count
     for tally in chosen(None):
         tally.reset()
+    told = Told()
 
 
 def after_fork_in_child() -> None:
     """Count from nothing in a forked child: what happened before is its parent's."""
+    global told  # noqa: PLW0603 - as above
     for tally in chosen(None):
         tally.after_fork_in_child()
+    told = Told()
 
 
 # ##### Events #####

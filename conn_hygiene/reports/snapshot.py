@@ -256,6 +256,7 @@ def stats(using: Using = None) -> Stats:
     running = reaper.running
     if running is None:
         return Stats(**dict.fromkeys(COUNTED, 0))
+    told = counters.told
     for _ in range(_TRIES):
         totals = _totals(chosen)
         now = time.monotonic()
@@ -266,6 +267,8 @@ def stats(using: Using = None) -> Stats:
             break
     totals["seconds_held"] += sum(max(0.0, found.held_for) for found in seen)
     totals["seconds_in_use"] += sum(max(0.0, found.used_for) for found in seen)
+    for name in ("seconds_held", "seconds_in_use"):
+        totals[name] = told.at_least(chosen, name, totals[name])
     return Stats(**totals)
 
 

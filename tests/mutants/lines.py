@@ -155,6 +155,28 @@ MUTANTS = [
         "test_locks.py::test_numbers_are_touched_under_their_lock",
     ),
     _mutant(
+        "seconds fall by how floats are rounded",
+        "reports/counters.py",
+        """
+        most = self._seconds[using, name] = max(seconds, self._seconds.get((using, name), 0.0))
+        """,
+        """
+        most = seconds
+        """,
+        "test_snapshot.py::test_seconds_do_not_fall_by_how_floats_are_rounded",
+    ),
+    _mutant(
+        "a pool without a limit does not answer",
+        "pools/base.py",
+        """
+        numbers[name] = _whole(numbers[name])
+        """,
+        """
+        pass
+        """,
+        "test_pools.py::test_sizes_are_whole_numbers_whatever_psycopg_pool_takes",
+    ),
+    _mutant(
         "a request's times are added up without the lock",
         "leases/usage.py",
         """
