@@ -683,6 +683,19 @@ class TestTerminate:
                 connections_command("terminate", "--pid", str(pid_of(stranger)), "--all-users", "--yes")
             assert state_of(admin, pid_of(stranger)) is not None
 
+    def test_what_is_no_clients_is_no_session_even_where_nobody_may_see_that(
+        self, as_app: None, admin: psycopg.Connection
+    ) -> None:
+        [(launcher, role, database)] = admin.execute(
+            "SELECT pid, usename, datname FROM pg_stat_activity WHERE backend_type = 'logical replication launcher'"
+        ).fetchall()
+        assert (role is not None, database) == (True, None)
+        with server.connect("unpooled") as connection:
+            found = server.activity(connection, server.Scope(all_users=True, all_databases=True)).sessions
+        assert launcher not in {session.pid for session in found}
+        with pytest.raises(CommandError, match=f"Not ended: {launcher}"):
+            connections_command("terminate", "--pid", str(launcher), "--all-users", "--all-databases", "--yes")
+
     def test_it_never_ends_its_own_session(self, as_app: None) -> None:
         assert connections_command("terminate", "--idle", "0", "--yes") == "No session matches.\n"
         with server.connect("unpooled") as connection:

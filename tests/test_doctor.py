@@ -1070,6 +1070,17 @@ def through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lead
 
 
+def test_only_what_clients_have_is_counted(role: str, admin: psycopg.Connection) -> None:
+    """Also for a role that may not see what is a client's: the launcher of logical replication has a role as well."""
+    parameters = {"user": role, "password": "conn_hygiene"}
+    with server.connect("unpooled", **parameters) as connection:
+        foreign = server.limits(connection).foreign_sessions
+        [there] = admin.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename <> %s", [role]
+        ).fetchone() or [None]
+    assert foreign == there
+
+
 def between() -> Pooler:
     with server.connect("unpooled") as connection:
         return pooler.between(connection, lambda: server.connect("unpooled"))

@@ -196,7 +196,8 @@ def identity(connection: psycopg.Connection[Any]) -> Identity:
 
 
 # For other roles' sessions PostgreSQL nulls what it does not show, the type and the start included. Those who are not
-# client sessions at all have no role; parallel workers of hidden sessions cannot be told from these.
+# client sessions at all have no role, or no database: the launcher of logical replication, and who sends the WAL of all
+# databases. Parallel workers of hidden sessions, and what replicates one database, cannot be told from these.
 _SESSIONS = """
 SELECT pid, datname AS database, usename AS role, coalesce(application_name, '') AS application_name,
        host(client_addr) AS client_address, nullif(client_port, -1) AS client_port, state,
@@ -211,7 +212,7 @@ SELECT pid, datname AS database, usename AS role, coalesce(application_name, '')
        usename = session_user AS same_role
 FROM pg_stat_activity
 WHERE usename IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
-  AND (%(all_databases)s OR datname = current_database())
+  AND datname IS NOT NULL AND (%(all_databases)s OR datname = current_database())
 """
 
 
@@ -354,7 +355,7 @@ SELECT current_setting('server_version_num')::int AS version,
        rolconnlimit AS role_limit, datconnlimit AS database_limit, rolsuper AS superuser,
        (SELECT count(*)::int FROM pg_stat_activity
         WHERE usename IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
-          AND (datname <> current_database() OR usename <> session_user)) AS foreign_sessions
+          AND datname IS NOT NULL AND (datname <> current_database() OR usename <> session_user)) AS foreign_sessions
 FROM pg_roles, pg_database
 WHERE rolname = session_user AND datname = current_database()
 """
