@@ -248,6 +248,14 @@ def test_json_has_all_of_it() -> None:
     assert status == 1
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_it_shows_no_values_whatever_the_log_has(form: str, settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "LOG_STATEMENTS": "raw"}
+    out, _, _ = audit("--urls", "/shop/become/", "--format", form)
+    assert "SELECT t_become(?)" in out
+    assert "secret" not in out
+
+
 def test_settings_and_listeners_are_as_before() -> None:
     before = conf.current, events.UnseenState.listeners
     audit("--urls", "/shop/become/")

@@ -354,17 +354,20 @@ def unseen_blocks(found: Sequence[UnseenState]) -> list[Block]:
     # Of the same in many requests the first says it all.
     once = {(event.where, event.reason, event.names, event.alias): event for event in reversed(found)}
     kept = [*reversed(once.values())]
-    rows = [
-        (event.alias, event.left, fitting.statement_cut(printable(event.statement or ""), _STATEMENT), event.where)
-        for event in kept
-    ]
+    rows = [(event.alias, event.left, shortened(_masked(event.statement) or ""), event.where) for event in kept]
     blocks: list[Block] = [Table(("Database", "Left", "Statement", "Place"), rows, [BAD] * len(rows))] if rows else []
     return [*blocks, *map(Line, dict.fromkeys(event.advice for event in kept))]
 
 
 def unseen_json(found: Sequence[UnseenState]) -> dict[str, Any]:
     """Return what an audit has found for JSON."""
-    return {"version": JSON_VERSION, "found": [event.facts() for event in found]}
+    facts = [event.facts() | {"statement": _masked(event.statement)} for event in found]
+    return {"version": JSON_VERSION, "found": facts}
+
+
+def _masked(statement: str | None) -> str | None:
+    """Return what a process says of its *statement* as the command shows all, whatever LOG_STATEMENTS is there."""
+    return mask(statement) if statement else None
 
 
 def duration(seconds: float | None) -> str:
@@ -414,10 +417,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "version": JSON_VERSION,
         "databases": [_view_json(view) for view in status.views],
         "processes": [_process_json(process) for process in status.processes],
-        "leases": [
-            dataclasses.asdict(lease) | {"statement": mask(lease.statement) if lease.statement else None}
-            for lease in status.leases
-        ],
+        "leases": [dataclasses.asdict(lease) | {"statement": _masked(lease.statement)} for lease in status.leases],
     }
 
 
