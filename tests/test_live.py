@@ -15,7 +15,7 @@ import socket
 import stat
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,13 @@ from django.test import override_settings
 import conn_hygiene
 from conn_hygiene import events, hold_connection
 from conn_hygiene.leases.description import End
+from conn_hygiene.management import asking, rendering
 from conn_hygiene.reports import answering, host, live, status_directory
 from conn_hygiene.server import checks
 from conn_hygiene.server import sessions as server
 from conn_hygiene.work import serving
 from tests.processes import run
+from tests.test_doctor import needs_pgbouncer, through
 from tests.test_forks import in_child
 from tests.waiting import let_the_reaper_look, wait_until
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import psycopg
+
+__all__ = ["through"]  # a fixture
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "persistent"]),
@@ -391,6 +395,26 @@ def test_status_names_who_holds_a_session_at_once(directory: Path) -> None:
         assert [(each["pid"], each["answered"], each["leases"]) for each in answer["processes"]] == [(pid, True, 1)]
         assert "PASSWORD" not in json.dumps(answer)
     assert "GET /orders/7/" not in status()
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("aliases", [["unpooled", "persistent", "default"], ["default", "unpooled", "persistent"]])
+def test_what_is_reached_past_a_pooler_as_well_is_asked_there(
+    aliases: list[str], directory: Path, through: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["persistent"].settings_dict, "NAME", "postgres")
+    with child(lambda: hold(directory)) as pid, through("transaction"), ExitStack() as stack:
+        source = asking.Source(stack, aliases, server.Scope())
+        for _ in range(2):
+            looked = asking.collect(source, 0)
+            told = rendering.status_json(looked)["databases"]
+            assert [(each["aliases"], each["pooled"], each["pooled_aliases"]) for each in told] == [
+                (["default", "unpooled"], False, ["unpooled"]),
+                (["persistent"], False, []),
+            ]
+            assert [held["holder"]["process"] for held in told[0]["sessions"] if held["holder"]] == [pid]
+            said = "Those of unpooled are a pooler's: each has the name of the client that had it last."
+            assert rendering.plain(rendering.status_blocks(looked)).count(said) == 1
 
 
 def test_who_answers_goes_over_what_was_reported(directory: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,10 @@ class Source:
         self, stack: ExitStack, aliases: list[str] | dict[str, list[str]], scope: server.Scope, **others: Any
     ) -> None:
         self._scope, self._others = scope, others
-        # The first alias of each database, and all that are known, or turned out, to lead to the same.
+        # The alias by which each database is asked, and all that are known, or turned out, to lead to the same, with
+        # that one first.
         self._names = aliases if isinstance(aliases, dict) else {alias: [alias] for alias in aliases}
+        self._pooled: set[str] = set()
         self._connections: dict[str, psycopg.Connection[Any]] = {}
         stack.callback(self._close)
 
@@ -53,12 +56,27 @@ class Source:
                 self._drop(alias)
                 views[alias] = View(names, error=words(error))
                 continue
-            if view.identity in views:
-                self._drop(alias)
-                views[view.identity].aliases.extend(self._names.pop(alias))
-            else:
-                views[view.identity] = view
+            first = views.get(view.identity)
+            views[view.identity] = view if first is None else self._merged(first, view)
         return list(views.values())
+
+    def _merged(self, first: View, other: View) -> View:
+        """Return one view of both, which is asked by one alias from now on: past a pooler if either leads past it.
+
+        Only the server itself tells which session is whose.
+        """
+        kept, dropped = (other, first) if first.pooled and not other.pooled else (first, other)
+        place, alias = first.aliases[0], kept.aliases[0]
+        self._drop(dropped.aliases[0])
+        names = [*kept.aliases, *dropped.aliases]
+        del self._names[other.aliases[0]]
+        # In the place of the first, so that all looks have the same order.
+        self._names = {alias if each == place else each: found for each, found in self._names.items()}
+        self._names[alias] = names
+        return dataclasses.replace(kept, aliases=names, pooled_aliases=self._pooled_of(names))
+
+    def _pooled_of(self, names: list[str]) -> list[str]:
+        return [name for name in names if name in self._pooled]
 
     def _look(self, alias: str) -> View:
         if alias not in self._connections:
@@ -67,7 +85,10 @@ class Source:
         identity, activity = server.identity(connection), server.activity(connection, self._scope)
         # A pooler makes up the pid that it tells its client.
         pids = {session.pid for session in activity.sessions if session.own}
-        return View(self._names[alias], identity, activity, pooled=connection.info.backend_pid not in pids)
+        names = self._names[alias]
+        if connection.info.backend_pid not in pids:
+            self._pooled.update(names)
+        return View(names, identity, activity, pooled_aliases=self._pooled_of(names))
 
     def held(self, view: View, found: list[live.Process]) -> dict[int, dict[str, Any]]:
         """Return what the processes *found* know of the sessions in *view*, by pid."""
@@ -127,7 +148,8 @@ def collect(source: Source, limit: int) -> Status:
         if not view.pooled:
             view.known.update(source.held(view, found))
         # Of its own this process knows more, and better.
-        view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in view.aliases})
+        direct = set(view.aliases) - set(view.pooled_aliases)
+        view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in direct})
     return Status(views, leases, limit, found, status_directory.refused())
 
 

@@ -90,8 +90,21 @@ class View:
     #: What this host's processes know of the sessions, by pid: the attributes of a :class:`LeaseInfo`, with the process
     #: as ``holder`` where it is not this one; of a notice ``request``, ``where_began`` and ``where_now`` only.
     known: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    #: A pooler is in between, which has the sessions.
-    pooled: bool = False
+    #: Those of the aliases that lead there through a pooler, which has their sessions.
+    pooled_aliases: Sequence[str] = ()
+
+    @property
+    def pooled(self) -> bool:
+        """Whether all lead through a pooler, so that what was asked is not the server itself."""
+        return bool(self.pooled_aliases) and set(self.aliases) <= set(self.pooled_aliases)
+
+    @property
+    def of_pooler(self) -> str | None:
+        """What is to be said of the names of a pooler's sessions, in a sentence; None without one."""
+        if not self.pooled_aliases:
+            return None
+        which = "They" if self.pooled else f"Those of {', '.join(self.pooled_aliases)}"
+        return f"{which} are a pooler's: each has the name of the client that had it last."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +159,8 @@ def _view_blocks(view: View, limit: int) -> list[Block]:
         blocks.append(Line(f"and {total - len(shown)} more; --limit 0 lists all.", QUIET))
     for session in shown:
         blocks += _explanation(session, view.known)
-    if view.pooled:
-        blocks.append(Line("They are a pooler's: each has the name of the client that had it last.", QUIET))
+    if view.of_pooler is not None:
+        blocks.append(Line(view.of_pooler, QUIET))
     blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
     return blocks
 
@@ -427,6 +440,7 @@ def _view_json(view: View) -> dict[str, Any]:
         "aliases": view.aliases,
         "error": view.error,
         "pooled": view.pooled,
+        "pooled_aliases": list(view.pooled_aliases),
         "database": identity and identity.database,
         "role": identity and identity.role,
         "server_version": identity and identity.server_version,

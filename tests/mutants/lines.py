@@ -4608,6 +4608,17 @@ MUTANTS = [
         "test_doctor.py::TestOnAServer::test_what_only_django_refuses_is_said",
     ),
     _mutant(
+        "a pooler is asked where the server can be",
+        "management/asking.py",
+        """
+        kept, dropped = (other, first) if first.pooled and not other.pooled else (first, other)
+        """,
+        """
+        kept, dropped = (first, other)
+        """,
+        "test_live.py::test_what_is_reached_past_a_pooler_as_well_is_asked_there",
+    ),
+    _mutant(
         "a password of a connection string is said",
         "management/asking.py",
         """

@@ -337,8 +337,8 @@ def _with_blockers(rows: list[Row], sessions: Sequence[server.Session]) -> list[
 
 def _remarks(view: View) -> Iterable[str]:
     assert view.activity is not None
-    if view.pooled:
-        yield "They are a pooler's: each has the name of the client that had it last."
+    if view.of_pooler is not None:
+        yield view.of_pooler
     if view.activity.hidden:
         yield f"{view.activity.hidden} of them are hidden from this role, state and statement included."
     if view.activity.others:
