@@ -551,6 +551,10 @@ def test_a_directory_that_is_not_its_users_alone_is_refused(
     assert list(directory.iterdir()) == []
     assert asked() == []
     assert f"{directory} {why}" in status()
+    if make is of_another:
+        # Those who run as its owner may put something there, and it is they who have named it.
+        assert checks.check_status_directory() == []
+        directory.chmod(0o750)
     [message] = checks.check_status_directory()
     # Nobody is told to remove what the settings name, which may be /tmp.
     assert (message.id, message.msg, message.hint) == (
@@ -559,6 +563,18 @@ def test_a_directory_that_is_not_its_users_alone_is_refused(
         "Have CONN_HYGIENE['STATUS_DIRECTORY'] be a directory of the user's own with mode 0700, or one that is not "
         "there yet, which is made; None turns the answers off.",
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a directory away")
+def test_what_nobody_has_named_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with override_settings(CONN_HYGIENE={}):
+        directory = status_directory.mine()
+        assert directory is not None
+        of_another(directory)
+        [message] = checks.check_status_directory()
+    assert (message.id, str(message.hint).partition(",")[0]) == ("conn_hygiene.W013", "Remove it")
 
 
 def test_a_directory_of_ones_own_is_fine(directory: Path) -> None:
@@ -653,6 +669,14 @@ def test_whoever_is_not_this_user_is_not_answered(directory: Path, monkeypatch: 
         with suppress(BrokenPipeError, ConnectionResetError):
             asker.sendall(answering.QUESTION)
             assert asker.recv(1) == b""
+
+
+def test_root_is_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_directory, "peer", lambda connected: (1, 0))
+    with socket.socket(socket.AF_UNIX) as connected:
+        for user, is_trusted in {1000: False, 0: True}.items():
+            monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+            assert status_directory.is_trusted(connected) is is_trusted
 
 
 def test_too_many_leases_are_left_off() -> None:

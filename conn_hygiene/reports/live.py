@@ -75,7 +75,7 @@ class Process:
 
 
 def processes(*, timeout: float = 1.0) -> list[Process]:
-    """Ask every process of this user on this host, root's ones included, what it holds; the oldest process first.
+    """Ask every process of this user on this host what it holds; the oldest process first.
 
     All are asked at the same time, so that a slow one does not delay the others. The calling process is among them if
     it answers to others as well. No database is asked, and no lock is waited for.

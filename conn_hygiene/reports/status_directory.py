@@ -108,6 +108,11 @@ def why_refused(found: os.stat_result) -> str | None:
     return None
 
 
+def is_of_another(found: os.stat_result) -> bool:
+    """Return whether a directory that was *found* so is refused for its owner alone, and fit for who runs as that."""
+    return stat.S_ISDIR(found.st_mode) and found.st_uid != os.geteuid() and not found.st_mode & _OTHERS
+
+
 def refused() -> list[str]:
     """Return why places are not looked at in which the processes of this user may be found, a sentence for each."""
     found = []
@@ -181,9 +186,9 @@ def peer(connected: socket.socket) -> tuple[int, int] | None:
 
 
 def is_trusted(connected: socket.socket) -> bool:
-    """Return whether at the other end of *connected* is this user, or root; true where the system does not tell."""
+    """Return whether at the other end of *connected* is this user; true where the system does not tell."""
     found = peer(connected)
-    return found is None or found[1] in (os.geteuid(), 0)
+    return found is None or found[1] == os.geteuid()
 
 
 def arguments_of(pid: int) -> list[str]:

@@ -12,6 +12,7 @@ information: I001 releasing without a pool closes connections.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -70,10 +71,15 @@ def _check_seconds() -> Iterator[checks.CheckMessage]:
 
 
 def check_status_directory(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report a ``STATUS_DIRECTORY`` that others have something of, so that nothing is put there (W013)."""
+    """Report a ``STATUS_DIRECTORY`` that others have something of, so that nothing is put there (W013).
+
+    One that the settings name may be the user's of the service, whoever it is that runs the checks.
+    """
     directory = status_directory.mine()
     try:
-        if directory is not None:
+        if directory is not None and not (
+            conf.current.STATUS_DIRECTORY != "auto" and status_directory.is_of_another(os.lstat(directory))
+        ):
             status_directory.look(directory)
     except status_directory.Refused as error:
         # Only what the toolkit has chosen is of no use to anybody else.
