@@ -5,6 +5,7 @@ The module imports nothing of it, nor what needs Django to be set up.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -44,6 +45,17 @@ def in_child() -> int:
     return child
 
 
+def in_child_of_multiprocessing(method: str) -> None:
+    """Query in a child that ends by itself, without a word to anybody, well within a second."""
+    child = multiprocessing.get_context(method).Process(target=query)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    child.join()
+    assert child.exitcode == 0
+    child.close()
+
+
 def a_life() -> Any:
     """Return what a scrape says of checkouts and of pools, after each thing that happens to a process."""
     with tempfile.TemporaryDirectory() as directory:
@@ -72,6 +84,8 @@ def a_life() -> Any:
         tell("forked")
         mark_process_dead(child)
         tell("marked")
+        in_child_of_multiprocessing("fork")
+        tell("forked by multiprocessing")
         connections["default"].close_pool()
         tell("closed")
         conn_hygiene.uninstall()

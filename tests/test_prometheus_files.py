@@ -123,8 +123,10 @@ def test_what_is_written_follows_the_process() -> None:
         "queried": [1, 4, 1],
         "forked": [3, 8, 1],
         "marked": [3, 4, 1],
-        "closed": [3, 0, 1],
-        "installed anew": [3, 0, 1],
-        "queried again": [4, 4, 1],
-        "unregistered": [4, 0, 0],
+        # It was marked by nobody.
+        "forked by multiprocessing": [4, 4, 1],
+        "closed": [4, 0, 1],
+        "installed anew": [4, 0, 1],
+        "queried again": [5, 4, 1],
+        "unregistered": [5, 0, 0],
     }

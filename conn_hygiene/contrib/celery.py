@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from contextlib import contextmanager
 from functools import cached_property
@@ -81,7 +82,7 @@ class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
         # Closes what the worker has opened so far, with its pools: there should be nothing for processes to inherit.
         super().install()
         self.installed = True
-        signals.worker_process_shutdown.connect(self._close_pools)
+        signals.worker_process_shutdown.connect(self._on_worker_process_shutdown)
         signals.worker_shutdown.connect(self._close_pools)
         return self
 
@@ -110,6 +111,13 @@ class _WorkerFixup(DjangoWorkerFixup):  # type: ignore[misc]
             jobs.close_connections(logger)
         else:
             super()._close_database()
+
+    def _on_worker_process_shutdown(self, **kwargs: Any) -> None:
+        self._close_pools()
+        # It leaves by os._exit(), which asks nobody else.
+        metrics: Any = sys.modules.get("conn_hygiene.contrib.prometheus.multiprocess")
+        if metrics is not None:
+            metrics.end()
 
     def _close_pools(self, **kwargs: Any) -> None:
         jobs.close_connections(logger)

@@ -4188,6 +4188,17 @@ MUTANTS = [
         "test_prometheus_files.py::test_what_is_written_follows_the_process",
     ),
     _mutant(
+        "a child of multiprocessing takes what it has counted along",
+        "contrib/prometheus/multiprocess.py",
+        """
+        Finalize(None, _at_exit, exitpriority=0)
+        """,
+        """
+        pass
+        """,
+        "test_prometheus_files.py::test_what_is_written_follows_the_process",
+    ),
+    _mutant(
         "who is turned away is a time-out",
         "contrib/opentelemetry.py",
         """
@@ -4230,6 +4241,17 @@ MUTANTS = [
         if False:
         """,
         "test_live.py::test_a_directory_that_is_not_its_users_alone_is_refused",
+    ),
+    _mutant(
+        "root is this user",
+        "reports/status_directory.py",
+        """
+        return found is None or found[1] == os.geteuid()
+        """,
+        """
+        return found is None or found[1] in (os.geteuid(), 0)
+        """,
+        "test_live.py::test_root_is_another_user",
     ),
     _mutant(
         "a link is a status directory",

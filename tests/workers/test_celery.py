@@ -14,10 +14,12 @@ import kombu.pools
 import pytest
 from asgiref.sync import sync_to_async
 from celery import Celery  # type: ignore[import-untyped]
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from redis import Redis
 
 from conn_hygiene.contrib import celery as contrib
 from example_project.processes import running
+from tests.test_prometheus_files import samples
 from tests.waiting import wait_until
 from tests.workers.queues import redis_server
 
@@ -150,6 +152,21 @@ def test_max_tasks_per_child(server: Server, broker: str, tmp_path: Path) -> Non
         assert ran[0]["process"] != ran[2]["process"]
         (parent,) = {int(session) for session in site.found(r"Forked by session (\d+)")}
         wait_until(lambda: server.sessions() == {parent, ran[2]["session"]}, "the first one's session is gone", SECONDS)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_its_processes_have_counted_stays(server: Server, broker: str, tmp_path: Path, method: str) -> None:
+    files = tmp_path / "metrics"
+    files.mkdir()
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(files), "START_METHOD": method}
+    with worker(server, broker, tmp_path / "log", "--concurrency=1", **environment) as site:
+        for _ in range(3):
+            site.run("who")
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, path=str(files))
+    left = samples(generate_latest(registry).decode())
+    assert left["conn_hygiene_checkouts_total"]["default",] == left["conn_hygiene_hold_seconds_count"]["default",] == 3
+    assert not any(value for name in left if "_pool_size" in name for value in left[name].values())
 
 
 @pytest.mark.parametrize(

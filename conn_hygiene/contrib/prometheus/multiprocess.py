@@ -3,7 +3,8 @@
 There, each process writes its values into files in ``PROMETHEUS_MULTIPROC_DIR``, and whoever is scraped adds them up
 (its documentation, "Multiprocess Mode"). Collectors are asked by nobody. So a thread copies this process's numbers
 there once a second, and the way of a query is what it is without Prometheus. A process that is killed takes the last
-second with it; one that ends leaves its counters, and no gauges.
+second with it; one that ends leaves its counters, and no gauges. So do children of multiprocessing, which Python ends
+without asking atexit.
 
 Who may touch what: all below is guarded by ``_lock``, which is held over a fork, so that no child inherits a lock of
 prometheus_client that the thread was holding. The locks of what is read are taken inside.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
@@ -86,8 +88,22 @@ def _first(event: events.Event) -> None:
     with _lock:
         if _stop is not None or not _begun:
             return
+        _end_with_its_work()
         _stop = threading.Event()
         threading.Thread(target=_run, args=[_stop], name="conn-hygiene-prometheus", daemon=True).start()
+
+
+def _end_with_its_work() -> None:
+    """Have it end with a child of multiprocessing, if this is one: that leaves by ``os._exit()``.
+
+    Not ahead of its first event: what such a child was told at its fork, multiprocessing forgets.
+    """
+    processes: Any = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        # Ahead of what it does last, which is to wait for its own children.
+        Finalize(None, _at_exit, exitpriority=0)
 
 
 def _run(stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 ``QUERY_BEFORE_FORK``   set: the worker has a connection whenever it forks
 ``QUERY_AFTER_FORK``    set: its processes have one before Celery has made them ready
 ``DISCARD_AFTER_FORK``  "off" for the setting of that name
+``PROMETHEUS_MULTIPROC_DIR``  where processes write what they have counted
 """
 
 from __future__ import annotations
@@ -130,5 +131,11 @@ if os.environ.get("QUERY_BEFORE_FORK"):
     signals.worker_before_create_process.connect(_query_before_fork)
 if os.environ.get("QUERY_AFTER_FORK"):
     signals.worker_process_init.connect(_query_after_fork)
+if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    from conn_hygiene.contrib import prometheus
+
+    # What is written is written when a process ends.
+    prometheus.multiprocess.INTERVAL = 3600
+    prometheus.register()
 if os.environ.get("DISCARD_AFTER_FORK") == "off":
     conn_hygiene.install(DISCARD_AFTER_FORK=False)
