@@ -596,32 +596,27 @@ class TestKnown:
 
     def test_one_of_several_asks(self, settings: Callable[..., None]) -> None:
         settings()
-        assert [known.due("a", 0.0), known.due("a", 1.0), known.due("a", 30.0), known.due("a", 31.0)] == [
-            True,
-            False,
-            True,
-            False,
-        ]
+        assert [known.begin_asking("a", now) for now in (0.0, 1.0, 30.0, 31.0)] == [True, False, True, False]
 
     def test_who_waits_for_what_follows_asks_as_well_if_nothing_is_known(self, settings: Callable[..., None]) -> None:
         settings()
-        assert known.due("a", 0.0)
-        assert [known.due("a", 1.0, is_needed=needed) for needed in (False, True)] == [False, True]
+        assert known.begin_asking("a", 0.0)
+        assert [known.begin_asking("a", 1.0, is_needed=needed) for needed in (False, True)] == [False, True]
         known.note("a", Findings(), 1.0)
-        assert [known.due("a", 302.0, is_needed=True) for _ in range(2)] == [True, False]
+        assert [known.begin_asking("a", 302.0, is_needed=True) for _ in range(2)] == [True, False]
         known.forget("a")
-        assert [known.due("a", 302.0, is_needed=needed) for needed in (False, True)] == [False, True]
+        assert [known.begin_asking("a", 302.0, is_needed=needed) for needed in (False, True)] == [False, True]
 
     def test_asking(self, shop: Session, settings: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
         settings()
         with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):
-            assert known.due("a", 0.0)
+            assert known.begin_asking("a", 0.0)
             known.ask("a", shop)
             assert known.known_of("a") == Findings()
             assert caplog.messages == []
             function(shop, "BEGIN SET app.a = 1; END")
             known.forget("a")
-            assert known.due("a", 0.0)
+            assert known.begin_asking("a", 0.0)
             known.ask("a", shop)
             known.ask("a", shop)
             shop.execute("DROP FUNCTION f()")

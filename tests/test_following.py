@@ -911,7 +911,7 @@ def test_the_end_of_a_request_asks_nothing_that_somebody_else_is_asking(asked: l
     with hold_connection():
         for is_asking in (True, False):
             known.reset()
-            assert not is_asking or known.due("default", time.monotonic())
+            assert not is_asking or known.begin_asking("default", time.monotonic())
             run("SELECT 1")
             connection.close()
             assert bool(asked) is not is_asking
@@ -921,7 +921,7 @@ def test_the_end_of_a_request_asks_nothing_that_somebody_else_is_asking(asked: l
 def test_a_worker_asks_nothing_that_somebody_else_is_asking(is_asking: bool, asked: list[object]) -> None:
     run("SELECT 1")
     known.note("default", catalogue.Findings(), -math.inf)
-    assert not is_asking or known.due("default", time.monotonic())
+    assert not is_asking or known.begin_asking("default", time.monotonic())
     returning = Return(object(), "default", connection.connection, plan=Plan())
     assert returning.asks_session
     assert reaper.running is not None
@@ -1072,10 +1072,10 @@ def test_what_is_known_only_when_the_connection_is_on_its_way_back_follows(
     """Another thread has asked the catalogue in between."""
     carry_out = Return.carry_out
 
-    def known_by_now(self: Return, registry: Any) -> None:
+    def known_by_now(self: Return, keeper: Any) -> None:
         findings = catalogue.Findings(followed=frozenset({"app.tenant"}), leaves_state=("become",))
         known.note(self.alias, findings, time.monotonic())
-        carry_out(self, registry)
+        carry_out(self, keeper)
 
     monkeypatch.setattr(Return, "carry_out", known_by_now)
     run("SELECT become('acme')", alias=alias)

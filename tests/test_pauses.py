@@ -293,9 +293,9 @@ def test_nobody_waits_for_what_a_worker_can_do_in_a_pause(requests: Requests, mo
     carriers: list[bool] = []
     real = Return.carry_out
 
-    def carry_out(self: Return, registry: Any) -> None:
+    def carry_out(self: Return, keeper: Any) -> None:
         carriers.append(threading.current_thread() is threading.main_thread())
-        real(self, registry)
+        real(self, keeper)
 
     def set_and_pause(requests: Requests) -> None:
         requests.grace(NEVER)

@@ -667,7 +667,7 @@ def test_what_is_closed_is_not_held_for_what_has_changed(settings: Any) -> None:
     def close() -> None:
         connections["small"].close()
 
-    for _ in at_each_line(Lease._changed, change, close):
+    for _ in at_each_line(Lease._note_changes, change, close):
         pass
     assert set(held) == {True, False}
 

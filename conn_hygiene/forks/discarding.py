@@ -97,8 +97,8 @@ def is_private(wrapper: BaseDatabaseWrapper) -> bool:
     return wrapper.vendor == "sqlite" and wrapper.is_in_memory_db()  # type: ignore[attr-defined]
 
 
-def driver_connection(connection: Any) -> Any:
-    """Return the driver's own connection under what SQLAlchemy's pool hands out, which is buried; else *connection*."""
+def taken_from_proxy(connection: Any) -> Any:
+    """Return the driver's connection in *connection*, a proxy of SQLAlchemy's, which is buried; itself if it is none."""
     inner = getattr(connection, "driver_connection", None)
     if inner is None:
         return connection

@@ -215,7 +215,7 @@ def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
         if mine:
             attaching.close_books(each)
         if connection is not None:
-            yield each.alias, discarding.driver_connection(connection)
+            yield each.alias, discarding.taken_from_proxy(connection)
 
 
 def _is_open(each: BaseDatabaseWrapper) -> bool:

@@ -57,10 +57,10 @@ def is_broken(lease: Lease) -> bool:
 
 
 def _may_have_state(lease: Lease, connection: psycopg.Connection[Any]) -> bool:
-    """Return whether the session has, or had, something of its owner's that another one would not."""
+    """Return whether the session has, or had, what another one would not have of its owner; note what follows."""
     # What functions may have left, and what libpq sees of it.
     if lease.last_statement is not None and (
-        known.state_matters(lease.alias) or lease.session_state.changed(connection)
+        known.state_matters(lease.alias) or lease.session_state.note_changes(connection)
     ):
         return True
     # Seen in statements, or just now. One that listens may wait for a notification, which must not be read.

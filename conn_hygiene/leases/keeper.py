@@ -30,7 +30,7 @@ class Keeper(Protocol):
     """What a lease needs from the outside: who lists the leases, counts, and ends the idle ones."""
 
     def tally_of(self, alias: str) -> Tally:
-        """Return who counts the checkouts of *alias*; for ever the same."""
+        """Return who counts the checkouts of *alias*: the same object at each call."""
 
     def leases(self) -> list[Lease]:
         """Return the leases that hold a connection now. Called under no lock."""
@@ -81,7 +81,7 @@ class Keeper(Protocol):
         """Publish *event* where that makes nobody wait."""
 
     def returned(self, returning: Return) -> None:
-        """Forget *returning*, which is where it belongs."""
+        """Forget *returning*, which is where it belongs, and wake who waits for it."""
 
     def wait_for_returns(self, *, lease: Lease | None = None, alias: str | None = None) -> None:
         """Wait until what was taken out of *lease*, or out of any of *alias*, is where it belongs; with a limit."""
@@ -96,4 +96,4 @@ class Keeper(Protocol):
         """
 
     def wrapper_lost(self, lease: Claim) -> None:
-        """Reclaim what *lease* holds: its wrapper was collected; called from a finaliser, as above."""
+        """Reclaim what *lease* holds: its wrapper was collected. Called from a finaliser, so it may take no lock."""

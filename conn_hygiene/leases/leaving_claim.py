@@ -38,7 +38,7 @@ class LeavingClaim(SessionClaim):
             # What all that follows comes to for nearly every session.
             fresh = self.session_state.fresh
             return self._take_out(Return(self, self.alias, connection, plan=NOTHING, fresh=fresh, is_as_given=True)), []
-        changed = self._changed(connection, reported)
+        changed = self._note_changes(connection, reported)
         if not changed:
             return self._leave(reported, of=connection), []
         if self._connection is not connection:
@@ -130,7 +130,7 @@ class LeavingClaim(SessionClaim):
             return None
         if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
             return None
-        if self._changed(self._connection):
+        if self._note_changes(self._connection):
             return None
         return self._leave()
 
@@ -269,7 +269,7 @@ class LeavingClaim(SessionClaim):
             return None
         if conf.current.RELEASE == "never" or self._wish == policy.HOLD:
             return None
-        if self._in_transaction(wrapper) or self._kept(wrapper) or self._changed(connection):
+        if self._in_transaction(wrapper) or self._kept(wrapper) or self._note_changes(connection):
             return None
         if not (scopes_count and self._wish == policy.RELEASE) and not callsite.is_at_rest(self.thread_id):
             return None

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -25,10 +25,10 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from conn_hygiene.events import Event
+    from conn_hygiene.leases.keeper import Keeper
     from conn_hygiene.sessions.following import Carried
     from conn_hygiene.sessions.plan import Plan
 
@@ -41,26 +41,6 @@ TIME_LIMIT = 5.0
 PATIENCE = TIME_LIMIT + 1.0
 
 
-class Clock(Protocol):
-    """What rings when a time has come."""
-
-    def ring_at(self, deadline: float, limit: TimeLimit) -> None:
-        """Have ``limit.expire()`` called when *deadline* on the monotonic clock has come, unless it is over by then."""
-
-
-class Registry(Clock, Protocol):
-    """What lists the connections that are on their way back."""
-
-    def returned(self, returning: Return) -> None:
-        """Forget *returning*, which is where it belongs, and wake who waits for it."""
-
-    def tell(self, report: Callable[..., None], *facts: Any) -> None:
-        """Have a *report* made where that makes nobody wait."""
-
-    def publish_later(self, event: Event) -> None:
-        """Publish *event* where that makes nobody wait."""
-
-
 class TimeLimit:
     """Hangs up on the server of a connection if what is done inside takes longer than the limit.
 
@@ -68,9 +48,9 @@ class TimeLimit:
     moment at which it is shut.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], clock: Clock, seconds: float) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], keeper: Keeper, seconds: float) -> None:
         self._connection = connection
-        self._clock = clock
+        self._keeper = keeper
         self._seconds = seconds
         self._lock = locks.make(Rank.LEAF)
         self._copy: socket.socket | None = None
@@ -79,7 +59,7 @@ class TimeLimit:
         try:
             # A descriptor of our own: libpq closes its own when it likes.
             self._copy = socket.socket(fileno=os.dup(self._connection.fileno()))
-            self._clock.ring_at(time.monotonic() + self._seconds, self)
+            self._keeper.ring_at(time.monotonic() + self._seconds, self)
         except (psycopg.OperationalError, OSError) as error:
             # It is closed, and nobody waits for it; or there is no descriptor left, and it is done without a limit. A
             # handler's may be a TimeoutError, which is an OSError.
@@ -118,11 +98,11 @@ class TimeLimit:
                 self._copy = None
 
 
-def audit(connection: psycopg.Connection[Any], clock: Clock) -> tuple[Event, ...]:
+def audit(connection: psycopg.Connection[Any], keeper: Keeper) -> tuple[Event, ...]:
     """Return what an audit of the session of *connection* has to tell in the end; nothing without one."""
     if not audits.is_audited(connection):
         return ()
-    with TimeLimit(connection, clock, TIME_LIMIT):
+    with TimeLimit(connection, keeper, TIME_LIMIT):
         return tuple(audits.end(connection))
 
 
@@ -227,7 +207,7 @@ class Return:
         """Whether the running thread is carrying it out, further up its stack."""
         return self._carrier.get(None) == threading.get_ident()
 
-    def carry_out(self, registry: Registry) -> None:
+    def carry_out(self, keeper: Keeper) -> None:
         """Clean the session and give the connection back. Does nothing if another thread is at it, or has been.
 
         Called under no lock. Repeated in the same thread after an exception of a signal handler, it goes on.
@@ -247,32 +227,32 @@ class Return:
                 self._is_as_given = False
                 records = pools.put_back(self.connection, self)
             else:
-                self._prepare(registry)
+                self._prepare(keeper)
                 records = pools.give_back(self.connection, self)
-        registry.returned(self)
+        keeper.returned(self)
         if records or self.news:
-            self._tell(records, registry)
+            self._tell(records, keeper)
 
-    def _prepare(self, registry: Registry) -> None:
-        self.news += audit(self.connection, registry)
+    def _prepare(self, keeper: Keeper) -> None:
+        self.news += audit(self.connection, keeper)
         if self._asks_server:
-            with TimeLimit(self.connection, registry, TIME_LIMIT):
-                self._clean(registry)
+            with TimeLimit(self.connection, keeper, TIME_LIMIT):
+                self._clean(keeper)
 
-    def _tell(self, records: list[logging.LogRecord], registry: Registry) -> None:
+    def _tell(self, records: list[logging.LogRecord], keeper: Keeper) -> None:
         """Tell of what is done; not in a worker's thread, where the next to go back may wait for it."""
         news, self.news = self.news, ()
         if not self.by_owner:
             if records:
-                registry.tell(pools.tell, records)
+                keeper.tell(pools.tell, records)
             for event in news:
-                registry.publish_later(event)
+                keeper.publish_later(event)
             return
         pools.tell(records)
         for event in news:
             publish(event)
 
-    def _clean(self, registry: Registry) -> None:
+    def _clean(self, keeper: Keeper) -> None:
         try:
             if self._is_begun:
                 # An exception of a signal handler came in between, and nobody knows how far it got.
@@ -281,7 +261,7 @@ class Return:
             self._is_begun = True
             if self.is_rolled_back:
                 pools.roll_back(self.connection)
-            values = self._scrub(registry)
+            values = self._scrub(keeper)
             if self.carried is not None:
                 self.carried.tell(values)
         except Exception as error:
@@ -295,15 +275,15 @@ class Return:
             if self.carried is not None:
                 self.carried.fail()
 
-    def _scrub(self, registry: Registry) -> dict[str, str | None]:
+    def _scrub(self, keeper: Keeper) -> dict[str, str | None]:
         plan = self.plan
         # What follows has to be known first.
         if (
             self._asks_catalogue
-            and pools.is_ready(self.connection)
-            and known.due(self.alias, time.monotonic(), is_needed=self.carried is not None)
+            and pools.make_ready(self.connection)
+            and known.begin_asking(self.alias, time.monotonic(), is_needed=self.carried is not None)
         ):
-            known.ask(self.alias, self.connection, registry.tell)
+            known.ask(self.alias, self.connection, keeper.tell)
             plan = plan._replace(left=plan.left | known.indelible(self.alias))
         if self.carried is not None:
             # It may have been somebody else who has asked, since this was planned.

@@ -273,9 +273,9 @@ class SessionClaim(Claim):
         pools.restore(connection)
 
     def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
-        """Ask what functions and policies do, of a connection whose transaction is over, or is to end in any case."""
+        """Ask what functions and policies do, if that is due. Rolls back what is open on *connection*."""
         with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-            if pools.is_ready(connection) and known.due(self.alias, _now()):
+            if pools.make_ready(connection) and known.begin_asking(self.alias, _now()):
                 known.ask(self.alias, connection, self.keeper.tell)
 
     def _plan(
@@ -327,11 +327,14 @@ class SessionClaim(Claim):
             and not self.open_cursors
         )
 
-    def _changed(
+    def _note_changes(
         self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
     ) -> list[str]:
-        """Return what of the session may be the owner's, was not seen in a statement, and cannot follow."""
-        changed = self.session_state.changed(connection, reported)
+        """Note what follows of all that was not seen in a statement; return what of it may be the owner's, and cannot.
+
+        See :meth:`.State.note_changes`.
+        """
+        changed = self.session_state.note_changes(connection, reported)
         if not internals.FOLLOWING.available and self.last_statement is not None:
             changed += sorted(known.followed(self.alias))
         if self.last_statement is not None and known.was_not_told(self.alias):
@@ -353,8 +356,9 @@ class SessionClaim(Claim):
             return self._carries(connection)
 
     def _carries(self, connection: psycopg.Connection[Any]) -> bool:
+        """Return whether the owner has left anything in the session, or may have; note what follows. Under the lock."""
         return bool(
-            self.session_state.changed(connection)
+            self.session_state.note_changes(connection)
             or self.session_state.carries()
             or (self.last_statement is not None and known.cleans_always(self.alias))
         )

@@ -186,8 +186,8 @@ def is_idle_in_transaction(connection: psycopg.Connection[Any]) -> bool:
 def is_locked(connection: psycopg.Connection[Any]) -> bool:
     """Return whether psycopg's lock of *connection* is held, or whether that cannot be told; asks no server.
 
-    A COPY, a pipeline or a generator holds it until its owner ends that. Whoever asks the server something then may
-    wait for ever.
+    A COPY or a generator (``stream()``, ``notifies()``) holds it until its owner ends that. Whoever asks the server
+    something then may wait for ever.
     """
     lock = getattr(connection, "lock", None)
     return lock is None or lock.locked()
@@ -215,8 +215,8 @@ _READS = 3
 def roll_back(connection: psycopg.Connection[Any]) -> None:
     """Roll back what is open on *connection*, whose owner is no more; close it where that cannot be done at once.
 
-    A COPY, a pipeline or a generator that its owner has left behind hold psycopg's lock of the connection for ever.
-    Never raises: its pool replaces a connection that is closed.
+    A COPY or a generator that its owner has left behind holds psycopg's lock of the connection for ever. Never raises:
+    its pool replaces a connection that is closed.
     """
     try:
         if is_idle_in_transaction(connection) and internals.ROLLBACKS.available and not is_locked(connection):
@@ -369,8 +369,12 @@ def tell(records: list[logging.LogRecord]) -> None:
         _pool_logger.handle(record)
 
 
-def is_ready(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether the session of *connection* can be asked something, whoever's it was; ends what is open there."""
+def make_ready(connection: psycopg.Connection[Any]) -> bool:
+    """Roll back what is open on *connection* and turn autocommit on; return whether its session can be asked something.
+
+    False where the connection is closed, or a COPY or a generator (``stream()``, ``notifies()``) has psycopg's lock of
+    it: nothing is tried then. False as well where the rollback fails, or a pipeline is open.
+    """
     if connection.closed or is_locked(connection):
         return False
     try:

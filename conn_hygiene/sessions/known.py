@@ -42,7 +42,7 @@ class _Known:
 
 _known: dict[str, _Known] = {}
 
-# When somebody began to ask. A mark is put with setdefault(), which one of several threads does.
+# When somebody has reserved the question. A mark is put with setdefault(), which one of several threads does.
 _asking: dict[str, list[float]] = {}
 
 # The aliases whose last connection was lost while it was asked.
@@ -76,11 +76,12 @@ def is_unknown(alias: str) -> bool:
     return known is None or not known.is_current
 
 
-def due(alias: str, now: float, *, is_needed: bool = False) -> bool:
-    """Return whether it :func:`is_due`, to one caller only, who goes on to :func:`ask`.
+def begin_asking(alias: str, now: float, *, is_needed: bool = False) -> bool:
+    """Reserve the question for the caller if it :func:`is_due`; return whether the caller is to :func:`ask` it.
 
-    The others go on with what was known, or clean. Who cannot if nothing is known, since the settings that follow are
-    waited for, says that it *is_needed*, and asks besides.
+    One caller at a time has it. The others go on with what was known, or clean. Who cannot if nothing is known, since
+    the settings that follow are waited for, says that it *is_needed*, and asks besides. The reservation ends with
+    :func:`ask`, or after :data:`RETRY_AFTER`.
     """
     if not is_due(alias, now):
         return False

@@ -177,10 +177,13 @@ class State:
             self.pins.pop(reason, None)
         self.undone.clear()
 
-    def changed(
+    def note_changes(
         self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...] | None = None
     ) -> list[str]:
-        """Return what differs from when the owner began, and cannot follow it; what can does from now on.
+        """Add to :attr:`follows` the settings that differ from when the owner began; return what differs and cannot.
+
+        These are reasons for a pin: attributes of the psycopg connection, and settings where none follows, as with
+        ``ON_SET = "pin"``. Notes and returns nothing for a closed connection, and while :attr:`parameters` is None.
 
         *reported* are the session's parameters, if they have just been read.
         """

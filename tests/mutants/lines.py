@@ -1688,10 +1688,10 @@ MUTANTS = [
         "each request that ends asks the catalogue that is due",
         "leases/session_claim.py",
         """
-        if pools.is_ready(connection) and known.due(self.alias, _now()):
+        if pools.make_ready(connection) and known.begin_asking(self.alias, _now()):
         """,
         """
-        if pools.is_ready(connection):
+        if pools.make_ready(connection):
         """,
         "test_following.py::test_the_end_of_a_request_asks_nothing_that_somebody_else_is_asking",
     ),
@@ -1699,7 +1699,7 @@ MUTANTS = [
         "each worker asks the catalogue that is due",
         "leases/returns.py",
         """
-        and known.due(self.alias, time.monotonic(), is_needed=self.carried is not None)
+        and known.begin_asking(self.alias, time.monotonic(), is_needed=self.carried is not None)
         """,
         """
         and True
@@ -3132,10 +3132,10 @@ MUTANTS = [
         "what functions may have left is lost with a broken connection, in silence",
         "leases/ended.py",
         """
-        known.state_matters(lease.alias) or lease.session_state.changed(connection)
+        known.state_matters(lease.alias) or lease.session_state.note_changes(connection)
         """,
         """
-        lease.session_state.changed(connection)
+        lease.session_state.note_changes(connection)
         """,
         "test_watch.py::test_nor_where_the_settings_say_that_state_matters",
     ),
