@@ -566,7 +566,7 @@ def test_who_closes_waits_for_nobody_elses_and_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001}
-    monkeypatch.setattr(returns, "PATIENCE", 0.05)
+    monkeypatch.setattr(returns, "RETURN_TIMEOUT", 0.05)
     hanging = Hanging()
     query()
     connections.close_all()

@@ -233,7 +233,7 @@ def test_a_pool_connects_anew_as_soon_as_its_server_is_back(monkeypatch: pytest.
     # In earlier releases of psycopg_pool it goes by another name.
     attempt = getattr(psycopg_pool.pool, "AttemptWithBackoff", None) or psycopg_pool.pool.ConnectionAttempt
     monkeypatch.setattr(attempt, "INITIAL_DELAY", 1000.0)
-    monkeypatch.setattr(reconnecting, "SOON", 0.05)
+    monkeypatch.setattr(reconnecting, "RETRY_AFTER", 0.05)
     kwargs = {**connections["default"].get_connection_params(), "autocommit": True}
     with pooled() as pool:
         usual, pool.kwargs = pool.kwargs, {**kwargs, "host": "/nowhere", "connect_timeout": 1}
@@ -349,9 +349,9 @@ def test_what_is_left_is_of_the_first_time_and_of_one_pool() -> None:
         assert waiting.shortened(5, pool) == 5
         with waiting.since(time.monotonic() - pool.timeout, pool):
             with waiting.since(time.monotonic(), pool):
-                assert waiting.shortened(5, pool) == waiting.GLANCE
+                assert waiting.shortened(5, pool) == waiting.MIN_TIMEOUT
             with waiting.since(time.monotonic(), None):
-                assert waiting.shortened(5, pool) == waiting.GLANCE
+                assert waiting.shortened(5, pool) == waiting.MIN_TIMEOUT
             assert waiting.shortened(5, object()) == 5
         assert waiting.shortened(5, pool) == 5
         conn_hygiene.uninstall()

@@ -26,7 +26,7 @@ from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.turns import Turn
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import experience, native, queues
-from conn_hygiene.pools.experience import LATEST, Experience
+from conn_hygiene.pools.experience import MAX_LATENESS, Experience
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.transactions import left_open
 from conn_hygiene.work import serving
@@ -518,7 +518,7 @@ def let_go() -> Any:
     query()
     lease: Any = lease_of(connections["small"])
     assert lease.release_now()
-    assert lease.place_of_next(lease.idle_since) == lease._place
+    assert lease.place_of_next(lease.idle_since) == lease._checkout_asked_at
     return lease
 
 
@@ -711,7 +711,7 @@ def test_looks_in_vain_are_put_together_and_put_off() -> None:
     assert those.look_at(100.001) == 100.001
     for now in range(100):
         those.looked_in_vain(now, 0.001)
-    assert those.look_at(100.001) == those.look_at(100.04) == pytest.approx(100.0 + LATEST)
+    assert those.look_at(100.001) == those.look_at(100.04) == pytest.approx(100.0 + MAX_LATENESS)
     for _ in range(5):
         those.ended_one()
     assert those.look_at(100.001) == 100.001
@@ -723,16 +723,16 @@ def test_a_pool_learns_from_those_who_have_its_connections(pool: ConnectionPool)
     cursor = connections["small"].cursor()
     lease: Any = lease_of(connections["small"])
     with somebody_waits(pool):
-        assert those._patience == 0.0
+        assert those._delay == 0.0
         lease.end_if_parked(lease.idle_since)
-        assert those._patience == 0.001
+        assert those._delay == 0.001
         cursor.close()
         lease.look_at = math.inf
         assert lease._haste(lease.idle_since, 0.001) == lease.idle_since + 0.001
-        those._patience = 8.0
+        those._delay = 8.0
         assert lease._haste(lease.idle_since, 0.001) == (lease.idle_since + 0.001) // 8 * 8 + 8
         assert lease.end_if_parked(lease.idle_since + 1) is None
-        assert (those._patience, those._short) == (4.0, 1.0)
+        assert (those._delay, those._short) == (4.0, 1.0)
 
 
 @pytest.mark.usefixtures("short")
@@ -750,7 +750,7 @@ def test_and_from_how_long_they_do(
         # As where somebody else has it.
         lease: Any = lease_of(connections["small"])
         for _ in range(2):
-            assert lease.place_of_next(lease.idle_since) == lease._place
+            assert lease.place_of_next(lease.idle_since) == lease._checkout_asked_at
     assert those._short == share
     # The thread's, since it serves no request.
     assert those._kinds == {threading.get_ident(): 0.0}

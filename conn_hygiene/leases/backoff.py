@@ -15,23 +15,24 @@ SLACK = 0.003
 class Backoff:
     """For how long the reaper lets the owner go on at a stretch. Guarded by the lock of the lease that has it."""
 
-    __slots__ = ("_seen", "patience")
+    __slots__ = ("_seen", "delay")
 
     def __init__(self) -> None:
-        #: Seconds; 0 if the owner was not in a burst when it was last looked at.
-        self.patience = 0.0
-        # Since when the owner was idle then.
+        #: Seconds until the next look; 0 if the owner was not in a burst at the last one.
+        self.delay = 0.0
+        # Since when the owner was idle at the last look.
         self._seen = 0.0
 
-    def is_in_burst(self, idle_since: float, grace: float) -> bool:
-        """Return whether the owner has queried since the last look; if so, double the delay until the next one.
+    def looked(self, idle_since: float, grace: float) -> bool:
+        """Take note of a look at an owner that is idle since then; return whether it has queried since the last one.
 
-        So an owner is left alone for as long again as its burst has lasted, up to :data:`MAX_DELAY`: to look more often
-        would cost it more than its connection is worth to anybody.
+        If so, it is in a burst, and the delay until the next look doubles; else there is none. So an owner is left
+        alone for as long again as its burst has lasted, up to :data:`MAX_DELAY`: to look more often would cost it more
+        than its connection is worth to anybody.
         """
         in_burst = idle_since != self._seen
         self._seen = idle_since
-        self.patience = min(2 * self.patience or grace, max(grace, MAX_DELAY)) if in_burst else 0.0
+        self.delay = min(2 * self.delay or grace, max(grace, MAX_DELAY)) if in_burst else 0.0
         return in_burst
 
 

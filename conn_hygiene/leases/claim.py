@@ -47,6 +47,7 @@ class Claim:
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_checkout_asked_at",
         "_connection",
         "_connects",
         "_experience",
@@ -54,7 +55,6 @@ class Claim:
         "_lock",
         "_manual",
         "_news",
-        "_place",
         "_pool",
         "_scopes",
         "_served",
@@ -75,12 +75,12 @@ class Claim:
         "idle_since",
         "in_use_since",
         "keeper",
-        "keeps",
         "last_statement",
         "look_at",
         "open_cursors",
         "outlives_request",
         "pauses",
+        "pool_keeps",
         "pooled",
         "queue",
         "quiet",
@@ -100,7 +100,12 @@ class Claim:
         "wrapper",
     )
 
-    # A property of sorts, of the whole :class:`~conn_hygiene.leases.lease.Lease`.
+    # The psycopg connection, as whoever reads the wrapper's `connection` gets it; see `Lease.handle`. It is the only
+    # thing that may ever be in the instance's __dict__, since all else has a slot. By that,
+    # - a handle that is there is found without a call,
+    # - an empty __dict__ says that nobody has read the handle since it was last emptied; see _handle_is_out(),
+    # - `__dict__.clear()` has the next reader come to `Lease.handle` again.
+    # So never add an attribute that has no slot.
     handle: Any
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None) -> None:
@@ -110,7 +115,8 @@ class Claim:
         self.tally = keeper.tally_of(wrapper.alias)
         # What was decided under the lock, and is to be published after it.
         self._news: tuple[Event, ...] = ()
-        # Since when the owner waits for a connection, on the monotonic clock; written by the owner without the lock.
+        # Since when the owner waits for a connection, on the monotonic clock, None while it does not; written by the
+        # owner without the lock.
         self.asked_at: float | None = None
         self.wrapper = weakref.ref(wrapper, self._wrapper_gone)
         # The owner's thread, and a weak reference that dies when that thread ends: the reaper reclaims the connection
@@ -125,24 +131,27 @@ class Claim:
         self.checkouts = 0
         # Counts where transactions begin and end in the eyes of Django: it stays what it is inside of each.
         self.boundaries = 0
-        # When the reaper looks at this lease, on the monotonic clock; see there.
+        # When the reaper looks at this lease, on the monotonic clock; inf for never. See `Reaper.parked`.
         self.look_at = math.inf
         self.backoff = backoff.Backoff()
         self.turn = turns.Turn()
         self.pauses = pauses.Pauses()
         self._connection: psycopg.Connection[Any] | None = None
-        # The connect() calls that are under way; None if there are none.
+        # Which connect() calls of the wrapper are running; None if none is. One that is over may be there still.
         self._connects: Connecting | None = None
-        # Of the pool that the last checkout was from, if there was one: who waits, and what is left.
+        # The pool that the last checkout was from, by a weak reference; whether there was one.
         self._pool: Callable[[], Any] = _nothing
         self.pooled = False
-        # Whether that keeps what it gets back; if not, it is only given back as a connection without a pool is closed.
-        self.keeps = False
+        # Whether that pool keeps what it gets back. If not, a connection goes back to it when it would be closed
+        # without a pool: after UNPOOLED_RELEASE_AFTER.
+        self.pool_keeps = False
+        # The pool's live lists: of those who wait for a connection here, and of what nobody has checked out in `spare`.
         self.queue: Sequence[Any] = ()
-        self._experience = queues.experience_of(())
-        # When the checkout was asked for, on the monotonic clock, or took place if nobody knows.
-        self._place = 0.0
         self.spare: Sequence[Any] = ()
+        self._experience = queues.experience_of(())
+        # When the last checkout was asked for, on the monotonic clock, or took place if nobody knows. Its burst's place
+        # in the queue, if that begins with it; see turns.py.
+        self._checkout_asked_at = 0.0
         self._manual = False
         # What the owner has set in an earlier session, until it is set again in the next.
         self.carried: Carried | None = None
@@ -165,18 +174,21 @@ class Claim:
 
     def _begin(self) -> None:
         """Set what belongs to one checkout to its start."""
-        # By weak references, each with where it was opened, if that was asked for. Every checkout has its own: a cursor
-        # that is not in it is of an earlier one.
+        # The open cursors by weak references, each with where it was opened, if that was asked for. Every checkout has
+        # a list of its own: a cursor that is not in it is of an earlier one.
         self.open_cursors: dict[object, callsite.Place | None] = {}
         self.__dict__.clear()
+        # Seconds for which the connection was in use, without the use that is under way, which began at `in_use_since`.
         self._used = 0.0
         self.in_use_since: float | None = None
-        # Of the request that has it, if that is to be told how long.
+        # The sums of the request in whose context the connection is used; None where nobody has asked for them.
         self._timing: usage.Timing | None = None
         self._transaction: Transaction | None = None
-        # Written by the owner without the lock, for reports: another tuple for each that is executed.
+        # The last statement, for reports: another tuple for each that is executed. Written by the owner without the
+        # lock.
         self.last_statement: tuple[Any] | None = None
-        # What the reaper has seen, and since when: the last statement, with nothing running.
+        # For how long nothing runs behind an open cursor, as far as the reaper has seen: the last statement when it
+        # looked, and since when that was so with nothing running.
         self.quiet: tuple[object, float] = (self, 0.0)
         # Whether the server has not hung up, as far as was seen in this checkout.
         self.trusted = False
@@ -201,7 +213,7 @@ class Claim:
     def _note_pool(self, pool: Any) -> None:
         self._pool = weakref.ref(pool) if pool is not None else _nothing
         self.pooled = pool is not None
-        self.keeps = keeping.keeps(pool)
+        self.pool_keeps = keeping.keeps(pool)
         self.queue, self.spare = pools.queue_and_spare(pool)
         self._experience = queues.experience_of(self.queue)
 
@@ -272,9 +284,11 @@ class Claim:
                 self.state, self.handle = HELD, self._connection
 
     def _is_connecting(self) -> bool:
+        """Return whether a ``connect()`` is running that ends with :meth:`.Lease.connected`. Under the lock."""
         return self._connects is not None and self._connects.is_under_way()
 
     def _setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
+        """Return whether any ``connect()`` of *wrapper* is running, be its end told or not. Under the lock."""
         return self._connects is not None and self._connects.is_setting_up(wrapper)
 
     def is_setting_up(self) -> bool:
@@ -302,9 +316,8 @@ class Claim:
         return not pools.is_idle(self._connection)
 
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
-        """Return whether an idle connection must stay with its owner all the same."""
+        """Return whether an idle connection must stay with its owner; forget a ``connect()`` that is over."""
         if self._connects is not None and not self._connects.is_setting_up(wrapper):
-            # Set up for good.
             self._connects = None
         return bool(
             self.session_state.pins

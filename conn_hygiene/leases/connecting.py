@@ -1,4 +1,4 @@
-"""Which ``connect()`` of a wrapper is under way, for whatever may not happen meanwhile."""
+"""Which ``connect()`` of a wrapper is running, for whatever may not happen meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Connect:
-    """Stands for a ``connect()`` that is under way, for as long as its caller keeps it.
+    """Stands for a ``connect()`` that is running, for as long as its caller keeps it.
 
     Should an exception of a signal handler keep the caller from telling of the end, that is seen all the same.
     """
@@ -35,19 +35,20 @@ class Incoming:
 
 
 class Connecting:
-    """A ``connect()`` that may be under way. Guarded by the lock of the lease that has it."""
+    """What tells whether a ``connect()`` of a wrapper is running. Guarded by the lock of the lease that has it."""
 
     __slots__ = ("attempt", "marker")
 
     def __init__(self) -> None:
-        #: One that tells of its end.
+        #: The ``connect()`` that tells of its end, which each does once the wrapper has a lease; None if there is none
+        #: whose end was not told.
         self.attempt: weakref.ref[Connect] | None = None
-        #: While one runs that does not tell of its end, the wrapper's ``run_on_commit`` is this very list:
-        #: ``connect()`` replaces it as its last act, and there is no other sign.
+        #: The list that was put into the wrapper's ``run_on_commit`` for a ``connect()`` that does not tell of its end:
+        #: it replaces that list as its last act, and there is no other sign. None if no list was put there.
         self.marker: list[Any] | None = None
 
     def is_under_way(self) -> bool:
-        """Return whether one that tells of its end has not done so yet."""
+        """Return whether the ``connect()`` of :attr:`attempt` is running; one that an exception has ended is not."""
         return self.attempt is not None and self.attempt() is not None
 
     def is_checking_out(self) -> bool:
@@ -56,5 +57,5 @@ class Connecting:
         return attempt is not None and attempt.is_checkout
 
     def is_setting_up(self, wrapper: BaseDatabaseWrapper) -> bool:
-        """Return whether any is under way."""
+        """Return whether any ``connect()`` of *wrapper* is running: that of :attr:`attempt`, or of :attr:`marker`."""
         return self.is_under_way() or (self.marker is not None and wrapper.run_on_commit is self.marker)

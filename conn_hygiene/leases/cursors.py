@@ -439,7 +439,7 @@ def register(cursor: Any, lease: Lease) -> None:
 def abandon(cursor: Any, lease: Lease) -> None:
     """Forget *cursor*, which has executed nothing, and close it on this side only. The owner's; takes no lock.
 
-    The server may be somebody else's by now, and so may the connection.
+    Nothing is sent: the connection that it was made on may be somebody else's by now.
     """
     if isinstance(cursor, LeasedCursor) and cursor._conn_hygiene_entry is not None:
         _, reference = cursor._conn_hygiene_entry

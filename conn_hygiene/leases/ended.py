@@ -151,7 +151,7 @@ _RESTING = 0.1
 
 
 def call_in_handle(lease: Lease) -> None:
-    """Have whoever uses the handle next read it anew, so that :meth:`terminate` can tell whether anybody has."""
+    """Have whoever uses the handle next read it anew, so that :func:`terminate` can tell whether anybody has."""
     with lease._lock:
         lease.__dict__.clear()
 

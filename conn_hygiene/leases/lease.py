@@ -91,10 +91,11 @@ class Lease(TimedClaim):
     def use(self, *, is_allowed: bool = False) -> psycopg.Connection[Any] | None:
         """Return the connection for a use, taken back or checked out again; None if the wrapper is to connect.
 
-        *is_allowed* tells that no event loop runs in this thread, or that it may.
+        *is_allowed* tells that the wrapper's ``ensure_connection()`` calls, which has refused a thread that runs an
+        event loop.
         """
         scopes = _current_scopes()
-        # The same as take(), for nearly every query.
+        # What take() comes to for nearly every query.
         with self._lock:
             connection = self._connection
             if (
@@ -202,6 +203,7 @@ class Lease(TimedClaim):
             self.publish_news()
 
     def _unassign(self) -> None:
+        """End the checkout, if there is one: the wrapper's ``connection`` was set to None."""
         with self._lock:
             if self._connection is not None:
                 self._end(self._connection, carried=self.carried)
@@ -213,6 +215,13 @@ class Lease(TimedClaim):
     def _assign(
         self, connection: psycopg.Connection[Any], waited: float | None, frames: int, incoming: Incoming
     ) -> Return | None:
+        """Do the part of :meth:`assign` that is under the lock; return what was overwritten, to be carried back.
+
+        A checkout that is overwritten ends first. Then the lease gets the connection, with a :attr:`server_pid` of 0,
+        and *incoming* is told: it cannot be lost from here on, and is not taken out while all else of the checkout is
+        noted. The pid says that this is done. Last, the checkout is counted and told of. With the connection that is
+        there already, none begins.
+        """
         overwritten = None
         with self._lock:
             if connection is self._connection:
@@ -234,7 +243,7 @@ class Lease(TimedClaim):
             self.checked_out_by = _here(frames + 1)
             if not self.turn.begin(self.checkouts, self.queue):
                 # A new burst begins: what the reaper learnt of the pace of the last one does not apply.
-                self.backoff.patience = 0.0
+                self.backoff.delay = 0.0
             # A pool that had given something out before it was watched has another queue since.
             if (
                 pool is None
@@ -248,14 +257,14 @@ class Lease(TimedClaim):
                 self._served = policy.request_of(scopes) if scopes else None
             if scopes is not self._scopes or conf.current is not self._settings:
                 self._note_scopes(scopes)
-            self._place = self.checked_out_at
+            self._checkout_asked_at = self.checked_out_at
             if self.asked_at is not None:
-                self._place = self.asked_at
+                self._checkout_asked_at = self.asked_at
                 if waited is None:
                     waited = self.checked_out_at - self.asked_at
                 self.asked_at = None
-            if self.keeps:
-                self.pauses.checked_out(self._label, self._place, self._experience)
+            if self.pool_keeps:
+                self.pauses.checked_out(self._label, self._checkout_asked_at, self._experience)
             request = _current_timing()
             if request is not None:
                 if waited is not None:
@@ -403,7 +412,25 @@ class Lease(TimedClaim):
         self.cursor_closed(self)
 
     def cursor_closed(self, cursor: object, *, by_owner: bool = True) -> None:
-        """Forget a cursor of ``open_cursors``, and let the connection go if it was the last thing to keep it.
+        """Forget *cursor*, one of :attr:`open_cursors`, and let the connection go if it was the last thing to keep it.
+
+        What comes of it, in the order in which it is asked:
+
+        1. Inside of an ``atomic()`` that was seen to begin: the time is noted, under no lock.
+        2. The cursor is of an earlier checkout or was closed before, another one is open, or there is no connection any
+           more: nothing.
+        3. A transaction runs: it is noted if nobody saw it begin.
+        4. No scope wants a release, or something keeps the connection, see :meth:`_kept`: it stays HELD.
+        5. The grace is 0, or there is one and the owner is expected to pause now: the connection is taken out of the
+           lease, and carried back when the lock is let go. It stays HELD if it is broken, if it is pinned by what is
+           found in its session, or in the middle of its checkout, where a signal handler has queried.
+        6. There is another grace: it is PARKED, with a deadline for the reaper unless that is about to look in any
+           case. If others wait and the owner has had its turn, the deadline is now, and the lease ends here.
+        7. The grace is None, for ever: it is PARKED if it is a pool's, for whoever may come to wait for it; else HELD.
+
+        *by_owner* is False where the reaper calls this, for a cursor that was collected, or closed in another thread.
+        Nothing comes of it then while the owner has the handle; and the scopes, which are the owner's, are not looked
+        at.
 
         In one piece, and asking what mostly decides before it calls anybody, since it ends every query.
         """
@@ -413,6 +440,8 @@ class Lease(TimedClaim):
             self.idle_since = _now()
             self.open_cursors.pop(cursor, None)
             return
+        # When the reaper is to look, on the monotonic clock; and what _end_idle() has returned: the Return or None, and
+        # what keeps the connection.
         deadline = ended = None
         try:
             with self._lock:
@@ -459,7 +488,7 @@ class Lease(TimedClaim):
                     )
                     and self._kept(wrapper)
                 ):
-                    grace = conf.current.RELEASE_AFTER if self.keeps else self._grace()
+                    grace = conf.current.RELEASE_AFTER if self.pool_keeps else self._grace()
                     pauses = self.pauses
                     pauses.at += 1
                     is_expected = pauses.at == pauses.expected_at
@@ -468,7 +497,7 @@ class Lease(TimedClaim):
                         if self.queue:
                             deadline = self._haste(now, grace)
                         elif self.look_at == _NEVER:
-                            is_scarce = self.keeps and not self.spare
+                            is_scarce = self.pool_keeps and not self.spare
                             deadline = backoff.leisure(now, grace, is_scarce=is_scarce)
                         # Else the reaper is about to look in any case.
                     elif grace is not None and pgconn.transaction_status == _IDLE and self.server_pid:

@@ -37,8 +37,8 @@ logger = logging.getLogger("conn_hygiene.lease")
 #: Seconds that a server has for the cleaning of a session, or for a rollback; it is hung up on then.
 TIME_LIMIT = 5.0
 
-#: Seconds that whoever closes a wrapper or a pool waits for what is on its way back.
-PATIENCE = TIME_LIMIT + 1.0
+#: Seconds that is waited for what is on its way back: by who closes a wrapper or a pool, or needs what follows.
+RETURN_TIMEOUT = TIME_LIMIT + 1.0
 
 
 class TimeLimit:

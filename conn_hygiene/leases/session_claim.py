@@ -66,7 +66,7 @@ class SessionClaim(Claim):
             return
         if not self.carried.is_known and not self.keeper.hurry(self):
             raise self.carried.lost("a signal handler queried while its thread was giving the connection back")
-        self.carried.values(returns.PATIENCE)
+        self.carried.values(returns.RETURN_TIMEOUT)
 
     def _is_of_other_than(self, request: policy.Entry | None) -> bool:
         """Return whether what the owner has set it has set for another request than *request*.

@@ -35,7 +35,7 @@ class TimedClaim(LeavingClaim):
         *is_wanted* tells that somebody is about to ask its pool for one. A pool that keeps nothing hands it to whoever
         waits.
         """
-        if not self.keeps and not self.queue:
+        if not self.pool_keeps and not self.queue:
             connection = self._connection
             if not is_wanted or connection is None or not keeping.is_full(pools.pool_of(connection)):
                 return conf.current.UNPOOLED_RELEASE_AFTER
@@ -54,7 +54,7 @@ class TimedClaim(LeavingClaim):
     def _has_had_its_turn(self) -> bool:
         """Return whether the owner has had the connection for so long that whoever waits for one comes first."""
         had = self.idle_since - self.checked_out_at
-        return self.turn.is_over(self.checkouts, self._place, had, self.queue)
+        return self.turn.is_over(self.checkouts, self._checkout_asked_at, had, self.queue)
 
     def place_of_next(self, now: float) -> float | None:
         """Return the place of the next checkout in the pool's queue, if it goes on with the last one. Owner only."""
@@ -64,7 +64,7 @@ class TimedClaim(LeavingClaim):
             return None
         had = self.idle_since - self.checked_out_at
         with self._lock:
-            return self.turn.go_on(self.checkouts, self._place, had, now, self._experience)
+            return self.turn.go_on(self.checkouts, self._checkout_asked_at, had, now, self._experience)
 
     def comes_anew(self) -> None:
         """Have the next checkout be about something else than the last: another request, say. Owner only."""
@@ -98,7 +98,7 @@ class TimedClaim(LeavingClaim):
             return now
         self.turn.note(now, self.thread_id)
         deadline = self._experience.look_at(now + grace)
-        if self.look_at != math.inf and (self.backoff.patience or self.look_at <= deadline):
+        if self.look_at != math.inf and (self.backoff.delay or self.look_at <= deadline):
             return None
         return deadline
 
@@ -139,8 +139,8 @@ class TimedClaim(LeavingClaim):
 
     def _next_look(self, now: float, due: float) -> float | None:
         """Return when the reaper should look again at what may end at *due*; None for when it is parked next."""
-        if self.backoff.is_in_burst(self.idle_since, self._grace() or 0.0):
-            return max(due, now + self.backoff.patience)
+        if self.backoff.looked(self.idle_since, self._grace() or 0.0):
+            return max(due, now + self.backoff.delay)
         return due if self.state == PARKED else None
 
     def end_if_due(self, now: float, spare: Sequence[Any]) -> float | None:
@@ -168,7 +168,7 @@ class TimedClaim(LeavingClaim):
             if self.spare is not spare or self.state != PARKED or self._connection is None or due is None:
                 return None, None, []
             if now < due:
-                return None if self.backoff.patience else due, None, []
+                return None if self.backoff.delay else due, None, []
             if self.turn.computes(self.idle_since, now):
                 return self._experience.look_at(now + turns.LOOK_AGAIN), None, []
             return None, *self._end_parked(self._connection, now)

@@ -113,8 +113,12 @@ class _Replacing(threading.local):
 
 _replacing = _Replacing()
 
-# Those of _check_out(), _check_out_of_pool(), _connect_once() and _conn_hygiene_connect(), for who looks for the
-# application's.
+# How many frames of this package lie at least between the application's code and Lease.assign(), which passes so many
+# without a look at them. Fewer than there are cost time; more would pass the application's line. These are always
+# there: _check_out(), _check_out_of_pool(), _connect_once() and _conn_hygiene_connect(). Who calls the last tells, as
+# *ensured*, how many more there are: 1 for ensure_connection(), 3 for check_out_again() with Lease.use() and
+# ensure_connection() around it. 0 is for anybody else: what there is is not counted, and has yet to be refused in a
+# thread that runs an event loop, which ensure_connection() has done.
 _FRAMES = 4
 
 _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", None), "__code__", None)
@@ -155,9 +159,9 @@ class LeasedWrapper(_Wrapper):
     connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
 
     def check_out_again(self, *, is_allowed: bool = False) -> psycopg.Connection[Any] | None:
-        """Connect, for whoever reads the connection after it was given back. Called by the lease.
+        """Connect, for whoever reads the connection after it was given back. Called by :meth:`.Lease.use`.
 
-        *is_allowed* tells that no event loop runs in this thread, or that it may.
+        *is_allowed* is passed on from there.
         """
         lease = self._conn_hygiene_lease
         if self._thread_ident != threading.get_ident() and not self.allow_thread_sharing:  # type: ignore[attr-defined]
@@ -312,9 +316,10 @@ class LeasedWrapper(_Wrapper):
         self._conn_hygiene_connect(lease)
 
     def _conn_hygiene_connect(self, lease: Lease, ensured: int = 0) -> None:
-        """Connect; *ensured* is how many frames further out :meth:`ensure_connection` stands, 0 if it does not.
+        """Connect; and again, within the pool's timeout, if the server has ended the session before it was set up.
 
-        It has refused to work in a thread that runs an event loop.
+        *ensured* is how many frames up the stack :meth:`ensure_connection` is, which has refused a thread that runs an
+        event loop; 0 if it is not there, and that is yet to be refused. See ``_FRAMES``.
         """
         asked_at = monotonic()
         try:
@@ -444,7 +449,8 @@ class LeasedWrapper(_Wrapper):
             if lease.state != HELD or lease.checkouts != number:
                 cursors.abandon(cursor, lease)
                 cursor = self._create_cursor_anew(lease, name)
-            # The handle was read for the cursor, which keeps the reaper off from here on. In a transaction, that does.
+            # The handle was read to make the cursor, and is not out any more: from here on it is the open cursor that
+            # keeps the reaper off. In a transaction, it is the transaction.
             lease.__dict__.clear()
         if lease.in_use_since is None:
             lease.begin_use()

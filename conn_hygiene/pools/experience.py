@@ -21,19 +21,19 @@ SHORT = 0.025
 
 #: A request of an unknown kind is expected to be short if at least this share of all requests was. Where nearly all are
 #: long, so will this one be, and would soon wait again.
-FEW = 0.15
+MIN_SHORT_OF_ALL = 0.15
 
 #: A request of a known kind is expected to be short if at least this share of its kind was.
-HALF = 0.5
+MIN_SHORT_OF_KIND = 0.5
 
 #: How many kinds are known at a time.
 MOST = 500
 
 #: Seconds by which a look at who holds a connection that others wait for is late, at most.
-LATEST = 0.05
+MAX_LATENESS = 0.05
 
-# Looks that are less than so many seconds apart are not worth to be put together.
-_SOON = 0.01
+# Seconds that looks have to be apart at least for it to pay that several are put together.
+_MIN_STEP = 0.01
 
 # The share of each observation in the average of all, and in that of a kind.
 _WEIGHT = 1 / 32
@@ -81,7 +81,7 @@ class Experience:
     Any thread writes it, under no lock: a race loses one observation.
     """
 
-    __slots__ = ("_kinds", "_looked_in_vain_at", "_patience", "_pauses", "_short")
+    __slots__ = ("_delay", "_kinds", "_looked_in_vain_at", "_pauses", "_short")
 
     def __init__(self) -> None:
         self.forget()
@@ -93,7 +93,8 @@ class Experience:
         self._kinds: dict[object, float] = {}
         # Of each kind of request, behind which queries it pauses, and how often it did.
         self._pauses: dict[str, Mapping[int, int]] = {}
-        self._patience = 0.0
+        # Seconds from one look of the reaper's at who holds connections to the next, while others wait.
+        self._delay = 0.0
         self._looked_in_vain_at = 0.0
 
     def was_held(self, seconds: float, kind: object) -> None:
@@ -114,7 +115,7 @@ class Experience:
     def wants_little(self, kind: object) -> bool:
         """Return whether a new request of that *kind* is expected to be short, and so served ahead of bursts."""
         known = self._kinds.get(kind)
-        return self._short >= FEW if known is None else known >= HALF
+        return self._short >= MIN_SHORT_OF_ALL if known is None else known >= MIN_SHORT_OF_KIND
 
     def pauses_of(self, kind: str) -> Mapping[int, int]:
         """Return behind which queries requests of that *kind* pause; see :mod:`conn_hygiene.leases.pauses`."""
@@ -127,7 +128,7 @@ class Experience:
 
     def ended_one(self) -> None:
         """Take note that a look of the reaper has ended a lease, while somebody waited."""
-        self._patience /= 2
+        self._delay /= 2
 
     def looked_in_vain(self, now: float, grace: float) -> None:
         """Take note that a look of the reaper, *now*, has ended nothing, while somebody waited.
@@ -136,12 +137,12 @@ class Experience:
         """
         if now != self._looked_in_vain_at:
             self._looked_in_vain_at = now
-            self._patience = min(max(1.25 * self._patience, grace), LATEST)
+            self._delay = min(max(1.25 * self._delay, grace), MAX_LATENESS)
 
     def look_at(self, due: float) -> float:
         """Return when to look at what may end at *due*: that, or one of few later moments if that was in vain lately.
 
         So one look serves many, and each costs whoever computes the interpreter's lock.
         """
-        step = self._patience
-        return due if step < _SOON else (due // step + 1) * step
+        step = self._delay
+        return due if step < _MIN_STEP else (due // step + 1) * step

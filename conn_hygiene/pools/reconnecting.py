@@ -15,7 +15,7 @@ from typing import Any
 from conn_hygiene import internals
 
 #: Seconds after which the first of a pool's failed connections is tried again.
-SOON = 0.5
+RETRY_AFTER = 0.5
 
 
 class _Retry:
@@ -52,7 +52,7 @@ class _Retries:
         self._failed[retry] = None
         # Of two workers that come at the same time, both may be the first, once.
         if self._first is None:
-            self._first, delay = retry, min(delay, SOON)
+            self._first, delay = retry, min(delay, RETRY_AFTER)
         type(pool).schedule_task(pool, retry, delay)
 
     def run(self, retry: _Retry) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
-#: Seconds that are left in any case, to be given what the pool has ready: it gives nothing to who has no time.
-GLANCE = 0.01
+#: Seconds that a pool is given at least, be the time over or not: with 0 it would not even hand out what it has ready.
+MIN_TIMEOUT = 0.01
 
 # For which pool, and until when on the monotonic clock; (None, 0) for who asks for the first time.
 _limit: ContextVar[tuple[Any, float]] = ContextVar("conn_hygiene_pool_limit", default=(None, 0.0))
@@ -29,7 +29,7 @@ _limit: ContextVar[tuple[Any, float]] = ContextVar("conn_hygiene_pool_limit", de
 def shortened(timeout: float, pool: Any) -> float:
     """Return how many of *timeout* seconds are left to the caller for *pool*."""
     limited, deadline = _limit.get()
-    return min(timeout, max(deadline - monotonic(), GLANCE)) if limited is pool else timeout
+    return min(timeout, max(deadline - monotonic(), MIN_TIMEOUT)) if limited is pool else timeout
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ class Registry:
         with self._returned:
             self._awaited += 1
             try:
-                arrived = self._returned.wait_for(is_there, returns.PATIENCE)
+                arrived = self._returned.wait_for(is_there, returns.RETURN_TIMEOUT)
             finally:
                 self._awaited -= 1
         if not arrived:
@@ -125,7 +125,7 @@ class Registry:
                 "A connection of %r was still on its way back after %.0f s, so that close() or close_pool() goes on "
                 "without it. Look for a logging handler, or a pool's `configure` or `reset`, that hangs.",
                 alias if lease is None else lease.alias,
-                returns.PATIENCE,
+                returns.RETURN_TIMEOUT,
             )
 
     # ##### Forks #####

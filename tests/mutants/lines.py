@@ -839,10 +839,10 @@ MUTANTS = [
         "who is of a kind goes by all",
         "pools/experience.py",
         """
-        return self._short >= FEW if known is None else known >= HALF
+        return self._short >= MIN_SHORT_OF_ALL if known is None else known >= MIN_SHORT_OF_KIND
         """,
         """
-        return self._short >= FEW
+        return self._short >= MIN_SHORT_OF_ALL
         """,
         "test_turns.py::test_one_of_a_kind_goes_by_that",
     ),
@@ -3032,7 +3032,7 @@ MUTANTS = [
         "who asks a pool again waits for its whole timeout again",
         "pools/waiting.py",
         """
-        return min(timeout, max(deadline - monotonic(), GLANCE)) if limited is pool else timeout
+        return min(timeout, max(deadline - monotonic(), MIN_TIMEOUT)) if limited is pool else timeout
         """,
         """
         return timeout
@@ -3770,7 +3770,7 @@ MUTANTS = [
         "a pool whose server is back goes by its own intervals",
         "pools/reconnecting.py",
         """
-        self._first, delay = retry, min(delay, SOON)
+        self._first, delay = retry, min(delay, RETRY_AFTER)
         """,
         """
         self._first = retry
@@ -3799,10 +3799,10 @@ MUTANTS = [
         "a pool that keeps nothing is taken for one that keeps",
         "leases/claim.py",
         """
-        self.keeps = keeping.keeps(pool)
+        self.pool_keeps = keeping.keeps(pool)
         """,
         """
-        self.keeps = pool is not None
+        self.pool_keeps = pool is not None
         """,
         "test_pools.py::test_a_pool_that_keeps_nothing_is_no_reason_to_give_back",
     ),
