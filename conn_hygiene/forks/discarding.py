@@ -98,7 +98,7 @@ def is_private(wrapper: BaseDatabaseWrapper) -> bool:
 
 
 def taken_from_proxy(connection: Any) -> Any:
-    """Return the driver's connection in *connection*, a proxy of SQLAlchemy's, which is buried; itself if it is none."""
+    """Return the driver's connection in a proxy of SQLAlchemy's, which is buried; *connection* itself if it is none."""
     inner = getattr(connection, "driver_connection", None)
     if inner is None:
         return connection

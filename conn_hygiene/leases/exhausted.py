@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from conn_hygiene.callsite import Place
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.keeper import Keeper
     from conn_hygiene.leases.lease import Lease
@@ -158,16 +157,12 @@ def _holder(lease: Lease, found: Description, names: dict[int | None, str]) -> H
         in_transaction=found.in_transaction,
         pinned_by=tuple(found.pins),
         statement=found.statement,
-        where_checked_out=_text(lease.checked_out_by),
-        where_began=_text(found.transaction.place) if found.transaction else None,
-        where_now=_text(callsite.of_thread(lease.thread_id)),
+        where_checked_out=callsite.text(lease.checked_out_by),
+        where_began=callsite.text(found.transaction.place) if found.transaction else None,
+        where_now=callsite.text(callsite.of_thread(lease.thread_id)),
         # What a statement that runs needs is no news.
         kept_because=found.kept_because if found.idle_for else None,
     )
-
-
-def _text(place: Place | None) -> str | None:
-    return None if place is None else str(place)
 
 
 # ##### Notes #####

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from conn_hygiene.masking import end_of_comment
 from conn_hygiene.sessions import sql
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Body:
         if _TRUE.fullmatch(argument):
             return True
         value = self._constant(argument)
-        return value is not None and value.strip().lower() in ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
+        return value is not None and sql.is_true(value)
 
 
 # A string's number, and the types that it is cast to, as the server writes constants out again.
@@ -168,7 +169,6 @@ def bodies(text: str) -> list[Body]:
 _OPENING = re.compile(r"""--|/\*|(?<![\w$])(?:[eE]|[uU]&)?'|'|"|(?<![\w$])\$(?:[^\W\d]\w*)?\$""")
 _UP_TO_QUOTE = re.compile(r"[^']*(?:''[^']*)*(?:'|\Z)")
 _UP_TO_UNESCAPED_QUOTE = re.compile(r"[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)", re.DOTALL)
-_COMMENT = re.compile(r"/\*|\*/")
 _LINE = re.compile(r"[^\n\r]*")
 
 
@@ -201,21 +201,12 @@ def _end(text: str, opening: re.Match[str], up_to_quote: re.Pattern[str]) -> int
     if quote == "--":
         return _LINE.match(text, start).end()  # type: ignore[union-attr]
     if quote == "/*":
-        return _end_of_comment(text, start)
+        return end_of_comment(text, start)
     if quote.endswith("'"):
         pattern = _UP_TO_UNESCAPED_QUOTE if quote in ("e'", "E'") else up_to_quote
         return pattern.match(text, start).end()  # type: ignore[union-attr]
     end = text.find(quote, start)
     return len(text) if end < 0 else end + len(quote)
-
-
-def _end_of_comment(text: str, start: int) -> int:
-    depth = 1
-    for mark in _COMMENT.finditer(text, start):
-        depth += 1 if mark[0] == "/*" else -1
-        if not depth:
-            return mark.end()
-    return len(text)
 
 
 def _value(source: str, quote: str, up_to_quote: re.Pattern[str]) -> str | None:

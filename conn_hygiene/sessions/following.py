@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-#: Who somebody is decides what it may set: the first is reset first, and set again when all else is.
+#: Who somebody is, which decides what it may set: they are reset first, and set again when all else is. Setting the
+#: first of them sets the second to "none".
 IDENTITIES = ("session_authorization", "role")
 
 

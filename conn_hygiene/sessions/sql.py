@@ -82,14 +82,14 @@ class Effect(NamedTuple):
     settings: frozenset[Setting] = frozenset()
 
     def with_parameters(self, parameters: Any) -> Effect:
-        """Return the same with the names of the settings read from the statement's *parameters*, where they are there.
+        """Return the effect with the names of settings that are placeholders read from the statement's *parameters*.
 
         What is local to a transaction is left out; what cannot be read is a ``SETTING`` of unknown name.
         """
         adds, settings = self.adds, set[Setting]()
         for setting in self.settings:
             name, local = (_given(each, parameters) for each in setting)
-            local = local is True or (isinstance(local, str) and _is_true(local))
+            local = local is True or (isinstance(local, str) and is_true(local))
             if not isinstance(name, str):
                 adds |= frozenset() if local else {SETTING}
                 continue
@@ -101,11 +101,11 @@ class Effect(NamedTuple):
         return Effect(adds, self.removes - adds, frozenset(settings))
 
 
-# As PostgreSQL reads a boolean that comes as a string (documentation, "Boolean Type").
 _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
 
 
-def _is_true(text: str) -> bool:
+def is_true(text: str) -> bool:
+    """Return whether PostgreSQL reads *text* as true (its documentation, "Boolean Type")."""
     return text.strip().lower() in _TRUE
 
 
@@ -513,7 +513,7 @@ class _Reader:
         name = self._constant(arguments[0])
         local: Any = self._constant(arguments[2])
         if isinstance(local, str):
-            local = _is_true(local)
+            local = is_true(local)
         # Whether it is local cannot be told otherwise: then it is not taken for local.
         self._take(None if name is None else [name], local or False)
         if name is None or isinstance(name, Placeholder) or folded(name) == _SEARCH_PATH:

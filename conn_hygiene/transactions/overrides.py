@@ -25,6 +25,7 @@ from conn_hygiene.leases.ahead import Ahead
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
+from conn_hygiene.sessions.following import IDENTITIES
 from conn_hygiene.sessions.lexer import Text
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, text_of
 
@@ -359,19 +360,15 @@ class Overrides(Ahead):
         """Return what is to be set, in this order, to come from what is in force to what is wanted."""
         there, wanted = self._in_force(), self._wanted
         changed = [name for name in {**there, **wanted} if _differs(name, there, wanted)]
-        others = [name for name in changed if name not in _WHO]
+        others = [name for name in changed if name not in IDENTITIES]
         # What only the role of before may set is set by it, and so is what it had set.
-        first = [name for name in _WHO if name in there] if others else []
+        first = [name for name in IDENTITIES if name in there] if others else []
         steps = [(name, before[name]) for name in first]
         steps += [(name, wanted[name] if name in wanted else before[name]) for name in others]
         if first or len(others) < len(changed):
-            steps += [(name, wanted[name]) for name in _WHO if name in wanted]
-            steps += [(name, before[name]) for name in _WHO if name in there and name not in {*wanted, *first}]
+            steps += [(name, wanted[name]) for name in IDENTITIES if name in wanted]
+            steps += [(name, before[name]) for name in IDENTITIES if name in there and name not in {*wanted, *first}]
         return steps
-
-
-# Setting the first of them sets the second to "none".
-_WHO = ("session_authorization", "role")
 
 
 def _differs(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

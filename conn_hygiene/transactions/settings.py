@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -15,7 +14,8 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import NotSupportedError, OperationalError, connections
 
 from conn_hygiene import conf, internals
-from conn_hygiene.scoping import Scope
+from conn_hygiene.scoping import Scope, is_on_event_loop
+from conn_hygiene.sessions.lexer import folded
 from conn_hygiene.transactions.errors import QUERY_CANCELED, sqlstate_of
 from conn_hygiene.transactions.overrides import Block, Overrides, entered
 
@@ -42,11 +42,10 @@ class _Settings(Scope):
         return super().__enter__()
 
     def _refuse_event_loop(self) -> None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        raise SynchronousOnlyOperation(f"Use `async with {self.name}(...)`: queries run in another thread than this.")
+        if is_on_event_loop():
+            raise SynchronousOnlyOperation(
+                f"Use `async with {self.name}(...)`: queries run in another thread than this."
+            )
 
     def _entry(self) -> Block:
         return Block(self, self._wanted, self._using, self._explain)
@@ -153,9 +152,6 @@ class _Lifetime:
 _PART = r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])*"
 _NAME = re.compile(rf"{_PART}(?:\.{_PART})*")
 
-# Other letters have a case to PostgreSQL.
-_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
-
 # What begins with a transaction and ends with it. They could not be taken back.
 _OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"})
 
@@ -184,7 +180,7 @@ def _checked_name(given: Any) -> str:
             f"session_settings() takes names such as 'search_path' or 'app.tenant_id', and {given!r} is not one: "
             "letters, digits, _ and $, with dots in between."
         )
-    name: str = given.translate(_LOWER)
+    name = folded(given)
     if name in _OF_TRANSACTIONS:
         raise ValueError(f"session_settings() cannot set {name!r}, which cannot be taken back.")
     return name

@@ -3208,7 +3208,7 @@ MUTANTS = [
         "a server has all the time in the world",
         "leases/returns.py",
         """
-        self._clock.ring_at(time.monotonic() + self._seconds, self)
+        self._keeper.ring_at(time.monotonic() + self._seconds, self)
         """,
         """
         pass
