@@ -126,7 +126,7 @@ def here(skip: int = 0) -> Place | None:
 
 
 def here_in_full(skip: int = 0) -> Place:
-    """Return the same with the whole stack, but for this package's part of it; at least a line of Django's."""
+    """Return what :func:`here` does, with the whole stack but for this package's part; at least a line of Django's."""
     frame: FrameType | None = sys._getframe(1 + skip)
     while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
@@ -157,7 +157,7 @@ def stack(place: Place | None) -> Stack | None:
 
 
 def stack_text(place: Place | None) -> str | None:
-    """Return the same as a text; reads files."""
+    """Return the whole stack of *place* as a traceback shows it; None if there is none. Reads files."""
     return None if place is None or place.stack is None else str(place.stack)
 
 

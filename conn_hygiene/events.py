@@ -453,7 +453,7 @@ class HeldTooLong(Event):
     idle_for: float
     #: Where it was checked out, a place in the code such as ``"/app/shop/views.py:12 in pay"``; None if not known.
     where_checked_out: str | None
-    #: Where the thread is now, a place likewise; None if not known.
+    #: Where the thread is now, as a place in the code; None if not known.
     where_now: str | None
     #: What pins it, by reason, with the place in the code.
     pins: Mapping[str, str]
@@ -675,7 +675,10 @@ def unlisten(event_type: type[E], listener: Callable[[E], object]) -> None:
 
 
 def wants(event_type: type[Event]) -> bool:
-    """Return whether anybody listens to *event_type*."""
+    """Return whether anybody listens to *event_type*; for :class:`Event`, to any event.
+
+    :raises TypeError: *event_type* is none of this module's.
+    """
     return any(kind.listeners for kind in _kinds(event_type))
 
 
@@ -701,10 +704,10 @@ def publish(event: Event) -> None:
 
 
 def publish_to_others(event: Event) -> None:
-    """As :func:`publish`, but not to a listener in whose call *event* arose, in this thread or one that works for it.
+    """Give *event* to those who listen to its class, as :func:`publish`, but for listeners in whose call it arose.
 
-    Else it would be called again and again: if the pool has no connection left, a receiver that queries gets none
-    either.
+    That may be in this thread, or in one that works for it. They would be called again and again: if the pool has no
+    connection left, a receiver that queries gets none either.
     """
     locks.assert_none_held()
     before = _running.get()

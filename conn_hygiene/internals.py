@@ -773,7 +773,7 @@ NAMES: tuple[Name, ...] = (
     *_names(_UWSGI, UWSGI, {"post_fork_hook": "Is called after a fork, of which Python is not told."}),
 )
 
-#: The same, by feature.
+#: The names of each feature.
 NAMES_OF = {feature: [name for name in NAMES if name.feature is feature] for feature in FEATURES}
 
 _OF_CONNECTIONS = [name for names in NAMES_OF.values() for name in names if name.owner.only_when_connected]
@@ -803,7 +803,7 @@ _looked = False
 
 
 def look_once() -> None:
-    """Do so if nobody has yet: for what works without ``install()``."""
+    """Call :func:`look` if nobody has yet: for what works without ``install()``."""
     if not _looked:
         look()
 

@@ -162,7 +162,7 @@ def _on_its_way(kind: type, thing: Any) -> Any:
 
 
 def take_sqlalchemy_pools() -> Iterator[tuple[str, Any]]:
-    """Do the same with the pools of django-db-connection-pool (``dj_db_conn_pool``)."""
+    """Take django-db-connection-pool's pools away, and yield the connections that are idle in them, with aliases."""
     container = _sqlalchemy_pools()
     if container is None:
         return

@@ -49,7 +49,7 @@ _inherited_on_their_way: list[tuple[str, Any]] = []
 # What modules have to do in a child that this one does not know; see `register_after_fork`.
 _after_fork: list[Callable[[], None]] = []
 
-# The same of those that have a thread to end ahead of a fork; see `register_closing_before_fork`.
+# What modules have to do ahead of a fork, such as to end a thread; see `register_closing_before_fork`.
 _closing_before_fork: list[Callable[[], None]] = []
 
 # All threads' wrappers and what tells of their threads' ends, for as long as a fork takes and in the child until it
@@ -137,7 +137,7 @@ def before_fork() -> None:
 
 
 def after_fork_in_parent() -> None:
-    """Let go of it again."""
+    """Let go of what :func:`before_fork` has kept. Called in the parent, by the thread that has forked."""
     _kept_at_fork.pop(threading.get_ident(), None)
 
 

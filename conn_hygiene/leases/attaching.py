@@ -50,7 +50,7 @@ def _note(wrapper: BaseDatabaseWrapper) -> None:
 
 
 def forget_known() -> list[BaseDatabaseWrapper]:
-    """Return the same, and begin a new list."""
+    """Return what :func:`known` does, and begin a new list. Of which backends are left alone, all may be said again."""
     with _known_lock:
         wrappers = list(_known)
         _known.clear()

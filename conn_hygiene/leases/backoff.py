@@ -24,7 +24,7 @@ class Backoff:
         self._seen = 0.0
 
     def looked(self, idle_since: float, grace: float) -> bool:
-        """Take note of a look at an owner that is idle since then; return whether it has queried since the last one.
+        """Take note of a look at the owner, idle since *idle_since*; return whether it has queried since the last look.
 
         If so, it is in a burst, and the delay until the next look doubles; else there is none. So an owner is left
         alone for as long again as its burst has lasted, up to :data:`MAX_DELAY`: to look more often would cost it more

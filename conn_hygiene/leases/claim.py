@@ -145,7 +145,7 @@ class Claim:
         # Whether that pool keeps what it gets back. If not, a connection goes back to it when it would be closed
         # without a pool: after UNPOOLED_RELEASE_AFTER.
         self.pool_keeps = False
-        # The pool's live lists: of those who wait for a connection here, and of what nobody has checked out in `spare`.
+        # The pool's live lists: of those who wait for a connection, and of the connections that nobody has checked out.
         self.queue: Sequence[Any] = ()
         self.spare: Sequence[Any] = ()
         self._experience = queues.experience_of(())

@@ -232,9 +232,10 @@ class LeavingClaim(SessionClaim):
         return self.pooled and self._let_go(self._leave_if_abandoned, here=False)
 
     def give_back_on_demand(self, idle_since: float) -> bool:
-        """Give a connection back that somebody waits for, by the same rules; return whether it was.
+        """Give a connection with a pool back that somebody waits for; return whether it was.
 
-        Only if the owner has not used it since *idle_since*, and for no request. Called by the reaper.
+        By the rules of :meth:`give_back_if_abandoned`, and only if the owner has not used it since *idle_since*, and
+        for no request. Called by the reaper.
         """
 
         def leave() -> Return | None:
@@ -245,8 +246,9 @@ class LeavingClaim(SessionClaim):
         return self._let_go(leave, here=False)
 
     def give_back_if_too_old(self, now: float) -> bool:
-        """Close a connection without a pool that is past its age, by the same rules; return whether it was.
+        """Close a connection without a pool that is past its age; return whether it was.
 
+        By the rules of :meth:`give_back_if_abandoned`, but that no release scope asks for it, and for no request.
         After a request, Django would do so when the next one begins; the owner calls its backend's ``close()`` then.
         Where the thread has served none, it is a release: what follows the owner follows. Called by the reaper.
         """

@@ -90,7 +90,7 @@ class _Checkout:
 
 
 def watch(pool: Any) -> None:
-    """Have what *pool* gives out be checked as above, if it has a check and is one of psycopg's."""
+    """Have *pool* check only what may have died, if it has a check and is one of psycopg's; see the module."""
     check = getattr(pool, "_check", None)
     if check is None or not internals.POOL_CHECKS.available or not hasattr(pool, "_getconn_unchecked"):
         return

@@ -69,7 +69,7 @@ class _Retries:
 
 
 def watch(pool: Any) -> None:
-    """Have *pool* connect anew as above. Does nothing for other pools than psycopg's."""
+    """Have *pool* connect anew as soon as its server is back. Does nothing for other pools than psycopg's."""
     if internals.RECONNECTS.available and hasattr(pool, "schedule_task"):
         pool.schedule_task = _Retries(pool)
 

@@ -72,15 +72,16 @@ class Demands:
             self._demands[id(lease.spare)] = _Demand(lease.queue, lease.spare, rest, now)
 
     def begin_where_somebody_waits(self, leases: Iterable[Lease], now: float) -> None:
-        """The same for the pools of all *leases* for which somebody waits that has not been heard. By the timer."""
+        """Have those pools of *leases* looked at from now on for which somebody waits, be it told or not. The timer."""
         for lease in leases:
             if lease.queue and may_rest(lease) and pools.waiting_in(lease.queue):
                 self.begin(lease, now)
 
     def see_to(self, leases: Iterable[Lease], returning: Iterable[Any], now: float) -> None:
-        """Give back what may be had of *leases* for those who wait, the one that is idle for longest first. The timer.
+        """Give back what may be had of *leases* for those who wait, what is idle for longest first. By the timer.
 
-        As many as wait, and no more, the pools of those *returning* already counted: each costs its thread a checkout.
+        As many as wait, and no more, since each costs its thread a checkout. *returning* are the pools of connections
+        that are on their way back already, one for each of these.
         """
         coming = [pools.queue_and_spare(pool)[1] for pool in returning]
         for demand in list(self._demands.values()):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # The kinds of reports that are repeated; see events.CameBack.
 _TRANSACTION, _HELD = "idle in transaction", "held too long"
 
-# Stands for a report that speaks of nothing any more: the next of its kind is due when it is due.
+# In the place of the report of a transaction that has ended. The lease remains one that was reported, see
+# events.CameBack, and the next transaction is reported when that is due: this one is about none.
 _OVER = Reported(object(), 0.0)
 
 

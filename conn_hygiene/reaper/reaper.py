@@ -555,7 +555,7 @@ _HOLDING = (policy.Entry(None, holds=True, using=None),)
 _REPORTS = "reports"
 _MOST_REPORTS = 1000
 
-# The same for events of checkouts.
+# The lane of events of checkouts, and how many may wait there.
 _EVENTS = "events"
 _MOST_EVENTS = 10_000
 

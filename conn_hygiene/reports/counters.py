@@ -168,7 +168,7 @@ _tallies: dict[str, Tally] = {}
 
 
 def of(alias: str) -> Tally:
-    """Return the tally of *alias*, which is the same for ever."""
+    """Return the tally of *alias*: the same object at each call."""
     return _tallies.get(alias) or _tallies.setdefault(alias, Tally())
 
 

@@ -57,7 +57,8 @@ class Process:
     started: float
     #: Which project's it is. ``None`` for settings that were made by ``settings.configure()``.
     settings_module: str | None
-    #: What ``DATABASES`` says, by alias, without passwords.
+    #: What ``DATABASES`` says, by alias, without passwords: ``host``, ``port``, ``name`` and ``user`` of each as
+    #: strings, empty for what it does not say.
     databases: Mapping[str, Database]
     #: The connections that it holds: what :func:`~conn_hygiene.snapshot` returns in that process.
     leases: list[LeaseInfo]
@@ -68,7 +69,9 @@ class Process:
     #: Whether it has answered in time, and in a format that is known here. If not, only *pid* is known, and *command*
     #: and *started* where the operating system tells them.
     answered: bool
-    #: For each of *leases* the two ends of its connection; ``None`` where they are not known.
+    #: For each of *leases*, in their order, the two ends of its connection, or ``None`` where they are not known. Of the
+    #: server's ``host``, ``address`` and ``port``, and ``database`` and ``user`` there; of this side's
+    #: ``client_address`` and ``client_port``, as ``pg_stat_activity`` has them unless something in between translates.
     ends: list[End | None] = dataclasses.field(default_factory=list)
     #: How many leases it has besides *leases*, if there are too many for one answer.
     leases_left_off: int = 0

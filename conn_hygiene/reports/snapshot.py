@@ -32,7 +32,7 @@ _TRIES = 10
 
 @dataclasses.dataclass(frozen=True)
 class LeaseInfo:
-    """One connection that is checked out; times in seconds."""
+    """One connection that is checked out."""
 
     alias: str
     #: ``"in use"`` (a cursor is open or a transaction runs), ``"idle"``, or ``"pinned"`` (idle, but must stay).
@@ -45,15 +45,21 @@ class LeaseInfo:
     #: A label of the request or task, such as ``"GET /orders/7/"``, or ``"task shop.tasks.sync[id]"``; ``None`` outside
     #: of both.
     request: str | None
+    #: Seconds since it was checked out.
     held_for: float
+    #: Seconds of those in which a cursor was open or a transaction ran.
     in_use_for: float
-    #: With a cursor open, since the reaper has seen that nothing more is fetched: by a quarter of the limit too short.
+    #: Seconds since it was last used: since a cursor closed, a statement began on its handle, or it was checked out. 0
+    #: while a statement runs. With a cursor open, it counts from the reaper's look that saw nothing run, and so may be
+    #: too short by a quarter of the limit (``IDLE_IN_TRANSACTION_AFTER`` or ``HELD_TOO_LONG_AFTER``, the shorter one).
     idle_for: float
+    #: How many cursors are open; those that were made on the psycopg connection itself are not counted.
     open_cursors: int
+    #: Whether a transaction runs, in the eyes of Django or of libpq.
     in_transaction: bool
     #: What pins it, by reason, with the place in the code.
     pinned_by: dict[str, str]
-    #: For how long the transaction has been open; 0 outside of one.
+    #: For how many seconds the transaction has been open; 0 outside of one.
     transaction_for: float
     #: The last statement, without its parameters, and as ``LOG_STATEMENTS`` says: with ``?`` for each value in it.
     statement: str | None
@@ -151,7 +157,7 @@ def snapshot() -> list[LeaseInfo]:
 
 
 def with_leases() -> list[tuple[LeaseInfo, Lease]]:
-    """Return the same, each with the lease that it describes."""
+    """Return what :func:`snapshot` does, each entry with the lease that it describes."""
     names = thread_names()
     # One moment for all, so that their order is that of their checkouts.
     now = time.monotonic()

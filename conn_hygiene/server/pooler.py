@@ -73,7 +73,7 @@ def _server_pid(connection: psycopg.Connection[Any]) -> int:
 
 
 def _server_pid_soon(connection: psycopg.Connection[Any]) -> int | None:
-    """Return the same, or None if there is no answer within ANSWER_TIMEOUT; *connection* is of no use then."""
+    """Return the pid of the server process; None if no answer comes within ANSWER_TIMEOUT, which ends *connection*."""
     pgconn = connection.pgconn
     pgconn.send_query(_QUESTION.encode())
     deadline = time.monotonic() + ANSWER_TIMEOUT

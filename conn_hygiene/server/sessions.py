@@ -253,7 +253,7 @@ class _Lenient(Loader):
 
 
 def _rows_as_they_are(connection: psycopg.Connection[Any], scope: Scope) -> list[dict[str, Any]]:
-    """Return the same without the server's converting any of it.
+    """Return what :func:`_rows` does without the server's converting any of it.
 
     Statements of a database are in its encoding, in whichever other they are shown, and in SQL_ASCII in any.
     """

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     at_default: frozenset[str] = frozenset()
 
     def following_also(self, names: frozenset[str], *, pooled: bool) -> Plan:
-        """Return the same, with *names* following as well, whatever has set them."""
+        """Return this plan with *names* following as well, whatever has set them."""
         return self._replace(
             follow=self.follow | names,
             unseen=self.unseen | (names - self.follow),

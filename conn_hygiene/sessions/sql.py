@@ -570,7 +570,7 @@ def _of_setting(name: str, local: bool | Placeholder) -> tuple[frozenset[str], f
     return frozenset(), frozenset(Setting(each, local) for each in names)
 
 
-# The same, remembered; for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
+# effect_of() that remembers its answers: for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
 remembered_effect_of = lru_cache(maxsize=1024)(effect_of)
 LONGEST_REMEMBERED = 10_000
 

@@ -94,7 +94,7 @@ class State:
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         #: The reported parameters when the session was new.
         self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
-        #: The same as the owner found them; None until it begins, and after a ``DISCARD ALL``.
+        #: The reported parameters when the owner began; None until it does, and after a ``DISCARD ALL``.
         self.parameters: tuple[bytes | None, ...] | None = None
         self._client: client.Look | None = None
         #: What ties the session to its owner: reason to place in the code.

@@ -188,7 +188,10 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
 
 
 def end_unleased_transaction(wrapper: BaseDatabaseWrapper, who: str) -> Callable[[], None]:
-    """The same for a connection without a lease, such as another vendor's, of which no more is known."""
+    """Do what :func:`end_transaction` does, on a connection without a lease, of which no more is known.
+
+    It is another vendor's, for one.
+    """
     try:
         with wrapper.wrap_database_errors:
             wrapper._rollback()  # type: ignore[attr-defined]
