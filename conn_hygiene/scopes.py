@@ -39,11 +39,11 @@ def _wrappers(using: frozenset[str] | None) -> list[BaseDatabaseWrapper]:
     return [w for w in connections.all(initialized_only=True) if using is None or w.alias in using]
 
 
-class _Each:
-    """Does the same for one alias after another, also past one for which it fails.
+class _FirstError:
+    """Lets a loop over aliases go on past one for which it fails, and raises the first error at its end.
 
-    The first error is raised in the end, or what a signal handler has raised, such as the time limit of a task; others
-    are logged. After a ``BaseException`` such as ``KeyboardInterrupt`` nothing goes on.
+    In the place of that, what a signal handler has raised, such as the time limit of a task. The other errors are
+    logged. After a ``BaseException`` such as ``KeyboardInterrupt`` nothing goes on.
     """
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ class _Each:
             self._kept = None
 
     @contextmanager
-    def one(self, wrapper: BaseDatabaseWrapper) -> Iterator[None]:
-        """Have an error of the block be kept for the end, or logged if there is one already."""
+    def of(self, wrapper: BaseDatabaseWrapper) -> Iterator[None]:
+        """Keep an error of the block, which is about *wrapper*, for the end; log it if there is one already."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - kept, or logged with its traceback
@@ -101,12 +101,12 @@ class _PolicyScope(Scope):
         return entry
 
     def _begin(self, entry: Any) -> None:
-        with _Each() as each:
+        with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
                 lease = lease_of(wrapper)
                 # Where there are many databases, most have no connection, and so nothing to reconsider.
                 if lease is not None and lease.state in (HELD, PARKED):
-                    with each.one(wrapper):
+                    with errors.of(wrapper):
                         lease.reconsider()
 
     _end = _begin
@@ -142,10 +142,10 @@ class _Hold(_PolicyScope):
     lasts = True
 
     def _end(self, entry: Any) -> None:
-        with _Each() as each:
+        with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
                 lease = lease_of(wrapper)
-                with each.one(wrapper):
+                with errors.of(wrapper):
                     if lease is not None:
                         lease.hold_ended()
                         lease.reconsider()
@@ -179,10 +179,10 @@ class _Closing(Scope):
         if entry is None:
             return
         told: list[Callable[[], None]] = []
-        with _Each() as each:
+        with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
                 if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
-                    with each.one(wrapper):
+                    with errors.of(wrapper):
                         self._close(wrapper, entry, told)
             for tell in told:
                 tell()
@@ -314,10 +314,10 @@ def release_connections(using: Using = None) -> int:
     """
     _refuse_event_loop("release_connections")
     released = 0
-    with _Each() as each:
+    with _FirstError() as errors:
         for wrapper in _wrappers(aliases(using, "release_connections")):
             lease = lease_of(wrapper)
-            with each.one(wrapper):
+            with errors.of(wrapper):
                 released += lease is not None and lease.release_now()
     return released
 
@@ -339,11 +339,11 @@ def reset_connections(using: Using = None) -> int:
     """
     _refuse_event_loop("reset_connections")
     dropped = 0
-    with _Each() as each:
+    with _FirstError() as errors:
         for wrapper in _wrappers(aliases(using, "reset_connections")):
             dropped += _is_open(wrapper)
             lease = lease_of(wrapper)
-            with each.one(wrapper):
+            with errors.of(wrapper):
                 if lease is not None:
                     lease.drop()
                 wrapper.close()

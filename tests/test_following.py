@@ -431,7 +431,7 @@ def test_the_default_does_not_follow_where_nothing_sets_another(alias: str) -> N
         lease = lease_of(connections[alias])
         assert lease is not None
         assert lease.carried is not None
-        assert lease.carried.values(5) == {}
+        assert lease.carried.result(5) == {}
 
 
 @pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
@@ -502,7 +502,7 @@ def test_what_is_on_its_way_back_is_waited_for(settings: Any, monkeypatch: pytes
 def waits_for_what_is_carried(thread: threading.Thread) -> bool:
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
-        if frame.f_code is Carried.values.__code__:
+        if frame.f_code is Carried.result.__code__:
             return True
         frame = frame.f_back
     return False

@@ -101,9 +101,9 @@ PARKING: list[Any] = [
 # What is done besides for what the owner has set: it is read, taken along, and set again.
 FOLLOWING: list[Any] = [
     Carried.__init__,
-    Carried.tell,
-    Carried.fail,
-    Carried.values,
+    Carried.set_result,
+    Carried.set_exception,
+    Carried.result,
     Lease._assign,
     Lease._end,
     Lease._leave,

@@ -263,17 +263,17 @@ class Return:
                 pools.roll_back(self.connection)
             values = self._scrub(keeper)
             if self.carried is not None:
-                self.carried.tell(values)
+                self.carried.set_result(values)
         except Exception as error:
             # Whatever it is, the connection has to go back.
             if is_of_handler(error):
                 raise
             # Its owner's, who gets it with the next query.
             if self.carried is not None:
-                self.carried.fail(error)
+                self.carried.set_exception(error)
         finally:
             if self.carried is not None:
-                self.carried.fail()
+                self.carried.set_exception()
 
     def _scrub(self, keeper: Keeper) -> dict[str, str | None]:
         plan = self.plan

@@ -64,9 +64,9 @@ class SessionClaim(Claim):
             with self._lock:
                 self.carried = None
             return
-        if not self.carried.is_known and not self.keeper.hurry(self):
+        if not self.carried.done() and not self.keeper.hurry(self):
             raise self.carried.lost("a signal handler queried while its thread was giving the connection back")
-        self.carried.values(returns.RETURN_TIMEOUT)
+        self.carried.result(returns.RETURN_TIMEOUT)
 
     def _is_of_other_than(self, request: policy.Entry | None) -> bool:
         """Return whether what the owner has set it has set for another request than *request*.
@@ -85,7 +85,7 @@ class SessionClaim(Claim):
         carried, connection = self.carried, self._connection
         if carried is None or connection is None:
             return
-        values = carried.values(0)
+        values = carried.result(0)
         try:
             # Where nothing was set, the server need not be asked.
             if values:
@@ -114,7 +114,7 @@ class SessionClaim(Claim):
         """
         carried = self.carried
         if carried is not None:
-            if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+            if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.result(0).keys()):
                 self.set_again()
             with self._lock:
                 self.carried = None

@@ -180,7 +180,7 @@ def _carried(lease: Lease) -> list[str]:
     """Return what is to be set again at the next checkout, but for what is set to its default."""
     carried = lease.carried
     try:
-        values = {} if carried is None else carried.values(SETTLE_TIMEOUT)
+        values = {} if carried is None else carried.result(SETTLE_TIMEOUT)
     except psycopg.OperationalError:
         # It is lost, as the owner's next query will say.
         return []

@@ -69,8 +69,8 @@ class Process:
     #: Whether it has answered in time, and in a format that is known here. If not, only *pid* is known, and *command*
     #: and *started* where the operating system tells them.
     answered: bool
-    #: For each of *leases*, in their order, the two ends of its connection, or ``None`` where they are not known. Of the
-    #: server's ``host``, ``address`` and ``port``, and ``database`` and ``user`` there; of this side's
+    #: For each of *leases*, in their order, the two ends of its connection, or ``None`` where they are not known. Of
+    #: the server's ``host``, ``address`` and ``port``, and ``database`` and ``user`` there; of this side's
     #: ``client_address`` and ``client_port``, as ``pg_stat_activity`` has them unless something in between translates.
     ends: list[End | None] = dataclasses.field(default_factory=list)
     #: How many leases it has besides *leases*, if there are too many for one answer.

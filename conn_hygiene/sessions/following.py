@@ -42,48 +42,47 @@ class SessionGone(psycopg.OperationalError):
 
 
 class Carried:
-    """The values that an owner is to find again, on their way from one session to the next.
+    """The values that an owner is to find again, on their way from one session to the next: a future.
 
-    Told once, by whoever takes the connection back, and waited for by the owner before it takes another one.
+    Set once, by whoever takes the connection back, and waited for by the owner before it takes another one.
     """
 
-    __slots__ = ("_error", "_known", "_values", "names", "set_in")
+    __slots__ = ("_done", "_error", "_values", "names", "set_in")
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         self._values: Mapping[str, str | None] = {}
         self._error: BaseException | None = None
-        self._known = threading.Event()
+        self._done = threading.Event()
         #: In which checkout of their owner's they were set again last; none so far.
         self.set_in = 0
 
-    @property
-    def is_known(self) -> bool:
-        """Whether it has been told what is to be set again, or that it is lost."""
-        return self._known.is_set()
+    def done(self) -> bool:
+        """Return whether the values are there, or lost."""
+        return self._done.is_set()
 
-    def tell(self, values: Mapping[str, str | None]) -> None:
-        """Say what is to be set again, None to its default; what is not among *values* was not set.
+    def set_result(self, values: Mapping[str, str | None]) -> None:
+        """Set what is to be set again, None to its default; what is not among *values* was not set.
 
-        Of several calls the first counts.
+        Of this and :meth:`set_exception`, the first call counts.
         """
-        if not self._known.is_set():
+        if not self._done.is_set():
             self._values = values
-            self._known.set()
+            self._done.set()
 
-    def fail(self, error: BaseException | None = None) -> None:
-        """Say that the values are lost, for *error*. Does nothing if they have been told."""
-        if not self._known.is_set():
+    def set_exception(self, error: BaseException | None = None) -> None:
+        """Have the values be lost, for *error*. Does nothing if they are there."""
+        if not self._done.is_set():
             self._error = error or psycopg.OperationalError("its session ended before it could be asked")
-            self._known.set()
+            self._done.set()
 
-    def values(self, seconds: float) -> Mapping[str, str | None]:
-        """Return what is to be set again, None to its default; waiting for it *seconds* at most.
+    def result(self, timeout: float) -> Mapping[str, str | None]:
+        """Return what is to be set again, None to its default; waiting *timeout* seconds at most.
 
-        :raises psycopg.OperationalError: it could not be read. Nothing may run in another session then.
+        :raises psycopg.OperationalError: it could not be read, or not in time. Nothing may run in another session then.
         """
-        if not self._known.wait(seconds):
-            raise self.lost(f"the server has not answered for {seconds:g} s")
+        if not self._done.wait(timeout):
+            raise self.lost(f"the server has not answered for {timeout:g} s")
         if self._error is not None:
             raise self.lost(str(self._error)) from self._error
         return self._values

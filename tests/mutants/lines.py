@@ -1037,7 +1037,7 @@ MUTANTS = [
         "a signal handler waits for what its own thread is about to read",
         "leases/session_claim.py",
         """
-        if not self.carried.is_known and not self.keeper.hurry(self):
+        if not self.carried.done() and not self.keeper.hurry(self):
             raise self.carried.lost("a signal handler queried while its thread was giving the connection back")
         """,
         "",
@@ -1786,7 +1786,7 @@ MUTANTS = [
         "what receivers set goes over what the owner has set",
         "leases/session_claim.py",
         """
-        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.result(0).keys()):
             self.set_again()
         """,
         """
@@ -1799,11 +1799,11 @@ MUTANTS = [
         "what is set is not set again where signals are muted",
         "leases/session_claim.py",
         """
-        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.values(0).keys()):
+        if carried.set_in != self.checkouts or self.session_state.was_set_at_connect(carried.result(0).keys()):
             self.set_again()
         """,
         """
-        if self.session_state.was_set_at_connect(carried.values(0).keys()):
+        if self.session_state.was_set_at_connect(carried.result(0).keys()):
             self.set_again()
         """,
         "test_following.py::test_what_follows_is_set_where_nobody_is_told_of_a_new_session",
