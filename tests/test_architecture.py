@@ -7,24 +7,26 @@ import re
 from pathlib import Path
 
 import conn_hygiene
+from conn_hygiene.reaper import reaper
 
 PACKAGE = Path(conn_hygiene.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "architecture.rst"
-FLOOR = re.compile(r"^   \* - ``(?P<name>\w+)``\n     - .+\n     -(?P<imports>.*)$", re.MULTILINE)
-ROOM = re.compile(r"^   \* - ``(?P<name>\w+/\w+)``\n     - .+$", re.MULTILINE)
+PACKAGE_ROW = re.compile(r"^   \* - ``(?P<name>\w+)``\n     - .+\n     -(?P<imports>.*)$", re.MULTILINE)
+THREAD_ROW = re.compile(r"^   \* - ``(conn-hygiene-[^`]+)``$", re.MULTILINE)
+MODULE_ROW = re.compile(r"^   \* - ``(?P<name>\w+/\w+)``\n     - .+$", re.MULTILINE)
 
 # Of these, each module is on its own: it imports what it needs, and is imported where its server may be met.
 APART = {"contrib"}
 
 
-def floors() -> dict[str, set[str]]:
+def listed_packages() -> dict[str, set[str]]:
     """Return what each package or module of the table imports when it runs, from the lowest to the highest."""
-    return {row["name"]: set(re.findall(r"\w+", row["imports"])) for row in FLOOR.finditer(_page())}
+    return {row["name"]: set(re.findall(r"\w+", row["imports"])) for row in PACKAGE_ROW.finditer(_page())}
 
 
-def rooms() -> list[str]:
+def listed_modules() -> list[str]:
     """Return the modules that the page lists inside of packages, in its order."""
-    return [row["name"] for row in ROOM.finditer(_page())]
+    return [row["name"] for row in MODULE_ROW.finditer(_page())]
 
 
 def _page() -> str:
@@ -58,28 +60,28 @@ def _module(path: list[str]) -> list[str]:
     return path if file.is_dir() or file.with_suffix(".py").exists() else path[:-1]
 
 
-def is_floor(path: Path) -> bool:
+def is_package_or_module(path: Path) -> bool:
     return path.suffix == ".py" or (path / "__init__.py").exists()
 
 
 def test_the_table_lists_every_package_and_what_it_imports() -> None:
-    names = {path.stem for path in PACKAGE.iterdir() if is_floor(path)} - {"__init__"} - APART
+    names = {path.stem for path in PACKAGE.iterdir() if is_package_or_module(path)} - {"__init__"} - APART
     found = {name: {path.split(".")[0] for path in imports_of(files_of(name))} - {name} for name in names}
-    assert floors() == found
+    assert listed_packages() == found
 
 
 def test_nothing_imports_from_above_it() -> None:
     below = {*APART}
-    for name, imports in floors().items():
+    for name, imports in listed_packages().items():
         assert imports <= below, f"{name} stands below what it imports"
         below.add(name)
 
 
 def test_every_module_of_a_package_is_listed_below_those_that_it_imports() -> None:
-    listed = rooms()
-    packages = {room.split("/")[0] for room in listed}
+    listed = listed_modules()
+    packages = {each.split("/")[0] for each in listed}
     for package in packages:
-        modules = [room.split("/")[1] for room in listed if room.startswith(f"{package}/")]
+        modules = [each.split("/")[1] for each in listed if each.startswith(f"{package}/")]
         assert sorted(modules) == sorted({file.stem for file in files_of(package)} - {"__init__"})
         for place, module in enumerate(modules):
             within = {
@@ -90,6 +92,15 @@ def test_every_module_of_a_package_is_listed_below_those_that_it_imports() -> No
             assert within <= {*modules[:place]}, f"{package}/{module} stands above what it imports"
     # The command's are for Django to find, and contrib's are named after what they are for.
     assert packages == {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - APART - {"management"}
+
+
+def test_every_thread_is_listed() -> None:
+    """By the names that they are given: of workers, that is their lane's."""
+    code = "".join(file.read_text("utf-8") for file in PACKAGE.rglob("*.py"))
+    found = re.findall(r'(?:\bThread\(.*\bname=|\b(?:JobThread|daemon_thread)\()"(conn-hygiene-[^"]+)"', code)
+    lanes = re.findall(r'_workers\.put\((?:f"{[\w.]+}( [a-z]+)"|(_[A-Z]+)),', code)
+    found += [f"conn-hygiene-{f'<alias>{kind}' if kind else getattr(reaper, constant)}" for kind, constant in lanes]
+    assert sorted(found) == sorted(THREAD_ROW.findall(_page()))
 
 
 def test_a_package_says_its_idea_and_nothing_else() -> None:
