@@ -419,13 +419,13 @@ def test_who_comes_anew_and_who_goes_on_are_served_by_turns(served: Served, pool
 def test_where_all_want_much_there_is_one_line(served: Served, pool: ConnectionPool) -> None:
     queue: Any = pool._waiting
     for _ in range(100):
-        queue.experience.was_held(60.0, "much")
+        queue.experience.note_held(60.0, "much")
     assert asked_by_turns(served) == ["on", "anew", "on too", "anew too"]
 
 
 def test_whoever_is_known_to_want_much_stands_behind(served: Served, pool: ConnectionPool) -> None:
     queue: Any = pool._waiting
-    queue.experience.was_held(60.0, "GET /much/0/")
+    queue.experience.note_held(60.0, "GET /much/0/")
 
     def much() -> None:
         serving.label = "GET /much/17/"
@@ -660,12 +660,12 @@ def test_a_kind_is_a_path_without_its_numbers_or_a_thread(request_: str | None, 
 def test_one_of_a_kind_goes_by_that() -> None:
     those = Experience()
     for _ in range(100):
-        those.was_held(60.0, "much")
-        those.was_held(0.0, "little")
+        those.note_held(60.0, "much")
+        those.note_held(0.0, "little")
     assert (those.wants_little("much"), those.wants_little("little")) == (False, True)
     # A few of them are none of the kind's.
-    those.was_held(0.0, "much")
-    those.was_held(60.0, "little")
+    those.note_held(0.0, "much")
+    those.note_held(60.0, "little")
     assert (those.wants_little("much"), those.wants_little("little")) == (False, True)
 
 
@@ -673,19 +673,19 @@ def test_one_of_a_kind_that_nobody_knows_goes_by_all() -> None:
     those = Experience()
     assert those.wants_little("new")
     for _ in range(100):
-        those.was_held(60.0, "much")
+        those.note_held(60.0, "much")
     assert not those.wants_little("new")
     # As soon as some of them want little.
     for _ in range(20):
-        those.was_held(60.0, "much")
-        those.was_held(0.0, "little")
+        those.note_held(60.0, "much")
+        those.note_held(0.0, "little")
     assert those.wants_little("new")
 
 
 def test_whoever_comes_back_has_not_wanted_little() -> None:
     those = Experience()
     for _ in range(100):
-        those.was_held(0.0, "back")
+        those.note_held(0.0, "back")
         those.came_back("back")
     assert (those.wants_little("back"), those.wants_little("new")) == (False, False)
 
@@ -693,7 +693,7 @@ def test_whoever_comes_back_has_not_wanted_little() -> None:
 def test_not_more_kinds_are_known_than_there_is_room_for() -> None:
     those = Experience()
     for number in range(experience.MOST + 1):
-        those.was_held(60.0, f"GET /{number}")
+        those.note_held(60.0, f"GET /{number}")
     # The first one is forgotten, and no other.
     assert list(those._kinds) == [f"GET /{number}" for number in range(1, experience.MOST + 1)]
     those.came_back("GET /0")

@@ -48,9 +48,9 @@ def working_one(
     """Return what *get*, a ``get_new_connection()`` of *wrapper*, returns, once it is a connection that works.
 
     Gives back, closed, what of a pool does not: what the server has hung up on, which is looked at as
-    :func:`~conn_hygiene.leases.ended.is_broken` does, and what cannot write any more. It ends: the pool runs out of old
-    connections, and a new one that is broken fails to connect. However many there are, all of it takes no longer than
-    the pool's timeout, from *asked_at* on; None for now.
+    :func:`~conn_hygiene.leases.ended.close_if_broken` does, and what cannot write any more. It ends: the pool runs out
+    of old connections, and a new one that is broken fails to connect. However many there are, all of it takes no longer
+    than the pool's timeout, from *asked_at* on; None for now.
     """
     connection = None
     try:

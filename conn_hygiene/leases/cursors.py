@@ -130,7 +130,7 @@ class LeasedCursor(_Cursor):
         if getattr(self, "withhold", False):
             # psycopg writes the DECLARE, and the query does not show it. Django's own cursors keep the connection while
             # they are open, so this is about those of the handle.
-            lease.keeps_cursor()
+            lease.note_held_cursor()
         return lease.statement(query, params, self._conn)
 
     def _succeeded(self, undoes: Effect) -> None:

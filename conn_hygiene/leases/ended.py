@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 QUIET = 0.005
 
 
-def is_broken(lease: Lease) -> bool:
-    """Return whether an idle connection is of no more use, so that another one can take its place.
+def close_if_broken(lease: Lease) -> bool:
+    """Close an idle connection that is of no more use, for another one to take its place; return whether it was one.
 
     That is one on which the server has hung up, or that has outlived its server's right to write. Looks at the socket,
     which is a system call, and only at the first use in a checkout and after a quiet moment. What a network silently

@@ -102,15 +102,15 @@ class SessionClaim(Claim):
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.
             self.session_state.follows |= values.keys()
-        self.sets_path(values.get("search_path"))
+        self.note_path(values.get("search_path"))
         if Followed.listeners and values and not again:
             publish(news.followed(self, values))
 
-    def has_set_again(self) -> None:
+    def note_set_up(self) -> None:
         """Take note that the session is set up: what followed is where it belongs, and what comes later is new.
 
-        Receivers of ``connection_created`` may have set the same names, to what they hold for right in a new session.
-        Where nobody is told of it, as while a test mutes signals, nothing was set again yet.
+        It is set once more where receivers of ``connection_created`` may have set the same names, to what they hold for
+        right in a new session; and for the first time where nobody is told of that, as while a test mutes signals.
         """
         carried = self.carried
         if carried is not None:
@@ -196,7 +196,7 @@ class SessionClaim(Claim):
         with self._lock:
             self.session_state.overridden[name] = before
 
-    def sets_path(self, path: str | None) -> None:
+    def note_path(self, path: str | None) -> None:
         """Take note that ``search_path`` is set to *path*, by no statement that was seen. Owner only.
 
         Tables that are created under it may be temporary, as no statement says. Nobody else is to have such a table, so
@@ -209,7 +209,7 @@ class SessionClaim(Claim):
             with self._lock:
                 self.session_state.soil()
 
-    def keeps_cursor(self) -> None:
+    def note_held_cursor(self) -> None:
         """Take note that a cursor is declared ``WITH HOLD`` that lasts as long as the session. Owner only."""
         self._pin(sql.Effect(frozenset({sql.HELD_CURSOR}), frozenset()))
 

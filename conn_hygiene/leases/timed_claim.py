@@ -57,7 +57,10 @@ class TimedClaim(LeavingClaim):
         return self.turn.is_over(self.checkouts, self._checkout_asked_at, had, self.queue)
 
     def place_of_next(self, now: float) -> float | None:
-        """Return the place of the next checkout in the pool's queue, if it goes on with the last one. Owner only."""
+        """Have the next checkout go on with the burst of the last one, and return its place in the pool's queue.
+
+        None if it is about something else. Owner only.
+        """
         if self.state != GIVEN_BACK or now >= self.idle_since + turns.BREAK:
             return None
         if self.turn.is_over_with(self.checkouts):

@@ -91,9 +91,10 @@ class Turn:
         return self._checkout == checkout
 
     def begin(self, checkout: int, queue: Sequence[Any]) -> bool:
-        """Return whether *checkout*, which begins now, goes on with an earlier one's burst.
+        """Take note that *checkout* begins; return whether it goes on with an earlier one's burst.
 
-        It does not if that had asked by the place of it, in *queue*, and has failed: this is about something else then.
+        It does if it was announced by :meth:`go_on`, and has asked for its connection by the burst's place in *queue*.
+        Without that place it is about something else: the checkout that was announced has failed.
         """
         if not self.went_on(checkout):
             return False
@@ -128,7 +129,7 @@ class Turn:
         """
         if not self.went_on(checkout):
             self._told_of, self._kind = checkout, kind
-            others.was_held(held, kind)
+            others.note_held(held, kind)
 
     def is_over(self, checkout: int, place: float, had: float, queue: Sequence[Any]) -> bool:
         """Return whether *checkout*, which *had* a connection so long, is to end for whoever waits in *queue*."""
@@ -162,9 +163,10 @@ class Turn:
         self._computed = time.thread_time()
 
     def computes(self, idle_since: float, now: float) -> bool:
-        """Return whether the owner, idle since then, has computed since that was noted, or since it was asked last.
+        """Return whether the owner, idle since then, has computed since the last look at its clock, or :meth:`note`.
 
-        Who asks again soon has the same answer: while many ask, the owner has not had the interpreter's lock.
+        Within :data:`LOOK_AGAIN` of a look its answer stands: while many ask, the owner has not had the interpreter's
+        lock.
         """
         if self._idle_since != idle_since or now - idle_since >= COMPUTING:
             return False

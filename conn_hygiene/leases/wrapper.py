@@ -375,7 +375,7 @@ class LeasedWrapper(_Wrapper):
                 self._connect_as_before(connect, self.autocommit)
             else:
                 connect()
-            lease.has_set_again()
+            lease.note_set_up()
         except BaseException as error:
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
             # Half set up, it is good for nothing: a receiver of `connection_created` that has failed may have been
@@ -558,7 +558,7 @@ class LeasedWrapper(_Wrapper):
         """
         lease = self._conn_hygiene_lease
         # Ends: the pool runs out of old connections, and a new one that is broken fails to connect.
-        while ended.is_broken(lease):
+        while ended.close_if_broken(lease):
             server_pid, idle_for = lease.server_pid, lease.idle_for()
             state_may_matter = lease.may_have_unseen_state()
             self.close()

@@ -97,7 +97,7 @@ class Experience:
         self._delay = 0.0
         self._looked_in_vain_at = 0.0
 
-    def was_held(self, seconds: float, kind: object) -> None:
+    def note_held(self, seconds: float, kind: object) -> None:
         """Take note for how many *seconds* a new request of that *kind* held a connection."""
         is_short = seconds < SHORT
         self._short += (is_short - self._short) * _WEIGHT
@@ -106,7 +106,7 @@ class Experience:
         self._kinds[kind] = is_short if before is None else before + (is_short - before) * _WEIGHT_OF_KIND
 
     def came_back(self, kind: object) -> None:
-        """Take note that what :meth:`was_held` was told of goes on in a burst, and so was not short after all."""
+        """Take note that what :meth:`note_held` was told of goes on in a burst, and so was not short after all."""
         self._short = max(0.0, self._short - _WEIGHT)
         known = self._kinds.get(kind)
         if known is not None:

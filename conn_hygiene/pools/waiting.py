@@ -38,7 +38,7 @@ def since(began: float, pool: Any) -> Iterator[None]:
 
     *pool* then raises its ``PoolTimeout``, as ever. Does nothing for other pools than psycopg's.
     """
-    if not _heeds(pool):
+    if not _watch(pool):
         yield
         return
     limited, deadline = _limit.get()
@@ -68,7 +68,7 @@ class _Limited:
         return connection
 
 
-def _heeds(pool: Any) -> bool:
+def _watch(pool: Any) -> bool:
     """Have *pool* heed what is left to who asks again; return whether it does."""
     if not internals.POOL_CHECKS.available or not hasattr(pool, "_getconn_unchecked"):
         return False

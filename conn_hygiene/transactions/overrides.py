@@ -251,7 +251,7 @@ class Overrides(Ahead):
             # What is set up comes first, and is what comes back.
             return
         if lease is not None:
-            lease.sets_path(self._wanted.get("search_path"))
+            lease.note_path(self._wanted.get("search_path"))
         if status == TransactionStatus.IDLE and connection.autocommit:
             if lease is None:
                 _refuse_unless_connecting(wrapper)

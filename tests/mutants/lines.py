@@ -1090,7 +1090,7 @@ MUTANTS = [
         "a block may have all that is created be temporary",
         "transactions/overrides.py",
         """
-        lease.sets_path(self._wanted.get("search_path"))
+        lease.note_path(self._wanted.get("search_path"))
         """,
         """
         pass
@@ -1101,7 +1101,7 @@ MUTANTS = [
         "a path that follows may have all that is created be temporary",
         "leases/session_claim.py",
         """
-        self.sets_path(values.get("search_path"))
+        self.note_path(values.get("search_path"))
         """,
         """
         pass
@@ -1123,7 +1123,7 @@ MUTANTS = [
         "a held cursor of the handle is lost",
         "leases/cursors.py",
         """
-        lease.keeps_cursor()
+        lease.note_held_cursor()
         """,
         """
         pass
@@ -3010,7 +3010,7 @@ MUTANTS = [
         "a broken connection is replaced by a broken one",
         "leases/wrapper.py",
         """
-        while ended.is_broken(lease):
+        while ended.close_if_broken(lease):
         """,
         """
         if False:
