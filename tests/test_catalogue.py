@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 import conn_hygiene
 from conn_hygiene import conf
-from conn_hygiene.sessions import catalogue, expressions, known
+from conn_hygiene.sessions import bodies, catalogue, expressions, known, sql
 from conn_hygiene.sessions.catalogue import Findings
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ class TestPolicies:
         assert found(shop).followed == {"search_path"}
 
 
+UNREADABLE = "statement that cannot be read"
+
+
 class TestFunctions:
     @pytest.mark.parametrize(
         ("body", "language", "followed", "left"),
@@ -155,6 +158,15 @@ class TestFunctions:
             ("BEGIN PERFORM setseed(0.5); END", "plpgsql", set(), "setseed()"),
             ("BEGIN DO $$BEGIN SET app.a = 1; END$$; END", "plpgsql", set(), "DO block"),
             ("BEGIN INSERT INTO shop_order VALUES (1) ON CONFLICT DO NOTHING; END", "plpgsql", set(), None),
+            ("SELECT query_to_xml(current_user, true, false, '')", "sql", set(), UNREADABLE),
+            ("BEGIN PERFORM query_to_xml_and_xmlschema(a, true, false, '') FROM b; END", "plpgsql", set(), UNREADABLE),
+            ("SELECT * FROM ts_stat('SELECT ' || current_user)", "sql", set(), UNREADABLE),
+            ("SELECT ts_rewrite('a', current_user::text)", "sql", set(), UNREADABLE),
+            ("SELECT * FROM crosstab3(current_user)", "sql", set(), UNREADABLE),
+            ("SELECT query_to_xml('SELECT 1', true, false, '')", "sql", set(), None),
+            ("SELECT pg_backup_start('a')", "sql", set(), "backup"),
+            ("SELECT pg_start_backup('a')", "sql", set(), "backup"),
+            ("CREATE TEMP TABLE t (a text DEFAULT 'on commit drop')", "sql", set(), "temporary table"),
         ],
     )
     def test_each(self, shop: Session, body: str, language: str, followed: set[str], left: str | None) -> None:
@@ -229,6 +241,30 @@ class TestFunctions:
             "function public.sets (set_config_by_name())",
             "function public.f (in language plodd, which is not read)",
         )
+
+    def test_what_leaves_something_is_found_wherever_it_is_called(self, shop: Session) -> None:
+        """In a statement, in a body as it is written, in one that is compiled, and in a view."""
+        shop.execute("SET check_function_bodies = off")
+        shop.execute("CREATE SCHEMA own; SET search_path = own, public")
+        expected = set()
+        for name in {*sql.LEAVING, *bodies.OF_EXTENSIONS, "pgv_set", "hll_set_size"}:
+            call = f"SELECT own.{name}(current_user::text, b => current_user::text)"
+            assert name not in sql.LEAVING or sql.effect_of(call) is not None
+            shop.execute(f"CREATE FUNCTION own.{name}(a text, b text) RETURNS text LANGUAGE sql AS 'SELECT $1'")
+            function(shop, call, "sql", f"FUNCTION f_{name}() RETURNS text")
+            shop.execute(f"CREATE VIEW v_{name} AS {call}")
+            expected |= {f"function own.f_{name}", f"view own.v_{name}"}
+            if shop.info.server_version >= 140000:
+                shop.execute(f"CREATE FUNCTION g_{name}() RETURNS text BEGIN ATOMIC {call}; END")
+                expected.add(f"function own.g_{name}")
+        assert {each.partition(" (")[0] for each in found(shop).leaves_state} == expected
+
+    def test_so_is_another_name_of_one_that_the_server_has(self, shop: Session) -> None:
+        named = "proname = ANY (%s) AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal')"
+        sources = shop.execute(f"SELECT DISTINCT prosrc FROM pg_proc WHERE {named}", [[*sql.LEAVING]]).fetchall()
+        for (source,) in sources:
+            function(shop, source, "internal", f"FUNCTION f_{source}() RETURNS text")
+        assert {*found(shop).leaves_state} == {f"function public.f_{source} ({source}())" for (source,) in sources}
 
     def test_extensions_are_trusted(self, shop: Session) -> None:
         shop.execute("CREATE FUNCTION set_it() RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', '', false)$$")

@@ -105,12 +105,20 @@ _TRUE = re.compile(r"\s*\(*\s*true\s*\)*(?:\s*::\s*bool(?:ean)?)?\s*\)*\s*", re.
 _SET_CONFIG = re.compile(r"\bset_config\b", re.IGNORECASE)
 _EXECUTE = re.compile(r'(?<!["\w$.])execute\b(?!")', re.IGNORECASE)
 
-# Of pg_trgm, dblink, pg_variables, set_user, hll and temporal_tables.
-_OF_EXTENSIONS = re.compile(
-    r"""\b(set_limit|dblink_connect(?:_u)?|pgv_\w+|(?:re)?set_user|set_session_auth|hll_set_\w+"""
-    r"""|set_system_time)"?\s*\(""",
-    re.IGNORECASE,
+#: Functions of extensions that leave something in the session: of pg_trgm, dblink, set_user and temporal_tables.
+OF_EXTENSIONS = (
+    "set_limit",
+    "dblink_connect",
+    "dblink_connect_u",
+    "set_user",
+    "reset_user",
+    "set_session_auth",
+    "set_system_time",
 )
+#: How those of pg_variables and hll begin.
+BEGINNINGS = ("pgv_", "hll_set_")
+_NAMES = "|".join([*OF_EXTENSIONS, *(each + r"\w+" for each in BEGINNINGS)])
+_OF_EXTENSIONS = re.compile(rf'\b({_NAMES})"?\s*\(', re.IGNORECASE)
 
 # Where another statement may begin. In PL/pgSQL a SELECT whose result nobody wants is a PERFORM.
 _ATOMIC = re.compile(r'(?<!["\w$.])begin\s+atomic\b', re.IGNORECASE)

@@ -22,7 +22,8 @@ from psycopg.rows import tuple_row
 
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.sessions import expressions, sql
-from conn_hygiene.sessions.bodies import bodies
+from conn_hygiene.sessions.bodies import BEGINNINGS, OF_EXTENSIONS, bodies
+from conn_hygiene.sessions.lexer import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -146,20 +147,28 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND p.prokind <>
 _LOWERED = """(SELECT *, lower(';' || prosrc COLLATE "C") AS s FROM pg_proc
                WHERE pronamespace <> 'pg_catalog'::regnamespace OFFSET 0)"""
 
+# Parts of the names of all functions that leave something behind: few, since each is a search.
+_STEMS = (
+    "set_",
+    "setseed",
+    "advisory",
+    "dblink_connect",
+    "pgv_",
+    "replication_",
+    "backup",
+    "query_to_xml",
+    "ts_stat",
+    "rewrite",
+    "crosstab",
+)
+_NAMES = (*sql.LEAVING, *OF_EXTENSIONS, *BEGINNINGS)
 # Words without which no body leaves anything behind that does not begin a statement. Each is a fast search, which a
 # regular expression for all of them is not.
 _WORDS = (
-    "set_",
-    "setseed",
-    "execute",
-    "advisory",
-    "temp",
-    "hold",
-    "dblink_connect",
-    "pgv_",
-    "pg_settings",
-    "replication_",
-    "u&",
+    *("execute", "temp", "hold", "pg_settings", "u&"),
+    *_STEMS,
+    # One that is listed there, and has none of these parts, is searched for itself.
+    *(name for name in _NAMES if not any(stem in name for stem in _STEMS)),
 )
 
 # Words that are everywhere, and matter as a statement's first. What may stand in front of a statement, in SQL and in
@@ -387,8 +396,9 @@ def shortened(reasons: Sequence[str]) -> str:
     return ", ".join(reasons[:_FEW]) + (f" and {more} more" if more > 0 else "")
 
 
-# How the built-in functions are called that leave something, for one that is another name of theirs.
-_INTERNAL = re.compile(r"set_config|setseed|pg_(?:try_)?advisory_lock|pg_replication_origin_session|pg_create_\w+_slot")
+# How the built-in functions begin that leave something, by the names that they have within the server, for one that is
+# another name of theirs.
+_INTERNAL = re.compile("|".join([*sql.LEAVING, "tsquery_rewrite"]))
 
 
 def _left_by(function: _Function) -> tuple[set[str], set[str]]:
@@ -429,7 +439,11 @@ def _add(effect: sql.Effect | None, statement: str, names: set[str], others: set
             names.add(setting.name)
         else:
             others.add(sql.SETTING)
-    others |= effect.adds - ({sql.TEMPORARY} if _GONE_AT_COMMIT.search(statement) else frozenset())
+    adds = set(effect.adds)
+    # In a string, it would only be said.
+    if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
+        adds.discard(sql.TEMPORARY)
+    others |= adds
 
 
 _GONE_AT_COMMIT = re.compile(r"\bon\s+commit\s+drop\b", re.IGNORECASE)

@@ -8,40 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# Functions that leave something in the session, or execute what they are given.
-_NAMES = (
-    "set_config",
-    "setseed",
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-    "pg_replication_origin_session_setup",
-    "pg_create_physical_replication_slot",
-    "pg_create_logical_replication_slot",
-    "pg_copy_physical_replication_slot",
-    "pg_copy_logical_replication_slot",
-    "pg_backup_start",
-    "pg_start_backup",
-    "query_to_xml",
-    "query_to_xmlschema",
-    "query_to_xml_and_xmlschema",
-    "ts_stat",
-    "ts_rewrite",
-    "crosstab",
-    "crosstab2",
-    "crosstab3",
-    "crosstab4",
-    "dblink_connect",
-    "dblink_connect_u",
-    "set_limit",
-    "set_user",
-    "reset_user",
-    "set_session_auth",
-    "set_system_time",
-)
-#: Asks for the numbers of these functions, which is how trees have them.
-LEAVING = rf"""SELECT oid FROM pg_proc WHERE proname IN {_NAMES!r} OR proname ~ '^(pgv|hll_set)_'"""
+from conn_hygiene.sessions import bodies, sql
+
+# Those that are read as statements are, and those of extensions.
+_NAMES = tuple(sorted({*sql.LEAVING, *bodies.OF_EXTENSIONS}))
+#: Asks for the numbers of the functions that leave something in the session, which is how trees have them.
+LEAVING = f"SELECT oid FROM pg_proc WHERE proname IN {_NAMES!r} OR proname ~ '^({'|'.join(bodies.BEGINNINGS)})'"
 
 
 class _Kind(NamedTuple):

@@ -282,10 +282,9 @@ _EXECUTING = {
     "crosstab4": 0,
 }
 _SET_CONFIG = "set_config"
-_CALLS = {
-    name: re.compile(rf'{name}(?<!{IN_NAME}{name})"?\s*\(')
-    for name in [*_FUNCTIONS, *_SETTERS, *_SLOTS, *_EXECUTING, _SET_CONFIG]
-}
+#: All of these: the functions that leave something behind, or may.
+LEAVING = (*_FUNCTIONS, *_SETTERS, *_SLOTS, *_EXECUTING, _SET_CONFIG)
+_CALLS = {name: re.compile(rf'{name}(?<!{IN_NAME}{name})"?\s*\(') for name in LEAVING}
 # Tokens of a call that are read.
 _LONGEST_CALL = 200
 
