@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -490,6 +491,98 @@ def test_an_attribute_of_somebodys_own_does_not_outlast_a_release(settings: Any)
     handle().of_somebody = 1
     query()
     assert of_the_pool(lambda c: hasattr(c, "of_somebody")) is False
+
+
+# What the classes of psycopg and of its pool have under the same name, or set on something else.
+ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
+    "cursor": lambda c: partial(c.cursor, row_factory=dict_row),
+    "execute": lambda c: partial(c.execute, prepare=False),
+    "commit": lambda c: c.rollback,
+    "connect": lambda c: None,
+    "_check_connection_ok": lambda c: None,
+    "name": lambda c: "acme",
+    "timeout": lambda c: 7,
+    "format": lambda c: 1,
+    "notice_handler": lambda c: handler,
+    "_check": lambda c: handler,
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.usefixtures("pool")
+def test_nor_does_one_that_is_called_as_another_of_psycopg_s_or_its_pool_s(name: str) -> None:
+    for _ in range(2):
+        raw = handle()
+        assert name not in vars(raw)
+        setattr(raw, name, ATTRIBUTES[name](raw))
+        close()
+    assert of_the_pool(lambda c: name in vars(c)) is False
+    assert query() == 1
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_wraps_methods_as_a_connection_opens_goes_on_to_do_so(
+    remake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As instrumentation does; who puts something else there does so for itself."""
+    connect, seen = psycopg.Connection.connect, []
+
+    def instrumented(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        connection: Any = connect(*args, **kwargs)
+        plain = connection.cursor
+
+        def cursor(*args: Any, **kwargs: Any) -> Any:
+            seen.append("instrumented")
+            return plain(*args, **kwargs)
+
+        connection.cursor = cursor
+        return connection
+
+    def own_cursor(cursor: Any) -> Any:
+        seen.append("own")
+        return cursor()
+
+    monkeypatch.setattr(psycopg.Connection, "connect", classmethod(instrumented))
+    remake()
+    for _ in range(3):
+        assert query() == 1
+        raw = handle()
+        raw.cursor = partial(own_cursor, raw.cursor)
+        seen.clear()
+        assert query() == 1
+        assert seen == ["own", "instrumented"]
+        close()
+    seen.clear()
+    assert query() == 1
+    assert seen == ["instrumented"]
+
+
+class WithNotes(psycopg.Connection[Any]):
+    """A class of somebody's own, whose connections know something of themselves."""
+
+    @cached_property
+    def opened(self) -> object:
+        return object()
+
+    def note(self, text: str) -> None:
+        self.noted = text
+
+    def mute(self) -> None:
+        self.note = lambda text: None  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("pool")
+def test_what_connections_of_ones_own_class_set_on_themselves_is_kept_but_for_methods() -> None:
+    raw = handle()
+    raw.__class__ = WithNotes
+    opened = raw.opened
+    raw.note("kept")
+    raw.mute()
+    raw.of_somebody = 1
+    close()
+    assert handle() is raw
+    assert {"note", "noted", "of_somebody", "opened"} & {*vars(raw)} == {"noted", "opened"}
+    assert (raw.opened, raw.noted) == (opened, "kept")
 
 
 # ##### Prepared statements #####

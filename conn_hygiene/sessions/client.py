@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from copy import copy
+from dis import get_instructions, opmap
 from functools import lru_cache
 from inspect import unwrap
 from operator import attrgetter
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from psycopg.adapt import AdaptersMap
@@ -125,7 +127,7 @@ class Look:
 class Given:
     """What a pool gives out."""
 
-    __slots__ = ("autocommit", "look", "names", "public", "size")
+    __slots__ = ("autocommit", "look", "names", "public", "size", "wrapped")
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.public = _public(connection)
@@ -133,10 +135,15 @@ class Given:
         if internals.CLIENT.available:
             self.look = Look(connection)
             self.autocommit = connection._autocommit
+        attributes = connection.__dict__
         #: The names of its attributes.
-        self.names = frozenset(connection.__dict__)
+        self.names = frozenset(attributes)
         #: How many it had when nobody else's was left; not known yet.
         self.size = -1
+        #: Those that are in the place of methods, as instrumentation puts them there when it opens the connection.
+        self.wrapped = {
+            name: attributes[name] for name in attributes if callable(getattr(type(connection), name, None))
+        }
 
 
 def remember(connection: psycopg.Connection[Any]) -> None:
@@ -220,7 +227,9 @@ def _restore(connection: psycopg.Connection[Any], given: Given, look: Look) -> b
         # Another one each time: who has kept it may register something yet.
         connection._adapters = None if look.adapters is None else AdaptersMap(look.adapters)
     _delete_attributes_of_others(connection, given)
-    given.size = len(connection.__dict__)
+    # Where something was put in the place of methods, something else may be there now, which no number tells.
+    connection.__dict__.update(given.wrapped)
+    given.size = -1 if given.wrapped else len(connection.__dict__)
     return True
 
 
@@ -228,22 +237,59 @@ def _delete_attributes_of_others(connection: psycopg.Connection[Any], given: Giv
     added = [name for name in connection.__dict__ if name not in given.names and not name.startswith(_OURS)]
     if added:
         classes: tuple[Any, ...] = (type(connection), type(getattr(connection, "_pool", None)))
-        own = frozenset().union(*map(_mentioned, classes))
+        own = _kept_by(*classes)
         for name in added:
             if name not in own:
                 del connection.__dict__[name]
 
 
 @lru_cache(maxsize=64)
-def _mentioned(cls: Any) -> frozenset[str]:
-    """Return the names of all attributes that the methods of *cls* may set on anything, and of its own."""
-    names: set[str] = set()
-    for each in cls.__mro__:
-        names.update(vars(each))
-        for value in vars(each).values():
-            for function in _functions(value):
-                names.update(function.__code__.co_names)
-    return frozenset(names)
+def _kept_by(cls: Any, pool: Any) -> frozenset[str]:
+    """Return the names of all attributes that connections of *cls* set on themselves, and their *pool*'s class on them.
+
+    What is in the place of a method is none of these: it is there to do something else than that.
+    """
+    kept = _stored_by(cls, on_self=True) | _stored_by(pool, on_self=False)
+    for each in reversed(cls.__mro__):
+        for name, value in vars(each).items():
+            if type(value).__name__ == "cached_property":
+                kept.add(name)
+            elif isinstance(value, _METHODS):
+                kept.discard(name)
+    return frozenset(kept)
+
+
+_METHODS = (FunctionType, classmethod, staticmethod)
+
+
+def _stored_by(cls: Any, *, on_self: bool) -> set[str]:
+    """Return the names of the attributes that methods of *cls* store: on themselves, or else on what is not."""
+    functions = (function for each in cls.__mro__ for value in vars(each).values() for function in _functions(value))
+    return {
+        name
+        for function in functions
+        for name, owner in _stores(function.__code__)
+        if owner is None or (owner == "self") == on_self
+    }
+
+
+def _stores(code: CodeType) -> Iterator[tuple[str, str | None]]:
+    """Yield the names of the attributes that *code* stores, and of what each belongs to; None if that is not simple."""
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _stores(each)
+    if _STORE_ATTR not in code.co_code[::2]:
+        return
+    before: Any = None
+    for instruction in get_instructions(code):
+        if instruction.opcode == _STORE_ATTR:
+            # What it belongs to was loaded right before, by an instruction that may load two.
+            loaded = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
+            yield instruction.argval, loaded if isinstance(loaded, str) else None
+        before = instruction
+
+
+_STORE_ATTR = opmap["STORE_ATTR"]
 
 
 def _functions(value: Any) -> Iterator[Any]:
