@@ -538,7 +538,11 @@ NAMES: tuple[Name, ...] = (
     *_names(
         _POSTGRESQL,
         CLEANING,
-        {"_configure_connection": "What Django's pools do to a new session, known by this, is done again if reset."},
+        {
+            "_configure_connection": "What Django's pools do to a new session, known by this, is done again if reset.",
+            "_configure_timezone": "A part of it: that no backend has replaced it is looked at.",
+            "_configure_role": "As above.",
+        },
     ),
     *_names(_ASYNCIO, CHECKOUTS, {"async_unsafe": "Refuses a checkout in a thread that runs an event loop."}),
     *_names(

@@ -374,7 +374,15 @@ def test_an_assumed_role_that_was_given_up_is_not_assumed_again(back: str) -> No
     stays_as_the_server_has_it("unpooled", back, "SELECT current_user::text")
 
 
-@pytest.fixture(params=["_configure_connection", "get_new_connection", "init_connection_state"])
+@pytest.fixture(
+    params=[
+        "_configure_connection",
+        "_configure_role",
+        "_configure_timezone",
+        "get_new_connection",
+        "init_connection_state",
+    ]
+)
 def own_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
     """Have the backend set something in each new session, in one of its methods, by statements that nobody sees."""
     plain: Any = type(connection.copy())
@@ -382,8 +390,9 @@ def own_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 
     def set_up(self: Any, *args: Any) -> Any:
         result = own(self, *args)
-        handle = {"_configure_connection": args[:1], "get_new_connection": [result]}.get(request.param)
-        [handle] = handle or [self.connection]
+        handle = args[0] if request.param.startswith("_configure") else self.connection
+        if request.param == "get_new_connection":
+            handle = result
         handle.execute("SET lock_timeout = '7s'")
         if not handle.autocommit:
             handle.commit()
@@ -741,6 +750,8 @@ def test_what_the_servers_configuration_changes_is_not_the_requests(
         (Plan(resets=frozenset({"timezone", "app.tenant"})), False, 1),
         (Plan(resets=frozenset({"app.tenant"})), True, 1),
         (Plan(resets=frozenset({"app.tenant"})), False, 0),
+        # What the server refuses to reset by its name is reset with all else.
+        (Plan(resets=frozenset({"no_such_parameter"})), False, 1),
     ],
 )
 def test_a_cleaned_session_is_set_up_as_its_pool_does(
@@ -775,6 +786,73 @@ def test_what_could_not_be_set_fails_nothing_that_comes_later(statement: str) ->
             assert run(TENANT) == [("acme",)]
     connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+# What the server refuses at once, and what only its RESET is refused for, once the role that might is left.
+REFUSED = {
+    "no such name": ("SET no_such_parameter = 1",),
+    "a right of the role": ("SET ROLE t_may_set", "SET log_min_duration_statement = 7"),
+}
+refused = pytest.mark.parametrize("statements", REFUSED.values(), ids=REFUSED)
+
+
+@pytest.fixture
+def login(admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
+    """Have the pool log in as a role that may little, and that is a member of one that may more."""
+    if admin.info.server_version < 150000:
+        pytest.skip("the right to set a parameter is new in PostgreSQL 15")
+    connections.close_all()
+    connection.close_pool()
+    admin.execute("CREATE ROLE t_may_set; GRANT SET ON PARAMETER log_min_duration_statement TO t_may_set")
+    admin.execute(
+        "CREATE ROLE t_assumed; CREATE ROLE t_login NOINHERIT LOGIN PASSWORD 't' IN ROLE t_may_set, t_assumed"
+    )
+    entry = connection.settings_dict
+    for key, value in {"USER": "t_login", "PASSWORD": "t"}.items():
+        monkeypatch.setitem(entry, key, value)
+    yield
+    connections.close_all()
+    connection.close_pool()
+    admin.execute("REVOKE SET ON PARAMETER log_min_duration_statement FROM t_may_set")
+    admin.execute("DROP ROLE t_login, t_may_set, t_assumed")
+
+
+@pytest.fixture
+def assuming(login: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it assume a role besides, by a backend that can: Django's own asks a connection how that is written."""
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "assume_role", "t_assumed")
+    monkeypatch.setattr(type(connection.ops), "compose_sql", lambda ops, text, parameters: text % tuple(parameters))
+
+
+USER = "SELECT current_user::text"
+
+
+@pytest.mark.usefixtures("assuming")
+def test_a_role_that_is_assumed_is_that_of_the_next_as_well() -> None:
+    """The one that the pool has set is taken back with all else where a name is refused."""
+    with hold_connection():
+        [(pid,)] = run("SELECT pg_backend_pid()")
+        with pytest.raises(Error):
+            run("SET no_such_parameter = 1")
+    connection.close()
+    assert seen_by_others(USER) == {"t_assumed"}
+    assert pid in seen_by_others("SELECT pg_backend_pid()")
+
+
+@refused
+@pytest.mark.usefixtures("login")
+def test_what_cannot_be_reset_one_by_one_is_reset_together(statements: tuple[str, ...]) -> None:
+    """The transaction of its own, in which it waits for no snapshot, has failed by then."""
+    run("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+    for statement in statements:
+        with contextlib.suppress(Error):
+            run(statement)
+    for _ in range(2):
+        with in_another_session():
+            assert run("SHOW transaction_isolation") == [("serializable",)]
+    connection.close()
+    assert seen_by_others("SHOW transaction_isolation") == {"read committed"}
+    assert seen_by_others(USER) == {"t_login"}
 
 
 @pytest.mark.usefixtures("releasing")

@@ -17,6 +17,7 @@ from conn_hygiene.leases import ahead, audits, cursors, news, policy, read_only,
 from conn_hygiene.leases.claim import Claim
 from conn_hygiene.leases.states import HELD
 from conn_hygiene.pools import base as pools
+from conn_hygiene.pools import configuring
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.plan import Plan
 
@@ -386,7 +387,7 @@ def _is_set_up_by_django(backend: type[Any]) -> bool:
     return all(getattr(getattr(backend, name, None), "__module__", _DJANGO).startswith(_DJANGO) for name in _SETTING_UP)
 
 
-_SETTING_UP = ("get_new_connection", "init_connection_state", "_configure_connection")
+_SETTING_UP = ("get_new_connection", "init_connection_state", *configuring.SETTING_UP)
 _DJANGO = "django."
 
 _UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())

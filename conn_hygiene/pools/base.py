@@ -403,7 +403,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
             # What the pool has done to the session cannot be done again without knowing what that is.
             if not sqlalchemy.is_pool(pool):
                 configure = configuring.configure_of(pool)
-                more = getattr(configure, "__func__", None) is not _DJANGOS_CONFIGURE
+                more = not configuring.is_djangos(configure)
                 return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
             if not sqlalchemy.sets_sessions_up(pool):
                 # Django sets each checkout up anew.
@@ -418,7 +418,3 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
         logger.info("A session could not be cleaned and was closed: %s", printable(str(error)), exc_info=True)
         return {}
     return values
-
-
-# What a pool of Django's configures a new connection with: the time zone, and the role of OPTIONS["assume_role"].
-_DJANGOS_CONFIGURE = getattr(PostgreSQLWrapper, "_configure_connection", None)

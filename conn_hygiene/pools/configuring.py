@@ -8,6 +8,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+
 from conn_hygiene import internals
 from conn_hygiene.pools import reconnecting
 from conn_hygiene.sessions import client, state
@@ -51,6 +53,22 @@ def configure_of(pool: Any) -> Any:
     """Return the ``configure`` that *pool* was made with, or None."""
     configure = pool._configure
     return configure.configure if type(configure) is _Configure else configure
+
+
+def is_djangos(configure: Any) -> bool:
+    """Return whether *configure*, which a pool was made with, sets the time zone and the role, and that is all.
+
+    Django's own does, where no method that it calls is a backend's.
+    """
+    if getattr(configure, "__func__", None) is not _DJANGOS[0]:
+        return False
+    backend = type(getattr(configure, "__self__", None))
+    return tuple(getattr(backend, name, None) for name in SETTING_UP) == _DJANGOS
+
+
+#: The methods by which Django's backend sets up a new session: the first, and those that it calls.
+SETTING_UP = ("_configure_connection", "_configure_timezone", "_configure_role")
+_DJANGOS = tuple(getattr(PostgreSQLWrapper, name, None) for name in SETTING_UP)
 
 
 def unwatch(pool: Any) -> None:

@@ -62,7 +62,7 @@ def clean(
     if configure is not None and configures_more:
         plan = plan._replace(at_default=plan.follow - plan.unseen)
     asked = sorted(plan.follow)
-    rows = _asked_and_reset(connection, plan, asked, fresh)
+    plan, rows = _asked_and_reset(connection, plan, asked, fresh)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -87,20 +87,23 @@ def clean(
 
 def _asked_and_reset(
     connection: psycopg.Connection[Any], plan: Plan, asked: list[str], fresh: tuple[bytes | None, ...]
-) -> list[list[str | None]]:
-    """Return the values of *asked* before and after the reset, as the first and the last of several rows."""
+) -> tuple[Plan, list[list[str | None]]]:
+    """Return the plan of what was done, and rows: the first and the last are *asked* before and after the reset."""
     try:
         rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
     except psycopg.Error:
         # A name that somebody has tried to set need not exist, nor be one that may be set. RESET ALL knows.
-        if plan.left or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        if plan.left or connection.closed:
             raise
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            # The transaction of its own has failed with it.
+            connection.rollback()
         plan = plan._replace(left=frozenset({sql.SETTING}))
         rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
     if plan.left:
         # The row of the locks comes before it.
         _deallocate(connection, *rows[len(asked[:1]) + 1])
-    return rows
+    return plan, rows
 
 
 def _deallocate(connection: psycopg.Connection[Any], by_sql: str | None, by_protocol: str | None) -> None:
@@ -131,7 +134,7 @@ def read(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | N
     """
     begin(connection)
     asked = sorted(plan.follow)
-    rows = _asked_and_reset(connection, plan._replace(left=frozenset(), resets=plan.follow), asked, fresh)
+    _, rows = _asked_and_reset(connection, plan._replace(left=frozenset(), resets=plan.follow), asked, fresh)
     return _to_carry(plan, asked, rows[0], rows[-1])
 
 

@@ -1733,13 +1733,48 @@ MUTANTS = [
         "sessions/cleaning.py",
         """
         asked = sorted(plan.follow)
-        rows = _asked_and_reset(connection, plan, asked, fresh)
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
         """,
         """
         asked: list[str] = []
-        rows = _asked_and_reset(connection, plan, asked, fresh)
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
+    ),
+    _mutant(
+        "a session that was reset with all else is not set up anew",
+        "sessions/cleaning.py",
+        """
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        """
+        _, rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        "test_following.py::test_a_role_that_is_assumed_is_that_of_the_next_as_well",
+    ),
+    _mutant(
+        "a backend's own part of the set-up is taken for Django's",
+        "pools/configuring.py",
+        """
+        return tuple(getattr(backend, name, None) for name in SETTING_UP) == _DJANGOS
+        """,
+        """
+        return True
+        """,
+        "test_following.py::test_the_servers_default_goes_over_what_a_backend_of_ones_own_sets",
+    ),
+    _mutant(
+        "a reset that fails in a transaction of its own has failed for good",
+        "sessions/cleaning.py",
+        """
+        if plan.left or connection.closed:
+            raise
+        """,
+        """
+        if plan.left or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise
+        """,
+        "test_following.py::test_what_cannot_be_reset_one_by_one_is_reset_together",
     ),
     _mutant(
         "what is set is not read where its session ends",
