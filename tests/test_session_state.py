@@ -443,6 +443,14 @@ def test_a_pin_outlives_transactions_and_release_connections() -> None:
         ("SELECT query_to_xml($$SELECT query_to_xml('SELECT 1')$$)", {"statement that cannot be read"}),
         ("CREATE EXTENSION hstore SCHEMA pg_temp", {"temporary table"}),
         ("INSERT INTO temp SELECT 1", set()),
+        ("INSERT /* why */ INTO temp SELECT 1", set()),
+        ("MERGE INTO temp USING a ON true WHEN MATCHED THEN DELETE", set()),
+        ("EXPLAIN (ANALYZE) INSERT INTO temp SELECT 1", set()),
+        ("WITH x AS (SELECT 1 AS a) INSERT INTO temp SELECT a FROM x", set()),
+        ("WITH x AS (INSERT INTO temp VALUES (1) RETURNING a) SELECT a FROM x", set()),
+        ("COPY (INSERT INTO temp VALUES (1) RETURNING 1) TO STDOUT", set()),
+        ("PREPARE p AS INSERT INTO temp VALUES (1)", {"PREPARE"}),
+        ("CREATE RULE r AS ON INSERT TO a DO ALSO (INSERT INTO temp VALUES (1))", set()),
         ("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT pg_advisory_unlock_all(); END", set()),
         ("SELECT %(it's)s; SET a = 1; --'", {"statement that cannot be read", "SET a"}),
         ("SELECT * FROM orders WHERE domain = %s", set()),
@@ -451,6 +459,33 @@ def test_a_pin_outlives_transactions_and_release_connections() -> None:
 def test_reading_statements(statement: str, adds: set[str]) -> None:
     effect = effect_of(statement)
     assert (set() if effect is None else effect.adds | set(map(_said, effect.settings))) == adds
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1 AS date_insert INTO TEMP t_hygiene",
+        "SELECT 1 AS last_merge INTO LOCAL TEMPORARY TABLE t_hygiene",
+        "SELECT 1 AS a$insert INTO pg_temp.t_hygiene",
+        "SELECT 1 AS éinsert INTO TEMP t_hygiene",
+        "SELECT 1 AS insert INTO TEMP t_hygiene",
+        'SELECT 1 AS "insert" INTO TEMP t_hygiene',
+        "SELECT (1) /* ( */ insert INTO TEMP t_hygiene",
+        "SELECT m.insert INTO TEMP t_hygiene FROM (SELECT 1 AS insert) m",
+        "WITH w AS (SELECT 1 AS a) SELECT count(*) merge INTO TEMP t_hygiene FROM w",
+        "WITH insert AS (SELECT 1 AS insert) SELECT insert INTO TEMP t_hygiene FROM insert",
+        "(SELECT count(*) insert INTO TEMP t_hygiene)",
+        "EXPLAIN ANALYZE SELECT 1 AS insert INTO TEMP t_hygiene",
+    ],
+)
+def test_a_column_may_be_called_as_the_command_that_takes_a_row(statement: str) -> None:
+    effect = effect_of(statement)
+    assert effect is not None
+    assert effect.adds == {TEMPORARY}
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        cursor.execute("SELECT count(*) FROM pg_class WHERE oid = to_regclass('pg_temp.t_hygiene')")
+        assert cursor.fetchone() == (1,)
 
 
 def _said(setting: Setting) -> str:

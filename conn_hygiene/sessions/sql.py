@@ -242,7 +242,10 @@ _INTO_TEMP = re.compile(
     rf"(?:(?:(?:local|global)\s+)?temp(?:orary)?(?!{IN_NAME})"
     rf'|(?:unlogged\s+)?(?:table(?!{IN_NAME})\s*)?"?pg_temp(?:_[0-9]+)?(?!{IN_NAME}))'
 )
-_ROW_INTO = ("insert", "merge")
+# A row goes into a table of that name; but a column may be called so, too, right before the INTO.
+_ROW_INTO = re.compile(rf"(?P<inside>\([{SPACE}]*)?(?<!{IN_NAME})(?P<word>insert|merge)[{SPACE}]*\Z")
+# What says which statement it is, behind a WITH or a PREPARE as well.
+_VERB = re.compile(rf"[()]|(?<!{IN_NAME})(?:select|insert|update|delete|merge|values|table)(?!{IN_NAME})")
 _UPDATE = re.compile(rf"update(?<!{IN_NAME}update)(?!{IN_NAME})")
 _PG_SETTINGS = re.compile(rf"pg_settings(?<!{IN_NAME}pg_settings)(?!{IN_NAME})")
 
@@ -327,10 +330,8 @@ class _Reader:
         self._calls(start, end)
         if _PG_SETTINGS.search(plain, start, end) and _UPDATE.search(plain, start, end):
             self._adds.add(SETTING)
-        for into in _INTO_TEMP.finditer(plain, start, end):
-            # A row goes into a table of that name.
-            if not plain[max(into.start() - 20, start) : into.start()].rstrip(SPACE).endswith(_ROW_INTO):
-                self._adds.add(TEMPORARY)
+        if any(not self._takes_a_row(into.start(), start, end) for into in _INTO_TEMP.finditer(plain, start, end)):
+            self._adds.add(TEMPORARY)
         undone = _UNDOINGS.get(tuple(itertools.islice(self._text.tokens(start, end), _LONGEST_UNDOING + 1)))
         if undone and self._certain:
             self._removes.add(undone)
@@ -340,6 +341,23 @@ class _Reader:
             position = self._beginning(explain.end(), end)
         if word := _WORD.match(plain, position, end):
             self._command(word[0], word.end(), end, calls=known < len(self._adds) + len(self._settings))
+
+    def _takes_a_row(self, into: int, start: int, end: int) -> bool:
+        """Return whether the INTO at *into*, in the statement from *start* to *end*, is one of INSERT or MERGE."""
+        row = _ROW_INTO.search(self._plain, max(into - 40, start), into)
+        return row is not None and (row["inside"] is not None or row.start("word") == self._verb(start, end))
+
+    def _verb(self, start: int, end: int) -> int:
+        """Return where the word is that says which statement it is, be it behind a WITH; -1 if there is none."""
+        depth = 0
+        for found in _VERB.finditer(self._plain, self._beginning(start, end), end):
+            if found[0] == "(":
+                depth += 1
+            elif found[0] == ")":
+                depth -= 1
+            elif not depth:
+                return found.start()
+        return -1
 
     def _beginning(self, start: int, end: int) -> int:
         found = _FILLER.match(self._plain, start, end)
