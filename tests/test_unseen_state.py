@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 
-from conn_hygiene import release_between_queries, session_settings
+from conn_hygiene import hold_connection, release_between_queries, session_settings
 from conn_hygiene.sessions import sql
 from tests.test_following import seen_by_others
 from tests.test_session_state import run
-from tests.waiting import holds, let_the_reaper_look
+from tests.testapp.models import Item
+from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,6 +128,103 @@ def test_reading_a_path(path: str | None, expected: bool) -> None:
     assert sql.makes_temporary(path) is expected
 
 
+# ##### A cursor WITH HOLD that psycopg has declared, and did not close #####
+
+HELD = "SELECT count(*) FROM pg_cursors WHERE is_holdable"
+
+
+@pytest.fixture(params=[False, True], ids=["bound by the client", "bound by the server"])
+def bound(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
+    """Have Django make its server-side cursors in each of its ways."""
+    connection.close_pool()
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", request.param)
+        yield
+        connections.close_all()
+        connection.close_pool()
+
+
+def begun() -> Any:
+    Item.objects.bulk_create(Item(name="row") for _ in range(4))
+    rows = Item.objects.iterator(chunk_size=1)
+    next(rows)
+    return rows
+
+
+def in_a_transaction_that_has_failed() -> None:
+    rows = begun()
+    with transaction.atomic():
+        with pytest.raises(DatabaseError):
+            run("SELECT 1 / 0")
+        rows.close()
+        transaction.set_rollback(True)
+
+
+def in_one_that_is_rolled_back_to_a_savepoint() -> None:
+    rows = begun()
+    with transaction.atomic():
+        with suppress(DatabaseError), transaction.atomic(), closing(rows):
+            run("SELECT 1 / 0")
+        run("SELECT 1")
+
+
+class Interrupt(Exception):
+    """As a signal handler raises it."""
+
+
+def by_a_close_that_is_interrupted() -> None:
+    cursor = connection.chunked_cursor()
+    cursor.execute("SELECT 1")
+    raw: Any = cursor.connection
+
+    def interrupted(generator: Any) -> None:
+        del raw.wait
+        raise Interrupt
+
+    raw.wait = interrupted
+    with pytest.raises(Interrupt):
+        cursor.close()
+
+
+def by_nobody() -> None:
+    cursor = connection.chunked_cursor()
+    cursor.execute("SELECT 1")
+    del cursor
+    gc.collect()
+    wait_until_released()
+
+
+# psycopg says so of a server-side cursor.
+unclosed = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
+
+
+@unclosed
+@pytest.mark.parametrize(
+    "end",
+    [
+        in_a_transaction_that_has_failed,
+        in_one_that_is_rolled_back_to_a_savepoint,
+        by_a_close_that_is_interrupted,
+        by_nobody,
+    ],
+)
+@pytest.mark.usefixtures("bound")
+def test_a_held_cursor_that_is_not_closed_reaches_nobody_else(end: Callable[[], None]) -> None:
+    end()
+    connection.close()
+    assert seen_by_others(HELD) == {0}
+
+
+@pytest.mark.usefixtures("bound")
+def test_one_that_is_closed_costs_no_cleaning(admin: psycopg.Connection) -> None:
+    with hold_connection():
+        [(pid,)] = run("SELECT pg_backend_pid()")
+        begun().close()
+    connection.close()
+    [(last,)] = admin.execute("SELECT query FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall()
+    assert last.startswith("CLOSE ")
+
+
 # ##### Whoever has the connection itself #####
 
 
@@ -132,9 +232,6 @@ def handle() -> Any:
     connection.ensure_connection()
     return connections["default"].connection
 
-
-# psycopg says so of a server-side cursor.
-unclosed = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
 
 HANDLES: dict[str, tuple[Callable[[Any], Any], str, Any]] = {
     "a cursor of another class": (

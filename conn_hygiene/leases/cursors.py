@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import Error, InterfaceError, OperationalError, ServerCursor
+from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, internals
 from conn_hygiene.leases import audits
@@ -174,6 +175,14 @@ class LeasedCursor(_Cursor):
                 _closed_elsewhere(lease, cursor)
 
 
+def _tell_closed(lease: Lease, cursor: weakref.ref[Any]) -> None:
+    """Tell the lease of the end of a cursor, as above; there it is written out, being on the way of each query."""
+    if threading.get_ident() == lease.thread_id:
+        lease.cursor_closed(cursor)
+    else:
+        _closed_elsewhere(lease, cursor)
+
+
 def _closed_elsewhere(lease: Lease, cursor: weakref.ref[Any]) -> None:
     """Leave the end of a cursor to the reaper that another thread than its owner's has closed.
 
@@ -188,6 +197,15 @@ class LeasedServerCursor(LeasedCursor):
     """Mixed into the class of a server-side cursor, for which a fetch is a statement: ``FETCH``, or ``MOVE``."""
 
     __slots__ = ()
+
+    withhold: bool
+
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Take note of one ``WITH HOLD``, which lasts until it is closed, and do as any other."""
+        entry = self._conn_hygiene_entry
+        if entry is not None and self.withhold:
+            entry[0].session_state.held.add(entry[1])
+        return super().execute(query, params, **kwargs)
 
     def _succeeded(self, undoes: Effect) -> None:
         """Believe in no undoing: it has only been declared."""
@@ -219,16 +237,25 @@ class LeasedServerCursor(LeasedCursor):
     def close(self) -> None:
         """Close the cursor; where the toolkit has ended its session, nobody is there for the ``CLOSE``."""
         entry = self._conn_hygiene_entry
-        if entry is None or entry[0].ended_because is None:
+        if entry is None:
             super().close()
             return
         self._conn_hygiene_entry = None
-        self._close()
         lease, cursor = entry
-        if threading.get_ident() == lease.thread_id:
-            lease.cursor_closed(cursor)
-        else:
-            _closed_elsewhere(lease, cursor)
+        try:
+            if lease.ended_because is None:
+                self._close_on_server(lease, cursor)
+            else:
+                self._close()
+        finally:
+            _tell_closed(lease, cursor)
+
+    def _close_on_server(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
+        # In a transaction that has failed, psycopg sends none.
+        is_sent = self._conn.pgconn.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
+        super(LeasedCursor, self).close()
+        if is_sent:
+            lease.session_state.held.discard(cursor)
 
     def _fetching(self) -> None:
         entry = self._conn_hygiene_entry

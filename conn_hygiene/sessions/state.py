@@ -85,6 +85,7 @@ class State:
         "_soiled",
         "follows",
         "fresh",
+        "held",
         "overridden",
         "parameters",
         "pins",
@@ -109,6 +110,9 @@ class State:
         self._of_hold: set[str] = set()
         #: Of the pins, what is undone if the transaction was committed, which the server knows.
         self.undone: set[str] = set()
+        #: The cursors ``WITH HOLD`` that psycopg may have declared, and whose ``CLOSE`` nobody has seen. Who closes one
+        #: may be another thread, or a finaliser, and takes it out without the lock.
+        self.held: set[object] = set()
         # Whether a statement has left anything but settings, undone since or not.
         self._soiled = False
 
@@ -206,6 +210,8 @@ class State:
             return False
         if self.pins or self.follows or self.overridden or self.undone or self._set_at_connect or self._soiled:
             return False
+        if self.held:
+            return False
         look = client.given_look(connection)
         return look is not None and look is self._client and look.is_still_true(connection)
 
@@ -240,7 +246,7 @@ class State:
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
         differs = () if reported == self.fresh else settings_of(self._changed_by_owner(self.fresh, reported))
-        if soiled or self._soiled or not resets.issuperset(differs):
+        if soiled or self._soiled or self.held or not resets.issuperset(differs):
             left.add(sql.SETTING)
         if not follows:
             names = frozenset()
@@ -266,6 +272,7 @@ class State:
         self.overridden.clear()
         self._set_at_connect.clear()
         self.undone.clear()
+        self.held.clear()
         self._soiled = False
 
 

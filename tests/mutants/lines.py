@@ -1498,10 +1498,10 @@ MUTANTS = [
         "what the server reports is not compared",
         "sessions/state.py",
         """
-        if soiled or self._soiled or not resets.issuperset(differs):
+        if soiled or self._soiled or self.held or not resets.issuperset(differs):
         """,
         """
-        if soiled or self._soiled:
+        if soiled or self._soiled or self.held:
         """,
         "test_session_state.py::test_state_that_a_function_leaves_does_not_reach_the_next_owner_either",
     ),
