@@ -17,6 +17,7 @@ import conn_hygiene
 from conn_hygiene import release_between_queries
 from conn_hygiene.sessions.sql import (
     ADVISORY_LOCK,
+    HELD_CURSOR,
     LISTEN,
     PREPARED,
     SEED,
@@ -25,6 +26,7 @@ from conn_hygiene.sessions.sql import (
     Placeholder,
     Setting,
     effect_of,
+    text_of,
 )
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
@@ -261,6 +263,10 @@ def test_state_that_is_undone_no_longer_pins(statement: str, undo: str) -> None:
             "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()",
         ),
         (
+            "DECLARE hygiene CURSOR WITH HOLD FOR SELECT pg_advisory_lock(815); SELECT pg_advisory_unlock_all()",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        ),
+        (
             "CLOSE ALL; DECLARE hygiene CURSOR WITH HOLD FOR SELECT 1",
             "SELECT count(*) FROM pg_cursors WHERE is_holdable",
         ),
@@ -279,6 +285,13 @@ def test_what_is_left_after_an_undoing_in_the_same_string_is_kept(statements: st
         ("UNLISTEN *; LISTEN a", {LISTEN}, set()),
         ("LISTEN a; UNLISTEN *", set(), {LISTEN}),
         ("UNLISTEN *; SELECT '\\'; LISTEN a; --'", {LISTEN}, set()),
+        ("CREATE TEMP TABLE a (n int); DISCARD TEMP", set(), {TEMPORARY}),
+        (
+            "DECLARE c CURSOR WITH HOLD FOR SELECT pg_advisory_lock(1); SELECT pg_advisory_unlock_all()",
+            {ADVISORY_LOCK, HELD_CURSOR, SETTING},
+            set(),
+        ),
+        ("SET LOCAL search_path = pg_temp; DISCARD TEMP", {TEMPORARY}, set()),
     ],
 )
 def test_what_a_string_undoes_is_not_what_it_leaves(statement: str, adds: set[str], removes: set[str]) -> None:
@@ -594,10 +607,34 @@ def said_of(statement: str, parameters: Any = None) -> list[str]:
         ("SELECT set_config('search_path', %s, true)", ["pg_temp, a"], [TEMPORARY]),
         ("SELECT set_config(%s, %s, true)", ["search_path", "pg_temp, a"], [TEMPORARY]),
         ("SET LOCAL search_path = %(path)s", {"path": "pg_temp"}, [TEMPORARY]),
+        # As with executemany(), whose parameters are others each time.
+        ("SET LOCAL search_path = %s", None, [TEMPORARY]),
+        ("SET search_path = a, %s", None, [TEMPORARY, "search_path"]),
+        ("SELECT set_config('search_path', %s, true)", None, [TEMPORARY]),
+        ("SELECT set_config(%s, %s, true)", None, [TEMPORARY]),
+        ("SELECT set_config('app.tenant', %s, true)", None, []),
+        ("SET LOCAL search_path = a", None, []),
+        ("SET search_path = a", None, ["search_path"]),
     ],
 )
 def test_reading_settings_from_parameters(statement: str, parameters: Any, settings: list[str]) -> None:
     assert said_of(statement, parameters) == sorted(settings)
+
+
+def test_all_of_a_template_string_is_read_but_what_is_a_parameter() -> None:
+    templatelib: Any = pytest.importorskip("string.templatelib", reason="template strings are new in Python 3.14")
+    template, interpolation = templatelib.Template, templatelib.Interpolation
+    inner = template("SELECT ", interpolation("it's", "a", None, "l"), " AS ", interpolation('"b"', "b", None, "i"))
+    for query, text in (
+        (template("SET LOCAL search_path TO ", interpolation("pg_temp", "p", None, "l")), "'pg_temp'"),
+        (template("SET LOCAL search_path TO ", interpolation("pg_temp", "p", None, "")), "%s"),
+        (template("SET LOCAL search_path TO ", interpolation(sql.Literal("pg_temp"), "p", None, "l")), "'pg_temp'"),
+    ):
+        assert text_of(query, None) == f"SET LOCAL search_path TO {text}"
+        assert said_of(f"{text_of(query, None)}") == [TEMPORARY]
+    assert text_of(template(interpolation(inner, "q", None, "q"), "; SET a.b = 1"), None) == (
+        """SELECT 'it''s' AS \"\"\"b\"\"\"; SET a.b = 1"""
+    )
 
 
 def receiver_that_sets(sender: Any, connection: Any, **kwargs: Any) -> None:

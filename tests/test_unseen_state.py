@@ -61,6 +61,38 @@ def past_an_undoing() -> None:
     run(CREATE)
 
 
+def past_an_undoing_in_one_session() -> None:
+    with connection.cursor():
+        run("SET search_path = pg_temp, public")
+        run("DISCARD TEMP")
+        run(CREATE)
+
+
+def past_an_undoing_that_is_committed() -> None:
+    with connection.cursor():
+        run("SET search_path = pg_temp")
+        with transaction.atomic():
+            run("DISCARD TEMP")
+        run(CREATE)
+
+
+def past_an_undoing_in_a_block() -> None:
+    with session_settings({"search_path": "pg_temp"}), connection.cursor():
+        run("DISCARD TEMP")
+        run(CREATE)
+
+
+def past_an_undoing_in_the_same_string() -> None:
+    run(f"SET search_path = pg_temp; DISCARD TEMP; {CREATE}")
+
+
+def with_a_path_of_many() -> None:
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.executemany("SET LOCAL search_path TO %s", [["public"], ["pg_temp"]])
+        run(CREATE)
+
+
 def with_a_path_that_is_computed() -> None:
     with transaction.atomic():
         run("SELECT set_config('search_path', 'pg_t' || 'emp', false)")
@@ -80,6 +112,11 @@ ways = pytest.mark.parametrize(
         in_a_block_in_a_transaction,
         in_a_block_where_the_first_schema_is_not_there,
         past_an_undoing,
+        past_an_undoing_in_one_session,
+        past_an_undoing_that_is_committed,
+        past_an_undoing_in_a_block,
+        past_an_undoing_in_the_same_string,
+        with_a_path_of_many,
         with_a_path_that_is_computed,
         with_a_path_that_is_computed_for_a_transaction,
     ],
@@ -94,13 +131,39 @@ def test_a_table_that_is_temporary_by_its_path_does_not_reach_the_next(create: C
     assert seen_by_others(TEMPORARY) == {0}
 
 
-@pytest.mark.parametrize("create", [in_a_block, in_a_block_in_a_transaction, past_an_undoing])
+@pytest.mark.parametrize(
+    "create",
+    [
+        in_a_block,
+        in_a_block_in_a_transaction,
+        past_an_undoing,
+        past_an_undoing_in_one_session,
+        past_an_undoing_that_is_committed,
+        past_an_undoing_in_a_block,
+        past_an_undoing_in_the_same_string,
+        with_a_path_of_many,
+    ],
+)
 @pytest.mark.usefixtures("releasing")
 def test_where_it_surely_is_it_is_kept_for_its_owner(create: Callable[[], None]) -> None:
     create()
     let_the_reaper_look()
     assert holds("default")
     assert run(TEMPORARY) == [(1,)]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_an_undoing_is_believed_where_no_path_makes_anything_temporary() -> None:
+    in_a_block()
+    assert holds("default")
+    run("DISCARD TEMP")
+    assert not holds("default")
+    run("SET search_path = public, pg_catalog")
+    with session_settings({"search_path": "public"}):
+        run("CREATE TEMP TABLE of_nobody_else (n int)")
+        assert holds("default")
+        run("DISCARD TEMP")
+        assert not holds("default")
 
 
 @pytest.mark.usefixtures("releasing")

@@ -204,6 +204,8 @@ class SessionClaim(Claim):
         the session is cleaned of them; and it is kept for its owner where they surely are.
         """
         if sql.makes_temporary(path):
+            with self._lock:
+                self.session_state.is_path_temporary = True
             # Also where a path that follows is set as the session is set up.
             self._pin(sql.Effect(frozenset({sql.TEMPORARY}), frozenset()), setting_up=False)
         elif path is not None and "pg_temp" in path.lower():

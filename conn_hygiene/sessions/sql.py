@@ -15,14 +15,17 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from psycopg.sql import Identifier, Literal
+
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import IN_NAME, LETTER
 from conn_hygiene.sessions.lexer import SPACE, Text, folded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import psycopg
+    from psycopg.sql import Composable
 
 # The reasons, as they stand in logs, in snapshot() and in the documentation.
 SETTING = "SET"
@@ -96,7 +99,9 @@ class Effect(NamedTuple):
             more, names = _of_setting(folded(name), local)
             adds |= more
             settings |= names
-            if folded(name) == _SEARCH_PATH and _has_pg_temp(parameters):
+            # One that is local here stands for a path that is a parameter: not known where there are many of each.
+            is_any = setting.is_local is True and parameters is None
+            if folded(name) == _SEARCH_PATH and (is_any or _has_pg_temp(parameters)):
                 adds |= {TEMPORARY}
         return Effect(adds, self.removes - adds, frozenset(settings))
 
@@ -301,6 +306,8 @@ class _Reader:
         self._adds: set[str] = set()
         self._removes: set[str] = set()
         self._settings: set[Setting] = set()
+        # What a statement has others, or the end of the transaction, leave after all that undoes it.
+        self._left_again: set[str] = set()
 
     def effect(self) -> Effect:
         if self._text.unreadable:
@@ -333,7 +340,7 @@ class _Reader:
         if any(not self._takes_a_row(into.start(), start, end) for into in _INTO_TEMP.finditer(plain, start, end)):
             self._adds.add(TEMPORARY)
         undone = _UNDOINGS.get(tuple(itertools.islice(self._text.tokens(start, end), _LONGEST_UNDOING + 1)))
-        if undone and self._certain:
+        if undone and self._certain and undone not in self._left_again:
             self._removes.add(undone)
             self._adds.discard(undone)
         position = self._beginning(start, end)
@@ -404,8 +411,10 @@ class _Reader:
         if reason:
             self._adds.add(reason)
         if calls:
-            # After all that undoes what it has left so far, it may leave the same again.
+            # After all that undoes what it has left so far, it may leave the same again; WITH HOLD, as the transaction
+            # ends.
             self._adds.add(SETTING)
+            self._left_again |= self._adds
 
     def _is_temporary(self, start: int, end: int) -> bool:
         for token in itertools.islice(self._text.tokens(start, end), 5):
@@ -453,6 +462,7 @@ class _Reader:
             content = self._text.value(token)
             if content is None or "pg_temp" in content.lower():
                 self._adds.add(TEMPORARY)
+                self._left_again.add(TEMPORARY)
 
     def _take(self, names: Iterable[str | Placeholder] | None, local: bool | Placeholder) -> None:
         if names is None:
@@ -604,14 +614,23 @@ def text_of(query: Any, connection: psycopg.Connection[Any] | None) -> str | Non
     try:
         if hasattr(query, "as_string"):
             return str(query.as_string(connection))
-        # A template string (Python 3.14). An interpolation is a value, or a piece of SQL that knows its own text.
-        return "".join(
-            part if isinstance(part, str) else (text_of(part.value, connection) or "")
-            for part in query
-            if isinstance(part, str) or part.format_spec in ("q", "i") or hasattr(part.value, "as_string")
-        )
+        # A template string (Python 3.14).
+        return "".join(part if isinstance(part, str) else _interpolated(part, connection) for part in query)
     except Exception as error:
         # Whatever is wrong with the query, psycopg will say it better.
         if is_of_handler(error):
             raise
         return None
+
+
+def _interpolated(part: Any, connection: psycopg.Connection[Any] | None) -> str:
+    """Return what psycopg makes of *part* of a template string, an interpolation; a placeholder for a parameter."""
+    if part.format_spec == "q" or hasattr(part.value, "as_string"):
+        return text_of(part.value, connection) or ""
+    if part.format_spec in _QUOTED:
+        return _QUOTED[part.format_spec](part.value).as_string(connection)
+    return "%s"
+
+
+# How psycopg quotes what is no parameter, by how a template string asks for it.
+_QUOTED: dict[str, Callable[[Any], Composable]] = {"i": Identifier, "l": Literal}

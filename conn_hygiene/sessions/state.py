@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Reported, and changed by an administrator who has a server take no writes.
 READ_ONLY = "default_transaction_read_only"
 
+_PATH = "search_path"
+
 # What the server reports on its own at every change (PostgreSQL documentation, "Asynchronous Operations"), as far as a
 # change of it is the session's own doing. search_path is reported from PostgreSQL 18 on.
 _REPORTED = tuple(
@@ -86,6 +88,7 @@ class State:
         "follows",
         "fresh",
         "held",
+        "is_path_temporary",
         "overridden",
         "parameters",
         "pins",
@@ -113,6 +116,8 @@ class State:
         #: The cursors ``WITH HOLD`` that psycopg may have declared, and whose ``CLOSE`` nobody has seen. Who closes one
         #: may be another thread, or a finaliser, and takes it out without the lock.
         self.held: set[object] = set()
+        #: Whether a ``search_path`` was set that has what is created be temporary, whatever was undone since.
+        self.is_path_temporary = False
         # Whether a statement has left anything but settings, undone since or not.
         self._soiled = False
 
@@ -140,6 +145,8 @@ class State:
             return []
         self._soiled = True
         self.undone -= adds
+        if sql.TEMPORARY in adds and _PATH in names:
+            self.is_path_temporary = True
         if setting_up and not adds & INDELIBLE:
             return []
         return self._pin(adds - HARMLESS, of_hold=of_hold)
@@ -173,12 +180,18 @@ class State:
             if in_transaction and reason not in _NOT_TRANSACTIONAL:
                 self.undone.add(reason)
             else:
-                self.pins.pop(reason, None)
+                self._unpin(reason)
+
+    def _unpin(self, reason: str) -> None:
+        if reason == sql.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
+            # What is created from here on is temporary, too.
+            return
+        self.pins.pop(reason, None)
 
     def confirm_undone(self, left: frozenset[str]) -> None:
         """Take note of what the server has *left* of all that was to be undone by a commit."""
         for reason in self.undone - left:
-            self.pins.pop(reason, None)
+            self._unpin(reason)
         self.undone.clear()
 
     def note_changes(
@@ -273,7 +286,7 @@ class State:
         self._set_at_connect.clear()
         self.undone.clear()
         self.held.clear()
-        self._soiled = False
+        self._soiled = self.is_path_temporary = False
 
 
 # What every backend sets up in a new session, and may have set up differently from the server.
