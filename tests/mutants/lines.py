@@ -1617,6 +1617,72 @@ MUTANTS = [
         "test_client_state.py::test_a_receiver_that_notes_on_the_connection_what_it_has_done_does_it_at_each_checkout",
     ),
     _mutant(
+        "what is called as an attribute of something else of psycopg's is the next one's",
+        "sessions/client.py",
+        """
+        if owner is None or (owner == "self") == on_self
+        """,
+        """
+        if True
+        """,
+        "test_client_state.py::test_nor_does_one_that_is_called_as_another_of_psycopg_s_or_its_pool_s",
+    ),
+    _mutant(
+        "what is in the place of a method is the next one's",
+        "sessions/client.py",
+        """
+        kept.discard(name)
+        """,
+        """
+        pass
+        """,
+        "test_client_state.py::test_what_connections_of_ones_own_class_set_on_themselves_is_kept_but_for_methods",
+    ),
+    _mutant(
+        "what wraps a method is gone for good if somebody has wrapped it once more",
+        "sessions/client.py",
+        """
+        connection.__dict__.update(given.wrapped)
+        """,
+        """
+        pass
+        """,
+        "test_client_state.py::test_what_wraps_methods_as_a_connection_opens_goes_on_to_do_so",
+    ),
+    _mutant(
+        "a held cursor is taken for closed in a transaction that has failed",
+        "leases/cursors.py",
+        """
+        if is_sent:
+            lease.session_state.held.discard(cursor)
+        """,
+        """
+        lease.session_state.held.discard(cursor)
+        """,
+        "test_unseen_state.py::test_a_held_cursor_that_is_not_closed_reaches_nobody_else",
+    ),
+    _mutant(
+        "a session with a held cursor in it is taken for untouched",
+        "sessions/state.py",
+        """
+        if self.held:
+            return False
+        """,
+        "",
+        "test_unseen_state.py::test_a_held_cursor_that_is_not_closed_reaches_nobody_else",
+    ),
+    _mutant(
+        "a column is taken for the command that it is called as",
+        "sessions/sql.py",
+        """
+        return row is not None and (row["inside"] is not None or row.start("word") == self._verb(start, end))
+        """,
+        """
+        return row is not None
+        """,
+        "test_session_state.py::test_a_column_may_be_called_as_the_command_that_takes_a_row",
+    ),
+    _mutant(
         "an open cursor on the server is left to the next owner",
         "leases/session_claim.py",
         """
@@ -1670,6 +1736,41 @@ MUTANTS = [
         pass
         """,
         "test_following.py::test_a_cleaned_session_is_set_up_as_its_pool_does",
+    ),
+    _mutant(
+        "a session that was reset with all else is not set up anew",
+        "sessions/cleaning.py",
+        """
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        """
+        _, rows = _asked_and_reset(connection, plan, asked, fresh)
+        """,
+        "test_following.py::test_a_role_that_is_assumed_is_that_of_the_next_as_well",
+    ),
+    _mutant(
+        "a backend's own part of the set-up is taken for Django's",
+        "pools/configuring.py",
+        """
+        return tuple(getattr(backend, name, None) for name in SETTING_UP) == _DJANGOS
+        """,
+        """
+        return True
+        """,
+        "test_following.py::test_the_servers_default_goes_over_what_a_backend_of_ones_own_sets",
+    ),
+    _mutant(
+        "a reset that fails in a transaction of its own has failed for good",
+        "sessions/cleaning.py",
+        """
+        if plan.left or connection.closed:
+            raise
+        """,
+        """
+        if plan.left or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise
+        """,
+        "test_following.py::test_what_cannot_be_reset_one_by_one_is_reset_together",
     ),
     _mutant(
         "the cursors of a connection that goes back still tell the lease",
@@ -1740,41 +1841,6 @@ MUTANTS = [
         plan, rows = _asked_and_reset(connection, plan, asked, fresh)
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
-    ),
-    _mutant(
-        "a session that was reset with all else is not set up anew",
-        "sessions/cleaning.py",
-        """
-        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
-        """,
-        """
-        _, rows = _asked_and_reset(connection, plan, asked, fresh)
-        """,
-        "test_following.py::test_a_role_that_is_assumed_is_that_of_the_next_as_well",
-    ),
-    _mutant(
-        "a backend's own part of the set-up is taken for Django's",
-        "pools/configuring.py",
-        """
-        return tuple(getattr(backend, name, None) for name in SETTING_UP) == _DJANGOS
-        """,
-        """
-        return True
-        """,
-        "test_following.py::test_the_servers_default_goes_over_what_a_backend_of_ones_own_sets",
-    ),
-    _mutant(
-        "a reset that fails in a transaction of its own has failed for good",
-        "sessions/cleaning.py",
-        """
-        if plan.left or connection.closed:
-            raise
-        """,
-        """
-        if plan.left or connection.pgconn.transaction_status != TransactionStatus.IDLE:
-            raise
-        """,
-        "test_following.py::test_what_cannot_be_reset_one_by_one_is_reset_together",
     ),
     _mutant(
         "what is set is not read where its session ends",
@@ -2231,7 +2297,82 @@ MUTANTS = [
         """,
         "test_catalogue.py::TestFunctions::test_each",
     ),
+    _mutant(
+        "a function that executes what it is given is not read",
+        "sessions/catalogue.py",
+        """
+        *_STEMS,
+        """,
+        "",
+        "test_catalogue.py::TestFunctions::test_what_leaves_something_is_found_wherever_it_is_called",
+    ),
+    _mutant(
+        "what a string says of a temporary table is taken for its end",
+        "sessions/catalogue.py",
+        """
+        if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
+        """,
+        """
+        if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(statement):
+        """,
+        "test_catalogue.py::TestFunctions::test_each",
+    ),
     # ##### What is undone #####
+    _mutant(
+        "an undoing is believed in a string whose path has all be temporary",
+        "sessions/sql.py",
+        """
+        self._left_again.add(TEMPORARY)
+        """,
+        """
+        pass
+        """,
+        "test_session_state.py::test_what_a_string_undoes_is_not_what_it_leaves",
+    ),
+    _mutant(
+        "an undoing is believed of what a held cursor does as its transaction ends",
+        "sessions/sql.py",
+        """
+        self._left_again |= self._adds
+        """,
+        """
+        pass
+        """,
+        "test_session_state.py::test_what_a_string_undoes_is_not_what_it_leaves",
+    ),
+    _mutant(
+        "an undoing is believed where a path has all be temporary",
+        "sessions/state.py",
+        """
+        if reason == sql.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
+        """,
+        """
+        if False:
+        """,
+        "test_unseen_state.py::test_where_it_surely_is_it_is_kept_for_its_owner",
+    ),
+    _mutant(
+        "an undoing is believed where a block's path has all be temporary",
+        "leases/session_claim.py",
+        """
+        self.session_state.is_path_temporary = True
+        """,
+        """
+        pass
+        """,
+        "test_unseen_state.py::test_where_it_surely_is_it_is_kept_for_its_owner",
+    ),
+    _mutant(
+        "of the paths that a statement is executed with, none is minded",
+        "sessions/sql.py",
+        """
+        is_any = setting.is_local is True and parameters is None
+        """,
+        """
+        is_any = False
+        """,
+        "test_session_state.py::test_reading_settings_from_parameters",
+    ),
     _mutant(
         "an undoing is believed before its commit",
         "sessions/state.py",
