@@ -188,8 +188,8 @@ CALLERS = Feature(
 )
 ASYNC_TASKS = Feature(
     "async-tasks",
-    "Code under asyncio.run in a Celery task queries in the process's one thread for it, whose connections stay open; "
-    "reports do not name the sockets of Channels.",
+    "Code under asyncio.run in a Celery task, and asynchronous actors of Dramatiq, query in the process's one thread "
+    "for it, whose connections stay open; reports do not name the sockets of Channels.",
 )
 GREEN_THREADS = Feature(
     "green-threads",
@@ -711,7 +711,7 @@ NAMES: tuple[Name, ...] = (
         _SYNC_TO_ASYNC,
         ASYNC_TASKS,
         {
-            "context_to_thread_executor": "Gives a task or socket a thread of its own, as Django has for a request.",
+            "context_to_thread_executor": "Gives a job or socket a thread of its own, as Django has for a request.",
             "thread_sensitive_context": "As above.",
         },
     ),

@@ -97,7 +97,7 @@ def test_every_module_of_a_package_is_listed_below_those_that_it_imports() -> No
 def test_every_thread_is_listed() -> None:
     """By the names that they are given: of workers, that is their lane's."""
     code = "".join(file.read_text("utf-8") for file in PACKAGE.rglob("*.py"))
-    found = re.findall(r'(?:\bThread\(.*\bname=|\b(?:JobThread|daemon_thread)\()"(conn-hygiene-[^"]+)"', code)
+    found = re.findall(r'(?:\bThread\(.*\bname=|\b(?:JobThread|covered|daemon_thread)\()"(conn-hygiene-[^"]+)"', code)
     lanes = re.findall(r'_workers\.put\((?:f"{[\w.]+}( [a-z]+)"|(_[A-Z]+)),', code)
     found += [f"conn-hygiene-{f'<alias>{kind}' if kind else getattr(reaper, constant)}" for kind, constant in lanes]
     assert sorted(found) == sorted(THREAD_ROW.findall(_page()))

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import SyncToAsync, sync_to_async
-from django.db import connection, transaction
+from asgiref.testing import ApplicationCommunicator
+from django.core.asgi import get_asgi_application
+from django.db import connection, connections, transaction
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.urls import path
 
 import conn_hygiene
 from conn_hygiene import internals
 from conn_hygiene.contrib.channels import ConnectionHygieneMiddleware
+from conn_hygiene.work import serving
 from tests.waiting import holds, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "unpooled", "persistent"]),
+    pytest.mark.urls(__name__),
+]
 
 SCOPE = {"type": "websocket", "path": "/ws/orders/1/"}
 
@@ -80,6 +90,93 @@ def test_what_one_socket_sets_no_other_has() -> None:
 
     run(sets, reads)
     assert read == ["", "42"]
+
+
+def ask(alias: str, sql: str) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+
+def set_tenant(alias: str) -> Any:
+    return ask(alias, "SELECT set_config('app.tenant', '42', false)")
+
+
+def tenant(alias: str) -> Any:
+    return ask(alias, "SELECT coalesce(current_setting('app.tenant', true), '')")
+
+
+@pytest.mark.parametrize("alias", ["default", "unpooled", "persistent"])
+@pytest.mark.parametrize("grace", [0, 60])
+def test_what_a_socket_sets_in_a_thread_that_outlives_it_no_other_has(alias: str, grace: float, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": grace, "UNPOOLED_RELEASE_AFTER": grace}
+    read = []
+
+    async def sets() -> None:
+        await asyncio.to_thread(set_tenant, alias)
+        # Within the socket, it follows.
+        read.append(await sync_to_async(tenant, thread_sensitive=False)(alias))
+
+    async def reads() -> None:
+        read.append(await asyncio.to_thread(tenant, alias))
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await serve(sets)
+        await serve(reads)
+        await asyncio.to_thread(connections.close_all)
+
+    asyncio.run(main())
+    assert read == ["42", ""]
+
+
+def close_another_response() -> None:
+    with tempfile.TemporaryFile() as file:
+        FileResponse(file).close()
+
+
+def test_the_end_of_another_response_is_not_the_sockets() -> None:
+    def work() -> None:
+        set_tenant("persistent")
+        label = serving.label
+        close_another_response()
+        assert serving.label == label == "WEBSOCKET /ws/orders/1/"
+        assert tenant("persistent") == "42"
+
+    async def consumer() -> None:
+        await sync_to_async(work)()
+
+    run(consumer)
+
+
+def sets_and_says(request: HttpRequest) -> HttpResponse:
+    said = tenant("default")
+    set_tenant("default")
+    return HttpResponse(f"{said} {serving.label}")
+
+
+urlpatterns = [path("sets/", sets_and_says)]
+
+
+def test_an_application_of_djangos_inside_is_a_request_as_ever(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    settings.MIDDLEWARE = ["conn_hygiene.middleware.ConnectionHygieneMiddleware"]
+    application = ConnectionHygieneMiddleware(get_asgi_application())
+
+    async def get() -> bytes:
+        scope = {"type": "http", "method": "GET", "path": "/sets/", "query_string": b"", "headers": []}
+        communicator = ApplicationCommunicator(application, scope)
+        await communicator.send_input({"type": "http.request"})
+        await communicator.receive_output(10)
+        body: bytes = (await communicator.receive_output(10))["body"]
+        await communicator.wait(10)
+        return body
+
+    async def main() -> list[bytes]:
+        return [await get(), await get()]
+
+    assert asyncio.run(main()) == [b" GET /sets/"] * 2
+    assert not holds("default")
+    assert not caplog.records
 
 
 def test_two_sockets_query_at_the_same_time() -> None:

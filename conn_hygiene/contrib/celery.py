@@ -23,7 +23,6 @@ from conn_hygiene.contrib import jobs
 from conn_hygiene.forks import discarding
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.masking import printable
-from conn_hygiene.scopes import release_between_queries
 from conn_hygiene.transactions import left_open
 
 if TYPE_CHECKING:
@@ -130,26 +129,7 @@ def _task(label: str) -> Iterator[None]:
     label = printable(label)
     jobs.begin(label)
     try:
-        with release_between_queries(), _thread_for_async(label):
+        with jobs.covered("conn-hygiene-task", label, logger):
             yield
     finally:
         left_open.request_finished()
-
-
-@contextmanager
-def _thread_for_async(label: str) -> Iterator[None]:
-    """Have code under ``asyncio.run`` query in a thread of the task's own, as Django has it for a request under ASGI.
-
-    The thread that asgiref would take is the process's, for all tasks, and keeps connections that nobody closes.
-    """
-    if not internals.ASYNC_TASKS.available:
-        yield
-        return
-    thread = jobs.JobThread("conn-hygiene-task", label, logger)
-    try:
-        with thread.installed():
-            yield
-    finally:
-        ended = thread.end(wait=True)
-        if ended is not None:
-            ended.result()

@@ -16,7 +16,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from conn_hygiene import installation, internals
 from conn_hygiene.contrib.jobs import JobThread
 from conn_hygiene.masking import printable
-from conn_hygiene.scopes import release_between_queries
+from conn_hygiene.scopes import RequestScope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,7 +31,8 @@ class ConnectionHygieneMiddleware:
 
     An ASGI application around another: ``ConnectionHygieneMiddleware(URLRouter([...]))``. Each socket runs inside
     :func:`~conn_hygiene.release_between_queries`, and what is thread-sensitive in it, such as its queries, in a thread
-    of its own, which begins with the first of them and ends with the socket. Reports and
+    of its own, which begins with the first of them and ends with the socket. What it leaves in the session of a thread
+    that outlives it, such as that of ``asyncio.to_thread``, reaches no other socket. Reports and
     :func:`~conn_hygiene.snapshot` have its path where they have a request's. After it, connections go back to the pool,
     or are closed; a transaction that is still open is rolled back, with a warning.
     """
@@ -39,7 +40,7 @@ class ConnectionHygieneMiddleware:
     def __init__(self, app: Application) -> None:
         installation.install_for(f"{type(self).__module__}.{type(self).__qualname__}")
         self.app = app
-        self._release = release_between_queries()
+        self._socket = RequestScope()
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         """Run the application inside, or as it is where *scope* is the server's life and no client's."""
@@ -47,7 +48,7 @@ class ConnectionHygieneMiddleware:
             await self.app(scope, receive, send)
             return
         async with _thread(_label(scope)):
-            with self._release.step():
+            with self._socket.step():
                 await self.app(scope, receive, send)
 
 

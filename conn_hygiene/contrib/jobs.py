@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import Error, connections
 
+from conn_hygiene import internals
+from conn_hygiene.scopes import RequestScope
 from conn_hygiene.transactions import left_open
 from conn_hygiene.work import serving
 
@@ -71,6 +74,34 @@ def begin(label: str) -> None:
     left_open.request_started()
 
 
+@contextmanager
+def covered(name: str, label: str, logger: Logger) -> Iterator[None]:
+    """Be in the scope of one job, and have what is asynchronous in it query in a thread of its own.
+
+    The thread that asgiref would take is the process's, for all jobs, and keeps connections that nobody closes. In
+    other threads that outlive the job, such as those of an executor, what it leaves reaches no other job.
+
+    :param name: as for :class:`JobThread`, as are the others.
+    """
+    with RequestScope(), _thread_for_async(name, label, logger):
+        yield
+
+
+@contextmanager
+def _thread_for_async(name: str, label: str, logger: Logger) -> Iterator[None]:
+    if not internals.ASYNC_TASKS.available:
+        yield
+        return
+    thread = JobThread(name, label, logger)
+    try:
+        with thread.installed():
+            yield
+    finally:
+        ended = thread.end(wait=True)
+        if ended is not None:
+            ended.result()
+
+
 def close_connections(logger: Logger) -> None:
     """Close the running thread's connections, or give them back to their pools; *logger* has those that were broken."""
     for wrapper in connections.all(initialized_only=True):
@@ -81,11 +112,14 @@ def close_connections(logger: Logger) -> None:
             logger.info("Connection %r was broken when it was closed.", wrapper.alias, exc_info=True)
 
 
+# Both outside of all scopes: a thread may have the context of whoever has started it, as it does without a GIL.
+
+
 def _start(label: str, started: threading.Event) -> None:
     started.set()
-    begin(label)
+    Context().run(begin, label)
 
 
 def _end(logger: Logger) -> None:
-    left_open.request_finished()
+    Context().run(left_open.request_finished)
     close_connections(logger)

@@ -2662,6 +2662,30 @@ MUTANTS = [
         "test_whose_request.py::test_what_is_set_in_a_thread_of_an_executor_reaches_no_other_request",
     ),
     _mutant(
+        "what a socket sets in a thread of an executor follows into the next socket",
+        "contrib/channels.py",
+        """
+        self._socket = RequestScope()
+        """,
+        """
+        self._socket = __import__("conn_hygiene").release_between_queries()
+        """,
+        "test_sockets.py::test_what_a_socket_sets_in_a_thread_that_outlives_it_no_other_has",
+        "test_sockets.py::test_the_end_of_another_response_is_not_the_sockets",
+    ),
+    _mutant(
+        "what a job sets in a thread of an executor follows into the next job",
+        "contrib/jobs.py",
+        """
+        with RequestScope(), _thread_for_async(name, label, logger):
+        """,
+        """
+        with __import__("conn_hygiene").release_between_queries(), _thread_for_async(name, label, logger):
+        """,
+        "test_queue_jobs.py::test_what_a_job_sets_in_a_thread_that_outlives_it_no_other_has",
+        "test_queue_jobs.py::test_the_end_of_a_response_in_a_job_is_not_the_jobs",
+    ),
+    _mutant(
         "what another request has left in the session of an executor's thread stays there",
         "leases/lease.py",
         """

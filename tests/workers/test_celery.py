@@ -45,7 +45,7 @@ def test_what_a_task_leaves_running_in_an_event_loop_goes_on() -> None:
         return await sync_to_async(lambda: 42)()
 
     try:
-        with contrib._thread_for_async("task late"):
+        with contrib.jobs._thread_for_async("conn-hygiene-task", "task late", contrib.logger):
             late_on = asyncio.run_coroutine_threadsafe(late(), loop)
         over.set()
         assert late_on.result(SECONDS) == 42
