@@ -567,7 +567,7 @@ NAMES: tuple[Name, ...] = (
         STREAMING,
         {
             "_iterator": "The body itself; streaming_content wraps it, and does not close it.",
-            "_resource_closers": "Has the body of an asynchronous response closed with it, and not by the collector.",
+            "_resource_closers": "What is closed with a response is closed in the scopes around its body.",
         },
     ),
     *_names(_WRAPPER, RETRIES, {"atomic_blocks": "Tells a transaction around, and whose hooks run first."}),

@@ -281,11 +281,21 @@ def cover_streaming(response: StreamingHttpResponse, scope: Scope) -> None:
         return
     # What `streaming_content` returns is an iterator around this one, that does not close it.
     body = response._iterator  # type: ignore[attr-defined]
+    # Django has the body's own close() listed here, and that of whatever covers it already. Each is called ahead of the
+    # one of ours, and may run what the body does in the end.
+    closers: list[Callable[[], Any]] = response._resource_closers  # type: ignore[attr-defined]
+    closers[:] = [functools.partial(_close_inside, scope, close) for close in closers]
     if response.is_async:
         response.streaming_content = steps = _asteps(scope, body)
-        response._resource_closers.append(functools.partial(_close_in_request, steps))  # type: ignore[attr-defined]
+        closers.append(functools.partial(_close_in_request, steps))
     else:
         response.streaming_content = _steps(scope, body)
+
+
+def _close_inside(scope: Scope, close: Callable[[], Any]) -> None:
+    # On an event loop no query can run, and what needs a thread of its own is not to keep the rest from it.
+    with nullcontext() if is_on_event_loop() else scope.around_generator(), scope.step():
+        close()
 
 
 def _close_in_request(generator: AsyncGenerator[Any, Any]) -> None:
@@ -307,12 +317,19 @@ _END = object()
 
 def _steps(scope: Scope, iterator: Iterator[Any]) -> Iterator[Any]:
     with scope.around_generator():
-        while True:
+        try:
+            while True:
+                with scope.step():
+                    item = next(iterator, _END)
+                if item is _END:
+                    return
+                yield item
+        finally:
             with scope.step():
-                item = next(iterator, _END)
-            if item is _END:
-                return
-            yield item
+                if inspect.isgenerator(iterator):
+                    iterator.close()
+                # A generator may be inside of it, which nobody closes: it ends with the last reference.
+                del iterator
 
 
 async def _asteps(scope: Scope, iterator: AsyncIterator[Any]) -> AsyncGenerator[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -1042,6 +1043,158 @@ def test_the_body_of_a_streaming_response() -> None:
     assert value() is None
     assert b"".join(response) == b"11"
     assert value() is None
+
+
+class Rows:
+    """A body that is more than an iterator: each ``for`` over it is a generator, and it has to be closed itself."""
+
+    def __init__(self, seen: list[str | None], *, closes: bool) -> None:
+        self._seen = seen
+        if closes:
+            self.close = self._note
+
+    def _note(self) -> None:
+        self._seen.append(value())
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield str(value())
+            yield str(value())
+        finally:
+            self._note()
+
+
+def generator(seen: list[str | None]) -> Any:
+    return iter(Rows(seen, closes=False))
+
+
+def mapped(seen: list[str | None]) -> Any:
+    return map(str.strip, generator(seen))
+
+
+def without_a_close(seen: list[str | None]) -> Any:
+    return Rows(seen, closes=False)
+
+
+def with_a_close(seen: list[str | None]) -> Any:
+    return Rows(seen, closes=True)
+
+
+every_body = pytest.mark.parametrize("body", [generator, mapped, without_a_close, with_a_close])
+
+
+@every_body
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_body_whose_client_goes_away_cleans_up_under_them(
+    body: Callable[[list[str | None]], Any], parts: int
+) -> None:
+    seen: list[str | None] = []
+
+    @tenant(1)
+    def view() -> StreamingHttpResponse:
+        return StreamingHttpResponse(body(seen))
+
+    response = view()
+    got = [*itertools.islice(response, parts)]
+    assert got == [b"1"] * min(parts, 2)
+    response.close()
+    assert seen == ["1"] * (2 if body is with_a_close else 1)
+    assert value() is None
+
+
+def test_a_body_that_is_never_asked_for_is_closed_under_them() -> None:
+    seen: list[str | None] = []
+    response = tenant(1)(lambda: StreamingHttpResponse(Rows(seen, closes=True)))()
+    response.close()
+    assert seen == ["1"]
+    assert value() is None
+
+
+class Outer:
+    """A middleware between two that cover bodies, which puts a body of its own around the view's."""
+
+    def __init__(self, view: Callable[[], StreamingHttpResponse]) -> None:
+        self._view = view
+
+    def __call__(self) -> StreamingHttpResponse:
+        response = self._view()
+        parts = response.streaming_content
+        # As GZipMiddleware does it: nothing closes the inner one with the outer.
+        response.streaming_content = (part for part in parts)
+        return response
+
+
+def other() -> str | None:
+    return value("app.other")
+
+
+@pytest.mark.parametrize("between", [Outer, lambda view: view], ids=["with one between", "with none"])
+def test_it_does_so_under_those_of_all_scopes(between: Any) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    @tenant(1)
+    def view() -> StreamingHttpResponse:
+        def body() -> Iterator[str]:
+            try:
+                yield f"{value()} {other()}"
+                yield "never"
+            finally:
+                seen.append((value(), other()))
+
+        return StreamingHttpResponse(body())
+
+    response = session_settings({"app.other": 2})(between(view))()
+    assert next(iter(response)) == b"1 2"
+    response.close()
+    assert seen == [("1", "2")]
+    assert (value(), other()) == (None, None)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_so_does_an_asynchronous_one(parts: int) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    @session_settings({"app.other": 2})
+    @tenant(1)
+    async def view() -> StreamingHttpResponse:
+        async def body() -> AsyncIterator[str]:
+            try:
+                for _ in range(2):
+                    yield f"{await sync_to_async(value)()} {await sync_to_async(other)()}"
+            finally:
+                seen.append((await sync_to_async(value)(), await sync_to_async(other)()))
+
+        return StreamingHttpResponse(body())
+
+    async def serve() -> list[bytes]:
+        response = await view()
+        got: list[bytes] = []
+        async for part in response:
+            got.append(part)
+            if len(got) == parts:
+                break
+        # As Django's handler does it.
+        await sync_to_async(response.close)()
+        return got
+
+    assert async_to_sync(serve)() == [b"1 2"] * min(parts, 2)
+    assert seen == [("1", "2")]
+    assert (value(), other()) == (None, None)
+
+
+async def test_a_body_is_closed_on_an_event_loop_as_well() -> None:
+    closed = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"1"])
+
+        def close(self) -> None:
+            closed.append(threading.get_ident())
+
+    response = await sync_to_async(tenant(1)(lambda: StreamingHttpResponse(Body())))()
+    response.close()
+    assert closed == [threading.get_ident()]
 
 
 # ##### Middleware: the example of the how-to #####

@@ -2788,6 +2788,48 @@ MUTANTS = [
         """,
         "test_turns.py::test_a_pool_that_keeps_nothing_serves_who_comes[None]",
     ),
+    # ##### Bodies whose clients go away #####
+    _mutant(
+        "a body is closed outside of the scopes that cover it",
+        "scoping.py",
+        """
+        closers[:] = [functools.partial(_close_inside, scope, close) for close in closers]
+        """,
+        """
+        pass
+        """,
+        "test_session_settings.py::test_a_body_whose_client_goes_away_cleans_up_under_them[1-generator]",
+        "test_session_settings.py::test_it_does_so_under_those_of_all_scopes",
+        "test_session_settings.py::test_so_does_an_asynchronous_one[1]",
+    ),
+    _mutant(
+        "a body's generator is left to the garbage collector",
+        "scoping.py",
+        """
+        if inspect.isgenerator(iterator):
+            iterator.close()
+        # A generator may be inside of it, which nobody closes: it ends with the last reference.
+        del iterator
+        """,
+        """
+        pass
+        """,
+        "test_session_settings.py::test_a_body_whose_client_goes_away_cleans_up_under_them[1-without_a_close]",
+        "test_session_settings.py::test_a_body_whose_client_goes_away_cleans_up_under_them[1-mapped]",
+    ),
+    _mutant(
+        "what is closed on an event loop is not",
+        "scoping.py",
+        """
+        with nullcontext() if is_on_event_loop() else scope.around_generator(), scope.step():
+            close()
+        """,
+        """
+        with scope.around_generator(), scope.step():
+            close()
+        """,
+        "test_session_settings.py::test_a_body_is_closed_on_an_event_loop_as_well",
+    ),
     # ##### What cannot be decorated, or asked for #####
     _mutant(
         "a queue's task is decorated",
