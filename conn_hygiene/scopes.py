@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, overload
@@ -151,43 +153,98 @@ class _Hold(_PolicyScope):
                         lease.reconsider()
 
 
+class _ClosingEntry:
+    """One entering of ``closing_connections``, and the aliases that were open then, or were so but for a release.
+
+    Both sets are written in the thread of the connections: as the block begins, and by others that end beside it.
+    """
+
+    def __init__(self, scope: _Closing, around: tuple[_ClosingEntry, ...]) -> None:
+        self.scope = scope
+        self.before: set[str] = set()
+        self.given_back: set[str] = set()
+        # Those in whose middle it was entered.
+        self.around = around
+        # Written once, by whichever thread ends it.
+        self.over = False
+        # A forked process has the parent's entries, and none of its tasks.
+        self.pid = os.getpid()
+
+    def covers(self, alias: str) -> bool:
+        return self.scope._using is None or alias in self.scope._using
+
+    def leave_to(self, others: list[_ClosingEntry], alias: str) -> None:
+        """Have *others*, of which one ends last, do with *alias* what is to be done at this one's end."""
+        for other in others:
+            other.before.discard(alias)
+            if alias in self.given_back:
+                other.given_back.add(alias)
+            else:
+                other.given_back.discard(alias)
+
+
+class _Closings(threading.local):
+    """The blocks of ``closing_connections`` that have begun with the connections of the running thread.
+
+    Each thread has its own list, which it alone reads and writes, and so without a lock. Coroutines whose queries share
+    a thread have blocks in it that overlap, as do generators that take turns. A block whose end is not told, since it
+    was left in another context, is there for as long as the contexts are that have entered it.
+    """
+
+    _entries: tuple[weakref.ref[_ClosingEntry], ...] = ()
+
+    def begin(self, entry: _ClosingEntry) -> None:
+        self._entries = (*map(weakref.ref, self._active()), weakref.ref(entry))
+
+    def beside(self, entry: _ClosingEntry) -> list[_ClosingEntry]:
+        """Return the blocks that go on as *entry* ends, but for those around it, which wait for that."""
+        return [other for other in self._active() if other is not entry and other not in entry.around]
+
+    def _active(self) -> list[_ClosingEntry]:
+        found = (entry() for entry in self._entries)
+        return [entry for entry in found if entry is not None and not entry.over and entry.pid == os.getpid()]
+
+
+_closings = _Closings()
+
+
 class _Closing(Scope):
     name = "closing_connections"
     lasts = True
     _entered = ContextVar("conn_hygiene_closing", default=())
 
-    class Entry:
-        """One entering, and the aliases that were open then, or were so but for a release."""
+    def _entry(self) -> _ClosingEntry:
+        return _ClosingEntry(self, self._entered.get())
 
-        def __init__(self, scope: _Closing) -> None:
-            self.scope = scope
-            self.before: set[str] = set()
-            self.given_back: set[str] = set()
-
-    def _entry(self) -> Entry:
-        return self.Entry(self)
-
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: _ClosingEntry) -> None:
         for wrapper in _wrappers(self._using):
             if _is_open(wrapper) or _has_other_autocommit(wrapper):
                 entry.before.add(wrapper.alias)
             elif _is_given_back(wrapper):
                 entry.given_back.add(wrapper.alias)
+        _closings.begin(entry)
 
-    def _end(self, entry: Entry | None) -> None:
+    def _end(self, entry: _ClosingEntry | None) -> None:
         # None: left in another context, where it is not known what was open before.
         if entry is None:
             return
+        entry.over = True
+        beside = _closings.beside(entry)
         told: list[Callable[[], None]] = []
         with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
                 if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
+                    # They may be using it: what is in its session, its transaction, its cursors.
+                    others = [other for other in beside if other.covers(wrapper.alias)]
+                    if others:
+                        entry.leave_to(others, wrapper.alias)
+                        continue
                     with errors.of(wrapper):
                         self._close(wrapper, entry, told)
             for tell in told:
                 tell()
 
-    def _close(self, wrapper: BaseDatabaseWrapper, entry: Entry, told: list[Callable[[], None]]) -> None:
+    def _close(self, wrapper: BaseDatabaseWrapper, entry: _ClosingEntry, told: list[Callable[[], None]]) -> None:
         lease = lease_of(wrapper)
         if lease is None:
             if wrapper.in_atomic_block or (wrapper.settings_dict["AUTOCOMMIT"] and not wrapper.autocommit):
@@ -280,6 +337,9 @@ def closing_connections(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     For the target functions of threads, jobs of executors and the like, after which Django closes nothing. Connections
     that were open before stay open. A transaction that is still open at the end is rolled back and reported as a
     warning. If closing one fails, the others are closed all the same, and the first error is raised then.
+
+    Coroutines that run at the same time may share a thread for their queries, and so its connections. Where blocks
+    overlap there, the last of them to end closes what any of them opened.
 
     :param using: an alias of DATABASES, or several; all by default.
     :raises TypeError: what is decorated is not a function, or *using* is no alias.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.asgi import get_asgi_application
-from django.db import connections
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from psycopg_pool import ConnectionPool
@@ -169,6 +169,237 @@ def test_to_thread_closes_what_it_opened() -> None:
         assert not conn_hygiene.snapshot()
 
     asyncio.run(main())
+
+
+def ask(statement: str, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def make_a_table() -> None:
+    ask("CREATE TEMPORARY TABLE mine (n int)")
+
+
+def look_into_it() -> Any:
+    return ask("SELECT count(*) FROM mine")
+
+
+class Jobs:
+    """Two jobs that overlap in one thread; the first one ends in the middle of the second."""
+
+    def __init__(self, begin: Callable[[], object] = make_a_table, go_on: Callable[[], object] = look_into_it) -> None:
+        self.begin, self.go_on = begin, go_on
+        self.opened, self.second_is_at_work, self.first_is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def first(self) -> None:
+        await sync_to_async(query)()
+        self.opened.set()
+        await self.second_is_at_work.wait()
+
+    async def second(self) -> None:
+        await self.opened.wait()
+        await closing_connections(self._second)()
+
+    async def _second(self) -> None:
+        await sync_to_async(self.begin)()
+        self.second_is_at_work.set()
+        await self.first_is_over.wait()
+        await sync_to_async(self.go_on)()
+
+    async def run(self, first: Callable[[], Awaitable[None]]) -> None:
+        async def and_tell() -> None:
+            await first()
+            self.first_is_over.set()
+
+        await asyncio.gather(and_tell(), self.second())
+
+
+async def in_a_thread_of_its_own(main: Callable[[], Awaitable[None]]) -> None:
+    # One that a failure leaves in disorder is no other test's.
+    async with ThreadSensitiveContext():
+        await main()
+
+
+async def nothing_is_held() -> None:
+    assert not await sync_to_async(holds)("default")
+
+
+def test_of_two_jobs_in_one_thread_the_last_closes_what_both_use() -> None:
+    async def main() -> None:
+        jobs = Jobs()
+        await jobs.run(closing_connections(jobs.first))
+        await nothing_is_held()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_so_it_is_where_the_later_one_ends_first() -> None:
+    async def later() -> None:
+        await opened.wait()
+        await closing_connections(sync_to_async(query))()
+        over.set()
+
+    async def earlier() -> None:
+        await sync_to_async(make_a_table)()
+        opened.set()
+        await over.wait()
+        assert await sync_to_async(look_into_it)() == 0
+
+    async def main() -> None:
+        await asyncio.gather(closing_connections(earlier)(), later())
+        await nothing_is_held()
+
+    opened, over = asyncio.Event(), asyncio.Event()
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_a_sync_job_in_the_thread_leaves_it_to_the_coroutine_beside_it() -> None:
+    """As where a library runs a decorated function beside a task in its own context."""
+
+    async def job() -> None:
+        began.set()
+        await over.wait()
+        assert await sync_to_async(look_into_it)() == 0
+
+    async def beside() -> None:
+        await began.wait()
+        await sync_to_async(closing_connections(make_a_table))()
+        over.set()
+
+    async def main() -> None:
+        await asyncio.gather(closing_connections(job)(), beside())
+        await nothing_is_held()
+
+    began, over = asyncio.Event(), asyncio.Event()
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_of_three_in_a_row_the_last_closes() -> None:
+    """Each begins in the middle of the one before, and the first is over before the third begins."""
+    began = [asyncio.Event() for _ in range(3)]
+    over = [asyncio.Event() for _ in range(3)]
+    work: list[Callable[[], Any]] = [query, make_a_table, query]
+
+    @closing_connections
+    async def job(number: int) -> None:
+        await sync_to_async(work[number])()
+        began[number].set()
+        if number < 2:
+            await began[number + 1].wait()
+        else:
+            await over[1].wait()
+            assert await sync_to_async(look_into_it)() == 0
+
+    async def after(number: int, event: asyncio.Event | None) -> None:
+        if event is not None:
+            await event.wait()
+        await job(number)
+        over[number].set()
+
+    async def main() -> None:
+        await asyncio.gather(after(0, None), after(1, began[0]), after(2, over[0]))
+        await nothing_is_held()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_a_block_inside_of_another_closes_at_its_own_end_whoever_is_beside() -> None:
+    async def main() -> None:
+        jobs = Jobs()
+
+        async def outer() -> None:
+            async with closing_connections():
+                async with closing_connections(using="unpooled"):
+                    await sync_to_async(query)("unpooled")
+                assert not await sync_to_async(holds)("unpooled")
+                await jobs.first()
+
+        await jobs.run(outer)
+        await nothing_is_held()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_who_covers_other_aliases_only_keeps_nothing_open() -> None:
+    async def other() -> None:
+        async with closing_connections(using="unpooled"):
+            await sync_to_async(query)("unpooled")
+            began.set()
+            await over.wait()
+
+    async def job() -> None:
+        await began.wait()
+        await closing_connections(sync_to_async(query))()
+        await nothing_is_held()
+        assert await sync_to_async(holds)("unpooled")
+        over.set()
+
+    async def main() -> None:
+        await asyncio.gather(other(), job())
+        assert not await sync_to_async(holds)("unpooled")
+
+    began, over = asyncio.Event(), asyncio.Event()
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_a_transaction_that_one_of_two_jobs_leaves_open_ends_with_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    def leave_open() -> None:
+        transaction.set_autocommit(False)
+        Item.objects.create(name="never")
+
+    async def main() -> None:
+        jobs = Jobs()
+
+        async def first() -> None:
+            await jobs.first()
+            await sync_to_async(leave_open)()
+
+        await jobs.run(closing_connections(first))
+        await nothing_is_held()
+        assert not await Item.objects.aexists()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+    (record,) = [record for record in caplog.records if record.name == "conn_hygiene.transactions"]
+    assert record.getMessage().startswith(
+        "The job that closing_connections covers left a transaction open on 'default'"
+    )
+
+
+def test_what_was_set_before_two_jobs_is_there_after_them() -> None:
+    """To whoever is around, the connection was open all the time, though it was given back when the first began."""
+
+    def set_around() -> None:
+        ask("SET app.around = '1'")
+        wait_until(lambda: not held_by(threading.get_ident()), "this thread's connection is given back")
+
+    def said() -> Any:
+        return ask("SELECT coalesce(current_setting('app.around', true), '')")
+
+    async def main() -> None:
+        jobs = Jobs(query, query)
+        async with release_between_queries():
+            await sync_to_async(set_around)()
+        await jobs.run(closing_connections(jobs.first))
+        await nothing_is_held()
+        assert await sync_to_async(said)() == "1"
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_what_two_jobs_have_set_ends_with_the_last() -> None:
+    def set_tenant() -> None:
+        ask("SET app.tenant = '1'")
+
+    def said() -> Any:
+        return ask("SELECT coalesce(current_setting('app.tenant', true), '')")
+
+    async def main() -> None:
+        jobs = Jobs(set_tenant, query)
+        await jobs.run(release_between_queries(closing_connections(jobs.first)))
+        assert await sync_to_async(said)() == ""
+
+    asyncio.run(in_a_thread_of_its_own(main))
 
 
 class Threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import gc
 import importlib
@@ -253,6 +254,24 @@ def test_what_the_parent_holds_is_in_no_list_of_the_child() -> None:
     pid_of("default")
     assert in_child(lambda: len(conn_hygiene.snapshot())) == 0
     assert len(conn_hygiene.snapshot()) == 1
+
+
+def test_a_child_waits_for_no_block_of_the_parents_to_close() -> None:
+    """As when a coroutine forks, while others query in the same thread, each in a block of its own."""
+
+    def closes() -> int:
+        closing_connections(lambda: pid_of("default"))()
+        return len(conn_hygiene.snapshot())
+
+    other = contextvars.copy_context()
+    block = closing_connections()
+    other.run(block.__enter__)
+    try:
+        assert in_child(closes) == 0
+        assert closes() == 1
+    finally:
+        other.run(block.__exit__, None, None, None)
+    assert conn_hygiene.snapshot() == []
 
 
 def test_a_child_may_leave_the_parents_atomic_block() -> None:

@@ -953,6 +953,26 @@ def test_two_runs_of_one_closing_generator_close_when_the_last_ends() -> None:
     assert not holds("default")
 
 
+def test_of_closing_generators_that_take_turns_the_last_closes() -> None:
+    @closing_connections
+    def opens() -> Iterator[int]:
+        yield pid()
+
+    @closing_connections
+    def goes_on() -> Iterator[Any]:
+        query(sql="CREATE TEMPORARY TABLE mine (n int)")
+        yield
+        yield query(sql="SELECT count(*) FROM mine")
+
+    first, second = opens(), goes_on()
+    next(first)
+    next(second)
+    assert list(first) == []
+    assert next(second) == (0,)
+    assert list(second) == []
+    assert not holds("default")
+
+
 def test_an_async_generator_that_is_abandoned_in_a_hold_does_not_hold_for_ever() -> None:
     @hold_connection
     async def rows() -> AsyncIterator[int]:
@@ -1124,6 +1144,12 @@ def test_a_block_that_is_left_in_another_context_leaves_alone_what_it_cannot_kno
     contextvars.copy_context().run(scope.__enter__)
     scope.__exit__(None, None, None)
     assert_stays()
+
+
+def test_a_block_whose_end_is_not_told_keeps_nothing_open() -> None:
+    contextvars.copy_context().run(closing_connections().__enter__)
+    closing_connections(query)()
+    assert not holds("default")
 
 
 def test_a_connection_that_was_given_back_before_counts_as_opened_inside() -> None:

@@ -2927,6 +2927,86 @@ MUTANTS = [
         """,
         "test_scopes.py::test_closing_of_one_alias",
     ),
+    _mutant(
+        "a job closes what another one in its thread is using",
+        "scopes.py",
+        """
+        beside = _closings.beside(entry)
+        """,
+        """
+        beside = []
+        """,
+        "test_async.py::test_of_two_jobs_in_one_thread_the_last_closes_what_both_use",
+        "test_async.py::test_a_transaction_that_one_of_two_jobs_leaves_open_ends_with_the_last",
+        "test_scopes.py::test_of_closing_generators_that_take_turns_the_last_closes",
+    ),
+    _mutant(
+        "what a job leaves to others nobody closes",
+        "scopes.py",
+        """
+        other.before.discard(alias)
+        """,
+        """
+        pass
+        """,
+        "test_async.py::test_of_two_jobs_in_one_thread_the_last_closes_what_both_use",
+        "test_async.py::test_of_three_in_a_row_the_last_closes",
+    ),
+    _mutant(
+        "a job leaves to others what was given back around it as if it were its own",
+        "scopes.py",
+        """
+        other.given_back.add(alias)
+        """,
+        """
+        pass
+        """,
+        "test_async.py::test_what_was_set_before_two_jobs_is_there_after_them",
+    ),
+    _mutant(
+        "a job inside of another one closes nothing",
+        "scopes.py",
+        """
+        return [other for other in self._active() if other is not entry and other not in entry.around]
+        """,
+        """
+        return [other for other in self._active() if other is not entry]
+        """,
+        "test_async.py::test_a_block_inside_of_another_closes_at_its_own_end_whoever_is_beside",
+    ),
+    _mutant(
+        "a job that covers other aliases keeps all of them open",
+        "scopes.py",
+        """
+        others = [other for other in beside if other.covers(wrapper.alias)]
+        """,
+        """
+        others = beside
+        """,
+        "test_async.py::test_who_covers_other_aliases_only_keeps_nothing_open",
+    ),
+    _mutant(
+        "a job whose end nobody tells keeps connections open for ever",
+        "scopes.py",
+        """
+        self._entries = (*map(weakref.ref, self._active()), weakref.ref(entry))
+        """,
+        """
+        self._entries = tuple(lambda kept=kept: kept for kept in (*self._active(), entry))
+        """,
+        "test_scopes.py::test_a_block_whose_end_is_not_told_keeps_nothing_open",
+    ),
+    _mutant(
+        "a child waits for the parent's jobs",
+        "scopes.py",
+        """
+        return [entry for entry in found if entry is not None and not entry.over and entry.pid == os.getpid()]
+        """,
+        """
+        return [entry for entry in found if entry is not None and not entry.over]
+        """,
+        "test_forks.py::test_a_child_waits_for_no_block_of_the_parents_to_close",
+    ),
     # ##### Is it still the same one? #####
     _mutant(
         "a late cursor counts for the next checkout",
@@ -3209,11 +3289,10 @@ MUTANTS = [
         "a hold goes on in the tasks that were started inside",
         "scopes.py",
         """
-        entry.over = True
+        if entry is not None:
+            entry.over = True
         """,
-        """
-        pass
-        """,
+        "",
         "test_async.py::test_a_task_that_was_started_in_a_hold_is_released_when_the_hold_ends",
     ),
     _mutant(
