@@ -489,7 +489,9 @@ DATABASES = {"default": database(_URL, pool={"min_size": 1, "max_size": 4, "time
 """
 
 SAMPLE = """
+import asyncio
 import threading
+import time
 import pytest
 from django.db import connection, transaction
 from django.test import TestCase
@@ -560,6 +562,63 @@ class TestSlow:
 
     def test_another_of_them(self):
         pass
+
+class Client:
+    name = "client"
+    # Bound to no instance: it is no function of Python's.
+    wait = time.sleep
+
+    def of_instance(self, number):
+        return self.name, number
+
+    @staticmethod
+    def static(number):
+        return number
+
+    @classmethod
+    def of_class(cls, number):
+        return cls.__name__, number
+
+    @staticmethod
+    async def asynchronous(number):
+        return number
+
+class Child(Client):
+    pass
+
+class Grandchild(Child):
+    pass
+
+METHODS = [
+    "Client.of_instance", "Client.static", "Client.asynchronous", "Client.wait",
+    "client.of_class", "Child.of_class",
+]
+client = Client()
+
+@pytest.mark.connection_hygiene(slow=[f"test_sample.{name}" for name in METHODS])
+class TestMethods:
+    def call_all(self):
+        for each in (Grandchild, Grandchild()):
+            assert each.static(1) == 1
+            assert each.of_class(2) == ("Grandchild", 2)
+            assert each.wait(0) is None
+            assert asyncio.run(each.asynchronous(3)) == 3
+        assert Client().of_class(4) == ("Client", 4)
+        assert Client().of_instance(5) == ("client", 5)
+        assert client.of_class(6) == ("Client", 6)
+
+    def test_methods_released(self):
+        with release_between_queries():
+            Item.objects.count()
+            self.call_all()
+
+    def test_methods(self):
+        Item.objects.count()
+        self.call_all()
+
+def test_methods_afterwards():
+    assert isinstance(vars(Client)["static"], staticmethod)
+    assert "of_class" not in vars(Child)
 
 @pytest.mark.connection_hygiene(slow="os")
 def test_slow_module():
@@ -655,6 +714,8 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
         ("test_slow_without_a_call", "\ntest_sample.Item was never called, so nothing was checked."),
         ("test_slow_replaced", "\ntest_sample.slow was never called, so nothing was checked."),
         ("test_thread", "ended with a connection of 'default' checked out"),
+        ("test_methods", "While test_sample.Client.of_instance is called: "),
+        ("test_methods", "While test_sample.client.of_class is called: "),
     ],
 )
 def test_the_plugin_fails_a_test(results: dict[str, str], name: str, expected: str) -> None:
@@ -662,9 +723,24 @@ def test_the_plugin_fails_a_test(results: dict[str, str], name: str, expected: s
     assert f"{name} fails the connection hygiene:" in results[name]
 
 
+@pytest.mark.parametrize("name", ["Client.static", "Client.asynchronous", "Client.wait", "Child.of_class"])
+def test_the_plugin_watches_methods_of_every_kind(results: dict[str, str], name: str) -> None:
+    """On their class and on an instance, of a class that is derived."""
+    assert results["test_methods"].count(f"While test_sample.{name} is called: ") == 2
+
+
 @pytest.mark.parametrize(
     "name",
-    ["test_after_it", "test_slow_released", "test_another_of_them", "test_left_out", "test_released", "test_nothing"],
+    [
+        "test_after_it",
+        "test_slow_released",
+        "test_methods_released",
+        "test_methods_afterwards",
+        "test_another_of_them",
+        "test_left_out",
+        "test_released",
+        "test_nothing",
+    ],
 )
 def test_the_plugin_lets_a_test_pass(results: dict[str, str], name: str) -> None:
     assert results[name] == ""

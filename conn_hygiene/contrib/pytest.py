@@ -200,9 +200,22 @@ class _Slow:
             "mock.patch(): name it where it is looked up. What the test itself replaces is not watched."
         )
 
-    def watched(self) -> Callable[..., Any]:
-        """Return the function, which looks at each call what is held."""
+    def watched(self) -> Any:
+        """Return what takes the function's place, a method of the same kind if it is one: at each call it looks."""
         function = self._function()
+        owner, _, name = self.name.rpartition(".")
+        cls = pkgutil.resolve_name(owner) if owner else None
+        if not inspect.isclass(cls):
+            return self._watching(function)
+        # As it stands in the class, which binds it to an instance or to itself, or does not.
+        method = inspect.getattr_static(cls, name)
+        if isinstance(method, classmethod):
+            return classmethod(self._watching(method.__func__))
+        if isinstance(method, staticmethod) or not hasattr(type(method), "__get__"):
+            return staticmethod(self._watching(function))
+        return self._watching(function)
+
+    def _watching(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

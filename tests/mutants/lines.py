@@ -4378,6 +4378,28 @@ MUTANTS = [
         "test_testing.py::test_the_plugin_fails_a_test",
     ),
     _mutant(
+        "a static method that is watched gets the instance",
+        "contrib/pytest.py",
+        """
+        return staticmethod(self._watching(function))
+        """,
+        """
+        return self._watching(function)
+        """,
+        "test_testing.py::test_the_plugin_lets_a_test_pass",
+    ),
+    _mutant(
+        "a class method that is watched is that of the class it is named by",
+        "contrib/pytest.py",
+        """
+        return classmethod(self._watching(method.__func__))
+        """,
+        """
+        return staticmethod(self._watching(function))
+        """,
+        "test_testing.py::test_the_plugin_lets_a_test_pass",
+    ),
+    _mutant(
         "each test of a class must call what is slow",
         "contrib/pytest.py",
         """
