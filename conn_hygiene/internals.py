@@ -21,6 +21,7 @@ import logging
 import pkgutil
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ ASYNC_TASKS = Feature(
     "Code under asyncio.run in a Celery task, and asynchronous actors of Dramatiq, query in the process's one thread "
     "for it, whose connections stay open; reports do not name the sockets of Channels.",
 )
+ASYNC_TESTS = Feature(
+    "async-tests",
+    "assert_released and slow= of the pytest marker do not find what an async view holds in the thread of its queries.",
+)
 GREEN_THREADS = Feature(
     "green-threads",
     "It is not seen whether gevent or eventlet has patched too late, and greenlets share connections then.",
@@ -255,6 +260,7 @@ FEATURES = (
     BLAME,
     CALLERS,
     ASYNC_TASKS,
+    ASYNC_TESTS,
     GREEN_THREADS,
     CELERY,
     UWSGI,
@@ -378,6 +384,17 @@ def _local() -> Any:
     return Local(thread_critical=True)
 
 
+def _current_thread_executor() -> Any:
+    from asgiref.current_thread_executor import CurrentThreadExecutor
+
+    return CurrentThreadExecutor(None)
+
+
+def _thread_pool() -> Any:
+    # It starts no thread before it has something to do.
+    return ThreadPoolExecutor(1)
+
+
 def _rlock() -> Any:
     # Looked up anew each time, as by whoever makes a lock.
     return threading.RLock()
@@ -432,8 +449,11 @@ _CURSOR = Owner("psycopg.Cursor")
 _POOL = Owner("psycopg_pool.ConnectionPool", _pool)
 _ADD_CONNECTION = Owner("psycopg_pool.pool.AddConnection", _add_connection)
 _SYNC_TO_ASYNC = Owner("asgiref.sync.SyncToAsync")
+_ASYNC_TO_SYNC = Owner("asgiref.sync.AsyncToSync")
+_CURRENT_THREAD = Owner("asgiref.current_thread_executor.CurrentThreadExecutor", _current_thread_executor)
 _ASGIREF = Owner("asgiref.sync")
 _LOCAL = Owner("asgiref.local.Local", _local)
+_THREAD_POOL = Owner("concurrent.futures.ThreadPoolExecutor", _thread_pool)
 _RLOCK = Owner("threading.RLock", _rlock)
 _MULTIPROCESSING = Owner("multiprocessing.util", only_if_loaded=True)
 _PICKLING = Owner("multiprocessing.reduction", only_if_loaded=True)
@@ -716,8 +736,27 @@ NAMES: tuple[Name, ...] = (
         },
     ),
     *_names(_ASGIREF, ASYNC_TASKS, {"ThreadSensitiveContext": "As above: what the executor is listed under."}),
+    *_names(
+        _ASYNC_TO_SYNC,
+        ASYNC_TESTS,
+        {
+            "executors": "Where sync code waits for async code, that one's queries run in the thread that waits.",
+            "loop_thread_executors": "The same, in tasks that it starts.",
+        },
+    ),
+    *_names(
+        _SYNC_TO_ASYNC,
+        ASYNC_TESTS,
+        {
+            "thread_sensitive_context": "Else they run in the thread of this: of a request under ASGI, say.",
+            "context_to_thread_executor": "Has that thread.",
+            "single_thread_executor": "Else in this one.",
+        },
+    ),
+    *_names(_CURRENT_THREAD, ASYNC_TESTS, {"_work_thread": "The thread that waits."}),
     *_names(_LOCAL, GREEN_THREADS, {"_storage": "Made before the patching, it is one for all greenlets."}),
     # ##### Python #####
+    *_names(_THREAD_POOL, ASYNC_TESTS, {"_threads": "The thread that asgiref has for queries, in a pool of one."}),
     *_names(_RLOCK, TURNS, {"_is_owned": "Who is inside of a lease must not end another one."}),
     *_names(_MULTIPROCESSING, PROCESSES, {"Finalize": "Closes pools where worker processes end without atexit."}),
     *_names(_PICKLING, PROCESSES, {"ForkingPickler": "Pickles initializers as the executor does, with locks."}),

@@ -6,16 +6,21 @@ With pytest they come as the fixture ``assert_released`` and the marker ``connec
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import threading
 import time
 import unittest
-from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ContextDecorator, aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from asgiref.sync import AsyncToSync, SyncToAsync, iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
 
-from conn_hygiene import callsite
+from conn_hygiene import callsite, internals
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.states import PARKED
@@ -26,7 +31,8 @@ from conn_hygiene.using import aliases
 from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from concurrent.futures import Executor
     from types import TracebackType
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 
     from conn_hygiene.leases.description import Description
     from conn_hygiene.leases.lease import Lease
+    from conn_hygiene.scoping import F
     from conn_hygiene.using import Using
 
 __all__ = ["ConnectionHygieneMixin", "assert_released", "flush"]
@@ -55,13 +62,16 @@ def flush(timeout: float = 5.0) -> bool:
 class assert_released(ContextDecorator):
     """Assert that no connection is held when the block, or the decorated function, begins and when it ends.
 
-    Checked are the connections of the request or task that the running thread serves; outside of any, those of all
-    threads that serve none. A connection passes if it has been given back, or if it is idle and will be given back
-    after ``RELEASE_AFTER`` (the check does not wait for that). The transaction that Django's ``TestCase`` keeps open
-    around each test is ignored, so that the code is judged as it would run in production.
+    Checked are the connections of the request or task that the running code works for: those of its thread, in async
+    code of the thread in which its queries run, and under the middleware those that it uses in others, such as that of
+    ``asyncio.to_thread``. Outside of any, it is those of all threads that serve none. A connection passes if it has
+    been given back, or if it is idle and will be given back after ``RELEASE_AFTER`` (the check does not wait for that).
+    The transaction that Django's ``TestCase`` keeps open around each test is ignored, so that the code is judged as it
+    would run in production.
 
     Queries inside of the block are allowed, since only its two ends are checked. The end of a block that raises is not
-    checked, so that its own exception is the one that is seen.
+    checked, so that its own exception is the one that is seen. A coroutine function or a generator begins when it is
+    awaited or asked for its first item.
 
     ::
 
@@ -92,6 +102,42 @@ class assert_released(ContextDecorator):
     ) -> None:
         if exc_type is None:
             self._assert()
+
+    def __call__(self, func: F) -> F:
+        """Return *func* with the check around each call, as a function of the same kind."""
+        if iscoroutinefunction(func):
+            return self._around_coroutine(func)
+        if inspect.isgeneratorfunction(func):
+            return self._around_generator(func)
+        if inspect.isasyncgenfunction(func):
+            return self._around_async_generator(func)
+        return super().__call__(func)
+
+    def _around_coroutine(self, func: F) -> F:
+        @functools.wraps(func)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await func(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    def _around_generator(self, func: F) -> F:
+        @functools.wraps(func)
+        def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            with self:
+                return (yield from func(*args, **kwargs))
+
+        return wrapper  # type: ignore[return-value]
+
+    def _around_async_generator(self, func: F) -> F:
+        @functools.wraps(func)
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            with self:
+                async with aclosing(func(*args, **kwargs)) as generator:
+                    async for item in generator:
+                        yield item
+
+        return wrapper  # type: ignore[return-value]
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -129,9 +175,90 @@ def held_now(using: frozenset[str] | None = None) -> list[str]:
 def _concerned() -> Iterator[Lease]:
     """Yield the leases of the request that is served, or of all threads that serve none, with this one's."""
     leases = [] if reaper.running is None else reaper.running.leases()
+    work = _Work.of_this()
     for lease in leases:
-        if lease.request == serving.label or lease.thread_id == threading.get_ident():
+        if work.concerns(lease):
             yield lease
+
+
+class _Work(NamedTuple):
+    """What the running code works for, and where."""
+
+    #: Its own thread, and that of its queries.
+    threads: set[int]
+    #: The request or task that its own thread serves.
+    label: str | None
+    #: The same, by the entry of its middleware.
+    request: policy.Entry | None
+    #: Whether it works for one at all.
+    serves: bool
+
+    @classmethod
+    def of_this(cls) -> _Work:
+        label, request, own = serving.label, policy.request_of(policy.entered.get()), threading.get_ident()
+        serves = label is not None or request is not None
+        if not internals.ASYNC_TESTS.available:
+            return cls({own}, label, request, serves)
+        threads = {own, *_threads_of(_executor_of_queries())}
+        # Under ASGI, a request is where this is.
+        in_context = SyncToAsync.thread_sensitive_context.get(None) is not None
+        return cls(threads, label, request, serves or in_context or not threads.isdisjoint(_serving))
+
+    def concerns(self, lease: Lease) -> bool:
+        if lease.thread_id in self.threads:
+            return True
+        request = lease.used_in()
+        if request is not None and self.request is not None:
+            return request is self.request
+        # Two requests of one path have the same label, and tell nothing of each other's threads.
+        return lease.request == self.label and (self.label is not None or not self.serves)
+
+
+def _executor_of_queries() -> Executor | None:
+    """Return in what ``sync_to_async`` would run a query of the code that runs now; None if it is not asynchronous."""
+    # As asgiref itself looks for it.
+    current: Executor | None = getattr(AsyncToSync.executors, "current", None)
+    if current is not None:
+        return current
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is not None:
+        return SyncToAsync.context_to_thread_executor.get(context)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return AsyncToSync.loop_thread_executors.get(loop, SyncToAsync.single_thread_executor)
+
+
+def _threads_of(executor: Any) -> set[int]:
+    """Return the thread of one of asgiref's executors, if it has one yet."""
+    if executor is None:
+        return set()
+    threads = executor._threads if isinstance(executor, ThreadPoolExecutor) else {executor._work_thread}
+    return {thread.ident for thread in threads if thread.ident is not None}
+
+
+# The threads that serve a request of Django's. Async code cannot ask another thread what it works for.
+_serving: set[int] = set()
+
+
+def _note_start(**kwargs: Any) -> None:
+    _serving.add(threading.get_ident())
+
+
+def _note_end(**kwargs: Any) -> None:
+    # Behind the toolkit's own receiver: of a response that a view has made itself, the request goes on.
+    if serving.label is not None:
+        return
+    own = threading.get_ident()
+    if own not in _serving and internals.ASYNC_TESTS.available:
+        # Django's AsyncClient closes its response in another thread than that of the queries.
+        _serving.difference_update(_threads_of(_executor_of_queries() or SyncToAsync.single_thread_executor))
+    _serving.discard(own)
+
+
+request_started.connect(_note_start)
+request_finished.connect(_note_end)
 
 
 def _held(lease: Lease) -> str | None:

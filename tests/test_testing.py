@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import os
 import re
 import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.testing import ApplicationCommunicator
+from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
-from django.http import HttpResponse
-from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase
+from django.db import connection, connections, transaction
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client, SimpleTestCase, TestCase, TransactionTestCase
 from django.urls import path
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, release_between_queries
+from conn_hygiene import closing_connections, hold_connection, internals, release_between_queries
 from conn_hygiene.signals import connection_reclaimed
 from conn_hygiene.testing import ConnectionHygieneMixin, assert_released, flush
 from conn_hygiene.work import serving
@@ -28,7 +35,7 @@ from tests.testapp.models import Item
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 uses_database = pytest.mark.django_db(transaction=True)
@@ -155,6 +162,247 @@ def test_what_another_request_holds_is_its_own_business() -> None:
         serving.label = None
         done.set()
         thread.join()
+
+
+# ##### Async code, which queries in another thread than it runs in #####
+
+
+async def with_block() -> None:
+    with assert_released():
+        pass
+
+
+async def async_with_block() -> None:
+    async with assert_released():
+        pass
+
+
+@assert_released()
+async def decorated() -> None:
+    """Do what is slow."""
+
+
+WAYS = {way.__name__: way for way in (with_block, async_with_block, decorated)}
+
+
+async def looks(request: HttpRequest, way: str) -> HttpResponse:
+    """Query, and say what is held then."""
+    await Item.objects.acount()
+    return HttpResponse(await said(way))
+
+
+async def looks_first(request: HttpRequest, way: str) -> HttpResponse:
+    return HttpResponse(await said(way))
+
+
+async def looks_at_threads(request: HttpRequest, way: str) -> HttpResponse:
+    """Have another thread hold a connection meanwhile."""
+
+    def hold() -> None:
+        with transaction.atomic():
+            Item.objects.count()
+            held.set()
+            done.wait(10)
+
+    held, done = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        future = asyncio.get_running_loop().run_in_executor(executor, copy_context().run, closing_connections(hold))
+        await asyncio.to_thread(held.wait, 10)
+        try:
+            return HttpResponse(await said(way))
+        finally:
+            done.set()
+            await future
+
+
+async def said(way: str) -> str:
+    try:
+        await WAYS[way]()
+    except AssertionError as error:
+        return str(error)
+    return "released"
+
+
+def by_client(url: str) -> str:
+    return Client().get(url).content.decode()
+
+
+def by_async_client(url: str) -> str:
+    async def get() -> bytes:
+        return (await AsyncClient().get(url)).content
+
+    return async_to_sync(get)().decode()
+
+
+def by_async_client_alone(url: str) -> str:
+    """As in a test that no sync code of Django's is around: queries run in the one thread of the process for them."""
+
+    async def get() -> bytes:
+        content = (await AsyncClient().get(url)).content
+        await sync_to_async(connections.close_all)()
+        return content
+
+    return asyncio.run(get()).decode()
+
+
+def by_asgi(url: str) -> str:
+    async def get() -> bytes:
+        scope = {"type": "http", "method": "GET", "path": url, "query_string": b"", "headers": []}
+        communicator = ApplicationCommunicator(get_asgi_application(), scope)
+        await communicator.send_input({"type": "http.request"})
+        await communicator.receive_output(10)
+        body: bytes = (await communicator.receive_output(10))["body"]
+        await communicator.wait(10)
+        return body
+
+    return asyncio.run(get()).decode()
+
+
+every_server = pytest.mark.parametrize("get", [by_client, by_async_client, by_async_client_alone, by_asgi])
+every_way = pytest.mark.parametrize("way", WAYS)
+MIDDLEWARE = ["conn_hygiene.middleware.ConnectionHygieneMiddleware"]
+
+
+@contextlib.contextmanager
+def another_thread_that_holds_one(label: str | None = None) -> Iterator[None]:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        serving.label = label
+        with closing_connections(), transaction.atomic():
+            Item.objects.count()
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(10)
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+@every_server
+@every_way
+def test_what_an_async_view_holds_is_found(get: Callable[[str], str], way: str, settings: Any) -> None:
+    settings.MIDDLEWARE = []
+    text = get(f"/looks/{way}/")
+    assert text.startswith(f"GET /looks/{way}/ holds a connection of 'default' at ")
+    assert text.count(" holds a connection") == 1
+    assert f" in {way if way != 'decorated' else 'said'}: nothing around says to give it back" in text
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+@every_server
+@every_way
+@pytest.mark.parametrize("label", [None, "same"])
+def test_what_other_threads_hold_is_not_the_async_views(
+    get: Callable[[str], str], way: str, label: str | None, settings: Any
+) -> None:
+    for middleware in ([], MIDDLEWARE):
+        settings.MIDDLEWARE = middleware
+        url = f"/looks-first/{way}/" if not middleware else f"/looks/{way}/"
+        with another_thread_that_holds_one(label and f"GET {url}"):
+            assert get(url) == "released"
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+@every_server
+@every_way
+def test_what_the_async_view_holds_in_another_thread_is_found_under_the_middleware(
+    get: Callable[[str], str], way: str, settings: Any
+) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    text = get(f"/looks-at-threads/{way}/")
+    assert ": a transaction is open, since " in text
+    assert text.count(" holds a connection") == 1
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+def test_without_asgirefs_names_async_views_are_not_looked_into(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.MIDDLEWARE = []
+    monkeypatch.setattr(internals.ASYNC_TESTS, "available", False)
+    assert by_client("/looks/with_block/") == "released"
+    Item.objects.count()
+    with pytest.raises(AssertionError, match="nothing around says"), assert_released():
+        pass
+
+
+@uses_database
+@every_way
+async def test_async_code_that_serves_nobody_is_told_of_all_that_serve_nobody(way: str) -> None:
+    with another_thread_that_holds_one():
+        assert ": a transaction is open, since " in await said(way)
+    with another_thread_that_holds_one("GET /other/"):
+        assert await said(way) == "released"
+
+
+@uses_database
+@pytest.mark.urls(__name__)
+@pytest.mark.parametrize("alone", [False, True])
+def test_after_a_request_of_the_async_client_the_thread_serves_nobody(alone: bool, settings: Any) -> None:
+    settings.MIDDLEWARE = []
+
+    async def get_and_look() -> str:
+        await AsyncClient().get("/looks-first/with_block/")
+        with another_thread_that_holds_one():
+            return await said("with_block")
+
+    run = asyncio.run(get_and_look()) if alone else async_to_sync(get_and_look)()
+    assert ": a transaction is open, since " in run
+
+
+@uses_database
+async def test_a_decorated_coroutine_function_is_checked_when_it_begins_and_when_it_ends() -> None:
+    @assert_released()
+    async def leaves() -> None:
+        ran.append(True)
+        await Item.objects.acount()
+
+    ran: list[bool] = []
+    assert inspect.iscoroutinefunction(leaves)
+    with pytest.raises(AssertionError, match="nothing around says"):
+        await leaves()
+    coroutine = leaves()
+    with pytest.raises(AssertionError, match="nothing around says"):
+        await coroutine
+    assert ran == [True]
+
+
+@uses_database
+def test_decorated_generators_are_checked_when_they_begin_and_when_they_end() -> None:
+    @assert_released()
+    def rows() -> Iterator[int]:
+        ran.append("rows")
+        yield Item.objects.count()
+
+    @assert_released()
+    async def async_rows() -> AsyncIterator[int]:
+        ran.append("async_rows")
+        yield await Item.objects.acount()
+
+    async def consume() -> list[int]:
+        return [row async for row in async_rows()]
+
+    ran: list[str] = []
+    with release_between_queries():
+        assert list(rows()) == async_to_sync(consume)() == [0]
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="nothing around says"):
+            list(rows())
+    connection.close()
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="nothing around says"):
+            async_to_sync(consume)()
+    # The second time they have not begun.
+    assert ran == ["rows", "async_rows"] * 2
 
 
 NOT_INSTALLED = (
@@ -415,7 +663,13 @@ def sets(request: Any) -> HttpResponse:
     return HttpResponse()
 
 
-urlpatterns = [path("leaves-transaction/", leaves_transaction), path("sets/", sets)]
+urlpatterns = [
+    path("leaves-transaction/", leaves_transaction),
+    path("sets/", sets),
+    path("looks/<way>/", looks),
+    path("looks-first/<way>/", looks_first),
+    path("looks-at-threads/<way>/", looks_at_threads),
+]
 
 
 @uses_database
@@ -494,7 +748,9 @@ import threading
 import time
 import pytest
 from django.db import connection, transaction
+from django.http import HttpResponse
 from django.test import TestCase
+from django.urls import path
 from conn_hygiene import release_between_queries
 from tests.testapp.models import Item
 
@@ -541,6 +797,25 @@ def test_slow():
 def test_slow_released():
     with release_between_queries():
         assert get() == "answer"
+
+async def slow_async():
+    return slow()
+
+async def view(request):
+    await Item.objects.acount()
+    return HttpResponse(await slow_async())
+
+urlpatterns = [path("", view)]
+
+@pytest.mark.urls("test_sample")
+@pytest.mark.connection_hygiene(slow=["test_sample.slow_async", "test_sample.slow"])
+class TestAsync:
+    def test_slow_in_an_async_view(self, client):
+        assert client.get("/").content == b"answer"
+
+    def test_slow_in_an_async_view_released(self, client, settings):
+        settings.MIDDLEWARE = ["conn_hygiene.middleware.ConnectionHygieneMiddleware"]
+        assert client.get("/").content == b"answer"
 
 @pytest.mark.connection_hygiene(slow="test_sample.slaw")
 def test_slow_misspelt():
@@ -714,6 +989,11 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
         ("test_slow_without_a_call", "\ntest_sample.Item was never called, so nothing was checked."),
         ("test_slow_replaced", "\ntest_sample.slow was never called, so nothing was checked."),
         ("test_thread", "ended with a connection of 'default' checked out"),
+        (
+            "test_slow_in_an_async_view",
+            "While test_sample.slow_async is called: GET / holds a connection of 'default' at ",
+        ),
+        ("test_slow_in_an_async_view", "While test_sample.slow is called: GET / holds a connection of 'default' at "),
         ("test_methods", "While test_sample.Client.of_instance is called: "),
         ("test_methods", "While test_sample.client.of_class is called: "),
     ],
@@ -734,6 +1014,7 @@ def test_the_plugin_watches_methods_of_every_kind(results: dict[str, str], name:
     [
         "test_after_it",
         "test_slow_released",
+        "test_slow_in_an_async_view_released",
         "test_methods_released",
         "test_methods_afterwards",
         "test_another_of_them",

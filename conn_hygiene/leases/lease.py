@@ -141,6 +141,11 @@ class Lease(TimedClaim):
             if request is not None and connection is not None and not self._carries(connection):
                 self._served = request
 
+    def used_in(self) -> policy.Entry | None:
+        """Return the request in which the owner was last seen to use the session, as far as that is known."""
+        with self._lock:
+            return policy.request_of(self._scopes or ()) or self._served
+
     def stand_in(self) -> looks.StandIn | None:
         """Return what stands for the connection, the one that the next use gets; None if there is none."""
         with self._lock:

@@ -4367,6 +4367,63 @@ MUTANTS = [
         "test_testing.py::test_the_mixin_passes_nothing_where_the_toolkit_is_not_installed",
     ),
     _mutant(
+        "what async code holds in the thread of its queries passes",
+        "testing.py",
+        """
+        threads = {own, *_threads_of(_executor_of_queries())}
+        """,
+        """
+        threads = {own}
+        """,
+        "test_testing.py::test_what_an_async_view_holds_is_found[with_block-by_asgi]",
+        "test_testing.py::test_what_an_async_view_holds_is_found[with_block-by_client]",
+        "test_testing.py::test_what_an_async_view_holds_is_found[with_block-by_async_client_alone]",
+    ),
+    _mutant(
+        "an async view is blamed for threads that serve nobody",
+        "testing.py",
+        """
+        return lease.request == self.label and (self.label is not None or not self.serves)
+        """,
+        """
+        return lease.request == self.label
+        """,
+        "test_testing.py::test_what_other_threads_hold_is_not_the_async_views[None-with_block-by_async_client]",
+    ),
+    _mutant(
+        "what a request holds in threads of an executor passes",
+        "testing.py",
+        """
+        return request is self.request
+        """,
+        """
+        return False
+        """,
+        "test_testing.py::test_what_the_async_view_holds_in_another_thread_is_found_under_the_middleware",
+    ),
+    _mutant(
+        "a thread serves a request of the test client for ever",
+        "testing.py",
+        """
+        _serving.difference_update(_threads_of(_executor_of_queries() or SyncToAsync.single_thread_executor))
+        """,
+        """
+        pass
+        """,
+        "test_testing.py::test_after_a_request_of_the_async_client_the_thread_serves_nobody",
+    ),
+    _mutant(
+        "a decorated coroutine function is checked before it begins",
+        "testing.py",
+        """
+        return self._around_coroutine(func)
+        """,
+        """
+        return super().__call__(func)
+        """,
+        "test_testing.py::test_a_decorated_coroutine_function_is_checked_when_it_begins_and_when_it_ends",
+    ),
+    _mutant(
         "a slow function that nobody has called passes",
         "contrib/pytest.py",
         """
