@@ -16,6 +16,7 @@ import django
 from django.db import connections
 
 import conn_hygiene
+from conn_hygiene import events
 
 
 def query() -> None:
@@ -54,6 +55,46 @@ def in_child_of_multiprocessing(method: str) -> None:
     child.join()
     assert child.exitcode == 0
     child.close()
+
+
+class _Seen:
+    """A lock that tells of another thread that comes for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.mine = threading.get_ident()
+        self.came = threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != self.mine:
+            self.came.set()
+        self.lock.acquire()
+
+    def __exit__(self, *of_error: object) -> None:
+        self.lock.release()
+
+
+def two_threads() -> list[list[str]]:
+    """Return who writes when a second thread has an event told while the first is about to begin, and in the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        django.setup()
+        from conn_hygiene.contrib import prometheus
+
+        prometheus.register()
+        lock: Any = _Seen()
+        prometheus.multiprocess._lock = lock
+        event = events.TransactionRetried(alias="default", function="pay", attempt=1, sqlstate=None, delay=0)
+        with lock:
+            first = threading.Thread(target=events.publish, args=[event])
+            first.start()
+            lock.came.wait()
+            events.publish(event)
+            found = [threads()]
+        first.join()
+        found.append(threads())
+        prometheus.unregister()
+        return found
 
 
 def a_life() -> Any:

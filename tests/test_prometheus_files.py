@@ -116,6 +116,11 @@ def test_the_gauges_of_a_dead_worker_go_and_its_counters_stay(tmp_path: Path, mo
 # ##### Several processes #####
 
 
+def test_whoever_counts_first_is_waited_for_by_the_next() -> None:
+    """Who would end the process otherwise, with nothing written: a pool's own thread may be the first."""
+    assert in_fresh_process(metered.two_threads) == [["conn-hygiene-prometheus"]] * 2
+
+
 def test_what_is_written_follows_the_process() -> None:
     # Checkouts, the largest sizes of all pools, and threads that write.
     assert in_fresh_process(metered.a_life) == {

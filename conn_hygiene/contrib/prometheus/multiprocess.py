@@ -84,13 +84,13 @@ def _first(event: events.Event) -> None:
     if isinstance(event, events.ConnectionsDiscarded):
         # Of each forked child, which may be about to fork others, and does that best without a thread.
         return
-    events.unlisten(events.Event, _first)
     with _lock:
-        if _stop is not None or not _begun:
-            return
-        _end_with_its_work()
-        _stop = threading.Event()
-        threading.Thread(target=_run, args=[_stop], name="conn-hygiene-prometheus", daemon=True).start()
+        if _stop is None and _begun:
+            _end_with_its_work()
+            _stop = threading.Event()
+            threading.Thread(target=_run, args=[_stop], name="conn-hygiene-prometheus", daemon=True).start()
+        # Not before: another thread, which has its event told meanwhile, may be about to end the process.
+        events.unlisten(events.Event, _first)
 
 
 def _end_with_its_work() -> None:
