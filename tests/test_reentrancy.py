@@ -29,7 +29,7 @@ from conn_hygiene.events import CheckedOut, Followed, listen, unlisten
 from conn_hygiene.leases import checkouts, cursors
 from conn_hygiene.leases.lease import Lease
 from conn_hygiene.leases.returns import Return
-from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
+from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.usage import Timing
 from conn_hygiene.leases.wrapper import LeasedWrapper, lease_of
 from conn_hygiene.locks import Rank, RankedLock
@@ -41,6 +41,7 @@ from conn_hygiene.reports import counters
 from conn_hygiene.reports.answering import _Answering
 from conn_hygiene.reports.counters import Tally
 from conn_hygiene.reports.repeats import Repeats
+from conn_hygiene.sessions import known
 from tests.test_interruptions import is_whole
 from tests.test_lease import query
 from tests.waiting import wait_until, wait_until_released
@@ -131,6 +132,39 @@ def traced(between: Between, act: Callable[[], object], failed: list[BaseExcepti
         failed.append(error)
     finally:
         connections.close_all()
+
+
+# ##### Who asks the catalogue #####
+
+
+@pytest.mark.parametrize("asking", [Lease.carries_state, Lease.end_with_other_request], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("alias", ["small", "unpooled"])
+@pytest.mark.django_db(transaction=True, databases=["small", "unpooled"])
+def test_nobody_gets_a_connection_that_its_owner_asks_for_the_catalogue(
+    asking: Any, alias: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is idle, and the reaper may come for it at any moment; the next to have it may begin a transaction."""
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": 60, "UNPOOLED_RELEASE_AFTER": 60}
+    ask, still_there = known.ask, []
+
+    def ask_while_it_is_due(alias: str, connection: Any, *arguments: Any) -> Any:
+        reaping = threading.Thread(target=lease.end_if_parked, args=[time.monotonic() + 120])
+        reaping.start()
+        reaping.join()
+        still_there.append(lease._connection is connection)
+        return ask(alias, connection, *arguments)
+
+    with release_between_queries():
+        query(alias)
+        lease: Any = lease_of(connections[alias])
+        assert lease.state == PARKED
+        known.reset()
+        monkeypatch.setattr(known, "ask", ask_while_it_is_due)
+        asking(lease)
+        assert still_there == [True]
+        assert lease.open_cursors == {}
+        assert lease.state == PARKED
+    connections[alias].close()
 
 
 # ##### Numbers #####

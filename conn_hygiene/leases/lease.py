@@ -383,15 +383,52 @@ class Lease(TimedClaim):
         works. Only the owner may call this.
         """
         was_out = self._handle_is_out()
-        # As if a cursor were open: a query of a signal handler lets go of nothing while the server is asked.
-        listed = self.open_cursors
-        listed[look] = None
+        with self._lock:
+            if self.take() is None:
+                return self.state == GIVEN_BACK
+            # As if a cursor were open: a query of a signal handler lets go of nothing while the server is asked.
+            listed = self.open_cursors
+            listed[look] = None
         try:
-            return look() if self.take() is not None else self.state == GIVEN_BACK
+            return look()
         finally:
             listed.pop(look, None)
             if not was_out:
                 self.settle(handle_is_out=False)
+
+    def carries_state(self) -> bool:
+        """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.
+
+        May ask the server what its functions leave there.
+        """
+        self._see_unseen_state()
+        with self._lock:
+            # Given back, it leaves what is to be set again in the next.
+            return self.carried is not None if self._connection is None else self._carries(self._connection)
+
+    def end_with_other_request(self) -> None:
+        """Give back, cleaned, a session in which another request has left something. Owner only.
+
+        May ask the server what its functions leave there.
+        """
+        self._see_unseen_state()
+        self._let_go(self._leave_with_other_request, here=True)
+        with self._lock:
+            self.carried = self._served = None
+
+    def _see_unseen_state(self) -> None:
+        """Ask the server what its functions leave in sessions, if that is not known and matters here. Owner only.
+
+        It may be parked, and is the owner's while it is asked: whoever gets it next may begin a transaction at once.
+        """
+        if self.may_have_unseen_state() and not (self.open_cursors or self.in_transaction()):
+            self.looked_at(self._ask_what_functions_leave)
+
+    def _ask_what_functions_leave(self) -> bool:
+        connection = self._connection
+        if connection is not None and pools.is_idle(connection):
+            self._ask_catalogue(connection)
+        return True
 
     def settle(self, *, handle_is_out: bool | None = None) -> None:
         """Park the connection, or give it back at once, if nothing keeps it. Only the owner may call this.

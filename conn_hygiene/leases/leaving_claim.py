@@ -157,18 +157,6 @@ class LeavingClaim(SessionClaim):
             return None
         return self._leave()
 
-    def end_with_other_request(self) -> None:
-        """Give back, cleaned, a session in which another request has left something. Owner only.
-
-        May ask the server what its functions leave there.
-        """
-        connection = self._connection
-        if connection is not None and self.may_have_unseen_state() and not (self.open_cursors or self.in_transaction()):
-            self._ask_catalogue(connection)
-        self._let_go(self._leave_with_other_request, here=True)
-        with self._lock:
-            self.carried = self._served = None
-
     def serves(self) -> bool:
         """Return whether the state of the session is that of a request whose end nobody has told. Owner only."""
         return self._served is not None

@@ -344,20 +344,6 @@ class SessionClaim(Claim):
             changed.append(sql.UNTOLD)
         return changed
 
-    def carries_state(self) -> bool:
-        """Return whether the owner has left anything in the session, or may have. Owner only, outside of transactions.
-
-        May ask the server what its functions leave there.
-        """
-        connection = self._connection
-        if connection is None:
-            # Given back, it leaves what is to be set again in the next.
-            return self.carried is not None
-        if self.may_have_unseen_state() and pools.is_idle(connection):
-            self._ask_catalogue(connection)
-        with self._lock:
-            return self._carries(connection)
-
     def _carries(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether the owner has left anything in the session, or may have; note what follows. Under the lock."""
         return bool(

@@ -238,6 +238,71 @@ MUTANTS = [
         "test_reentrancy.py::test_a_cursor_is_on_the_connection_of_who_opens_it",
     ),
     _mutant(
+        "the owner asks the catalogue on a connection that the reaper may take meanwhile",
+        "leases/lease.py",
+        """
+        self.looked_at(self._ask_what_functions_leave)
+        """,
+        """
+        self._ask_what_functions_leave()
+        """,
+        "test_reentrancy.py::test_nobody_gets_a_connection_that_its_owner_asks_for_the_catalogue",
+    ),
+    _mutant(
+        "a transaction begins on a connection that a handler's query has let go of",
+        "leases/wrapper.py",
+        """
+        listed = lease.open_cursors
+        listed[self] = None
+        try:
+            while lease.state in (PARKED, GIVEN_BACK):
+        """,
+        """
+        listed = {}
+        try:
+            while lease.state in (PARKED, GIVEN_BACK):
+        """,
+        "test_reentrancy.py::test_a_transaction_is_on_the_connection_of_who_begins_it",
+    ),
+    _mutant(
+        "a handler's query in the middle of a checkout runs without what is set",
+        "leases/lease.py",
+        """
+        if connects is not None and connects.is_checking_out():
+            self.set_again()
+        """,
+        """
+        if connects is not None and connects.is_checking_out():
+            pass
+        """,
+        "test_reentrancy.py::test_a_query_in_the_middle_of_a_checkout_finds_what_is_set",
+    ),
+    _mutant(
+        "what is to be set again is forgotten by a backend that closes and tries again",
+        "leases/claim.py",
+        """
+        if not self._is_connecting():
+            self.state, self.carried = CLOSED, None
+        """,
+        """
+        self.state, self.carried = CLOSED, None
+        """,
+        "test_following.py::test_it_follows_through_a_backend_that_tries_again",
+    ),
+    _mutant(
+        "what a handler has let go of is given back once more",
+        "leases/lease.py",
+        """
+        if not incoming.is_taken:
+            incoming.is_taken = True
+        """,
+        """
+        if connection is not self._connection:
+            incoming.is_taken = True
+        """,
+        "test_reentrancy.py::test_what_a_handler_lets_go_of_before_it_raises_has_one_owner[Lease._assign]",
+    ),
+    _mutant(
         "a wrapper that was interrupted as it got its lease is neither plain nor leased",
         "leases/attaching.py",
         """
