@@ -620,11 +620,23 @@ def test_sessions_that_the_server_turns_read_only_and_back_stay_in_their_pool(
     finally:
         admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
         admin.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: set(all_of(pool, "SHOW default_transaction_read_only")) == {"off"}, "all have heard of it")
     request("off")
     # What an owner has set goes, all the same.
     run("SET default_transaction_read_only = on")
     connection.close()
     assert [run("SHOW default_transaction_read_only"), pool.get_stats().get("returns_bad", 0)] == ["off", 0]
+
+
+def all_of(pool: ConnectionPool, look: str) -> list[Any]:
+    """Return what *look* gives in each session of *pool*, none of which is checked out."""
+    handles = [pool.getconn() for _ in range(pool.get_stats()["pool_size"])]
+    try:
+        return [handle.execute(look).fetchone()[0] for handle in handles]  # type: ignore[index]
+    finally:
+        for handle in handles:
+            handle.rollback()
+            pool.putconn(handle)
 
 
 # ##### One alias does not keep the others #####
