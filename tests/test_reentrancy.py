@@ -594,17 +594,22 @@ def test_a_listener_that_queries_finds_what_is_set(receives: bool, settings: Any
     if receives:
         connection_created.connect(receiver)
     try:
-        with release_between_queries():
-            query("small", "SET app.tenant = 'acme'")
-            wait_until_released("small")
-            listen(CheckedOut, listener)
-            try:
-                assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
-            finally:
-                unlisten(CheckedOut, listener)
+        tenant_goes_on_with(CheckedOut, listener)
     finally:
         connection_created.disconnect(receiver)
     assert found == [("acme",)]
+
+
+def tenant_goes_on_with(kind: Any, listener: Any) -> None:
+    """Set a tenant, have it follow to another session with a *listener* in place, and see that it has."""
+    with release_between_queries():
+        query("small", "SET app.tenant = 'acme'")
+        wait_until_released("small")
+        listen(kind, listener)
+        try:
+            assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
+        finally:
+            unlisten(kind, listener)
 
 
 @pytest.mark.django_db(transaction=True, databases=["small"])
@@ -617,14 +622,7 @@ def test_a_listener_that_queries_neither_repeats_the_checkout_nor_loses_what_was
         told.append(type(event))
         query("small")
 
-    with release_between_queries():
-        query("small", "SET app.tenant = 'acme'")
-        wait_until_released("small")
-        listen(kind, listener)
-        try:
-            assert query("small", "SELECT current_setting('app.tenant', true)") == ("acme",)
-        finally:
-            unlisten(kind, listener)
+    tenant_goes_on_with(kind, listener)
     assert told == [kind]
 
 

@@ -176,7 +176,7 @@ class LeasedCursor(_Cursor):
 
 
 def _tell_closed(lease: Lease, cursor: weakref.ref[Any]) -> None:
-    """Tell the lease of the end of a cursor, as above; there it is written out, being on the way of each query."""
+    """Tell the lease of the end of a cursor. For each query, :meth:`LeasedCursor.close` has it written out."""
     if threading.get_ident() == lease.thread_id:
         lease.cursor_closed(cursor)
     else:
