@@ -10,6 +10,7 @@ import os
 import tempfile
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import django
@@ -121,6 +122,10 @@ def a_life() -> Any:
         tell("registered")
         query()
         tell("queried")
+        made = Path(directory, "counter_4711.db")
+        made.touch()
+        tell("another process makes its file")
+        made.unlink()
         child = in_child()
         tell("forked")
         mark_process_dead(child)

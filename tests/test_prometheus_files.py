@@ -126,6 +126,7 @@ def test_what_is_written_follows_the_process() -> None:
     assert in_fresh_process(metered.a_life) == {
         "registered": [0, 0, 0],
         "queried": [1, 4, 1],
+        "another process makes its file": [1, 4, 1],
         "forked": [3, 8, 1],
         "marked": [3, 4, 1],
         # It was marked by nobody.

@@ -450,18 +450,6 @@ MUTANTS = [
         "test_leisure.py::test_what_is_taken_back_from_the_reaper_stays",
     ),
     _mutant(
-        "a handle that is read leaves its lease parked",
-        "leases/lease.py",
-        """
-        self.state = HELD
-        self.handle = connection
-        """,
-        """
-        self.handle = connection
-        """,
-        "test_leisure.py::test_what_is_taken_back_from_the_reaper_stays",
-    ),
-    _mutant(
         "a look is a use",
         "leases/lease.py",
         """
@@ -4620,6 +4608,13 @@ MUTANTS = [
         """,
         "",
         "test_prometheus.py::test_a_scrape_needs_no_connection_while_the_pool_is_empty",
+    ),
+    _mutant(
+        "a file that is still empty fails a scrape",
+        "contrib/prometheus/__init__.py",
+        "return file.stat().st_size > 0",
+        "return True",
+        "test_prometheus_files.py::test_what_is_written_follows_the_process",
     ),
     _mutant(
         "a forked child counts what its parent has added",

@@ -7,6 +7,7 @@ serves the metrics, such as ``prometheus_client.start_http_server()`` or django-
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,9 +22,9 @@ from conn_hygiene.contrib.prometheus import families
 
 with extra("prometheus", needs="prometheus-client"):
     from prometheus_client import REGISTRY, CollectorRegistry
-    from prometheus_client import multiprocess as several
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
     from prometheus_client.registry import Collector as _Collector
     from prometheus_client.utils import floatToGoString
 
@@ -118,5 +119,25 @@ def _all() -> CollectorRegistry:
     # Others have written within the last second.
     multiprocess.write()
     registry = CollectorRegistry()
-    several.MultiProcessCollector(registry)
+    registry.register(_OfAllProcesses())
     return registry
+
+
+class _OfAllProcesses(_Collector):
+    """What is in the files of prometheus_client's multiprocess mode.
+
+    Its own MultiProcessCollector fails at a file that is still empty: one that another process has just made, or was
+    killed while it made it.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        files = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db")
+        yield from MultiProcessCollector.merge([str(file) for file in files if _has_content(file)])
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        # The gauges of a process that has just been found dead.
+        return False
