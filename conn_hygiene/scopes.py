@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +16,7 @@ from django.db import connections
 
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import policy
+from conn_hygiene.leases.blocks import Blocks
 from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.scoping import NOTHING, F, Scope, is_on_event_loop
@@ -103,15 +102,20 @@ class _PolicyScope(Scope):
         return entry
 
     def _begin(self, entry: Any) -> None:
-        with _FirstError() as errors:
-            for wrapper in _wrappers(self._using):
-                lease = lease_of(wrapper)
-                # Where there are many databases, most have no connection, and so nothing to reconsider.
-                if lease is not None and lease.state in (HELD, PARKED):
-                    with errors.of(wrapper):
-                        lease.reconsider()
+        _reconsider(self._using)
 
-    _end = _begin
+    def _end(self, entry: Any) -> None:
+        _reconsider(self._using)
+
+
+def _reconsider(using: frozenset[str] | None) -> None:
+    with _FirstError() as errors:
+        for wrapper in _wrappers(using):
+            lease = lease_of(wrapper)
+            # Where there are many databases, most have no connection, and so nothing to reconsider.
+            if lease is not None and lease.state in (HELD, PARKED):
+                with errors.of(wrapper):
+                    lease.reconsider()
 
 
 class _Release(_PolicyScope):
@@ -143,6 +147,10 @@ class _Hold(_PolicyScope):
     holds = True
     lasts = True
 
+    def _begin(self, entry: Any) -> None:
+        policy.holding.begin(entry)
+        _reconsider(self._using)
+
     def _end(self, entry: Any) -> None:
         with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
@@ -165,13 +173,14 @@ class _ClosingEntry:
         self.given_back: set[str] = set()
         # Those in whose middle it was entered.
         self.around = around
-        # Written once, by whichever thread ends it.
         self.over = False
-        # A forked process has the parent's entries, and none of its tasks.
-        self.pid = os.getpid()
 
     def covers(self, alias: str) -> bool:
         return self.scope._using is None or alias in self.scope._using
+
+    def beside(self) -> list[_ClosingEntry]:
+        """Return the blocks that go on as this one ends, but for those around it, which wait for that."""
+        return [other for other in _closings.active() if other is not self and other not in self.around]
 
     def leave_to(self, others: list[_ClosingEntry], alias: str) -> None:
         """Have *others*, of which one ends last, do with *alias* what is to be done at this one's end."""
@@ -183,29 +192,7 @@ class _ClosingEntry:
                 other.given_back.discard(alias)
 
 
-class _Closings(threading.local):
-    """The blocks of ``closing_connections`` that have begun with the connections of the running thread.
-
-    Each thread has its own list, which it alone reads and writes, and so without a lock. Coroutines whose queries share
-    a thread have blocks in it that overlap, as do generators that take turns. A block whose end is not told, since it
-    was left in another context, is there for as long as the contexts are that have entered it.
-    """
-
-    _entries: tuple[weakref.ref[_ClosingEntry], ...] = ()
-
-    def begin(self, entry: _ClosingEntry) -> None:
-        self._entries = (*map(weakref.ref, self._active()), weakref.ref(entry))
-
-    def beside(self, entry: _ClosingEntry) -> list[_ClosingEntry]:
-        """Return the blocks that go on as *entry* ends, but for those around it, which wait for that."""
-        return [other for other in self._active() if other is not entry and other not in entry.around]
-
-    def _active(self) -> list[_ClosingEntry]:
-        found = (entry() for entry in self._entries)
-        return [entry for entry in found if entry is not None and not entry.over and entry.pid == os.getpid()]
-
-
-_closings = _Closings()
+_closings: Blocks[_ClosingEntry] = Blocks()
 
 
 class _Closing(Scope):
@@ -229,7 +216,7 @@ class _Closing(Scope):
         if entry is None:
             return
         entry.over = True
-        beside = _closings.beside(entry)
+        beside = entry.beside()
         told: list[Callable[[], None]] = []
         with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
@@ -312,10 +299,13 @@ def hold_connection(*, using: Using = None) -> _Hold: ...
 def hold_connection(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     """Keep one connection for as long as the block or function runs, even if a release scope is around or inside.
 
+    It is also kept from coroutines that run at the same time and query in the same thread, which use it as well.
+
     For code that needs one session in a way that the toolkit cannot see: it uses a handle from
     ``connection.connection``, calls functions that take session-level locks, or relies on ``currval()`` or
     ``pg_backend_pid()``. State that the toolkit does see (temporary tables, session-level locks) does not outlive the
     block if a release scope is around it: at the end of the block the session is cleaned and the connection given back.
+    Where blocks overlap in one thread, as those of coroutines may, that is at the end of the last.
     Settings do outlive it: they follow the request to its end, unless ``ON_SET`` is ``"pin"``.
 
     :param using: an alias of DATABASES, or several; all by default.

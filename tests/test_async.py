@@ -15,7 +15,7 @@ from django.urls import path
 from psycopg_pool import ConnectionPool
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, release_between_queries
+from conn_hygiene import closing_connections, hold_connection, release_between_queries, release_connections
 from conn_hygiene.middleware import ConnectionHygieneMiddleware
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until, wait_until_released
@@ -398,6 +398,165 @@ def test_what_two_jobs_have_set_ends_with_the_last() -> None:
         jobs = Jobs(set_tenant, query)
         await jobs.run(release_between_queries(closing_connections(jobs.first)))
         assert await sync_to_async(said)() == ""
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+# ##### Holds of tasks that share a thread #####
+
+
+class Tasks:
+    """A task that holds, and another one that does something in its middle, in the same thread."""
+
+    def __init__(self, begin: Callable[[], object], go_on: Callable[[], object], using: str | None = None) -> None:
+        self.begin, self.go_on, self.using = begin, go_on, using
+        self.holds, self.other_is_done = asyncio.Event(), asyncio.Event()
+
+    async def holding(self) -> None:
+        async with hold_connection(using=self.using):
+            await sync_to_async(self.begin)()
+            self.holds.set()
+            await self.other_is_done.wait()
+            await sync_to_async(self.go_on)()
+
+    async def run(self, other: Callable[[], Awaitable[object]]) -> None:
+        async def and_tell() -> None:
+            await self.holds.wait()
+            await other()
+            self.other_is_done.set()
+
+        async with release_between_queries():
+            await asyncio.gather(self.holding(), and_tell())
+            await sync_to_async(wait_until_released)()
+
+
+def lock() -> None:
+    ask("SELECT pg_advisory_lock(1)")
+
+
+def locks() -> Any:
+    return ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+
+
+def has_lock() -> None:
+    assert locks() == 1
+
+
+def has_no_lock() -> None:
+    assert locks() == 0
+
+
+@both_graces
+def test_the_end_of_a_hold_leaves_the_session_to_another_one(release_after: float, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": release_after}
+
+    async def main() -> None:
+        # Given back at the end of the hold in which it was locked, as is waited for.
+        await Tasks(lock, has_lock).run(hold_connection(sync_to_async(query)))
+        await sync_to_async(has_no_lock)()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_what_a_hold_has_left_goes_with_the_last_of_them() -> None:
+    async def main() -> None:
+        await Tasks(query, has_lock).run(hold_connection(sync_to_async(lock)))
+        await sync_to_async(has_no_lock)()
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_what_was_left_beside_a_hold_stays() -> None:
+    """It is of no hold, whoever holds at that time: its owner relies on it to the end of the request."""
+
+    async def beside() -> None:
+        await tasks.holds.wait()
+        await sync_to_async(lock)()
+        tasks.other_is_done.set()
+
+    async def main() -> None:
+        async with release_between_queries():
+            await asyncio.gather(tasks.holding(), beside())
+            await sync_to_async(has_lock)()
+
+    tasks = Tasks(query, has_lock)
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+class Session:
+    """Finds out whether all of a task's queries are in one session."""
+
+    def begin(self) -> None:
+        self.pid = ask("SELECT pg_backend_pid()")
+
+    def go_on(self) -> None:
+        assert held_by(threading.get_ident())
+        assert ask("SELECT pg_backend_pid()") == self.pid
+
+
+async def queries_and_pauses() -> None:
+    await sync_to_async(query_and_stay)()
+
+
+async def releases() -> None:
+    assert await sync_to_async(release_connections)() == 0
+
+
+async def leaves_a_scope() -> None:
+    async with release_between_queries():
+        await sync_to_async(query)()
+    await sync_to_async(let_the_reaper_look)()
+
+
+async def leaves_a_hold() -> None:
+    async with hold_connection():
+        await sync_to_async(query)()
+    await sync_to_async(query_and_stay)()
+
+
+@both_graces
+@pytest.mark.parametrize("other", [queries_and_pauses, releases, leaves_a_scope, leaves_a_hold])
+def test_a_hold_keeps_its_session_from_a_task_beside_it(
+    other: Callable[[], Awaitable[None]], release_after: float, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"RELEASE_AFTER": release_after}
+
+    async def main() -> None:
+        session = Session()
+        await Tasks(session.begin, session.go_on).run(other)
+
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_so_it_does_where_the_other_has_begun_first() -> None:
+    async def other() -> None:
+        await sync_to_async(query_and_wait)()
+        may_hold.set()
+        await tasks.holds.wait()
+        await queries_and_pauses()
+        tasks.other_is_done.set()
+
+    async def holding() -> None:
+        await may_hold.wait()
+        await tasks.holding()
+
+    async def main() -> None:
+        async with release_between_queries():
+            await asyncio.gather(other(), holding())
+            await sync_to_async(wait_until_released)()
+
+    session, may_hold = Session(), asyncio.Event()
+    tasks = Tasks(session.begin, session.go_on)
+    asyncio.run(in_a_thread_of_its_own(main))
+
+
+def test_a_hold_of_another_alias_keeps_nothing_from_going_back() -> None:
+    async def other() -> None:
+        await sync_to_async(query)()
+        await sync_to_async(wait_until_released)()
+
+    async def main() -> None:
+        await Tasks(lambda: query("unpooled"), lambda: None, using="unpooled").run(other)
 
     asyncio.run(in_a_thread_of_its_own(main))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import threading
 from contextlib import contextmanager
@@ -247,6 +248,20 @@ def test_a_hold_goes_on_when_its_owner_was_told(admin: psycopg.Connection) -> No
         with pytest.raises(OperationalError):
             run("SELECT 1")
         assert run("SELECT 1") == 1
+
+
+def test_the_end_of_a_session_that_another_context_holds_is_told(admin: psycopg.Connection) -> None:
+    other, hold = contextvars.copy_context(), hold_connection()
+    other.run(hold.__enter__)
+    try:
+        other.run(pid)
+        cut(admin)
+        quiet()
+        with pytest.raises(OperationalError):
+            run("SELECT 1")
+    finally:
+        other.run(hold.__exit__, None, None, None)
+    assert run("SELECT 1") == 1
 
 
 # ##### What the server has ended keeps nobody's place #####

@@ -23,7 +23,13 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 import conn_hygiene
-from conn_hygiene import close_all_after_fork, close_all_before_fork, closing_connections
+from conn_hygiene import (
+    close_all_after_fork,
+    close_all_before_fork,
+    closing_connections,
+    hold_connection,
+    release_connections,
+)
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.forks.discarding import bury, discard
 from conn_hygiene.leases import attaching, wrapper
@@ -272,6 +278,24 @@ def test_a_child_waits_for_no_block_of_the_parents_to_close() -> None:
     finally:
         other.run(block.__exit__, None, None, None)
     assert conn_hygiene.snapshot() == []
+
+
+def test_no_hold_of_the_parents_holds_in_a_child() -> None:
+    """But the one in which it was forked: its own code is in there."""
+
+    def releases() -> int:
+        pid_of("default")
+        return release_connections()
+
+    other, hold = contextvars.copy_context(), hold_connection()
+    other.run(hold.__enter__)
+    try:
+        assert in_child(releases) == 1
+        assert other.run(in_child, releases) == 0
+        assert releases() == 0
+    finally:
+        other.run(hold.__exit__, None, None, None)
+    assert releases() == 1
 
 
 def test_a_child_may_leave_the_parents_atomic_block() -> None:

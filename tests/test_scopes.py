@@ -992,6 +992,12 @@ def test_an_async_generator_that_is_abandoned_in_a_hold_does_not_hold_for_ever()
     async_to_sync(main)()
 
 
+def test_a_hold_whose_end_is_not_told_does_not_hold_for_ever() -> None:
+    contextvars.copy_context().run(hold_connection().__enter__)
+    with release_between_queries():
+        query_and_wait()
+
+
 # ##### closing_connections #####
 
 

@@ -2,7 +2,8 @@
 
 The scopes around it are listed in a ContextVar: they follow a request from the event loop into the threads of
 ``sync_to_async``, and two requests in one thread do not see each other's. Their order does not matter: a hold wins over
-every release, outside or inside of it, since its code relies on the session.
+every release, outside or inside of it, since its code relies on the session. So it does over one beside it, of a task
+whose queries share its thread, and by that its connections.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from conn_hygiene import conf
+from conn_hygiene.leases.blocks import Blocks
 
 
 class Entry:
     """One entering of a scope, which releases or holds the connections of some aliases, or of all."""
 
-    __slots__ = ("holds", "of_request", "over", "scope", "using")
+    __slots__ = ("__weakref__", "holds", "of_request", "over", "scope", "using")
 
     def __init__(self, scope: object, *, holds: bool, using: frozenset[str] | None, of_request: bool = False) -> None:
         self.scope = scope
@@ -29,6 +31,9 @@ class Entry:
 
 
 entered: ContextVar[tuple[Entry, ...]] = ContextVar("conn_hygiene_entered", default=())
+
+#: The entries of ``hold_connection``, whosever they are.
+holding: Blocks[Entry] = Blocks()
 
 
 def request_of(entries: tuple[Entry, ...]) -> Entry | None:
@@ -59,7 +64,7 @@ def wish(alias: str) -> int:
     """Return what the settings and the scopes around want of an idle connection of *alias*."""
     mode = conf.current.RELEASE
     answer = _answer(alias)
-    if answer is False:
+    if answer is False or (holding.begun and _is_held_beside(alias)):
         return HOLD
     if mode == "never":
         return KEEP
@@ -72,5 +77,14 @@ def releases(alias: str) -> bool:
 
 
 def holds(alias: str) -> bool:
-    """Return whether a ``hold_connection`` is around that covers *alias*."""
+    """Return whether a ``hold_connection`` covers *alias*, around this code or beside it in the running thread."""
+    return is_inside_hold(alias) or _is_held_beside(alias)
+
+
+def is_inside_hold(alias: str) -> bool:
+    """Return whether a ``hold_connection`` is around this code that covers *alias*."""
     return _answer(alias) is False
+
+
+def _is_held_beside(alias: str) -> bool:
+    return any(entry.using is None or alias in entry.using for entry in holding.active())

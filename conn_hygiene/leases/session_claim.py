@@ -237,7 +237,9 @@ class SessionClaim(Claim):
                 return
             if setting_up is None:
                 setting_up = self._setting_up(wrapper)
-            added = self.session_state.add(effect, setting_up=setting_up, of_hold=policy.holds(self.alias))
+            # With the hold of another task goes what was left in that, and nothing of this one's.
+            of_hold = policy.is_inside_hold(self.alias)
+            added = self.session_state.add(effect, setting_up=setting_up, of_hold=of_hold)
         news.publish_pins(self, added)
 
     @property

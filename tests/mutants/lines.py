@@ -2984,7 +2984,7 @@ MUTANTS = [
         "a job closes what another one in its thread is using",
         "scopes.py",
         """
-        beside = _closings.beside(entry)
+        beside = entry.beside()
         """,
         """
         beside = []
@@ -3020,10 +3020,10 @@ MUTANTS = [
         "a job inside of another one closes nothing",
         "scopes.py",
         """
-        return [other for other in self._active() if other is not entry and other not in entry.around]
+        return [other for other in _closings.active() if other is not self and other not in self.around]
         """,
         """
-        return [other for other in self._active() if other is not entry]
+        return [other for other in _closings.active() if other is not self]
         """,
         "test_async.py::test_a_block_inside_of_another_closes_at_its_own_end_whoever_is_beside",
     ),
@@ -3039,26 +3039,75 @@ MUTANTS = [
         "test_async.py::test_who_covers_other_aliases_only_keeps_nothing_open",
     ),
     _mutant(
-        "a job whose end nobody tells keeps connections open for ever",
-        "scopes.py",
+        "a block whose end nobody tells goes on for ever",
+        "leases/blocks.py",
         """
-        self._entries = (*map(weakref.ref, self._active()), weakref.ref(entry))
+        self.begun = (*map(weakref.ref, self.active()), weakref.ref(block))
         """,
         """
-        self._entries = tuple(lambda kept=kept: kept for kept in (*self._active(), entry))
+        self.begun = tuple(lambda kept=kept: kept for kept in (*self.active(), block))
         """,
+        "test_scopes.py::test_a_hold_whose_end_is_not_told_does_not_hold_for_ever",
         "test_scopes.py::test_a_block_whose_end_is_not_told_keeps_nothing_open",
     ),
     _mutant(
-        "a child waits for the parent's jobs",
-        "scopes.py",
+        "a child waits for the parent's blocks",
+        "leases/blocks.py",
         """
-        return [entry for entry in found if entry is not None and not entry.over and entry.pid == os.getpid()]
+        if self._pid != os.getpid():
+            return []
         """,
-        """
-        return [entry for entry in found if entry is not None and not entry.over]
-        """,
+        "",
         "test_forks.py::test_a_child_waits_for_no_block_of_the_parents_to_close",
+        "test_forks.py::test_no_hold_of_the_parents_holds_in_a_child",
+    ),
+    _mutant(
+        "a hold ends in the middle of another task's",
+        "leases/policy.py",
+        """
+        return is_inside_hold(alias) or _is_held_beside(alias)
+        """,
+        """
+        return is_inside_hold(alias)
+        """,
+        "test_async.py::test_the_end_of_a_hold_leaves_the_session_to_another_one",
+        "test_async.py::test_what_a_hold_has_left_goes_with_the_last_of_them",
+        "test_async.py::test_a_hold_keeps_its_session_from_a_task_beside_it[releases-after a grace]",
+        "test_broken.py::test_the_end_of_a_session_that_another_context_holds_is_told",
+    ),
+    _mutant(
+        "a hold does not count for the tasks beside it",
+        "leases/policy.py",
+        """
+        if answer is False or (holding.begun and _is_held_beside(alias)):
+        """,
+        """
+        if answer is False:
+        """,
+        "test_async.py::test_a_hold_keeps_its_session_from_a_task_beside_it[queries_and_pauses-at once]",
+        "test_async.py::test_so_it_does_where_the_other_has_begun_first",
+    ),
+    _mutant(
+        "a hold counts for all aliases beside it",
+        "leases/policy.py",
+        """
+        return any(entry.using is None or alias in entry.using for entry in holding.active())
+        """,
+        """
+        return bool(holding.active())
+        """,
+        "test_async.py::test_a_hold_of_another_alias_keeps_nothing_from_going_back",
+    ),
+    _mutant(
+        "what a task leaves goes with another one's hold",
+        "leases/session_claim.py",
+        """
+        of_hold = policy.is_inside_hold(self.alias)
+        """,
+        """
+        of_hold = policy.holds(self.alias)
+        """,
+        "test_async.py::test_what_was_left_beside_a_hold_stays",
     ),
     # ##### Is it still the same one? #####
     _mutant(
