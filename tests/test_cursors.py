@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from django.core.signals import request_finished, request_started
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.postgresql import base
 
@@ -337,28 +338,50 @@ def _streaming(cursor: Any) -> Any:
     return stream
 
 
+def _by_close(use: Callable[[], None]) -> None:
+    use()
+    connections["default"].close()
+
+
+def _by_job(use: Callable[[], None]) -> None:
+    with closing_connections():
+        use()
+
+
+def _by_request(use: Callable[[], None]) -> None:
+    request_started.send(None, environ={})
+    use()
+    request_finished.send(None)
+
+
+@pytest.mark.parametrize("end", [_by_close, _by_job, _by_request])
 @pytest.mark.parametrize("begin", [_copying, _copied, _streaming])
 @pytest.mark.usefixtures("only_connection")
-def test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock(begin: Callable[[Any], Any]) -> None:
-    """Cleaning its session would wait for that lock, in the thread that has it."""
-    late = connections["default"].cursor()
-    begun = begin(late)
-    before = late.connection.info.backend_pid
-    lock, waited = late.connection.lock, threading.Event()
+def test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock(
+    begin: Callable[[Any], Any], end: Callable[[Callable[[], None]], None]
+) -> None:
+    """Cleaning its session, or rolling back, would wait for that lock, in the thread that has it."""
+    begun: list[Any] = []
+    waited = threading.Event()
 
-    def end_waiting() -> None:
+    def end_waiting(lock: threading.Lock) -> None:
         waited.set()
         lock.release()
 
-    timer = threading.Timer(5, end_waiting)
-    timer.start()
-    connections["default"].close()
+    def use() -> None:
+        late = connections["default"].cursor()
+        begun.extend([late, late.connection.info.backend_pid, begin(late)])
+        timer = threading.Timer(5, end_waiting, [late.connection.lock])
+        timer.start()
+        begun.append(timer)
+
+    end(use)
+    _, before, _, timer = begun
     timer.cancel()
     assert not waited.is_set()
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         assert cursor.fetchone() != (before,)
-    del begun
 
 
 @pytest.mark.parametrize("begin", [_copying, _streaming])

@@ -16,6 +16,7 @@ from conn_hygiene.leases import policy
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
+from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import watch
 from conn_hygiene.work import Request, serving
 
@@ -171,10 +172,11 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
     found = describe(lease, time.monotonic())
     event = watch.left_open(lease, found, who) if found is not None else None
     failed: psycopg.Error | None = None
-    try:
-        wrapper.connection.rollback()
-    except psycopg.Error as error:
-        failed = error
+    if not _would_wait(wrapper):
+        try:
+            wrapper.connection.rollback()
+        except psycopg.Error as error:
+            failed = error
     reset_transaction_state(wrapper)
     wrapper.close()
 
@@ -187,18 +189,26 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
     return tell
 
 
+def _would_wait(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether a rollback would wait for a COPY or a generator (``stream()``) that was left in the middle.
+
+    Such a one has psycopg's lock of the connection. What is open then ends with the connection, which is closed.
+    """
+    return isinstance(wrapper.connection, psycopg.Connection) and pools.is_locked(wrapper.connection)
+
+
 def end_unleased_transaction(wrapper: BaseDatabaseWrapper, who: str) -> Callable[[], None]:
     """Do what :func:`end_transaction` does, on a connection without a lease, of which no more is known.
 
     It is another vendor's, for one.
     """
+    failed: Error | None = None
     try:
-        with wrapper.wrap_database_errors:
-            wrapper._rollback()  # type: ignore[attr-defined]
+        if not _would_wait(wrapper):
+            with wrapper.wrap_database_errors:
+                wrapper._rollback()  # type: ignore[attr-defined]
     except Error as error:
-        failed: Error | None = error
-    else:
-        failed = None
+        failed = error
     reset_transaction_state(wrapper)
     wrapper.close()
     return partial(

@@ -838,6 +838,13 @@ MUTANTS = [
         "test_turns.py::test_and_from_how_long_they_do",
     ),
     _mutant(
+        "a request's end waits for a stream that it has left in the middle",
+        "transactions/left_open.py",
+        "    if not _would_wait(wrapper):\n        try:\n            wrapper.connection.rollback()",
+        "    if True:\n        try:\n            wrapper.connection.rollback()",
+        "test_cursors.py::test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock",
+    ),
+    _mutant(
         "the next request goes on with the last one's burst",
         "transactions/left_open.py",
         """
