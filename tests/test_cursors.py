@@ -259,6 +259,46 @@ def test_nor_does_one_that_was_closed_in_time_send_anything(
             (REACHES | FETCHES)[name](late)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="libpq traces into C files")
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        pytest.param(cls, name, id=f"{_id(cls)}, {name}")
+        for cls in (base.Cursor, psycopg.ServerCursor)
+        for name in [*REACHES, *FETCHES, "close"]
+        if name != "callproc" or cls in DJANGOS
+    ],
+)
+@pytest.mark.usefixtures("only_connection")
+def test_a_cursor_of_a_handle_that_has_executed_nothing_yet_reaches_nobody_elses_transaction(
+    cls: type[Any], name: str, tmp_path: Path
+) -> None:
+    late = _of_handle(cls)
+    connections["default"].close()
+
+    def use() -> None:
+        with _silence(late.connection, tmp_path / "trace"):
+            if name == "close":
+                late.close()
+            else:
+                with pytest.raises((psycopg.InterfaceError, psycopg.ProgrammingError)):
+                    (REACHES | FETCHES)[name](late)
+
+    @closing_connections
+    def in_transaction() -> None:
+        with transaction.atomic(), connections["default"].cursor() as cursor:
+            cursor.execute("SELECT 2")
+            assert cursor.connection is late.connection
+            use()
+            cursor.execute("SELECT 3")
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(in_transaction).result()
+    # And while nobody has it.
+    use()
+    late.close()
+
+
 @pytest.mark.parametrize("name", ["stream", "copy"])
 @pytest.mark.usefixtures("only_connection")
 def test_what_was_called_before_and_begins_after_is_refused(name: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg import Error, InterfaceError, OperationalError, ServerCursor
 from psycopg.pq import TransactionStatus
@@ -25,7 +25,7 @@ from conn_hygiene.leases import audits
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import psycopg
     from psycopg import Cursor as _Cursor
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 else:
     _Cursor = object
 
-# Where a connection keeps the lease that it is checked out under, for cursors that its wrapper did not make, and that
-# lease's list of the open ones: each checkout has its own.
+# Where a connection keeps the checkout that it is of, for cursors that its wrapper did not make.
 _CHECKOUT = "_conn_hygiene_checkout"
 # Where it keeps those that its wrapper did not make, once they have executed something.
 _UNLISTED = "_conn_hygiene_unlisted"
@@ -48,14 +47,34 @@ _PLAIN = "_conn_hygiene_plain"
 _ref = weakref.ref
 
 
+class _Checkout:
+    """One checkout of a connection. Written by its owner, or whoever ends it for that."""
+
+    __slots__ = ("lease", "open_cursors", "over")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        #: The lease's list of these. Each checkout has its own.
+        self.open_cursors = lease.open_cursors
+        #: Whether the connection was closed or given back, and may be somebody else's.
+        self.over = False
+
+
 class LeasedCursor(_Cursor):
     """Mixed into a psycopg cursor's class."""
 
     __slots__ = ()
 
+    # In which checkout the cursor was made; None outside of any, and for one that was not made by this class.
+    _conn_hygiene_made_in: _Checkout | None = None
+
     # The lease, and as what the cursor stands in its list of open ones; None for a cursor made on a raw handle, which
     # does not count, and for a closed one.
     _conn_hygiene_entry: tuple[Lease, weakref.ref[Any]] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._conn_hygiene_made_in = getattr(self._conn, _CHECKOUT, None)
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
@@ -123,11 +142,13 @@ class LeasedCursor(_Cursor):
             return entry[0].statement(query, params, self._conn)
         # Before executemany() turns pipeline mode on, for one.
         self._refuse_if_closed()
-        checkout = getattr(self._conn, _CHECKOUT, None)
+        if self._is_left_behind():
+            self._refuse()
+        checkout: _Checkout | None = getattr(self._conn, _CHECKOUT, None)
         if checkout is None:
             return None
         self._conn.__dict__.setdefault(_UNLISTED, _Unlisted()).note(self)
-        lease: Lease = checkout[0]
+        lease = checkout.lease
         if getattr(self, "withhold", False):
             # psycopg writes the DECLARE, and the query does not show it. Django's own cursors keep the connection while
             # they are open, so this is about those of the handle.
@@ -135,15 +156,21 @@ class LeasedCursor(_Cursor):
         return lease.statement(query, params, self._conn)
 
     def _succeeded(self, undoes: Effect) -> None:
-        entry = self._conn_hygiene_entry or getattr(self._conn, _CHECKOUT, None)
+        lease = self._lease()
         # In a pipeline it has only been sent.
-        if entry is not None and not self._conn.pgconn.pipeline_status:
-            entry[0].succeeded(undoes, self._conn)
+        if lease is not None and not self._conn.pgconn.pipeline_status:
+            lease.succeeded(undoes, self._conn)
 
     def _failed(self, error: Error) -> None:
-        entry = self._conn_hygiene_entry or getattr(self._conn, _CHECKOUT, None)
-        if entry is not None:
-            entry[0].failed(error, self._conn)
+        lease = self._lease()
+        if lease is not None:
+            lease.failed(error, self._conn)
+
+    def _lease(self) -> Lease | None:
+        if self._conn_hygiene_entry is not None:
+            return self._conn_hygiene_entry[0]
+        checkout: _Checkout | None = getattr(self._conn, _CHECKOUT, None)
+        return None if checkout is None else checkout.lease
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -153,6 +180,20 @@ class LeasedCursor(_Cursor):
         except Error as error:
             self._failed(error)
             raise
+
+    def _is_left_behind(self) -> bool:
+        """Return whether the cursor was made in a checkout that is over: one on a raw handle, which nobody has listed.
+
+        What was executed by then has been retired.
+        """
+        made_in = self._conn_hygiene_made_in
+        return made_in is not None and made_in.over
+
+    def _refuse(self) -> NoReturn:
+        if self._conn.closed:
+            # As psycopg has it, for who looks for that to connect again.
+            raise OperationalError("the connection is closed")
+        raise InterfaceError("the connection of this cursor was closed or given back")
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
@@ -238,7 +279,10 @@ class LeasedServerCursor(LeasedCursor):
         """Close the cursor; where the toolkit has ended its session, nobody is there for the ``CLOSE``."""
         entry = self._conn_hygiene_entry
         if entry is None:
-            super().close()
+            if self._is_left_behind():
+                self._close()
+            else:
+                super().close()
             return
         self._conn_hygiene_entry = None
         lease, cursor = entry
@@ -261,6 +305,8 @@ class LeasedServerCursor(LeasedCursor):
         entry = self._conn_hygiene_entry
         if entry is not None:
             entry[0].fetching()
+        elif self._is_left_behind():
+            self._refuse()
 
 
 class RetiredCursor(LeasedCursor):
@@ -276,10 +322,7 @@ class RetiredCursor(LeasedCursor):
         self._announce(query, params)
 
     def _announce(self, query: Any, params: Any) -> Effect | None:
-        if self._conn.closed:
-            # As psycopg has it, for who looks for that to connect again.
-            raise OperationalError("the connection is closed")
-        raise InterfaceError("the connection of this cursor was closed or given back")
+        self._refuse()
 
     def _refuse_if_not_here(self) -> None:
         # In pipeline mode, psycopg would fetch what has not come yet.
@@ -385,7 +428,7 @@ def _mixed_in(mixin: type, cls: Any) -> Any:
 
 def follow(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Have the cursors of *connection* tell *lease* from here on."""
-    connection.__dict__[_CHECKOUT] = (lease, lease.open_cursors)
+    connection.__dict__[_CHECKOUT] = _Checkout(lease)
     factories: Any = connection
     factories.cursor_factory = _leased(factories.cursor_factory)
     factories.server_cursor_factory = _leased(factories.server_cursor_factory)
@@ -415,13 +458,19 @@ def retire(connection: psycopg.Connection[Any]) -> None:
     Sends nothing. To be repeated if it was interrupted.
     """
     attributes = connection.__dict__
-    checkout = attributes.get(_CHECKOUT)
-    if checkout is not None and (checkout[1] or _UNLISTED in attributes):
-        for reference in (*checkout[1], *attributes.get(_UNLISTED, ())):
-            cursor = reference() if isinstance(reference, weakref.ref) else None
-            if cursor is not None and not isinstance(cursor, RetiredCursor):
-                cursor.__class__ = retired_cursor_class(type(cursor))  # type: ignore[arg-type]
+    checkout: _Checkout | None = attributes.get(_CHECKOUT)
+    if checkout is not None:
+        checkout.over = True
+        if checkout.open_cursors or _UNLISTED in attributes:
+            _retire_all((*checkout.open_cursors, *attributes.get(_UNLISTED, ())))
     unfollow(connection)
+
+
+def _retire_all(references: Iterable[object]) -> None:
+    for reference in references:
+        cursor = reference() if isinstance(reference, weakref.ref) else None
+        if cursor is not None and not isinstance(cursor, RetiredCursor):
+            cursor.__class__ = retired_cursor_class(type(cursor))  # type: ignore[arg-type]
 
 
 def unfollow(connection: psycopg.Connection[Any]) -> None:

@@ -1026,6 +1026,13 @@ MUTANTS = [
         "test_pauses.py::test_nor_where_others_wait_whose_turn_it_is",
     ),
     _mutant(
+        "a cursor of a handle that has executed nothing is not left behind",
+        "leases/cursors.py",
+        "        checkout.over = True\n",
+        "",
+        "test_cursors.py::test_a_cursor_of_a_handle_that_has_executed_nothing_yet_reaches_nobody_elses_transaction",
+    ),
+    _mutant(
         "a cursor is closed by whoever closes it",
         "leases/cursors.py",
         """
