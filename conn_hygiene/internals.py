@@ -615,6 +615,7 @@ NAMES: tuple[Name, ...] = (
     *_names(_FORBIDDEN, UNINSTALLING, {"wrapped": "What a test class has forbidden, and will put back."}),
     *_names(_WRAPPER, COMMAND, {"get_connection_params": "How Django would connect, for a connection of its own."}),
     *_names(_WRAPPER, PARAMETERS, {"get_connection_params": "Asked for each new connection of a pool, if overridden."}),
+    *_names(_WRAPPER, COMMAND, {"get_new_connection": "Has the new connection wait for answers only so long."}),
     *_names(_DATABASES, COMMAND, {"create_connection": "A wrapper that is no thread's, for a session of its own."}),
     *_names(_STREAM, TABLES, {"_out": "The stream below, for rich: Django's own ends each write with a line break."}),
     # ##### psycopg #####
@@ -692,15 +693,8 @@ NAMES: tuple[Name, ...] = (
     *_names(
         _PQ, CONNECT_OPTIONS, {"Conninfo": "What libpq takes for options and application_name where nothing is said."}
     ),
-    *_names(
-        _PGCONN,
-        COMMAND,
-        {
-            "send_query": "Asks without waiting, since a pooler may have no server for it.",
-            "is_busy": "As above.",
-            "get_result": "As above.",
-        },
-    ),
+    *_names(_CONNECTION, COMMAND, {"wait": "Called for each query; replaced, to wait only so long for the answer."}),
+    *_names(_PGCONN, COMMAND, {"finish": "Ends a connection that has not answered in time."}),
     # ##### psycopg_pool #####
     *_names(
         _POOL,

@@ -28,13 +28,14 @@ from conn_hygiene.reports import live as live_reports
 from conn_hygiene.server import sessions as server
 from tests.adminsite import settings as of_site
 from tests.test_connections_command import configured
+from tests.test_doctor import needs_pgbouncer, saturated, through
 from tests.testapp.models import Item
 from tests.waiting import wait_until, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["configured"]  # a fixture
+__all__ = ["configured", "saturated", "through"]  # fixtures
 
 _DATABASES = ["default", "small", "unpooled", "persistent"]
 
@@ -463,6 +464,17 @@ def test_it_says_that_a_server_is_not_there(viewer: Client, settings: Any, monke
     assert answer["ticket"] == ""
 
 
+@needs_pgbouncer
+@committing
+def test_it_says_that_a_server_does_not_answer(
+    viewer: Client, saturated: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "TIMEOUT", 1)
+    answer = live(viewer, viewer.get(PAGE))
+    assert "no connection to be had to unpooled" in answer["summary"]
+    assert "no answer within 1 s" in answer["html"]
+
+
 # ##### Terminating #####
 
 
@@ -593,7 +605,7 @@ def test_it_is_said_why_the_server_refuses(
 
     # As OPTIONS may have it: the sessions are the role's that signs in, and another one acts in them.
     connect = server.connect
-    role = {"options": "-c role=pg_read_all_stats"}
+    role: dict[str, Any] = {"options": "-c role=pg_read_all_stats"}
     monkeypatch.setattr(server, "connect", lambda alias, **others: connect(alias, **others, **role))
     with session() as other:
         pid, address = other.info.backend_pid, address_of(other)

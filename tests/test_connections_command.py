@@ -723,6 +723,20 @@ class TestTerminate:
             assert outcome is server.Outcome.GONE
             assert reused.execute("SELECT 1").fetchone() == (1,)
 
+    def test_one_that_takes_long_to_end_is_waited_for_longer_than_for_an_answer(
+        self, as_app: None, monkeypatch: pytest.MonkeyPatch, admin: psycopg.Connection
+    ) -> None:
+        monkeypatch.setattr(server, "ANSWER_TIMEOUT", 0.2)
+        monkeypatch.setattr(server, "TERMINATE_TIMEOUT", 1)
+        with session_of(APP) as slow, server.connect("unpooled") as connection:
+            slow.execute("CREATE TEMPORARY TABLE last_of_all ()")
+            [(table,)] = slow.execute("SELECT pg_my_temp_schema()::regnamespace || '.last_of_all'").fetchall()
+            [session] = server.activity(connection).counted
+            with admin.transaction():
+                # As it ends, a session drops its temporary tables.
+                admin.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+                assert server.terminate(connection, session) is server.Outcome.PENDING
+
 
 # Each with a secret in it that must not be seen.
 LITERALS = [

@@ -13,14 +13,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 from django.test import override_settings
 
@@ -1070,9 +1070,23 @@ def through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lead
 
 
+@pytest.fixture
+def saturated(through: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lead "unpooled" through a PgBouncer whose only session is in a transaction, for which one client waits."""
+    monkeypatch.setattr(server, "ANSWER_TIMEOUT", 0.3)
+    with (
+        through("transaction", pool_size=1, query_wait_timeout=5),
+        server.connect("unpooled") as in_transaction,
+        closing(server.connect("unpooled")) as waiting,
+    ):
+        in_transaction.execute("BEGIN")
+        waiting.pgconn.send_query(b"SELECT 1")
+        yield
+
+
 def test_only_what_clients_have_is_counted(role: str, admin: psycopg.Connection) -> None:
     """Also for a role that may not see what is a client's: the launcher of logical replication has a role as well."""
-    parameters = {"user": role, "password": "conn_hygiene"}
+    parameters: dict[str, Any] = {"user": role, "password": "conn_hygiene"}
     with server.connect("unpooled", **parameters) as connection:
         foreign = server.limits(connection).foreign_sessions
         [there] = admin.execute(
@@ -1123,7 +1137,7 @@ class TestBehindPgBouncer:
             server.connect("unpooled") as connection,
             server.connect("unpooled", application_name="shop@a:1"),
         ):
-            found = pgbouncer.ask("unpooled", connection)
+            found = pgbouncer.ask("unpooled", pgbouncer.client_of(connection))
             port = connection.info.port
         target = connections["default"].get_connection_params()
         assert found.address == f"127.0.0.1:{port}"
@@ -1204,6 +1218,24 @@ class TestBehindPgBouncer:
         monkeypatch.setattr(pooler, "ANSWER_TIMEOUT", 0.1)
         with through("session", pool_size=1):
             assert between() is Pooler.SESSION
+
+    def test_what_it_has_no_session_for_is_given_up_and_its_console_tells_why(self, saturated: None) -> None:
+        found = run_doctor()
+        assert found["not-asked"]["why"] == "no answer within 0.3 s"
+        assert found["not-asked"]["level"] == "error"
+        assert "for a session of PgBouncer's right now" in found["clients-wait"]["what"]
+        assert found["clients-wait"]["why"].endswith(" The doctor may be among them: it was not answered either.")
+        out = io.StringIO()
+        with pytest.raises(CommandError, match=r"unpooled: no answer within 0\.3 s") as caught:
+            call_command("connections", "status", "--database", "unpooled", stdout=out)
+        assert caught.value.returncode == 3
+        assert "no answer within 0.3 s" in out.getvalue()
+        with pytest.raises(CommandError, match=r"unpooled: no answer within 0\.3 s"):
+            call_command("connections", "terminate", "--database", "unpooled", "--idle", "0", stdout=out)
+
+    def test_so_is_what_django_asks_there(self, saturated: None) -> None:
+        with pytest.raises(OperationalError, match=r"no answer within 0\.3 s"):
+            server.timeouts("unpooled", doctor.TIMEOUTS)
 
     def test_the_sessions_are_seen_through_it(self, through: Any) -> None:
         out = io.StringIO()

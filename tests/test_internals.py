@@ -185,7 +185,7 @@ def test_one_that_is_not_would_be_found(text: str) -> None:
 PROMISED = {
     *("alias", "cursor", "features", "vendor", "closed", "getconn", "putconn", "name", "open", "check"),
     *("copy", "on_commit", "info", "kwargs", "reset", "server_version", "flush", "get_stats", "timeout"),
-    *("wait", "check_connection", "host", "hostaddr", "port", "user", "min_size", "max_size"),
+    *("check_connection", "host", "hostaddr", "port", "user", "min_size", "max_size"),
 }
 
 
@@ -640,7 +640,7 @@ def test_without_a_part_of_celerys_fixup_it_is_celerys(
     assert type(ours.fixup(celery.Celery(set_as_current=False, fixups=[]))) is ours.DjangoFixup
 
 
-@pytest.mark.parametrize("name", ["get_connection_params", "create_connection", "send_query"])
+@pytest.mark.parametrize("name", ["get_connection_params", "create_connection", "finish"])
 def test_without_a_way_to_ask_the_command_refuses(name: str, without: Callable[..., None]) -> None:
     without(name_of(name, internals.COMMAND))
     with pytest.raises(CommandError, match=f"This needs .*{name}, which is missing."):

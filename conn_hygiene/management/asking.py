@@ -19,6 +19,7 @@ from conn_hygiene.reports import live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.answers import NoAnswer
 from conn_hygiene.server.own_middleware import is_releasing
 from conn_hygiene.sessions import catalogue, connect_options
 
@@ -164,17 +165,23 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
     failures = []
     try:
         with server.connect(alias) as connection:
-            identity = facts["identity"] = server.identity(connection)
-            facts["limits"] = server.limits(connection)
-            if identity not in asked:
-                asked[identity] = server.activity(connection)
-            facts["activity"] = asked[identity]
-            facts["catalogue"] = catalogue.read(connection)
-            if facts["catalogue"] is None:
-                failures.append("What functions and policies do to sessions could not be read from the catalogue.")
-            facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
+            client = pgbouncer.client_of(connection)
+            try:
+                identity = facts["identity"] = server.identity(connection)
+                facts["limits"] = server.limits(connection)
+                if identity not in asked:
+                    asked[identity] = server.activity(connection)
+                facts["activity"] = asked[identity]
+                facts["catalogue"] = catalogue.read(connection)
+                if facts["catalogue"] is None:
+                    failures.append("What functions and policies do to sessions could not be read from the catalogue.")
+                facts["pooler"] = pooler.between(connection, lambda: server.connect(alias))
+            except NoAnswer:
+                # A pooler all of whose sessions are taken says so itself.
+                facts |= _console(alias, client)
+                raise
             if facts["pooler"] is not pooler.Pooler.NONE:
-                facts |= _console(alias, connection)
+                facts |= _console(alias, client)
         facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(words(error))
@@ -194,10 +201,10 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
     )
 
 
-def _console(alias: str, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+def _console(alias: str, client: pgbouncer.Client) -> dict[str, Any]:
     """Return what PgBouncer says of itself; or why it does not, which is no failure: it need not be PgBouncer."""
     try:
-        return {"pgbouncer": pgbouncer.ask(alias, connection)}
+        return {"pgbouncer": pgbouncer.ask(alias, client)}
     except psycopg.Error as error:
         return {"console_failure": words(error)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg.rows import dict_row
 
@@ -69,14 +69,27 @@ class PgBouncer:
         return self.version >= (1, 22) and self.max_prepared_statements > 0
 
 
-def ask(alias: str, connection: psycopg.Connection[Any]) -> PgBouncer:
-    """Ask the console of the PgBouncer that *alias* leads through, and *connection* with it.
+class Client(NamedTuple):
+    """As what somebody has connected: to which address and database, and as whom."""
+
+    address: str
+    database: str
+    user: str
+
+
+def client_of(connection: psycopg.Connection[Any]) -> Client:
+    """Return as what *connection* has connected, which it does not know any more when it is closed."""
+    info = connection.info
+    return Client(f"{info.host or info.hostaddr}:{info.port}", info.dbname, info.user)
+
+
+def ask(alias: str, client: Client) -> PgBouncer:
+    """Ask the console of the PgBouncer that *alias* leads through, and *client* with it.
 
     :raises psycopg.Error: it does not let the role in, or has no console, and so is something else than PgBouncer.
     """
-    info = connection.info
     with sessions.connect(alias, dbname=_CONSOLE) as console:
-        return _read(console, f"{info.host or info.hostaddr}:{info.port}", info.dbname, info.user)
+        return _read(console, *client)
 
 
 def _read(console: psycopg.Connection[Any], address: str, database: str, user: str) -> PgBouncer:

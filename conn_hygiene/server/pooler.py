@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 import re
-import selectors
-import time
 from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from conn_hygiene.server import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import psycopg
 
 #: Seconds to wait for an answer of a second connection. One to a pooler in session mode may have to queue for minutes.
 ANSWER_TIMEOUT = 3.0
@@ -74,18 +74,8 @@ def _server_pid(connection: psycopg.Connection[Any]) -> int:
 
 def _server_pid_soon(connection: psycopg.Connection[Any]) -> int | None:
     """Return the pid of the server process; None if no answer comes within ANSWER_TIMEOUT, which ends *connection*."""
-    pgconn = connection.pgconn
-    pgconn.send_query(_QUESTION.encode())
-    deadline = time.monotonic() + ANSWER_TIMEOUT
-    with selectors.DefaultSelector() as selector:
-        selector.register(pgconn.socket, selectors.EVENT_READ)
-        while pgconn.is_busy():
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                pgconn.finish()
-                return None
-            pgconn.consume_input()
-    value = None
-    # To the end, which is None: the connection is ready for another command only then.
-    while result := pgconn.get_result():
-        value = result.get_value(0, 0)
-    return None if value is None else int(value)
+    answers.limit(connection, ANSWER_TIMEOUT)
+    try:
+        return _server_pid(connection)
+    except psycopg.Error:
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,17 +22,20 @@ from psycopg.rows import class_row, dict_row
 
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import mask, printable
-from conn_hygiene.server import pooler
+from conn_hygiene.server import answers, pooler
 from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from psycopg.abc import Buffer
 
 #: Seconds to wait for the server to answer, where ``OPTIONS["connect_timeout"]`` says nothing.
 CONNECT_TIMEOUT = 10
+
+#: Seconds to wait for an answer over a connection that there is. Behind it may be a pooler that has no session to lend.
+ANSWER_TIMEOUT = 10
 
 #: Seconds to wait for a session to end that was told to.
 TERMINATE_TIMEOUT = 5
@@ -139,17 +143,19 @@ def _is_postgresql(alias: str) -> bool:
         return False
 
 
-def connect(alias: str, **others: Any) -> psycopg.Connection[Any]:
+def connect(alias: str, *, answer_timeout: float | None = None, **others: Any) -> psycopg.Connection[Any]:
     """Open a connection to the database of *alias*, beside whatever pool it has, with autocommit on.
 
     If a pooler refuses libpq's ``options``, it is opened without: whoever looks into that needs an answer.
 
+    :param answer_timeout: seconds to wait for each answer, after which :exc:`.answers.NoAnswer` is raised;
+        :data:`ANSWER_TIMEOUT` by default.
     :param others: goes over what the settings say, such as ``dbname``.
     :raises psycopg.Error: as :meth:`psycopg.Connection.connect` does, and also if the settings are such that nobody
         could connect, whatever it is that finds that out.
     """
     try:
-        return _connect(alias, others)
+        connection = _connect(alias, others)
     except psycopg.Error:
         raise
     except Exception as error:
@@ -157,6 +163,8 @@ def connect(alias: str, **others: Any) -> psycopg.Connection[Any]:
             raise
         # Django's ImproperlyConfigured, an unknown time zone, or what a backend raises that asks for a password.
         raise misconfigured(error) from error
+    answers.limit(connection, ANSWER_TIMEOUT if answer_timeout is None else answer_timeout)
+    return connection
 
 
 def misconfigured(error: Exception) -> psycopg.OperationalError:
@@ -315,6 +323,8 @@ def terminate(connection: psycopg.Connection[Any], session: Session, *, whatever
     if session.backend_start is None:
         # Who may not see a session could not tell it from the next one with its pid.
         return Outcome.NOT_PERMITTED
+    # The server itself waits meanwhile.
+    answers.limit(connection, TERMINATE_TIMEOUT + ANSWER_TIMEOUT)
     try:
         row = connection.execute(_TERMINATE, values).fetchone()
     except psycopg.errors.InsufficientPrivilege:
@@ -376,16 +386,25 @@ def timeouts(alias: str, names: Iterable[str], *, bare: bool = False) -> dict[st
     ``connection_created``; so such a session is opened and asked, beside the pool.
 
     :param bare: without libpq's ``options``, if a pooler refuses those.
-    :raises django.db.Error: Django could not connect.
+    :raises django.db.Error: Django could not connect, or there was no answer within :data:`ANSWER_TIMEOUT`.
     """
     wrapper: Any = connections.create_connection(alias)
     options = {name: value for name, value in wrapper.settings_dict["OPTIONS"].items() if name != "pool"}
     if bare:
         options["options"] = ""
     wrapper.settings_dict = {**wrapper.settings_dict, "OPTIONS": {"connect_timeout": CONNECT_TIMEOUT, **options}}
+    wrapper.get_new_connection = functools.partial(_limited, wrapper.get_new_connection)
     try:
         with wrapper.cursor() as cursor:
             cursor.execute("SELECT name, setting::bigint FROM pg_settings WHERE name = ANY(%s)", [list(names)])
             return dict(cursor.fetchall())
     finally:
         wrapper.close()
+
+
+def _limited(get: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> Any:
+    connection = get(parameters)
+    # A pool of the backend's own hands out something else, which others are to have after this.
+    if isinstance(connection, psycopg.Connection):
+        answers.limit(connection, ANSWER_TIMEOUT)
+    return connection

@@ -236,7 +236,9 @@ def _waiting_clients(project: Project, options: dict[str, Any], fact: Facts) -> 
             fact.alias,
             what=f"{number(bouncer.waiting, 'client waits', 'clients wait')} for a session of PgBouncer's right now.",
             why=f"Its pool for {bouncer.role!r} in {bouncer.database!r} has {bouncer.sessions} at most, and all are in "
-            f"use; the longest wait is {bouncer.longest_wait:g} s.",
+            f"use; the longest wait is {bouncer.longest_wait:g} s."
+            # PgBouncer does not see that a client has gone that waits.
+            + ("" if fact.pooler else " The doctor may be among them: it was not answered either."),
             remedy="See what they do: manage.py connections status. If that is work, raise pool_size; if they are idle "
             "in transaction, end that first.",
             page=f"{_PAGE}#pooler-limits",

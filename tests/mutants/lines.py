@@ -5131,6 +5131,55 @@ MUTANTS = [
         "test_session_tags.py::test_a_host_has_one_name_whichever_alias_and_process",
     ),
     _mutant(
+        "an answer is waited for as long as a pooler likes",
+        "server/sessions.py",
+        """
+        answers.limit(connection, ANSWER_TIMEOUT if answer_timeout is None else answer_timeout)
+        """,
+        "",
+        "test_doctor.py::TestBehindPgBouncer::test_what_it_has_no_session_for_is_given_up_and_its_console_tells_why",
+    ),
+    _mutant(
+        "what Django asks is waited for as long as a pooler likes",
+        "server/sessions.py",
+        """
+        wrapper.get_new_connection = functools.partial(_limited, wrapper.get_new_connection)
+        """,
+        "",
+        "test_doctor.py::TestBehindPgBouncer::test_so_is_what_django_asks_there",
+    ),
+    _mutant(
+        "a session that takes long to end is no longer waited for than an answer",
+        "server/sessions.py",
+        """
+        answers.limit(connection, TERMINATE_TIMEOUT + ANSWER_TIMEOUT)
+        """,
+        "",
+        "test_connections_command.py::TestTerminate",
+    ),
+    _mutant(
+        "a pooler that has no session is not asked why",
+        "management/asking.py",
+        """
+        # A pooler all of whose sessions are taken says so itself.
+        facts |= _console(alias, client)
+        raise
+        """,
+        """
+        raise
+        """,
+        "test_doctor.py::TestBehindPgBouncer::test_what_it_has_no_session_for_is_given_up_and_its_console_tells_why",
+    ),
+    _mutant(
+        "the admin's page waits for answers as long as a command",
+        "contrib/admin/looking.py",
+        """
+        "answer_timeout": TIMEOUT,
+        """,
+        "",
+        "test_admin.py::test_it_says_that_a_server_does_not_answer",
+    ),
+    _mutant(
         "an alias that nobody can connect to takes the others along",
         "server/sessions.py",
         """

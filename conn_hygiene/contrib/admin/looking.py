@@ -1,7 +1,7 @@
 """What the page shows, asked for over connections of its own, and made ready for its templates.
 
 Those connections are in no pool (see :func:`conn_hygiene.server.sessions.connect`), live for one look, and are given up
-after :data:`CONNECT_TIMEOUT`: the page has to answer when a pool is used up and when a server is down.
+after :data:`TIMEOUT`: the page has to answer when a pool is used up and when a server is down.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from conn_hygiene.reports.snapshot import LeaseInfo, PoolInfo
     from conn_hygiene.server.doctor import Finding
 
-#: Seconds to wait for a server. libpq knows no less.
-CONNECT_TIMEOUT = 2
+#: Seconds to wait for a server, and for each of its answers. For the former, libpq knows no less.
+TIMEOUT = 2
 
 #: How many sessions of a database, and how many leases, are listed. What matters most comes first.
 LIMIT = 200
@@ -226,7 +226,8 @@ def _are_the_same(shared: Sequence[Place], process: Process) -> bool:
 def connection_parameters() -> dict[str, Any]:
     """Return what a connection of the page's own is opened with; by its name the page knows its sessions again."""
     return {
-        "connect_timeout": CONNECT_TIMEOUT,
+        "connect_timeout": TIMEOUT,
+        "answer_timeout": TIMEOUT,
         "application_name": f"conn_hygiene admin {socket.gethostname()[:30]}:{os.getpid()}",
     }
 
