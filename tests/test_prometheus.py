@@ -111,14 +111,15 @@ def test_a_scrape_tells_what_is_held_and_who_waits(pool_of: Callable[[str], Conn
     assert held == {("small", "in_use"): 1, ("unpooled", "pinned"): 1}
 
 
+@pytest.mark.parametrize("alias", ["default", "small"])
 def test_a_scrape_needs_no_connection_while_the_pool_is_empty(
-    pool_of: Callable[[str], ConnectionPool], monkeypatch: pytest.MonkeyPatch
+    alias: str, pool_of: Callable[[str], ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query()
+    query(alias)
     connections.close_all()
-    pool = pool_of("default")
+    pool = pool_of(alias)
     taken = [pool.getconn() for _ in range(pool.max_size)]
-    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(connections[alias].settings_dict, "ATOMIC_REQUESTS", True)
     before: list[LeaseInfo] = conn_hygiene.snapshot()
     checkouts = conn_hygiene.stats().checkouts
     try:
@@ -126,7 +127,7 @@ def test_a_scrape_needs_no_connection_while_the_pool_is_empty(
     finally:
         for each in taken:
             pool.putconn(each)
-    assert found["conn_hygiene_pool_idle"]["default",] == 0
+    assert found["conn_hygiene_pool_idle"][alias,] == 0
     assert (conn_hygiene.snapshot(), conn_hygiene.stats().checkouts) == (before, checkouts) == ([], checkouts)
     timeouts = {(alias,): stats.pool_timeouts for alias, stats in conn_hygiene.stats_by_alias().items()}
     assert timeouts == found["conn_hygiene_pool_timeouts_total"]

@@ -4665,9 +4665,9 @@ MUTANTS = [
     ),
     _mutant(
         "a scrape begins a transaction",
-        "contrib/prometheus/__init__.py",
+        "contrib/views.py",
         """
-        @transaction.non_atomic_requests
+        transaction.non_atomic_requests(using=alias)(plain)
         """,
         "",
         "test_prometheus.py::test_a_scrape_needs_no_connection_while_the_pool_is_empty",

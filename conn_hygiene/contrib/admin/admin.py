@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
-from django.db import Error, connections, router, transaction
+from django.db import Error, router
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
@@ -22,6 +21,7 @@ from django.utils.cache import add_never_cache_headers
 
 from conn_hygiene.contrib.admin import looking, tickets
 from conn_hygiene.contrib.admin.models import Connections
+from conn_hygiene.contrib.views import without_transaction
 from conn_hygiene.management import asking
 from conn_hygiene.masking import printable
 from conn_hygiene.reports.snapshot import pool_stats
@@ -80,16 +80,14 @@ class ConnectionsAdmin(_ModelAdmin):
         """Return the page's own addresses, in the place of those that lists and forms have."""
         wrap = self.admin_site.admin_view
         return [
-            path("", _without_transaction(wrap(self.changelist_view)), name=self._name("changelist")),
+            path("", without_transaction(wrap(self.changelist_view)), name=self._name("changelist")),
             # Not wrapped: they have to answer when users cannot be looked up.
-            path("live/", login_not_required(_without_transaction(self.live_view)), name=self._name("live")),
-            path(
-                "findings/", login_not_required(_without_transaction(self.findings_view)), name=self._name("findings")
-            ),
+            path("live/", login_not_required(without_transaction(self.live_view)), name=self._name("live")),
+            path("findings/", login_not_required(without_transaction(self.findings_view)), name=self._name("findings")),
             path(
                 # Last, since it may have a slash in it.
                 "terminate/<int:pid>/<int:started>/<path:alias>/",
-                _without_transaction(wrap(self.terminate_view)),
+                without_transaction(wrap(self.terminate_view)),
                 name=self._name("terminate"),
             ),
         ]
@@ -269,18 +267,6 @@ class ConnectionsAdmin(_ModelAdmin):
         except Error as error:
             logger.exception("The termination of session %d could not be written to the admin's log.", session.pid)
             messages.warning(request, f"That could not be written to the admin's log: {asking.words(error)}")
-
-
-def _without_transaction(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Return *view* so that ``ATOMIC_REQUESTS`` takes no connection for it, of no alias."""
-
-    @functools.wraps(view)
-    def plain(*args: Any, **kwargs: Any) -> HttpResponse:
-        return view(*args, **kwargs)
-
-    for alias in connections:
-        transaction.non_atomic_requests(using=alias)(plain)
-    return plain
 
 
 def _denied(request: HttpRequest) -> HttpResponse:

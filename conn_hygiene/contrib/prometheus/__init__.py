@@ -101,12 +101,13 @@ def unregister(registry: CollectorRegistry | None = None) -> None:
 
 @never_cache
 @require_safe
+# At a URL of the site's own. Those of urls.py have it for all aliases, which take settings: not needed to import this.
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer with all metrics of prometheus_client's registry; in multiprocess mode, with those of all processes.
 
-    A view that needs no database connection, also under ``ATOMIC_REQUESTS``, so that it answers while the pool is
-    empty. It asks nobody who they are: restrict it as you do your other pages for machines.
+    A view that needs no database connection, so that it answers while the pool is empty; by :mod:`.urls`, not under
+    ``ATOMIC_REQUESTS`` either. It asks nobody who they are: restrict it as you do your other pages for machines.
     """
     register()
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))

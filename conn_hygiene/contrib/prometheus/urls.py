@@ -5,8 +5,9 @@ from __future__ import annotations
 from django.urls import path
 
 from conn_hygiene.contrib import prometheus
+from conn_hygiene.contrib.views import without_transaction
 
 # From when the URLs are loaded, and not from the first scrape on.
 prometheus.register()
 
-urlpatterns = [path("", prometheus.metrics, name="conn_hygiene_metrics")]
+urlpatterns = [path("", without_transaction(prometheus.metrics), name="conn_hygiene_metrics")]
