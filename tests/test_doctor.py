@@ -1000,6 +1000,12 @@ class TestOnAServer:
             call_command(*arguments, "--fail-level", "warning", stdout=out)
         assert caught.value.returncode == 1
 
+    def test_its_help_says_of_what_a_number_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            call_command("connections", "doctor", "--help")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "How many processes use the databases: in all; with --hosts, on each of them." in said
+
     def test_it_opens_no_pool(self) -> None:
         connections["default"].close_pool()
         call_command("connections", "doctor", stdout=io.StringIO())

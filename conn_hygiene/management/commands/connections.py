@@ -130,7 +130,10 @@ class Command(BaseCommand):
         _add_databases(parser)
         _add_format(parser)
         parser.add_argument(
-            "--processes", type=_count, metavar="N", help="How many processes use the databases, on each host."
+            "--processes",
+            type=_count,
+            metavar="N",
+            help="How many processes use the databases: in all; with --hosts, on each of them.",
         )
         parser.add_argument("--hosts", type=_count, metavar="N", help="On how many hosts there are that many.")
         parser.add_argument("--threads", type=_count, metavar="N", help="How many threads each of them has.")
