@@ -31,6 +31,7 @@ def execute(query: str) -> None:
 
 
 def clean(request: HttpRequest) -> HttpResponse:
+    print("A view may print.")
     execute("SET t_app.tenant = '7'")
     return HttpResponse()
 
@@ -296,6 +297,8 @@ class Runner:
     def run_tests(self, labels: list[str]) -> int:
         from unittest import TestLoader, TestResult
 
+        # As Django's does.
+        print(f"Found {len(labels)} test(s).")
         result = TestResult()
         TestLoader().loadTestsFromNames([f"{__name__}.{label}" for label in labels]).run(result)
         return len(result.failures) + len(result.errors)
@@ -312,6 +315,20 @@ class Runner:
 def test_tests_are_run(label: str, status: int, end: str, settings: Any) -> None:
     settings.TEST_RUNNER = f"{__name__}.Runner"
     assert audit("--test", label)[1:] == (status, end)
+
+
+@pytest.mark.parametrize(
+    ("what", "printed"),
+    [(["--test", "Audited.test_clean"], "Found 1 test(s).\n"), (["--urls", "/clean/"], "A view may print.\n")],
+)
+def test_standard_output_has_json_alone_whatever_is_run(
+    what: list[str], printed: str, settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.TEST_RUNNER = f"{__name__}.Runner"
+    call_command("connections", "audit", "--format", "json", *what)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["found"] == []
+    assert err == printed
 
 
 @pytest.mark.parametrize(

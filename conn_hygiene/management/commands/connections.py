@@ -7,7 +7,8 @@ import datetime
 import os
 import re
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+import sys
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -371,7 +372,8 @@ class Command(BaseCommand):
         _databases({"databases": None})
         if reaper.running is None:
             raise CommandError("The toolkit is not installed in this process.", returncode=NOT_ASKED)
-        with auditing.audited() as found:
+        # What views and tests print, Django's test runner first, is none of the command's output.
+        with redirect_stdout(sys.stderr), auditing.audited() as found:
             failed = self._run_tests(options) if options["test"] is not None else self._get(options)
         if options["format"] == "json":
             self._write(rendering.dumped(rendering.unseen_json(found)))
