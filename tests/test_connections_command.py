@@ -594,6 +594,20 @@ execute_from_command_line(["manage.py", "connections", "watch", "--interval", "0
 
 
 class TestTerminate:
+    def test_the_only_database_is_meant_whatever_its_alias(
+        self, every_state: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "aliases", lambda: ["unpooled"])
+        pid = str(every_state["idle"])
+        assert pid in connections_command("terminate", "--pid", pid, "--dry-run")
+
+    def test_it_wants_to_know_in_which_of_several_databases(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where none of them is the default one."""
+        monkeypatch.setattr(server, "aliases", lambda: ["unpooled", "small"])
+        with pytest.raises(CommandError, match=r"^Say which: --database unpooled or --database small\.$") as caught:
+            connections_command("terminate", "--idle", "60")
+        assert caught.value.returncode == 2
+
     def test_it_wants_to_know_which(self) -> None:
         with pytest.raises(CommandError, match="--idle-in-transaction SECONDS") as caught:
             connections_command("terminate", "--yes")

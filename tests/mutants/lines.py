@@ -5180,6 +5180,27 @@ MUTANTS = [
         "test_admin.py::test_it_says_that_a_server_does_not_answer",
     ),
     _mutant(
+        "what tests print stands in the JSON",
+        "management/commands/connections.py",
+        """
+        with redirect_stdout(sys.stderr), auditing.audited() as found:
+        """,
+        """
+        with auditing.audited() as found:
+        """,
+        "test_audit_command.py::test_standard_output_has_json_alone_whatever_is_run",
+    ),
+    _mutant(
+        "the only database is not meant if it is not the default one",
+        "management/commands/connections.py",
+        """
+        if len(possible) == 1:
+            return possible[0]
+        """,
+        "",
+        "test_connections_command.py::TestTerminate::test_the_only_database_is_meant_whatever_its_alias",
+    ),
+    _mutant(
         "an alias that nobody can connect to takes the others along",
         "server/sessions.py",
         """

@@ -108,7 +108,7 @@ class Command(BaseCommand):
 
     def _add_terminate(self, parser: CommandParser) -> None:
         # Collected as for the others, so that a second one is refused and does not replace the first.
-        _add_databases(parser, help=f"Default: {DEFAULT_DB_ALIAS}.")
+        _add_databases(parser, help=f"Default: {DEFAULT_DB_ALIAS}, or the only one that is PostgreSQL.")
         _add_all_users(parser)
         parser.add_argument(
             "--all-databases", action="store_true", help="Sessions in the server's other databases too."
@@ -262,9 +262,7 @@ class Command(BaseCommand):
         if options["idle_in_transaction"] is None and options["idle"] is None and not options["pids"]:
             criteria = "--idle-in-transaction SECONDS, --idle SECONDS or --pid PID"
             raise CommandError(f"Say which sessions: {criteria}.", returncode=MISUSED)
-        alias, *more = _databases({"databases": options["databases"] or [DEFAULT_DB_ALIAS]})
-        if more:
-            raise CommandError("One --database at a time, please: sessions are ended there.", returncode=MISUSED)
+        alias = _one_database(options)
         try:
             with server.connect(alias) as connection:
                 self._terminate(connection, options)
@@ -502,6 +500,19 @@ def _databases(options: dict[str, Any]) -> list[str]:
     if not possible:
         raise CommandError("This project has no PostgreSQL database.", returncode=MISUSED)
     return list(dict.fromkeys(options["databases"] or possible))
+
+
+def _one_database(options: dict[str, Any]) -> str:
+    """Return the alias that is asked for; else the default one, or the only one that is a PostgreSQL database."""
+    possible = _databases(options)
+    if len(possible) == 1:
+        return possible[0]
+    if options["databases"]:
+        raise CommandError("One --database at a time, please: sessions are ended there.", returncode=MISUSED)
+    if DEFAULT_DB_ALIAS not in possible:
+        named = " or ".join(f"--database {alias}" for alias in possible)
+        raise CommandError(f"Say which: {named}.", returncode=MISUSED)
+    return DEFAULT_DB_ALIAS
 
 
 def _matches(session: server.Session, options: dict[str, Any]) -> bool:
