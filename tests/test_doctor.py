@@ -956,6 +956,7 @@ class TestOnAServer:
         found = run_doctor()
         assert found["not-asked"]["level"] == "error"
         assert "conn_hygiene_no_such_database" in found["not-asked"]["why"]
+        assert found["not-asked"]["remedy"].endswith(" Run the command again where it can be asked.")
 
     def test_an_alias_that_nobody_can_connect_to_is_an_error(self, misconfigured: str) -> None:
         """And the others are looked at."""
@@ -965,6 +966,13 @@ class TestOnAServer:
         found = {finding["id"]: finding for finding in json.loads(out.getvalue())["findings"]}
         assert found["not-asked"]["aliases"] == ["unpooled"]
         assert misconfigured in found["not-asked"]["why"]
+        # A port is libpq's to read, as it connects.
+        again = (
+            "Run the command again where it can be asked."
+            if misconfigured == "abc"
+            else "Mend the setting named above."
+        )
+        assert found["not-asked"]["remedy"].endswith(again)
         assert "default" in found["no-statement-timeout"]["aliases"]
 
     @pytest.mark.parametrize("options", [None, []], ids=str)

@@ -185,10 +185,14 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
         facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(words(error))
+        # Before there is a connection, the driver says that of an option that libpq does not know.
+        of_driver = isinstance(error, psycopg.ProgrammingError) and "identity" not in facts
+        facts["misconfigured"] = of_driver or isinstance(error, server.Misconfigured)
     except Exception as error:
         # Django connects here, with all that a project has put into that.
         if is_of_handler(error):
             raise
+        facts["misconfigured"] = True
         failures.append(words(server.misconfigured(error)))
     # Now that Django has connected, if it can: some show only then what they are.
     return doctor.Facts(

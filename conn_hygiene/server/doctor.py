@@ -78,6 +78,10 @@ def _merged(found: Iterable[Finding]) -> list[Finding]:
     return [dataclasses.replace(one, aliases=tuple(names)) for one, names in aliases.items()]
 
 
+# By whether the settings are to blame.
+_AGAIN = {False: "Run the command again where it can be asked.", True: "Mend the setting named above."}
+
+
 def _failures(facts: list[Facts]) -> Iterator[Finding]:
     for fact in facts:
         for failure in fact.failures:
@@ -88,7 +92,7 @@ def _failures(facts: list[Facts]) -> Iterator[Finding]:
                 fact.alias,
                 what="Not everything could be asked." if reached else "The server could not be asked anything.",
                 why=failure,
-                remedy="What depends on it was not looked at. Run the command again where it can be asked.",
+                remedy=f"What depends on it was not looked at. {_AGAIN[fact.misconfigured]}",
             )
     if any(fact.activity is not None and fact.activity.hidden for fact in facts):
         yield finding(

@@ -114,6 +114,8 @@ class Facts:
     pool_refusals: tuple[Refusal, ...] = ()
     #: What failed, each with the error's text.
     failures: tuple[str, ...] = ()
+    #: The last of them is of the alias's settings, whoever asks again.
+    misconfigured: bool = False
 
 
 def finding(level: Level, id: str, *aliases: str, what: str, why: str, remedy: str, page: str = "") -> Finding:

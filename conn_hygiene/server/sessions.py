@@ -167,9 +167,13 @@ def connect(alias: str, *, answer_timeout: float | None = None, **others: Any) -
     return connection
 
 
-def misconfigured(error: Exception) -> psycopg.OperationalError:
+class Misconfigured(psycopg.OperationalError):
+    """The settings of an alias are such that nobody could connect."""
+
+
+def misconfigured(error: Exception) -> Misconfigured:
     """Return *error*, which is neither the server's nor the driver's, as one of the driver's, with its own name."""
-    return psycopg.OperationalError(f"{type(error).__name__}: {error}")
+    return Misconfigured(f"{type(error).__name__}: {error}")
 
 
 def _connect(alias: str, others: dict[str, Any]) -> psycopg.Connection[Any]:

@@ -4669,7 +4669,7 @@ MUTANTS = [
         """
         transaction.non_atomic_requests(using=alias)(plain)
         """,
-        "",
+        "transaction.non_atomic_requests(plain)",
         "test_prometheus.py::test_a_scrape_needs_no_connection_while_the_pool_is_empty",
     ),
     _mutant(
@@ -5178,6 +5178,15 @@ MUTANTS = [
         """,
         "",
         "test_admin.py::test_it_says_that_a_server_does_not_answer",
+    ),
+    _mutant(
+        "who has misspelt a setting is told to ask again",
+        "management/asking.py",
+        """
+        facts["misconfigured"] = of_driver or isinstance(error, server.Misconfigured)
+        """,
+        "",
+        "test_doctor.py::TestOnAServer::test_an_alias_that_nobody_can_connect_to_is_an_error",
     ),
     _mutant(
         "what tests print stands in the JSON",
