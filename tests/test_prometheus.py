@@ -118,6 +118,8 @@ def test_a_scrape_needs_no_connection_while_the_pool_is_empty(
     query(alias)
     connections.close_all()
     pool = pool_of(alias)
+    # What waits for it fails soon.
+    monkeypatch.setattr(pool, "timeout", 1)
     taken = [pool.getconn() for _ in range(pool.max_size)]
     monkeypatch.setitem(connections[alias].settings_dict, "ATOMIC_REQUESTS", True)
     before: list[LeaseInfo] = conn_hygiene.snapshot()
