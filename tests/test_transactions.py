@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import tenacity
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, IntegrityError, OperationalError, connection, connections, transaction
@@ -189,7 +190,10 @@ def test_an_error_in_a_hook_does_not_repeat_what_is_committed() -> None:
     assert Item.objects.count() == 1
 
 
-@pytest.mark.parametrize("exc", [KeyError, KeyboardInterrupt, SystemExit, asyncio.CancelledError, IntegrityError])
+OTHERS = [KeyError, KeyboardInterrupt, SystemExit, asyncio.CancelledError, IntegrityError, tenacity.TryAgain]
+
+
+@pytest.mark.parametrize("exc", OTHERS)
 def test_other_errors_go_through_at_once(exc: type[BaseException]) -> None:
     attempts = []
 
@@ -462,6 +466,19 @@ async def test_an_asynchronous_function_is_one_transaction() -> None:
     with pytest.raises(LookupError):
         await create()
     assert await Item.objects.acount() == 0
+
+
+async def test_an_asynchronous_function_is_not_repeated_for_whom_tenacity_would() -> None:
+    attempts: list[int] = []
+
+    @retry_transaction(**fast)
+    async def work() -> None:
+        attempts.append(1)
+        raise tenacity.TryAgain
+
+    with pytest.raises(tenacity.TryAgain):
+        await work()
+    assert len(attempts) == 1
 
 
 async def test_queries_of_other_tasks_stay_out_of_it() -> None:

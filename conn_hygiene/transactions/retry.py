@@ -174,24 +174,24 @@ class _Retry:
         )
 
     def _attempt(self, func: Callable[..., Any], body: Callable[[], Any]) -> Any:
-        """Run *body*, which calls *func*, once, in its transaction, in the thread of the connection."""
+        """Run *body*, which calls *func*, once, in its transaction, in the thread of the connection.
+
+        Return what it returns, or a :class:`_Failure` for an error that is not a reason to run it again.
+        """
         connection = connections[self._using]
-        if not internals.RETRIES.available:
-            with transaction.atomic(using=self._using, durable=True):
-                return _finished(body())
-        _refuse_outer_transaction(connection)
+        if internals.RETRIES.available:
+            _refuse_outer_transaction(connection)
         hooks: list[bool] = []
         try:
             with transaction.atomic(using=self._using, durable=True):
                 # Hooks run in the order in which they were added. Those of a TestCase's transaction never do.
-                if len(connection.atomic_blocks) == 1:
+                if internals.RETRIES.available and len(connection.atomic_blocks) == 1:
                     transaction.on_commit(lambda: hooks.append(True), using=self._using)
                 return _finished(body())
         except Exception as exc:
-            if hooks:
-                return _FailedHook(exc)
-            if self._is_repeated(exc):
-                self._let_go(connection)
+            if hooks or not self._is_repeated(exc):
+                return _Failure(exc)
+            self._let_go(connection)
             raise
 
     def _is_repeated(self, exc: BaseException) -> bool:
@@ -247,14 +247,17 @@ def _is_of_failed_transaction(exc: BaseException) -> bool:
     return is_refused or sqlstate_of(exc) == IN_FAILED_SQL_TRANSACTION
 
 
-class _FailedHook(NamedTuple):
-    """The outcome of an attempt that was committed, and whose ``on_commit`` hook then failed."""
+class _Failure(NamedTuple):
+    """The outcome of an attempt that is the last, whatever tenacity makes of its error.
+
+    It may be the error of an ``on_commit`` hook, after the commit, or tenacity's own ``TryAgain``.
+    """
 
     exception: Exception
 
 
 def _outcome(result: Any) -> Any:
-    if isinstance(result, _FailedHook):
+    if isinstance(result, _Failure):
         raise result.exception
     return result
 

@@ -2984,6 +2984,17 @@ MUTANTS = [
         "test_transactions.py::test_limits_that_make_no_sense_are_refused_by_name_and_value",
     ),
     _mutant(
+        "tenacity repeats an error of its own",
+        "transactions/retry.py",
+        """
+        if hooks or not self._is_repeated(exc):
+        """,
+        """
+        if hooks:
+        """,
+        "test_transactions.py::test_other_errors_go_through_at_once",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
