@@ -185,7 +185,7 @@ def test_one_that_is_not_would_be_found(text: str) -> None:
 PROMISED = {
     *("alias", "cursor", "features", "vendor", "closed", "getconn", "putconn", "name", "open", "check"),
     *("copy", "on_commit", "info", "kwargs", "reset", "server_version", "flush", "get_stats", "timeout"),
-    *("check_connection", "host", "hostaddr", "port", "user", "min_size", "max_size"),
+    *("check_connection", "host", "hostaddr", "port", "user", "min_size", "max_size", "get_rollback"),
 }
 
 

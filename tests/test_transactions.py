@@ -174,8 +174,8 @@ def test_an_error_at_commit_is_repeated_and_hooks_run_once() -> None:
     assert Item.objects.count() == 1
 
 
-def fail(sqlstate: str) -> None:
-    with connection.cursor() as cursor:
+def fail(sqlstate: str, alias: str = "default") -> None:
+    with connections[alias].cursor() as cursor:
         cursor.execute("SELECT fail(%s)", [sqlstate])
 
 
@@ -232,6 +232,67 @@ def test_a_lock_that_is_not_available_is_repeated_when_asked(asked: bool, items:
     finally:
         admin.rollback()
         admin.autocommit = True
+
+
+def fails(alias: str) -> None:
+    fail("40P01", alias)
+
+
+def fails_in_a_block_without_a_savepoint(alias: str) -> None:
+    with transaction.atomic(using=alias, savepoint=False):
+        fail("40P01", alias)
+
+
+def fails_on_its_own_alias_in_such_a_block(alias: str) -> None:
+    with transaction.atomic(using=alias, savepoint=False):
+        fail("40P01")
+
+
+TAKING_ALONG = [fails, fails_in_a_block_without_a_savepoint, fails_on_its_own_alias_in_such_a_block]
+
+
+@pytest.mark.parametrize("alias", ["small", "unpooled"])
+@pytest.mark.parametrize("failing", TAKING_ALONG)
+def test_what_has_taken_an_outer_transaction_of_another_alias_along_is_raised(failing: Any, alias: str) -> None:
+    attempts = []
+
+    @retry_transaction(**fast)
+    def work() -> None:
+        attempts.append(1)
+        failing(alias)
+
+    with pytest.raises(OperationalError, match="as told") as caught, transaction.atomic(using=alias):
+        work()
+    assert sqlstate(caught.value) == "40P01"
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("alias", ["small", "unpooled"])
+def test_nor_does_it_help_where_the_other_transaction_is_not_atomic_s(alias: str) -> None:
+    transaction.set_autocommit(False, using=alias)
+    try:
+        with pytest.raises(OperationalError, match="as told"):
+            retry_transaction(**fast)(lambda: fails(alias))()
+    finally:
+        transaction.rollback(using=alias)
+        transaction.set_autocommit(True, using=alias)
+
+
+@pytest.mark.parametrize("alias", ["small", "unpooled"])
+def test_what_another_alias_survives_is_repeated(alias: str) -> None:
+    attempts = []
+
+    @retry_transaction(attempts=2, **fast)
+    def work() -> None:
+        attempts.append(1)
+        with transaction.atomic(using=alias):
+            fails(alias)
+
+    with pytest.raises(OperationalError, match="as told"), transaction.atomic(using=alias):
+        work()
+    with pytest.raises(OperationalError, match="as told"):
+        work()
+    assert len(attempts) == 4
 
 
 # ##### While it waits #####

@@ -6,14 +6,17 @@ import builtins
 import functools
 import inspect
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from psycopg.pq import TransactionStatus
 
 from conn_hygiene import conf, internals
 from conn_hygiene.events import TransactionRetried, publish
+from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import backends
 from conn_hygiene.scoping import NOTHING, check_decorated
@@ -59,10 +62,11 @@ def retry_transaction(
 
     Each attempt is an ``atomic(durable=True)`` block. It is repeated when the server reports SQLSTATE 40P01
     (``deadlock_detected``) or 40001 (``serialization_failure``), from a statement or from ``COMMIT``. Any other error
-    is raised at once. When the limit is reached, the last of these errors is raised unchanged. ``on_commit`` hooks of
-    an attempt that failed never run, and an error in a hook never causes a repetition, since the transaction is
-    committed by then. Only the database is rolled back: what else the function does (files, e-mails) happens in each
-    attempt.
+    is raised at once, and so is one with which an outer transaction of another alias has failed as well. When the limit
+    is reached, the last of these errors is raised unchanged. ``on_commit`` hooks of an attempt that failed never run,
+    and an error in a hook never causes a repetition, since the transaction is committed by then. Only the database of
+    *using* is rolled back: what else the function does (files, e-mails, what it writes on another alias) happens in
+    each attempt.
 
     Between two attempts it waits for a random time. Meanwhile a pooled connection is given back to its pool, unless
     ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, or session state pins the connection.
@@ -189,7 +193,7 @@ class _Retry:
                     transaction.on_commit(lambda: hooks.append(True), using=self._using)
                 return _finished(body())
         except Exception as exc:
-            if hooks or not self._is_repeated(exc):
+            if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
                 return _Failure(exc)
             self._let_go(connection)
             raise
@@ -250,7 +254,8 @@ def _is_of_failed_transaction(exc: BaseException) -> bool:
 class _Failure(NamedTuple):
     """The outcome of an attempt that is the last, whatever tenacity makes of its error.
 
-    It may be the error of an ``on_commit`` hook, after the commit, or tenacity's own ``TryAgain``.
+    It may be the error of an ``on_commit`` hook, after the commit, or one that has taken a transaction along that is
+    not the attempt's, or tenacity's own ``TryAgain``.
     """
 
     exception: Exception
@@ -276,6 +281,25 @@ def _refuse_outer_transaction(connection: BaseDatabaseWrapper) -> None:
         "since all of the outer transaction has failed with it. Decorate the outermost function instead; for a view "
         "under ATOMIC_REQUESTS, add @transaction.non_atomic_requests."
     )
+
+
+def _another_has_failed(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a transaction of another alias is still open after an attempt, and has failed.
+
+    It was around the attempt, and the next one could only tell that, in the place of the error that took it along.
+    """
+    return any(wrapper is not connection and _has_failed(wrapper) for wrapper in connections.all(initialized_only=True))
+
+
+def _has_failed(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether *wrapper* is in a transaction that can only be rolled back; ask no server, and change nothing."""
+    if wrapper.in_atomic_block and transaction.get_rollback(using=wrapper.alias):
+        return True
+    lease = lease_of(wrapper)
+    held: Any = wrapper if lease is None else describe(lease, monotonic())
+    # Another vendor's connection has none.
+    pgconn = getattr(held and held.connection, "pgconn", None)
+    return pgconn is not None and pgconn.transaction_status == TransactionStatus.INERROR
 
 
 def _finished(result: Any) -> Any:

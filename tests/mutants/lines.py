@@ -2987,12 +2987,34 @@ MUTANTS = [
         "tenacity repeats an error of its own",
         "transactions/retry.py",
         """
-        if hooks or not self._is_repeated(exc):
+        if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
         """,
         """
-        if hooks:
+        if hooks or _another_has_failed(connection):
         """,
         "test_transactions.py::test_other_errors_go_through_at_once",
+    ),
+    _mutant(
+        "a transaction is repeated inside of another alias's that has failed",
+        "transactions/retry.py",
+        """
+        if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
+        """,
+        """
+        if hooks or not self._is_repeated(exc):
+        """,
+        "test_transactions.py::test_what_has_taken_an_outer_transaction_of_another_alias_along_is_raised",
+    ),
+    _mutant(
+        "what a block on another alias has marked for rollback is not seen",
+        "transactions/retry.py",
+        """
+        if wrapper.in_atomic_block and transaction.get_rollback(using=wrapper.alias):
+        """,
+        """
+        if False:
+        """,
+        "test_transactions.py::test_what_has_taken_an_outer_transaction_of_another_alias_along_is_raised",
     ),
     _mutant(
         "a job's connections stay open at its end",
