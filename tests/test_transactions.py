@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import logging
 import math
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -346,6 +348,118 @@ def test_no_connection_of_a_pool_is_held_while_it_waits(waits: Any) -> None:
     seen = waits(lambda: holds("default"))
     assert retry_transaction(**fast)(failing_once())() == 2
     assert seen.found == [False]
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Have no garbage collection in between, which would close what an error has kept open."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def reading(fail: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what calls *fail* while an iterator of its own has a cursor open."""
+
+    def body() -> Any:
+        rows = Item.objects.iterator(chunk_size=1)
+        next(rows)
+        result = fail()
+        rows.close()
+        return result
+
+    return body
+
+
+def in_a_chain(fail: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what raises an error of its own for that of *fail*, as a library might."""
+
+    def body() -> Any:
+        try:
+            return fail()
+        except OperationalError as exc:
+            raise OperationalError("translated") from exc.__cause__
+
+    return body
+
+
+def in_a_group(fail: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what raises the error of *fail* in a group."""
+
+    def body() -> Any:
+        try:
+            return fail()
+        except OperationalError as exc:
+            errors = [exc]
+        raise builtins.ExceptionGroup("failed", errors)
+
+    return body
+
+
+WAYS = [
+    lambda fail: fail,
+    in_a_chain,
+    pytest.param(
+        in_a_group,
+        marks=pytest.mark.skipif(not hasattr(builtins, "ExceptionGroup"), reason="Python has groups since 3.11"),
+    ),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("uncollected", "items")
+def test_what_the_failed_attempt_was_reading_holds_no_connection_while_it_waits(way: Any, waits: Any) -> None:
+    seen = waits(lambda: holds("default"))
+    assert retry_transaction(**fast)(way(reading(failing_once())))() == 2
+    assert seen.found == [False]
+
+
+@pytest.mark.usefixtures("uncollected", "items")
+async def test_nor_does_what_an_asynchronous_one_was_reading(waits: Any) -> None:
+    seen = waits(lambda: holds("default"))
+    body = failing_once()
+
+    @retry_transaction(**fast)
+    async def work() -> Any:
+        return await sync_to_async(reading(body))()
+
+    assert await work() == 2
+    assert seen.found == [False]
+
+
+def places(exc: BaseException | None) -> list[str]:
+    assert exc is not None
+    return [place.name for place in traceback.extract_tb(exc.__traceback__)]
+
+
+def test_the_last_error_keeps_its_frames_and_so_does_one_that_the_caller_is_handling() -> None:
+    try:
+        int("of the caller")
+    except ValueError as exc:
+        handled, before = exc, places(exc)
+        with pytest.raises(OperationalError) as caught:
+            retry_transaction(attempts=2, **fast)(lambda: fail("40001"))()
+    assert caught.value.__context__ is handled
+    assert places(handled) == before
+    assert "fail" in places(caught.value)
+    assert "execute" in places(caught.value.__cause__)
+
+
+async def test_so_does_one_that_an_asynchronous_caller_is_handling() -> None:
+    body = failing_once()
+
+    @retry_transaction(**fast)
+    async def work() -> Any:
+        return await sync_to_async(body)()
+
+    try:
+        int("of the caller")
+    except ValueError as exc:
+        handled, before = exc, places(exc)
+        assert await work() == 2
+    # asgiref has raised it again in the thread, and is ahead of them.
+    assert places(handled)[-len(before) :] == before
 
 
 def test_a_held_connection_is_kept_while_it_waits(waits: Any) -> None:

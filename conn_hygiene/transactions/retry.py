@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
@@ -69,7 +70,8 @@ def retry_transaction(
     each attempt.
 
     Between two attempts it waits for a random time. Meanwhile a pooled connection is given back to its pool, unless
-    ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, or session state pins the connection.
+    ``RELEASE`` is ``"never"``, a ``hold_connection`` is around, session state pins the connection, or something outside
+    of the failed attempt still has a cursor open.
 
     An asynchronous function has the ORM's thread (that of ``sync_to_async``) to itself during an attempt. Other tasks
     that use the same thread wait, so that their queries cannot get into the transaction. The function must not await
@@ -137,26 +139,30 @@ class _Retry:
         name = getattr(func, "__qualname__", repr(func))
         if iscoroutinefunction(func):
             # tenacity keeps the state of a run on the object.
-            retrying = self._retrying(name, asynchronous=True)
+            retrying = self._retrying(asynchronous=True)
 
             @functools.wraps(func)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                begin_wait = functools.partial(self._begin_wait_in_thread, name, sys.exc_info()[1])
+
                 async def attempt() -> Any:
                     # The thread runs the attempt from beginning to end; the function's own queries come back to it.
                     return await sync_to_async(self._attempt)(func, lambda: async_to_sync(func)(*args, **kwargs))
 
-                return _outcome(await retrying.copy()(attempt))
+                return _outcome(await retrying.copy(before_sleep=begin_wait)(attempt))
 
         else:
-            retrying = self._retrying(name, asynchronous=False)
+            retrying = self._retrying(asynchronous=False)
 
             @functools.wraps(func)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return _outcome(retrying.copy()(self._attempt, func, lambda: func(*args, **kwargs)))
+                begin_wait = functools.partial(self._begin_wait, name, sys.exc_info()[1])
+                attempts = retrying.copy(before_sleep=begin_wait)
+                return _outcome(attempts(self._attempt, func, lambda: func(*args, **kwargs)))
 
         return wrapper  # type: ignore[return-value]
 
-    def _retrying(self, name: str, *, asynchronous: bool) -> Any:
+    def _retrying(self, *, asynchronous: bool) -> Any:
         try:
             import tenacity
         except ImportError as exc:
@@ -168,12 +174,10 @@ class _Retry:
             stops.append(tenacity.stop_after_attempt(self._attempts))
         if self._seconds is not None:
             stops.append(tenacity.stop_before_delay(self._seconds))
-        tell: Any = functools.partial(self._tell_in_thread if asynchronous else self._tell, name)
         return (tenacity.AsyncRetrying if asynchronous else tenacity.Retrying)(
             stop=tenacity.stop_any(*stops),
             wait=tenacity.wait_random_exponential(multiplier=self._delay, max=self._max_delay),
             retry=tenacity.retry_if_exception(self._is_repeated),
-            before_sleep=tell,
             reraise=True,
         )
 
@@ -195,7 +199,6 @@ class _Retry:
         except Exception as exc:
             if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
                 return _Failure(exc)
-            self._let_go(connection)
             raise
 
     def _is_repeated(self, exc: BaseException) -> bool:
@@ -218,20 +221,47 @@ class _Retry:
         if lease is not None and backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
             lease.release_now()
 
-    async def _tell_in_thread(self, name: str, state: Any) -> None:
-        """Tell in the thread of the connections, since who listens may query."""
-        await sync_to_async(self._tell)(name, state)
+    async def _begin_wait_in_thread(self, name: str, handled: BaseException | None, state: Any) -> None:
+        """Do it in the thread of the connections, in which they are given back, and since who listens may query."""
+        await sync_to_async(self._begin_wait)(name, handled, state)
 
-    def _tell(self, name: str, state: Any) -> None:
+    def _begin_wait(self, name: str, handled: BaseException | None, state: Any) -> None:
+        exc = state.outcome.exception()
+        _drop_frames(exc, handled)
+        self._let_go(connections[self._using])
         publish(
             TransactionRetried(
                 alias=self._using,
                 function=name,
                 attempt=state.attempt_number,
-                sqlstate=self._repeated_sqlstate(state.outcome.exception()),
+                sqlstate=self._repeated_sqlstate(exc),
                 delay=state.next_action.sleep,
             )
         )
+
+
+def _drop_frames(exc: BaseException, handled: BaseException | None) -> None:
+    """Let go of what an attempt had in its variables, such as iterators with open cursors: nobody will see its error.
+
+    What the caller has *handled* meanwhile is in the same chain, and may be seen. The frames are not cleared: that
+    would end coroutines which are suspended in them, as tenacity's own is.
+    """
+    kept = _chained(handled)
+    for each in _chained(exc):
+        if not any(each is other for other in kept):
+            each.with_traceback(None)
+
+
+def _chained(exc: BaseException | None) -> list[BaseException]:
+    """Return *exc* with its causes and contexts, and those of a group's exceptions, each once."""
+    found: dict[int, BaseException] = {}
+    left = [exc]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in found:
+            found[id(each)] = each
+            left += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, _GROUP) else ())]
+    return [*found.values()]
 
 
 # Python has had it since 3.11.

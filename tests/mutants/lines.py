@@ -3017,6 +3017,37 @@ MUTANTS = [
         "test_transactions.py::test_what_has_taken_an_outer_transaction_of_another_alias_along_is_raised",
     ),
     _mutant(
+        "what a failed attempt was reading keeps its connection",
+        "transactions/retry.py",
+        """
+        _drop_frames(exc, handled)
+        """,
+        "",
+        "test_transactions.py::test_what_the_failed_attempt_was_reading_holds_no_connection_while_it_waits",
+        "test_transactions.py::test_nor_does_what_an_asynchronous_one_was_reading",
+    ),
+    _mutant(
+        "the errors in an error's chain keep their frames",
+        "transactions/retry.py",
+        """
+        left += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, _GROUP) else ())]
+        """,
+        "",
+        "test_transactions.py::test_what_the_failed_attempt_was_reading_holds_no_connection_while_it_waits",
+    ),
+    _mutant(
+        "what the caller is handling loses its traceback",
+        "transactions/retry.py",
+        """
+        if not any(each is other for other in kept):
+        """,
+        """
+        if True:
+        """,
+        "test_transactions.py::test_the_last_error_keeps_its_frames_and_so_does_one_that_the_caller_is_handling",
+        "test_transactions.py::test_so_does_one_that_an_asynchronous_caller_is_handling",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
