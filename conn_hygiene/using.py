@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from conn_hygiene import internals
 
@@ -40,6 +40,15 @@ def alias(using: Any, name: str) -> str:
         raise TypeError(f"{name}(using=...) takes one alias of DATABASES, not {using!r}.")
     aliases(using, name)
     return using
+
+
+def exempting(alias: str) -> str:
+    """Return the decorator that exempts a view from ``ATOMIC_REQUESTS`` of *alias*, for messages.
+
+    Django's bare one means the alias ``default``, and does nothing for any other.
+    """
+    argument = "" if alias == DEFAULT_DB_ALIAS else f"(using={alias!r})"
+    return f"@transaction.non_atomic_requests{argument}"
 
 
 def _check(found: Iterable[str], name: str) -> None:

@@ -346,7 +346,7 @@ def test_a_pool_of_another_backend_is_none_of_djangos(database: Callable[..., No
 ATOMIC_REQUESTS = Warning(
     "DATABASES['unpooled'] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
     hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has to be "
-    "one, or exempt slow views with @transaction.non_atomic_requests.",
+    "one, or exempt slow views with @transaction.non_atomic_requests(using='unpooled').",
     id="conn_hygiene.W001",
 )
 

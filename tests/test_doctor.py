@@ -308,6 +308,15 @@ class TestLogic:
     ) -> None:
         assert diagnosed(project(**of_project), facts(**of_facts)) == expected
 
+    def test_a_view_is_exempted_from_atomic_requests_of_the_alias(self) -> None:
+        database = {**ALIAS, "ATOMIC_REQUESTS": True}
+        several = dataclasses.replace(PROJECT, databases={"default": database, "other": database}, processes=1)
+        found = doctor.diagnose(several, [FACTS, dataclasses.replace(FACTS, alias="other")], TODAY)
+        assert [(finding.aliases, finding.remedy.rpartition(" with ")[2]) for finding in found] == [
+            (("default",), "@transaction.non_atomic_requests."),
+            (("other",), "@transaction.non_atomic_requests(using='other')."),
+        ]
+
     def test_an_end_that_is_near_is_worth_a_note(self) -> None:
         end = doctor.END_OF_LIFE[15]
         for days, expected in ((181, {}), (179, {"old-server": Level.NOTE}), (-1, {"old-server": Level.WARNING})):

@@ -18,7 +18,9 @@ import pytest
 import tenacity
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.base import BaseHandler
 from django.db import Error, IntegrityError, OperationalError, connection, connections, transaction
+from django.http import HttpRequest, HttpResponse
 from django.test import TestCase
 from django.views import View
 
@@ -484,7 +486,10 @@ def test_each_wait_is_logged(waits: Any) -> None:
 
 def test_it_refuses_an_outer_transaction() -> None:
     work = retry_transaction(lambda: None)
-    with transaction.atomic(), pytest.raises(RuntimeError, match=r"inside atomic.*non_atomic_requests"):
+    with (
+        transaction.atomic(),
+        pytest.raises(RuntimeError, match=r"inside atomic.*@transaction\.non_atomic_requests\.$"),
+    ):
         work()
     with pytest.raises(RuntimeError, match="inside atomic"):
         retry_transaction(work)()
@@ -497,6 +502,22 @@ def test_it_refuses_an_outer_transaction() -> None:
     finally:
         transaction.rollback()
         transaction.set_autocommit(True)
+
+
+def test_it_says_how_to_exempt_a_view_from_atomic_requests_of_the_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections["small"].settings_dict, "ATOMIC_REQUESTS", True)
+
+    @transaction.non_atomic_requests
+    def only_the_default(request: HttpRequest) -> HttpResponse:
+        retry_transaction(using="small")(lambda: None)()
+        return HttpResponse()
+
+    def respond(view: Any) -> Any:
+        return BaseHandler().make_view_atomic(view)(HttpRequest())
+
+    with pytest.raises(RuntimeError, match=r"add @transaction\.non_atomic_requests\(using='small'\)\.$"):
+        respond(only_the_default)
+    assert respond(transaction.non_atomic_requests(using="small")(only_the_default)).status_code == 200
 
 
 class RetryInTestCase(TestCase):

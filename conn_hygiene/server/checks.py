@@ -27,6 +27,7 @@ from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import notice_files, status_directory
 from conn_hygiene.server.own_middleware import WHOLE, is_releasing, origin
 from conn_hygiene.sessions import connect_options
+from conn_hygiene.using import exempting
 
 # Middleware that do not query, and that have reasons of their own to be first.
 _MAY_BE_OUTSIDE = ("django.middleware.security.SecurityMiddleware", "whitenoise.middleware.WhiteNoiseMiddleware")
@@ -164,7 +165,7 @@ def _atomic_requests(alias: str) -> checks.CheckMessage:
     return checks.Warning(
         f"DATABASES[{alias!r}] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
         hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has "
-        "to be one, or exempt slow views with @transaction.non_atomic_requests.",
+        f"to be one, or exempt slow views with {exempting(alias)}.",
         id="conn_hygiene.W001",
     )
 

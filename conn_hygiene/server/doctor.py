@@ -31,6 +31,7 @@ from conn_hygiene.server.findings import (
 from conn_hygiene.server.through_pooler import alter_role, lends, mode
 from conn_hygiene.sessions import connect_options
 from conn_hygiene.sessions.catalogue import shortened
+from conn_hygiene.using import exempting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -339,7 +340,7 @@ def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> 
         + (f", and {project.threads} threads share a pool of {size} connections." if short else "."),
         why="Each view is one transaction and keeps its connection to the end, whatever it waits for in between. "
         + ("As soon as that many views are slow, the others wait for the pool." if short else "Slow views hurt most."),
-        remedy="Put atomic() around what has to be one, or exempt slow views with @transaction.non_atomic_requests.",
+        remedy=f"Put atomic() around what has to be one, or exempt slow views with {exempting(fact.alias)}.",
         page="how-to/slow-views.rst#atomic-requests",
     )
 

@@ -28,7 +28,7 @@ from conn_hygiene.transactions.errors import (
     SERIALIZATION_FAILURE,
     sqlstate_of,
 )
-from conn_hygiene.using import alias
+from conn_hygiene.using import alias, exempting
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -309,7 +309,7 @@ def _refuse_outer_transaction(connection: BaseDatabaseWrapper) -> None:
     raise RuntimeError(
         f"A function under @retry_transaction {problem} on {connection.alias!r}. Running it again cannot help there, "
         "since all of the outer transaction has failed with it. Decorate the outermost function instead; for a view "
-        "under ATOMIC_REQUESTS, add @transaction.non_atomic_requests."
+        f"under ATOMIC_REQUESTS, add {exempting(connection.alias)}."
     )
 
 

@@ -3048,6 +3048,19 @@ MUTANTS = [
         "test_transactions.py::test_so_does_one_that_an_asynchronous_caller_is_handling",
     ),
     _mutant(
+        "a view is to be exempted on the wrong alias",
+        "using.py",
+        """
+        argument = "" if alias == DEFAULT_DB_ALIAS else f"(using={alias!r})"
+        """,
+        """
+        argument = ""
+        """,
+        "test_transactions.py::test_it_says_how_to_exempt_a_view_from_atomic_requests_of_the_alias",
+        "test_checks.py::test_atomic_requests_while_releasing_everywhere",
+        "test_doctor.py::TestLogic::test_a_view_is_exempted_from_atomic_requests_of_the_alias",
+    ),
+    _mutant(
         "a job's connections stay open at its end",
         "scopes.py",
         """
