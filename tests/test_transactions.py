@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextvars
 import gc
 import logging
 import math
@@ -697,6 +698,20 @@ async def test_queries_of_other_tasks_stay_out_of_it() -> None:
     results = await asyncio.gather(fails(), other(), return_exceptions=True)
     assert isinstance(results[0], LookupError)
     assert [item.name async for item in Item.objects.all()] == ["stays"]
+
+
+async def test_a_task_in_a_context_from_before_the_call_queries_on_its_own() -> None:
+    async def query() -> tuple[int, bool]:
+        return await Item.objects.acount(), await sync_to_async(lambda: connection.in_atomic_block)()
+
+    @retry_transaction
+    async def work(outside: contextvars.Context) -> asyncio.Task[tuple[int, bool]]:
+        await Item.objects.acreate(name="first")
+        task = outside.run(asyncio.create_task, query())
+        await Item.objects.acreate(name="second")
+        return task
+
+    assert await (await work(contextvars.copy_context())) == (2, False)
 
 
 async def test_cancellation_rolls_back_and_is_not_repeated() -> None:
