@@ -52,10 +52,13 @@ class _ThreadEnd:
         self.reference = weakref.ref(self)
 
     def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
+        forks.keep_no_longer(self.reference)
         # Nothing but the hand-over: threading.current_thread(), which logging calls, would make a new thread object
         # here that nobody takes away.
         running = reaper.running
-        if running is not None and not sys.is_finalizing():
+        if running is not None:
             running.thread_ended(self.reference)
 
 

@@ -298,6 +298,25 @@ def test_no_hold_of_the_parents_holds_in_a_child() -> None:
     assert releases() == 1
 
 
+def test_what_tells_of_a_threads_end_is_forgotten_with_it() -> None:
+    together = threading.Barrier(3, timeout=30)
+
+    @closing_connections
+    def work() -> None:
+        pid_of("default")
+        # So that none has the ident of one that has ended.
+        together.wait()
+
+    pid_of("default")
+    before = len(forks._thread_ends)
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(forks._thread_ends) <= before
+
+
 def test_a_child_may_leave_the_parents_atomic_block() -> None:
     """As when a child is forked below a view, and its function returns."""
     ran: list[int] = []

@@ -58,9 +58,9 @@ _closing_before_fork: list[Callable[[], None]] = []
 # debugger) may have a lock that is held for ever. By the thread that forks, which alone touches its entry.
 _kept_at_fork: dict[int, list[Any]] = {}
 
-# What tells of each thread's end, by the thread, which alone writes its entry; a new thread may take over an old one's.
-# A copy is read, since others write at the same time. The wrapper that a thread's end was first made for may be gone.
-_thread_ends: dict[int, weakref.ref[Any]] = {}
+# What tells of the threads' ends, of those that go on. A copy is read, since others write at the same time. The wrapper
+# that a thread's end was first made for may be gone.
+_thread_ends: dict[weakref.ref[Any], None] = {}
 
 
 def close_all_after_fork() -> int:
@@ -126,13 +126,18 @@ def close_all_before_fork() -> int:
 
 
 def keep_over_forks(thread_end: weakref.ref[Any]) -> None:
-    """Keep what *thread_end* refers to from being collected in a child. Called by the thread whose end it tells of."""
-    _thread_ends[threading.get_ident()] = thread_end
+    """Keep what *thread_end* refers to, which is alive, from being collected in a child."""
+    _thread_ends[thread_end] = None
+
+
+def keep_no_longer(thread_end: weakref.ref[Any]) -> None:
+    """Forget *thread_end*, whose thread has ended. Called by whoever collects what it refers to."""
+    _thread_ends.pop(thread_end, None)
 
 
 def before_fork() -> None:
     """Keep over the fork what other threads' ends would collect. Called in the parent, by whichever thread forks."""
-    ends = [end() for end in _thread_ends.copy().values()]
+    ends = [end() for end in _thread_ends.copy()]
     _kept_at_fork[threading.get_ident()] = [*attaching.known(), *ends]
 
 

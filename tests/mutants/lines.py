@@ -3959,6 +3959,15 @@ MUTANTS = [
         "test_forks.py::test_nothing_runs_in_a_child_before_the_toolkit_has_begun_anew",
     ),
     _mutant(
+        "what tells of a thread's end is kept for ever",
+        "forks/hooks.py",
+        """
+        _thread_ends.pop(thread_end, None)
+        """,
+        "",
+        "test_forks.py::test_what_tells_of_a_threads_end_is_forgotten_with_it",
+    ),
+    _mutant(
         "a child's goodbye reaches the parent's server",
         "forks/discarding.py",
         """
