@@ -18,7 +18,7 @@ from django.db import connections
 from conn_hygiene import installation  # noqa: F401 - a fork is seen to from here on, installed or not
 from conn_hygiene.forks.discarding import close_pools
 from conn_hygiene.forks.hooks import close_all_after_fork
-from conn_hygiene.scopes import closing_connections
+from conn_hygiene.scopes import closing_connections, leave_inherited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,9 @@ class ThreadPoolExecutor(futures.ThreadPoolExecutor):
     """``concurrent.futures.ThreadPoolExecutor`` with :func:`~conn_hygiene.closing_connections` around each job.
 
     The connections that a job opened are closed when it ends, or go back to their pool; the same holds for
-    *initializer*. In all else, arguments and exceptions included, it is the standard library's class.
+    *initializer*. A thread begins outside of all scopes, whatever is around the call that starts it.
+
+    In all else, arguments and exceptions included, it is the standard library's class.
     """
 
     def __init__(
@@ -44,8 +46,8 @@ class ThreadPoolExecutor(futures.ThreadPoolExecutor):
     ) -> None:
         start: Any = initializer
         # One that cannot be called is for the standard library to refuse.
-        if callable(initializer):
-            start, initargs = _run, (initializer, *initargs)
+        if initializer is None or callable(initializer):
+            start, initargs = _start_thread, (initializer, *initargs)
         super().__init__(max_workers, thread_name_prefix, start, initargs)
 
     # map() goes by this, too.
@@ -58,10 +60,11 @@ class ProcessPoolExecutor(futures.ProcessPoolExecutor):
     """``concurrent.futures.ProcessPoolExecutor`` whose workers use connections of their own, and close them.
 
     A worker begins by discarding what it inherited (:func:`~conn_hygiene.close_all_after_fork`), whatever
-    ``DISCARD_AFTER_FORK`` says. If Django is not set up in it, as after ``spawn`` and ``forkserver``, it calls
-    ``django.setup()``, provided that the environment has ``DJANGO_SETTINGS_MODULE``. Then it runs *initializer*, and
-    its jobs, each inside :func:`~conn_hygiene.closing_connections`: with a native pool, their connections go back to
-    the worker's own pool, which is closed when the worker ends. To ``map()``, a chunk is one job.
+    ``DISCARD_AFTER_FORK`` says, and outside of all scopes, whatever is around the call that forks it. If Django is not
+    set up in it, as after ``spawn`` and ``forkserver``, it calls ``django.setup()``, provided that the environment has
+    ``DJANGO_SETTINGS_MODULE``. Then it runs *initializer*, and its jobs, each inside
+    :func:`~conn_hygiene.closing_connections`: with a native pool, their connections go back to the worker's own pool,
+    which is closed when the worker ends. To ``map()``, a chunk is one job.
 
     A worker whose parent is killed finishes the job that it has begun, and ends. A worker of the standard library's
     would wait for another job for ever, and keep its sessions.
@@ -109,6 +112,7 @@ class _WorkerStart:
         global _working  # noqa: PLW0603 - where a job has forked this worker, it is held
         _working = threading.Lock()
         close_all_after_fork()
+        leave_inherited()
         threading.Thread(target=_end_with_parent, name="conn-hygiene-parent", daemon=True).start()
         if not apps.ready and os.environ.get("DJANGO_SETTINGS_MODULE"):
             django.setup()
@@ -120,6 +124,13 @@ class _WorkerStart:
         initializer, initargs = self._of_user
         if initializer is not None:
             _run(initializer, *initargs)
+
+
+def _start_thread(initializer: Callable[..., object] | None, *initargs: Any) -> None:
+    # From Python 3.14 on, a thread may begin with the context of whoever submitted the first job.
+    leave_inherited()
+    if initializer is not None:
+        _run(initializer, *initargs)
 
 
 def _run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -11,17 +11,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, overload
 
+from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.leases import policy
+from conn_hygiene.leases import policy, usage
 from conn_hygiene.leases.blocks import Blocks
 from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.scoping import NOTHING, F, Scope, is_on_event_loop
+from conn_hygiene.transactions import overrides
 from conn_hygiene.transactions.left_open import end_transaction, end_unleased_transaction
 from conn_hygiene.using import aliases
+from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -338,6 +341,22 @@ def closing_connections(func: Any = NOTHING, /, *, using: Using = None) -> Any:
     """
     scope = _Closing(using)
     return scope if func is NOTHING else scope(func)
+
+
+def leave_inherited() -> None:
+    """Be in no scope and serve no request, where both were copied with the context or thread of whoever started this.
+
+    For the start of a worker, be it a thread or a process, which goes on to do the jobs of others. It has no session.
+    """
+    _Closing._entered.set(())
+    policy.entered.set(())
+    overrides.entered.set(())
+    usage.current.set(None)
+    serving.label = serving.request = None
+    # Without Django, there are none.
+    if settings.configured:
+        for wrapper in _wrappers(None):
+            overrides.Overrides.forget(wrapper)
 
 
 def _refuse_event_loop(name: str) -> None:

@@ -29,6 +29,7 @@ from conn_hygiene import (
     closing_connections,
     hold_connection,
     release_connections,
+    session_settings,
 )
 from conn_hygiene.forks import hooks as forks
 from conn_hygiene.forks.discarding import bury, discard
@@ -296,6 +297,23 @@ def test_no_hold_of_the_parents_holds_in_a_child() -> None:
     finally:
         other.run(hold.__exit__, None, None, None)
     assert releases() == 1
+
+
+@pytest.mark.parametrize("discards", ["automatic", "by hand"])
+def test_a_child_goes_on_in_the_blocks_that_it_was_forked_in(discards: str, request: pytest.FixtureRequest) -> None:
+    if discards == "by hand":
+        request.getfixturevalue("by_hand")
+
+    def tenant() -> str:
+        close_all_after_fork()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('app.tenant_id', true)")
+            return cursor.fetchone()[0]
+
+    with session_settings({"app.tenant_id": 42}):
+        assert in_child(tenant) == "42"
+        assert tenant() == "42"
+        assert in_child(tenant) == "42"
 
 
 def test_what_tells_of_a_threads_end_is_forgotten_with_it() -> None:

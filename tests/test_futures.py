@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import multiprocessing
 import sys
 import threading
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import django
 import psycopg
 import pytest
 from django.conf import settings as django_settings
+from django.core.signals import request_finished, request_started
 from django.db import connection
 
 import conn_hygiene
 from conn_hygiene.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from conn_hygiene.leases import usage
 from tests.processes import in_fresh_process
 from tests.waiting import wait_until
 
@@ -46,6 +51,25 @@ def jobs() -> Any:
 @pytest.fixture
 def by_hand(settings: Any) -> None:
     settings.CONN_HYGIENE = {"DISCARD_AFTER_FORK": False}
+
+
+@contextmanager
+def surrounded(pause: Callable[[], object]) -> Iterator[None]:
+    """Be in a request, and in a block of each kind, each of which has a statement to its name."""
+    measured = usage.current.set(usage.Timing())
+    request_started.send(None, environ={"REQUEST_METHOD": "GET", "PATH_INFO": "/first"})
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(conn_hygiene.session_settings({"app.tenant_id": 1}))
+            stack.enter_context(conn_hygiene.query_timeout(7))
+            stack.enter_context(conn_hygiene.hold_connection())
+            stack.enter_context(conn_hygiene.release_between_queries())
+            stack.enter_context(conn_hygiene.closing_connections())
+            pause()
+            yield
+    finally:
+        request_finished.send(None)
+        usage.current.reset(measured)
 
 
 # ##### Threads #####
@@ -125,6 +149,22 @@ def test_an_initializer_of_threads_that_fails(jobs: Any) -> None:
         threads.submit(jobs.where).result()
 
 
+def test_threads_that_inherit_a_context_begin_outside_of_its_scopes(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do from Python 3.14 on, where ``sys.flags.thread_inherit_context`` says so."""
+    start = threading.Thread.start
+
+    def inherit(thread: threading.Thread) -> None:
+        monkeypatch.setattr(thread, "run", functools.partial(contextvars.copy_context().run, thread.run))
+        start(thread)
+
+    outside = conn_hygiene.closing_connections(jobs.surroundings)()
+    with ThreadPoolExecutor(1) as threads:
+        with surrounded(jobs.session), monkeypatch.context() as inheriting:
+            inheriting.setattr(threading.Thread, "start", inherit)
+            assert threads.submit(jobs.surroundings).result() == outside
+        assert threads.submit(jobs.surroundings).result() == outside
+
+
 def test_cancelled_futures_never_run(jobs: Any) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -189,6 +229,20 @@ def test_a_worker_holds_nothing_between_two_jobs(jobs: Any) -> None:
         with pytest.raises(LookupError, match="as it was told"):
             processes.submit(jobs.fail).result()
         assert processes.submit(jobs.held).result() == 0
+
+
+def test_forked_workers_begin_outside_of_what_is_around_the_first_job(
+    processes: ProcessPoolExecutor, jobs: Any
+) -> None:
+    """It is forked there, and does the jobs of others afterwards."""
+    outside = conn_hygiene.closing_connections(jobs.surroundings)()
+    with surrounded(jobs.session):
+        inside = conn_hygiene.closing_connections(jobs.surroundings)()
+        assert processes.submit(jobs.surroundings).result() == outside
+        assert conn_hygiene.closing_connections(jobs.surroundings)() == inside
+    assert {name for name in outside if outside[name] != inside[name]} == {*outside}
+    for _ in range(4):
+        assert processes.submit(jobs.surroundings).result() == outside
 
 
 def test_an_executor_that_is_made_inside_of_atomic(jobs: Any) -> None:

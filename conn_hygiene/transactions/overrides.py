@@ -130,6 +130,11 @@ class Overrides(Ahead):
         wrapper.execute_wrappers.insert(0, overrides)
         return overrides
 
+    @classmethod
+    def forget(cls, wrapper: BaseDatabaseWrapper) -> None:
+        """Take the overrides off *wrapper*, which has no session, and whose blocks nobody will leave."""
+        wrapper.execute_wrappers[:] = [each for each in wrapper.execute_wrappers if not isinstance(each, cls)]
+
     def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
         """Set what is wanted ahead of the statement, and have it executed."""
         wrapper: BaseDatabaseWrapper = context["connection"]

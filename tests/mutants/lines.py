@@ -3991,6 +3991,73 @@ MUTANTS = [
         "test_forks.py::test_a_child_starts_outside_of_the_parents_transaction",
     ),
     _mutant(
+        "a child leaves the blocks that it was forked in",
+        "forks/hooks.py",
+        """
+        attaching.close_books(each)
+        """,
+        """
+        attaching.close_books(each)
+        each.execute_wrappers.clear()
+        """,
+        "test_forks.py::test_a_child_goes_on_in_the_blocks_that_it_was_forked_in",
+    ),
+    _mutant(
+        "a forked worker stays in the scopes of whoever began with it",
+        "futures.py",
+        """
+        close_all_after_fork()
+        leave_inherited()
+        """,
+        """
+        close_all_after_fork()
+        """,
+        "test_futures.py::test_forked_workers_begin_outside_of_what_is_around_the_first_job",
+    ),
+    _mutant(
+        "a thread of an executor stays in the scopes that it inherits",
+        "futures.py",
+        """
+        leave_inherited()
+        if initializer is not None:
+            _run(initializer, *initargs)
+        """,
+        """
+        if initializer is not None:
+            _run(initializer, *initargs)
+        """,
+        "test_futures.py::test_threads_that_inherit_a_context_begin_outside_of_its_scopes",
+    ),
+    _mutant(
+        "a forked worker keeps the settings of whoever began with it",
+        "scopes.py",
+        """
+        overrides.entered.set(())
+        """,
+        "",
+        "test_futures.py::test_forked_workers_begin_outside_of_what_is_around_the_first_job",
+    ),
+    _mutant(
+        "a forked worker asks for settings that nobody wants",
+        "scopes.py",
+        """
+        overrides.Overrides.forget(wrapper)
+        """,
+        """
+        pass
+        """,
+        "test_futures.py::test_forked_workers_begin_outside_of_what_is_around_the_first_job",
+    ),
+    _mutant(
+        "a forked worker serves its parent's request",
+        "scopes.py",
+        """
+        serving.label = serving.request = None
+        """,
+        "",
+        "test_futures.py::test_forked_workers_begin_outside_of_what_is_around_the_first_job",
+    ),
+    _mutant(
         "a child keeps the parent's list of leases",
         "reaper/registry.py",
         """
