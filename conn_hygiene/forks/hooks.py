@@ -67,9 +67,11 @@ def close_all_after_fork() -> int:
     """Discard every connection that this process inherited by a fork; return how many there were.
 
     Covers all aliases, in every thread's storage, checked out or idle in a pool: Django's native one, or that of
-    django-db-connection-pool. Not a byte reaches the server; the parent's sessions stay as they are. What the child
-    does next with the ORM starts clean: on a connection of its own, outside of any ``atomic()`` of the parent, without
-    the parent's ``on_commit`` hooks. The scopes that it was forked in, such as ``session_settings``, go on in it.
+    django-db-connection-pool. Where the toolkit is imported and not installed, it knows the connections of the running
+    thread and those idle in pools, and no others. Not a byte reaches the server; the parent's sessions stay as they
+    are. What the child does next with the ORM starts clean: on a connection of its own, outside of any ``atomic()`` of
+    the parent, without the parent's ``on_commit`` hooks. The scopes that it was forked in, such as
+    ``session_settings``, go on in it.
 
     An SQLite database in memory stays: the child has a copy. SQLite connections to files, and those of drivers that
     keep their socket to themselves, are forgotten and left open, which the log says.
