@@ -240,6 +240,56 @@ def test_nothing_runs_without_what_decides_whose_data_it_sees(
     assert run("SELECT 1", alias) == 1
 
 
+def break_in_atomic(admin: psycopg.Connection, alias: str, *, nested: bool, setting: str = "SELECT 1") -> None:
+    with transaction.atomic(alias):
+        run(setting, alias)
+        cut(admin)
+        if nested:
+            with transaction.atomic(alias):
+                run("SELECT 1", alias)
+        run("SELECT 1", alias)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("nested", [False, True])
+def test_nor_after_an_atomic_in_which_the_session_has_ended(
+    alias: str, nested: bool, admin: psycopg.Connection
+) -> None:
+    with release_between_queries():
+        run("SET app.tenant = 'acme'", alias)
+        with pytest.raises(OperationalError) as told:
+            break_in_atomic(admin, alias, nested=nested)
+        # The error of the statement, and not what is said to the next.
+        assert "is lost" not in str(told.value)
+        for _ in range(2):
+            with pytest.raises(OperationalError, match=r"\(app\.tenant\) is lost"):
+                run("SELECT 1", alias)
+            with pytest.raises(OperationalError, match=r"\(app\.tenant\) is lost"), transaction.atomic(alias):
+                run("SELECT 1", alias)
+        connections[alias].close()
+        assert run("SELECT 1", alias) == 1
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_was_lost_in_an_atomic_is_nothing_to_the_next_request(alias: str, admin: psycopg.Connection) -> None:
+    with closing_connections(), release_between_queries():
+        run("SET app.tenant = 'acme'", alias)
+        with pytest.raises(OperationalError):
+            break_in_atomic(admin, alias, nested=False)
+    assert run("SELECT 1", alias) == 1
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("setting", ["SET app.tenant = 'acme'", "SELECT 1"])
+def test_what_was_set_in_that_atomic_is_undone_and_not_lost(
+    alias: str, setting: str, admin: psycopg.Connection
+) -> None:
+    with pytest.raises(OperationalError):
+        break_in_atomic(admin, alias, nested=False, setting=setting)
+    with transaction.atomic(alias):
+        assert run("SELECT coalesce(current_setting('app.tenant', true), '')", alias) == ""
+
+
 def test_a_hold_goes_on_when_its_owner_was_told(admin: psycopg.Connection) -> None:
     with hold_connection():
         pid()

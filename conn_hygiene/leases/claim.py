@@ -271,6 +271,15 @@ class Claim:
             self.state, self.carried = CLOSED, None
             return True
 
+    def has_lost(self, carried: Carried) -> None:
+        """Take note that the session ended, and was closed, with what the owner is to find again: the next use fails.
+
+        Until the wrapper is closed once more, as if it had been given back. Owner only.
+        """
+        with self._lock:
+            if self._connection is None and self.state == CLOSED and not self._is_connecting():
+                self.state, self.carried = GIVEN_BACK, carried
+
     def closing(self) -> None:
         """Take note that the wrapper is being closed: what was given back is forgotten, what is there is in use."""
         with self._lock:

@@ -33,6 +33,8 @@ class Transaction(NamedTuple):
     by_atomic_requests: bool
     #: The function that entered ``atomic()``, whosever it is; None for what was begun otherwise.
     opener: CodeType | None = None
+    #: The settings that the owner had made in the session before it; what was set since goes with its rollback.
+    set_before: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,10 +88,19 @@ def refuse_if_lost(lease: Lease) -> None:
     with lease._lock:
         names = lost_for_good(lease) if _may_be_replaced(lease, was_told=True) else None
     if names:
-        raise psycopg.OperationalError(
-            f"What was set in this session ({', '.join(names)}) is lost: the server has closed its connection. "
-            "No query runs in another session without it. Close the connection to go on."
-        )
+        raise following.lost_with_session(names)
+
+
+def lost_in_transaction(lease: Lease) -> list[str]:
+    """Return what :func:`lost_for_good` does if the session has ended in a transaction, of what was set before it.
+
+    What was set in it is undone, as it is where the session lives on. Owner only.
+    """
+    with lease._lock:
+        connection, transaction = lease._connection, lease._transaction
+        if connection is None or not connection.closed or transaction is None:
+            return []
+        return [name for name in lost_for_good(lease) if name in transaction.set_before]
 
 
 def _may_be_replaced(lease: Lease, *, was_told: bool) -> bool:

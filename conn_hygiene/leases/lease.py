@@ -570,7 +570,8 @@ class Lease(TimedClaim):
         """Remember when and where ``atomic()`` or ``set_autocommit(False)`` began, for reports. Owner only."""
         self.boundaries += 1
         with self._lock:
-            self._transaction = Transaction(_now(), _here(), by_atomic_requests, opener)
+            set_before = frozenset(self.session_state.follows)
+            self._transaction = Transaction(_now(), _here(), by_atomic_requests, opener, set_before)
 
     def transaction_ended(self) -> None:
         """Settle after a commit or a rollback, but for that of ``atomic()``: autocommit follows. Owner only."""

@@ -35,7 +35,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.pools import keeping, native, queues, sqlalchemy, waiting
 from conn_hygiene.pools.base import give_back
-from conn_hygiene.sessions.following import SessionGone
+from conn_hygiene.sessions.following import Lost, SessionGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,6 +126,7 @@ _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", N
 # Where a wrapper keeps its lease.
 LEASE = "_conn_hygiene_lease"
 _CONNECT = "connect"
+_TRANSACTION = "django.db.transaction"
 
 
 class LeasedWrapper(_Wrapper):
@@ -412,10 +413,16 @@ class LeasedWrapper(_Wrapper):
         lease = self._conn_hygiene_lease
         # Django's refuses other threads.
         is_owner = lease.serves_thread()
+        lost: list[str] = []
         if is_owner:
+            if sys._getframe(1).f_globals.get("__name__") == _TRANSACTION:
+                lost = ended.lost_in_transaction(lease)
             lease.closing()
         try:
             super().close()
+            if lost:
+                # atomic() drops what has broken, and its caller may know nothing of it, and go on.
+                lease.has_lost(Lost(lost))
         finally:
             if is_owner and lease.state == HELD:
                 # It was not closed after all.
@@ -680,7 +687,7 @@ def _opened_by_handler(frame: FrameType | None) -> bool:
     """
     while frame is not None:
         name: str = frame.f_globals.get("__name__", "")
-        if name not in ("django.db.transaction", "contextlib", __name__):
+        if name not in (_TRANSACTION, "contextlib", __name__):
             return name.startswith(("django.core.handlers.", "asgiref."))
         frame = frame.f_back
     return False

@@ -96,6 +96,28 @@ class Carried:
         )
 
 
+class Lost(Carried):
+    """The values of a session that has ended before they could be read."""
+
+    __slots__ = ()
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self.set_exception()
+
+    def lost(self, why: str) -> psycopg.OperationalError:
+        """Return the error that tells what was lost with the session."""
+        return lost_with_session(sorted(self.names))
+
+
+def lost_with_session(names: Iterable[str]) -> psycopg.OperationalError:
+    """Return the error for whoever queries without *names*, which were set in a session that the server has ended."""
+    return psycopg.OperationalError(
+        f"What was set in this session ({', '.join(names)}) is lost: the server has closed its connection. "
+        "No query runs in another session without it. Close the connection to go on."
+    )
+
+
 def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
     """Return *names* in the order in which they are to be reset."""
     return [*(name for name in IDENTITIES if name in names), *sorted(names - set(IDENTITIES))]

@@ -5429,4 +5429,26 @@ MUTANTS = [
         """,
         "test_audit_command.py::test_a_project_that_lets_nobody_in_is_not_audited",
     ),
+    _mutant(
+        "what was lost in an atomic() is forgotten with the connection that it closes",
+        "leases/wrapper.py",
+        """
+        lease.has_lost(Lost(lost))
+        """,
+        """
+        pass
+        """,
+        "test_broken.py::test_nor_after_an_atomic_in_which_the_session_has_ended",
+    ),
+    _mutant(
+        "what was set in an atomic() that broke is missed, though it is undone",
+        "leases/ended.py",
+        """
+        return [name for name in lost_for_good(lease) if name in transaction.set_before]
+        """,
+        """
+        return lost_for_good(lease)
+        """,
+        "test_broken.py::test_what_was_set_in_that_atomic_is_undone_and_not_lost",
+    ),
 ]
