@@ -3784,11 +3784,10 @@ MUTANTS = [
         "the backend's own close() is passed by where there is no connection",
         "leases/wrapper.py",
         """
-        if is_owner:
-            lease.closing()
+        lease.closing()
         """,
         """
-        if is_owner and lease.forget():
+        if lease.forget():
             lease.keeper.wait_for_returns(lease=lease)
             return
         """,
