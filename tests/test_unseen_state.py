@@ -99,6 +99,11 @@ def with_a_path_that_is_computed() -> None:
         run(CREATE)
 
 
+def with_a_path_that_is_computed_and_follows() -> None:
+    run("SELECT set_config('search_path', 'pg_t' || 'emp', false)")
+    run(CREATE)
+
+
 def with_a_path_that_is_computed_for_a_transaction() -> None:
     with transaction.atomic():
         run("SELECT set_config('search_path', 'pg_t' || 'emp', true)")
@@ -118,6 +123,7 @@ ways = pytest.mark.parametrize(
         past_an_undoing_in_the_same_string,
         with_a_path_of_many,
         with_a_path_that_is_computed,
+        with_a_path_that_is_computed_and_follows,
         with_a_path_that_is_computed_for_a_transaction,
     ],
 )
@@ -142,6 +148,7 @@ def test_a_table_that_is_temporary_by_its_path_does_not_reach_the_next(create: C
         past_an_undoing_in_a_block,
         past_an_undoing_in_the_same_string,
         with_a_path_of_many,
+        with_a_path_that_is_computed_and_follows,
     ],
 )
 @pytest.mark.usefixtures("releasing")
