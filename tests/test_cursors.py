@@ -317,10 +317,21 @@ def test_what_was_called_before_and_begins_after_is_refused(name: str, tmp_path:
         begun()
 
 
+def _failed(cls: type[Any]) -> Any:
+    """Return a cursor of the handle that has executed something, and received nothing."""
+    late = _of_handle(cls)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        late.execute("SELECT 1/0")
+    return late
+
+
 @pytest.mark.parametrize("name", FETCHES)
+@pytest.mark.parametrize("make", [_of_django, _failed])
 @pytest.mark.usefixtures("only_connection")
-def test_nothing_is_fetched_from_another_ones_pipeline(name: str, tmp_path: Path) -> None:
-    late = _of_django(base.Cursor)
+def test_nothing_is_fetched_from_another_ones_pipeline(
+    make: Callable[[type[Any]], Any], name: str, tmp_path: Path
+) -> None:
+    late = make(base.Cursor)
     connections["default"].close()
     handle: Any = None
     with connections["default"].cursor() as cursor:

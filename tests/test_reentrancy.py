@@ -152,7 +152,8 @@ def test_nobody_gets_a_connection_that_its_owner_asks_for_the_catalogue(
         reaping.start()
         reaping.join()
         still_there.append(lease._connection is connection)
-        return ask(alias, connection, *arguments)
+        # A worker may be cleaning what is not.
+        return ask(alias, connection, *arguments) if still_there[-1] else None
 
     with release_between_queries():
         query(alias)
