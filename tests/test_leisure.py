@@ -230,6 +230,26 @@ def test_a_reaper_that_sleeps_is_woken() -> None:
     wait_until_released("small")
 
 
+@pytest.mark.parametrize(("rested_at", "sleeps"), [(-math.inf, 2), (math.inf, 3)], ids=["seldom", "often"])
+def test_it_lingers_only_where_owners_come_often(
+    sleeping: Any, monkeypatch: pytest.MonkeyPatch, rested_at: float, sleeps: int
+) -> None:
+    """Else it wakes when it is called and when what was parked is due, and not once more to find nothing."""
+    found: list[None] = []
+    real = Reaper._sleep
+
+    def sleep(self: Reaper) -> None:
+        found.append(None)
+        real(self)
+
+    monkeypatch.setattr(Reaper, "_sleep", sleep)
+    sleeping._rested_at = rested_at
+    query()
+    wait_until_released("small")
+    wait_until(lambda: sleeping._wake_at == math.inf, "the reaper sleeps until it is called")
+    assert len(found) == sleeps
+
+
 def test_one_that_ends_wakes_its_successor(sleeping: Any) -> None:
     """It has taken a ring that was not for it."""
     before = sleeping._thread

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -288,6 +288,20 @@ def test_the_transaction_of_a_dead_thread_is_rolled_back_and_reported(
     )
     wait_until_released(alias)
     assert not Item.objects.exists()
+
+
+def test_what_a_dead_thread_has_left_running_is_no_transaction(events: list[dict[str, Any]], caplog: Any) -> None:
+    left = ExitStack()
+
+    def work() -> None:
+        cursor = left.enter_context(connections["default"].cursor())
+        left.enter_context(cursor.copy("COPY (SELECT generate_series(1, 100000)) TO STDOUT"))
+
+    run(work)
+    wait_until(lambda: events, "it is reclaimed")
+    assert (events[0]["in_transaction"], events[0]["where_began"]) == (False, None)
+    assert "transaction" not in caplog.text
+    left.close()
 
 
 def test_a_broken_transaction_of_a_dead_thread_is_rolled_back(whole_pool: Callable[[], bool], events: Any) -> None:

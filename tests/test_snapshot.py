@@ -125,6 +125,64 @@ def test_a_transaction_that_only_the_server_knows_of() -> None:
     assert (only().state, only().in_transaction) == ("idle", False)
 
 
+@contextmanager
+def running(work: Callable[[], object], name: str) -> Iterator[LeaseInfo]:
+    """Run *work*, which asks for a lock that this thread has, in a thread of its own; yield it while it waits."""
+
+    def waits() -> bool:
+        return bool(query(sql="SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+    query(sql="SELECT pg_advisory_lock(1815)")
+    thread = threading.Thread(target=conn_hygiene.closing_connections(work), name=name)
+    thread.start()
+    try:
+        wait_until(waits, "the statement runs")
+        [info] = [info for info in conn_hygiene.snapshot() if info.thread_name == name]
+        yield info
+    finally:
+        query(sql="SELECT pg_advisory_unlock(1815)")
+        thread.join()
+
+
+def ask_for_the_lock() -> None:
+    query(sql="SELECT pg_advisory_lock(1815)::text")
+
+
+def test_a_statement_that_runs_by_itself_is_in_no_transaction() -> None:
+    with running(ask_for_the_lock, "by itself") as info:
+        assert (info.state, info.in_transaction, info.transaction_for) == ("in use", False, 0.0)
+        assert (info.where_began, info.kept_because) == (None, None)
+
+
+def test_nor_is_one_of_a_handle() -> None:
+    def work() -> None:
+        connections["default"].ensure_connection()
+        connections["default"].connection.execute("SELECT pg_advisory_lock(1815)")
+
+    with running(work, "on a handle") as info:
+        assert (info.state, info.in_transaction, info.transaction_for) == ("in use", False, 0.0)
+
+
+@pytest.mark.parametrize("way", ["atomic", "manual", "BEGIN"])
+def test_one_of_a_transaction_is(way: str) -> None:
+    def work() -> None:
+        if way == "atomic":
+            with transaction.atomic():
+                ask_for_the_lock()
+        elif way == "manual":
+            transaction.set_autocommit(False)
+            ask_for_the_lock()
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        else:
+            query(sql="BEGIN")
+            ask_for_the_lock()
+            query(sql="ROLLBACK")
+
+    with running(work, way) as info:
+        assert (info.state, info.in_transaction, info.transaction_for > 0) == ("in use", True, True)
+
+
 def test_a_broken_transaction_is_one() -> None:
     with transaction.atomic():
         with pytest.raises(Exception, match="division by zero"):

@@ -324,6 +324,20 @@ class Claim:
             return self._transaction is not None
         return not pools.is_idle(self._connection)
 
+    def runs_by_itself(self, wrapper: BaseDatabaseWrapper) -> bool:
+        """Return whether a statement runs that is no part of a transaction, as far as is known. Under the lock.
+
+        libpq tells that one runs, and not in what. Where nobody has seen a transaction begin, autocommit ends it.
+        """
+        connection = self._connection
+        return (
+            connection is not None
+            and wrapper.autocommit
+            and not wrapper.in_atomic_block
+            and self._transaction is None
+            and pools.is_active(connection)
+        )
+
     def _kept(self, wrapper: BaseDatabaseWrapper) -> bool:
         """Return whether an idle connection must stay with its owner; forget a ``connect()`` that is over."""
         if self._connects is not None and not self._connects.is_setting_up(wrapper):

@@ -127,8 +127,10 @@ def describe(lease: Lease, now: float) -> Description | None:
         if connection is None:
             return None
         wrapper = lease.wrapper()
-        in_transaction = wrapper is not None and lease._in_transaction(wrapper)
-        in_use = bool(lease.open_cursors) or in_transaction
+        # Or so it seems: a statement that runs keeps the connection as a transaction does, and need not be in one.
+        keeps = wrapper is not None and lease._in_transaction(wrapper)
+        in_transaction = keeps and not (wrapper and lease.runs_by_itself(wrapper))
+        in_use = bool(lease.open_cursors) or keeps
         active = pools.is_active(connection)
         return Description(
             connection=connection,
@@ -144,7 +146,7 @@ def describe(lease: Lease, now: float) -> Description | None:
             active=active,
             pooled=lease.pooled,
             pins=dict(lease.session_state.pins),
-            kept_because=None if wrapper is None or in_transaction else _kept_because(lease, wrapper),
+            kept_because=None if wrapper is None or keeps else _kept_because(lease, wrapper),
         )
 
 

@@ -59,7 +59,10 @@ def came_back(lease: Claim, held_for: float) -> CameBack:
 
 def reclaimed(lease: Claim, connection: psycopg.Connection[Any]) -> Reclaimed:
     """Return what is told of a checkout whose owner is no more. Called under the lock."""
-    in_transaction = not pools.is_idle(connection)
+    # What runs need not be in one, and what is closed does not tell any more.
+    in_transaction = pools.is_idle_in_transaction(connection) or (
+        lease._transaction is not None and not pools.is_idle(connection)
+    )
     begun = lease._transaction.place if in_transaction and lease._transaction is not None else None
     checked_out = lease.checked_out_by
     return Reclaimed(

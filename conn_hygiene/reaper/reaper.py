@@ -79,6 +79,9 @@ class Reaper(Registry):
         # Written by whoever tells; a number that is lost in a race costs a word in a log.
         self._reports_lost = 0
         self._busy = False
+        # Since when it has rested, and whether what was parked after the last rest came soon: then it lingers.
+        self._rested_at = -math.inf
+        self._lingers = True
         self._watch_at = math.inf
         self._demands = demand.Demands()
         self._order = count()
@@ -382,6 +385,8 @@ class Reaper(Registry):
 
     def _end_what_is_due(self) -> None:
         now = _now()
+        if self._inbox and not self._heap:
+            self._lingers = now - self._rested_at < MAX_DELAY
         self._busy = bool(self._heap or self._inbox)
         self._take_in()
         while self._limits and (self._limits[0][0] <= now or self._limits[0][2].is_over):
@@ -412,13 +417,16 @@ class Reaper(Registry):
         """Sleep until the next lease is due, or the bell rings.
 
         After the last one the reaper lingers for a while: most that is parked meanwhile can wait for that long, and its
-        owner need not ring, which costs a switch of threads.
+        owner need not ring, which costs a switch of threads. Not where owners come less often than that, as in one of
+        many processes with few threads each: it would only wake once more for each of them.
         """
         now = _now()
         if self._heap:
             self._wake_at = max(self._heap[0][0], now + SLACK)
         else:
-            self._wake_at = now + MAX_DELAY if self._busy else math.inf
+            if self._busy:
+                self._rested_at = now
+            self._wake_at = now + MAX_DELAY if self._busy and self._lingers else math.inf
         limit_at = self._limits[0][0] if self._limits else math.inf
         self._wake_at = min(self._wake_at, self._watch_at, self._demands.look_at, limit_at)
         if self._inbox or self._new_limits:

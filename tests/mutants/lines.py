@@ -3381,10 +3381,10 @@ MUTANTS = [
         "the transaction of a dead thread is not noticed",
         "leases/news.py",
         """
-        in_transaction = not pools.is_idle(connection)
+        in_transaction = pools.is_idle_in_transaction(connection) or (
         """,
         """
-        in_transaction = False
+        in_transaction = False and (
         """,
         "test_reaper.py::test_the_transaction_of_a_dead_thread_is_rolled_back_and_reported[default]",
     ),
@@ -5425,5 +5425,61 @@ MUTANTS = [
         return lost_for_good(lease)
         """,
         "test_broken.py::test_what_was_set_in_that_atomic_is_undone_and_not_lost",
+    ),
+    _mutant(
+        "a statement that runs by itself is told of as a transaction",
+        "leases/description.py",
+        """
+        in_transaction = keeps and not (wrapper and lease.runs_by_itself(wrapper))
+        """,
+        """
+        in_transaction = keeps
+        """,
+        "test_snapshot.py::test_a_statement_that_runs_by_itself_is_in_no_transaction",
+    ),
+    _mutant(
+        "one that runs in a transaction is told of as if it ran by itself",
+        "leases/claim.py",
+        """
+            and self._transaction is None
+            and pools.is_active(connection)
+        """,
+        """
+            and pools.is_active(connection)
+        """,
+        "test_snapshot.py::test_one_of_a_transaction_is",
+    ),
+    _mutant(
+        "the reaper lingers where owners come seldom, too",
+        "reaper/reaper.py",
+        """
+            self._wake_at = now + MAX_DELAY if self._busy and self._lingers else math.inf
+        """,
+        """
+            self._wake_at = now + MAX_DELAY if self._busy else math.inf
+        """,
+        "test_leisure.py::test_it_lingers_only_where_owners_come_often",
+    ),
+    _mutant(
+        "the reaper never lingers",
+        "reaper/reaper.py",
+        """
+            self._lingers = now - self._rested_at < MAX_DELAY
+        """,
+        """
+            self._lingers = False
+        """,
+        "test_leisure.py::test_it_lingers_only_where_owners_come_often",
+    ),
+    _mutant(
+        "what a dead thread has left running is told of as a transaction",
+        "leases/news.py",
+        """
+            lease._transaction is not None and not pools.is_idle(connection)
+        """,
+        """
+            not pools.is_idle(connection)
+        """,
+        "test_reaper.py::test_what_a_dead_thread_has_left_running_is_no_transaction",
     ),
 ]
