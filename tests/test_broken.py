@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InternalError, OperationalError, connection, connections, transaction
+from django.db import (
+    DatabaseError,
+    InternalError,
+    OperationalError,
+    close_old_connections,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.backends.signals import connection_created
 
 import conn_hygiene
 from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
 from conn_hygiene.leases import read_only
-from conn_hygiene.leases.states import HELD
+from conn_hygiene.leases.states import GIVEN_BACK, HELD
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.reaper import reaper
 from tests.test_left_open import events_of
@@ -277,6 +285,71 @@ def test_what_was_lost_in_an_atomic_is_nothing_to_the_next_request(alias: str, a
         with pytest.raises(OperationalError):
             break_in_atomic(admin, alias, nested=False)
     assert run("SELECT 1", alias) == 1
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_was_lost_in_an_atomic_is_nothing_to_the_next_job(alias: str, admin: psycopg.Connection) -> None:
+    """Of a worker that closes what is old between its jobs, and of which no request is told."""
+    run("SET app.tenant = 'acme'", alias)
+    with pytest.raises(OperationalError):
+        break_in_atomic(admin, alias, nested=False)
+    close_old_connections()
+    run("SET app.tenant = 'next'", alias)
+    with transaction.atomic(alias):
+        assert run("SELECT current_setting('app.tenant')", alias) == "next"
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_was_lost_in_an_atomic_is_not_usable(alias: str, admin: psycopg.Connection) -> None:
+    run("SET app.tenant = 'acme'", alias)
+    with pytest.raises(OperationalError):
+        break_in_atomic(admin, alias, nested=False)
+    assert not connections[alias].is_usable()
+    connections[alias].close()
+    assert run("SELECT 1", alias) == 1
+    assert connections[alias].is_usable()
+
+
+def lose_while_parked(alias: str, admin: psycopg.Connection) -> None:
+    """Set a tenant in a session that ends before it can be read there."""
+    run("SET app.tenant = 'acme'", alias)
+    lease = lease_of(connections[alias])
+    assert lease is not None
+    end_sessions(admin, lease.server_pid)
+    lease.end_if_parked(lease.idle_since + 60)
+    wait_until_released(alias)
+    assert lease.state == GIVEN_BACK
+
+
+def test_what_was_lost_while_it_was_parked_is_told_and_nothing_to_the_next_job(
+    admin: psycopg.Connection, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"UNPOOLED_RELEASE_AFTER": 60}
+    with release_between_queries():
+        lose_while_parked("persistent", admin)
+        assert not connections["persistent"].is_usable()
+        # As with a broken connection in plain Django: not before its owner was told.
+        close_old_connections()
+        with pytest.raises(OperationalError, match=r"\(app\.tenant\) could not be read"):
+            run("SELECT 1", "persistent")
+        close_old_connections()
+        assert run("SELECT 1", "persistent") == 1
+
+
+@pytest.mark.parametrize("way", [run, transaction.atomic(using="persistent")(run)], ids=["query", "atomic"])
+def test_a_health_check_has_nothing_run_without_what_was_lost(
+    way: Callable[..., Any], admin: psycopg.Connection, settings: Any
+) -> None:
+    settings.CONN_HYGIENE = {"UNPOOLED_RELEASE_AFTER": 60}
+    wrapper: Any = connections["persistent"]
+    with release_between_queries():
+        lose_while_parked("persistent", admin)
+        # As when a request begins that does not query before.
+        wrapper.health_check_enabled, wrapper.health_check_done = True, False
+        for _ in range(2):
+            with pytest.raises(OperationalError, match=r"\(app\.tenant\) could not be read"):
+                way("SELECT 1", "persistent")
+    wrapper.close()
 
 
 @pytest.mark.parametrize("alias", ALIASES)

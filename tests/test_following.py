@@ -541,6 +541,20 @@ def test_no_query_runs_without_what_cannot_be_set_again(admin: psycopg.Connectio
 
 
 @pytest.mark.usefixtures("releasing")
+def test_what_cannot_be_set_again_is_nothing_to_the_next_job(admin: psycopg.Connection, role: str) -> None:
+    """Of a worker that closes what is old between its jobs."""
+    run(f"SET ROLE {role}", alias="persistent")
+    wait_until_released("persistent")
+    admin.execute(f"DROP ROLE {role}")
+    close_old_connections()
+    with pytest.raises(Error, match=role):
+        run("SELECT 1", alias="persistent")
+    assert not connections["persistent"].is_usable()
+    close_old_connections()
+    assert run("SELECT current_user = session_user", alias="persistent") == [(True,)]
+
+
+@pytest.mark.usefixtures("releasing")
 def test_no_query_runs_without_what_could_not_be_read(admin: psycopg.Connection) -> None:
     with transaction.atomic():
         run("SET app.tenant = 'acme'")

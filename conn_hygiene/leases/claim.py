@@ -280,6 +280,16 @@ class Claim:
             if self._connection is None and self.state == CLOSED and not self._is_connecting():
                 self.state, self.carried = GIVEN_BACK, carried
 
+    def is_lost(self, *, told: bool = True) -> bool:
+        """Return whether the next use fails since what the owner is to find again is lost, as far as is known by now.
+
+        If it is not *told* of any error, only where that has failed before. Owner only.
+        """
+        carried = self.carried
+        if self.state != GIVEN_BACK or carried is None:
+            return False
+        return carried.was_refused or (told and carried.is_lost())
+
     def closing(self) -> None:
         """Take note that the wrapper is being closed: what was given back is forgotten, what is there is in use."""
         with self._lock:

@@ -92,9 +92,10 @@ class SessionClaim(Claim):
             if values:
                 with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
                     following.set_again(connection, values)
-        except psycopg.OperationalError as error:
-            if connection.closed:
+        except psycopg.Error as error:
+            if connection.closed and isinstance(error, psycopg.OperationalError):
                 raise following.SessionGone(*error.args) from error
+            carried.was_refused = True
             raise
         # Whether this very checkout was set up before, so that Followed is published only once for it.
         again = carried.set_in == self.checkouts

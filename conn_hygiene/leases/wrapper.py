@@ -624,18 +624,28 @@ class LeasedWrapper(_Wrapper):
         return super().get_autocommit()
 
     def is_usable(self) -> bool:
-        """Return whether the connection works, asking the server if there is one; what was given back does."""
+        """Return whether the connection works, asking the server if there is one.
+
+        What was given back does, unless what its owner is to find in the next session is lost.
+        """
         lease = self._conn_hygiene_lease
         if lease.state == CLOSED or not lease.serves_thread():
             return super().is_usable()
-        return lease.looked_at(super().is_usable)
+        return not lease.is_lost() and lease.looked_at(super().is_usable)
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Do as Django does, given back or not: close what is too old, or has not the autocommit of the settings."""
+        """Do as Django does, given back or not.
+
+        Close what is too old, has not the autocommit of the settings, or is of no use, as its owner was told.
+        """
         lease = self._conn_hygiene_lease
         if lease.state == GIVEN_BACK:
             too_old = self.close_at is not None and monotonic() >= self.close_at
-            if too_old or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+            if (
+                too_old
+                or self.autocommit != self.settings_dict["AUTOCOMMIT"]
+                or lease.is_lost(told=self.errors_occurred)
+            ):
                 self._close_given_back(lease)
             return
         if self._conn_hygiene_class.close_if_unusable_or_obsolete is _CLOSE_IF_OLD:

@@ -47,7 +47,7 @@ class Carried:
     Set once, by whoever takes the connection back, and waited for by the owner before it takes another one.
     """
 
-    __slots__ = ("_done", "_error", "_values", "names", "set_in")
+    __slots__ = ("_done", "_error", "_values", "names", "set_in", "was_refused")
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
@@ -56,6 +56,12 @@ class Carried:
         self._done = threading.Event()
         #: In which checkout of their owner's they were set again last; none so far.
         self.set_in = 0
+        #: Whether a session was there and has not taken them.
+        self.was_refused = False
+
+    def is_lost(self) -> bool:
+        """Return whether it is known by now that there is nothing to be set again: no query runs then."""
+        return self.done() and self._error is not None
 
     def done(self) -> bool:
         """Return whether the values are there, or lost."""

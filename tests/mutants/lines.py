@@ -5482,4 +5482,59 @@ MUTANTS = [
         """,
         "test_reaper.py::test_what_a_dead_thread_has_left_running_is_no_transaction",
     ),
+    _mutant(
+        "what was lost is missed by the next job as well",
+        "leases/wrapper.py",
+        """
+        or lease.is_lost(told=self.errors_occurred)
+        """,
+        """
+        or False
+        """,
+        "test_broken.py::test_what_was_lost_in_an_atomic_is_nothing_to_the_next_job",
+    ),
+    _mutant(
+        "what was lost is dropped before anybody was told",
+        "leases/wrapper.py",
+        """
+        or lease.is_lost(told=self.errors_occurred)
+        """,
+        """
+        or lease.is_lost()
+        """,
+        "test_broken.py::test_what_was_lost_while_it_was_parked_is_told_and_nothing_to_the_next_job",
+    ),
+    _mutant(
+        "what was lost is usable",
+        "leases/wrapper.py",
+        """
+        return not lease.is_lost() and lease.looked_at(super().is_usable)
+        """,
+        """
+        return lease.looked_at(super().is_usable)
+        """,
+        "test_broken.py::test_what_was_lost_in_an_atomic_is_not_usable",
+    ),
+    _mutant(
+        "a health check drops what was lost, and its query runs without",
+        "leases/looks.py",
+        """
+        and frame.f_locals.get("self") is not wrapper
+        """,
+        """
+        and True
+        """,
+        "test_broken.py::test_a_health_check_has_nothing_run_without_what_was_lost",
+    ),
+    _mutant(
+        "what a session has not taken is missed by the next job as well",
+        "leases/session_claim.py",
+        """
+        carried.was_refused = True
+        """,
+        """
+        pass
+        """,
+        "test_following.py::test_what_cannot_be_set_again_is_nothing_to_the_next_job",
+    ),
 ]
