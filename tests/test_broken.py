@@ -22,7 +22,7 @@ from django.db import (
 from django.db.backends.signals import connection_created
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, release_between_queries, signals
+from conn_hygiene import closing_connections, hold_connection, release_between_queries, session_settings, signals
 from conn_hygiene.leases import read_only
 from conn_hygiene.leases.states import GIVEN_BACK, HELD
 from conn_hygiene.leases.wrapper import lease_of
@@ -361,6 +361,130 @@ def test_what_was_set_in_that_atomic_is_undone_and_not_lost(
         break_in_atomic(admin, alias, nested=False, setting=setting)
     with transaction.atomic(alias):
         assert run("SELECT coalesce(current_setting('app.tenant', true), '')", alias) == ""
+
+
+RESETS = {
+    "by its name": ["SET app.tenant = 'acme'", "RESET app.tenant"],
+    "by set_config()": ["SELECT set_config('app.tenant', 'acme', false)", "RESET app.tenant;"],
+    "with all": ["SET app.tenant = 'acme'", "RESET ALL"],
+    "with all else": ["SET ROLE postgres", "SET app.tenant = 'acme'", "DISCARD ALL"],
+    "nothing was set": ["DISCARD ALL"],
+    "a role": ["SET ROLE postgres", "RESET ROLE"],
+    "a path": ["SET search_path = pg_catalog", "RESET search_path"],
+}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("statements", RESETS.values(), ids=RESETS)
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_was_reset_is_not_lost(alias: str, statements: list[str], admin: psycopg.Connection) -> None:
+    for statement in statements:
+        run(statement, alias)
+    with pytest.raises(OperationalError):
+        break_in_atomic(admin, alias, nested=False)
+    assert run("SELECT 1", alias) == 1
+
+
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_nor_is_it_outside_of_transactions(admin: psycopg.Connection) -> None:
+    run("SET app.tenant = 'acme'")
+    run("RESET app.tenant")
+    cut(admin)
+    quiet()
+    with pytest.raises(OperationalError):
+        run("SELECT 1")
+    assert run("SELECT 1") == 1
+
+
+NOT_RESET = {
+    "set once more": ["RESET app.tenant", "SET app.tenant = 'acme'"],
+    "in one string": ["RESET app.tenant; SET app.tenant = 'acme'"],
+    "rolled back": ["BEGIN", "RESET app.tenant", "ROLLBACK"],
+    "rolled back in one string": ["BEGIN; RESET app.tenant; ROLLBACK"],
+    "another": ["RESET app.other"],
+    "by what was prepared": [
+        "PREPARE again AS SELECT set_config('app.tenant', 'acme', false)",
+        "RESET app.tenant",
+        "EXECUTE again",
+    ],
+    "by what is prepared": [
+        "RESET app.tenant",
+        "PREPARE again AS SELECT set_config('app.tenant', 'acme', false)",
+        "EXECUTE again",
+    ],
+    "by a block of code": ["RESET app.tenant", "DO $$ BEGIN EXECUTE 'SET app.' || 'tenant = 1'; END $$"],
+}
+
+
+@pytest.mark.parametrize("statements", NOT_RESET.values(), ids=NOT_RESET)
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_may_be_set_for_all_that_was_reset_is_lost(statements: list[str], admin: psycopg.Connection) -> None:
+    for statement in ["SET app.tenant = 'acme'", *statements]:
+        run(statement)
+    is_lost(admin, "app.tenant")
+
+
+def is_lost(admin: psycopg.Connection, name: str) -> None:
+    with pytest.raises(OperationalError):
+        break_in_atomic(admin, "default", nested=False)
+    with pytest.raises(OperationalError, match=rf"\({name}\) is lost"):
+        run("SELECT 1")
+    connection.close()
+
+
+def test_what_was_reset_is_lost_where_functions_may_have_set_it(admin: psycopg.Connection, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"CLEAN_SESSIONS": "always"}
+    run("SET app.tenant = 'acme'")
+    run("RESET app.tenant")
+    is_lost(admin, "app.tenant")
+
+
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_was_reset_is_lost_in_a_block_that_sets_it(admin: psycopg.Connection) -> None:
+    run("SET app.tenant = 'acme'")
+    with session_settings({"app.tenant": "block"}):
+        run("RESET app.tenant")
+    assert run("SELECT current_setting('app.tenant')") == "acme"
+    is_lost(admin, "app.tenant")
+
+
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_was_reset_is_lost_where_a_new_session_has_another(admin: psycopg.Connection) -> None:
+    def receiver(**kwargs: Any) -> None:
+        run("SET app.tenant = 'everybody'")
+
+    with receiving(receiver):
+        connection.close()
+        run("RESET app.tenant")
+        is_lost(admin, "app.tenant")
+    connection.close()
+
+
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_was_reset_is_lost_where_a_pool_sets_another(
+    admin: psycopg.Connection, pool_of: Callable[[str], ConnectionPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("SET app.tenant = 'acme'")
+    run("RESET app.tenant")
+    # Watched, as any pool is.
+    monkeypatch.setattr(pool_of("default"), "_configure", lambda connection: None)
+    is_lost(admin, "app.tenant")
+
+
+@pytest.mark.usefixtures("nothing_is_left_by_functions")
+def test_what_was_reset_is_lost_where_a_backend_sets_another(
+    admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("SET ROLE postgres")
+    run("RESET ROLE")
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "assume_role", "postgres")
+    is_lost(admin, "role")
+
+
+@pytest.fixture
+def nothing_is_left_by_functions(settings: Any) -> None:
+    """Have it be known of the database."""
+    settings.CONN_HYGIENE |= {"CLEAN_SESSIONS": "seen", "FOLLOWED_SETTINGS": []}
 
 
 def test_a_hold_goes_on_when_its_owner_was_told(admin: psycopg.Connection) -> None:

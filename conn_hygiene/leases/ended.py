@@ -74,7 +74,7 @@ def _matters(lease: Lease) -> bool:
 
 def lost_for_good(lease: Lease) -> list[str]:
     """Return the names of what its owner has set in a session that decide whose data it sees."""
-    return sorted(filter(following.decides, lease.session_state.follows))
+    return sorted(filter(following.decides, lease.missing_elsewhere()))
 
 
 def refuse_if_lost(lease: Lease) -> None:

@@ -104,6 +104,7 @@ class SessionClaim(Claim):
             # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
             # unseen goes on, also if nothing is executed before the next release.
             self.session_state.follows |= values.keys()
+            self.session_state.reset -= values.keys()
         self.note_path(values.get("search_path"))
         if Followed.listeners and values and not again:
             publish(news.followed(self, values))
@@ -154,7 +155,7 @@ class SessionClaim(Claim):
         if effect.settings:
             effect = effect.with_parameters(params)
         self._pin(effect)
-        return effect if effect.removes else None
+        return effect if effect.removes or effect.resets else None
 
     def succeeded(self, effect: sql.Effect, connection: psycopg.Connection[Any]) -> None:
         """Take note that what undoes something has been executed without an error. Owner only."""
@@ -197,6 +198,7 @@ class SessionClaim(Claim):
         """
         with self._lock:
             self.session_state.overridden[name] = before
+            self.session_state.reset.discard(name)
 
     def note_path(self, path: str | None) -> None:
         """Take note that ``search_path`` is set to *path*, by no statement that was seen. Owner only.
@@ -324,6 +326,16 @@ class SessionClaim(Claim):
         if not _is_set_up_by_django(wrapper.__class__):
             return names
         return names.intersection(following.IDENTITIES if wrapper.settings_dict["OPTIONS"].get("assume_role") else ())
+
+    def missing_elsewhere(self) -> set[str]:
+        """Return the names of what its owner has set in the session, and another would not have. Under the lock.
+
+        What was reset is none of it where a new session surely begins with the same, the server's default.
+        """
+        follows, reset = self.session_state.follows, frozenset(self.session_state.reset)
+        if not reset or not known.leaves_nothing(self.alias) or self._set_up_unseen(reset):
+            return follows
+        return follows - reset if configuring.sets_no_more(self._pool()) else follows
 
     def _leaves_nothing(self, connection: psycopg.Connection[Any], reported: tuple[bytes | None, ...]) -> bool:
         """Return whether nothing is to be done to the session, whose parameters are as *reported*, for anybody else."""

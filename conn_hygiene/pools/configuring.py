@@ -66,6 +66,12 @@ def is_djangos(configure: Any) -> bool:
     return tuple(getattr(backend, name, None) for name in SETTING_UP) == _DJANGOS
 
 
+def sets_no_more(pool: Any) -> bool:
+    """Return whether *pool*, or None, surely sets no more in a new session than the time zone and the role."""
+    configure = getattr(pool, "_configure", _UNKNOWN)
+    return pool is None or (configure is not _UNKNOWN and is_djangos(configure_of(pool)))
+
+
 #: The methods by which Django's backend sets up a new session: the first, and those that it calls.
 SETTING_UP = ("_configure_connection", "_configure_timezone", "_configure_role")
 _DJANGOS = tuple(getattr(PostgreSQLWrapper, name, None) for name in SETTING_UP)

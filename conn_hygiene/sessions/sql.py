@@ -44,6 +44,8 @@ CODE = "DO block"
 SHARED = "copy of the database wrapper"
 PAST = "use before install()"
 DISCARDED = "DISCARD ALL"
+# Not a reason either, nor a name that a setting can have without quotes.
+ALL = "all"
 # Not a reason to keep a session, but one to clean it: tables may be temporary by it.
 PATH = "search_path that is computed"
 UNREADABLE = "statement that cannot be read"
@@ -83,6 +85,8 @@ class Effect(NamedTuple):
     removes: frozenset[str]
     #: What it sets or resets under names that can be read.
     settings: frozenset[Setting] = frozenset()
+    #: Of these, what it sets back to the server's default and does nothing else; or :data:`ALL` of them.
+    resets: frozenset[str] = frozenset()
 
     def with_parameters(self, parameters: Any) -> Effect:
         """Return the effect with the names of settings that are placeholders read from the statement's *parameters*.
@@ -103,7 +107,7 @@ class Effect(NamedTuple):
             is_any = setting.is_local is True and parameters is None
             if folded(name) == _SEARCH_PATH and (is_any or _has_pg_temp(parameters)):
                 adds |= {TEMPORARY}
-        return Effect(adds, self.removes - adds, frozenset(settings))
+        return Effect(adds, self.removes - adds, frozenset(settings), self.resets)
 
 
 _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
@@ -306,6 +310,7 @@ class _Reader:
         self._adds: set[str] = set()
         self._removes: set[str] = set()
         self._settings: set[Setting] = set()
+        self._resets: set[str] = set()
         # What a statement has others, or the end of the transaction, leave after all that undoes it.
         self._left_again: set[str] = set()
 
@@ -318,8 +323,14 @@ class _Reader:
             return Effect(frozenset({DISCARDED}), _UNDONE_BY_DISCARD_ALL)
         for start, end in self._statements():
             self._statement(start, end)
+        is_alone = self._resets and sum(1 for start, end in self._statements() if self._plain[start:end].strip()) == 1
         # What follows an undoing is left all the same; what preceded it is among the additions no more.
-        return Effect(frozenset(self._adds), frozenset(self._removes - self._adds), frozenset(self._settings))
+        return Effect(
+            frozenset(self._adds),
+            frozenset(self._removes - self._adds),
+            frozenset(self._settings),
+            frozenset(self._resets if is_alone else ()),
+        )
 
     def _statements(self) -> Iterator[tuple[int, int]]:
         start = 0
@@ -435,7 +446,9 @@ class _Reader:
 
     def _reset(self, tokens: list[str]) -> None:
         names, _ = self._name_and_value([*tokens, "="])
-        self._take(None if tokens[:1] == ["all"] else names, False)
+        is_all = tokens == [ALL]
+        self._take(None if tokens[:1] == [ALL] else names, False)
+        self._resets.update([ALL] if is_all else map(folded, names or ()))
 
     def _name_and_value(self, tokens: list[str]) -> tuple[tuple[str, ...] | None, list[str]]:
         """Return what a SET without its scope sets, None if that cannot be told; and the tokens of the value."""

@@ -92,6 +92,7 @@ class State:
         "overridden",
         "parameters",
         "pins",
+        "reset",
         "undone",
     )
 
@@ -105,6 +106,9 @@ class State:
         self.pins: dict[str, str] = {}
         #: The settings whose values the owner is to find again in another session.
         self.follows: set[str] = set()
+        #: Those that are at the server's default since they were reset: nothing was executed after that, as far as was
+        #: seen, that sets them, or may.
+        self.reset: set[str] = set()
         #: Those that a block has set for as long as it lasts, with what they were before; None for none.
         self.overridden: dict[str, str | None] = {}
         # Those that were set by receivers of `connection_created`, which run at every checkout.
@@ -134,6 +138,7 @@ class State:
         """
         names = {setting.name for setting in effect.settings if isinstance(setting.name, str)}
         adds = effect.adds
+        self.reset -= self.follows if adds else names
         if setting_up:
             # Each of the two changes the other.
             self._set_at_connect |= names.union(() if names.isdisjoint(following.IDENTITIES) else following.IDENTITIES)
@@ -181,6 +186,19 @@ class State:
                 self.undone.add(reason)
             else:
                 self._unpin(reason)
+        if not in_transaction:
+            self._note_reset(effect)
+
+    def _note_reset(self, effect: Effect) -> None:
+        """Take note of what *effect* has reset, if nothing that is left in the session may set it again unseen."""
+        if DISCARDED in effect.adds:
+            names = self.follows
+        elif sql.ALL in effect.resets:
+            names = self.follows - set(following.IDENTITIES)
+        else:
+            names = self.follows & effect.resets
+        if self.pins.keys() <= {sql.SETTING}:
+            self.reset |= names - self._set_at_connect - self.overridden.keys()
 
     def _unpin(self, reason: str) -> None:
         if reason == sql.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
@@ -211,6 +229,7 @@ class State:
         changed = [] if reported == self.parameters else self._changed_by_owner(self.parameters, reported)
         if changed and following.is_wanted():
             self.follows |= settings_of(changed)
+            self.reset -= settings_of(changed)
             changed = []
         return changed + client.changed(connection, self._client)
 
@@ -282,6 +301,7 @@ class State:
         """Take note that nothing is left."""
         self.pins.clear()
         self.follows.clear()
+        self.reset.clear()
         self.overridden.clear()
         self._set_at_connect.clear()
         self.undone.clear()

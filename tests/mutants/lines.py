@@ -1111,10 +1111,10 @@ MUTANTS = [
         "what a string leaves after it has undone it is taken for undone",
         "sessions/sql.py",
         """
-        return Effect(frozenset(self._adds), frozenset(self._removes - self._adds), frozenset(self._settings))
+        frozenset(self._removes - self._adds),
         """,
         """
-        return Effect(frozenset(self._adds), frozenset(self._removes), frozenset(self._settings))
+        frozenset(self._removes),
         """,
         "test_session_state.py::test_what_is_left_after_an_undoing_in_the_same_string_is_kept",
     ),
@@ -5536,5 +5536,127 @@ MUTANTS = [
         pass
         """,
         "test_following.py::test_what_cannot_be_set_again_is_nothing_to_the_next_job",
+    ),
+    _mutant(
+        "what was reset before a session ended is lost",
+        "leases/ended.py",
+        """
+        return sorted(filter(following.decides, lease.missing_elsewhere()))
+        """,
+        """
+        return sorted(filter(following.decides, lease.session_state.follows))
+        """,
+        "test_broken.py::test_what_was_reset_is_not_lost",
+    ),
+    _mutant(
+        "what is set after its reset is not lost",
+        "sessions/state.py",
+        """
+        self.reset -= self.follows if adds else names
+        """,
+        """
+        self.reset -= self.follows if adds else set()
+        """,
+        "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
+    ),
+    _mutant(
+        "what a later statement may have set unseen is not lost",
+        "sessions/state.py",
+        """
+        self.reset -= self.follows if adds else names
+        """,
+        """
+        self.reset -= names
+        """,
+        "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
+    ),
+    _mutant(
+        "what is reset in a transaction is not lost",
+        "sessions/state.py",
+        """
+        if not in_transaction:
+            self._note_reset(effect)
+        """,
+        """
+        self._note_reset(effect)
+        """,
+        "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
+    ),
+    _mutant(
+        "what was prepared sets nothing after a reset",
+        "sessions/state.py",
+        """
+        if self.pins.keys() <= {sql.SETTING}:
+        """,
+        """
+        if True:
+        """,
+        "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
+    ),
+    _mutant(
+        "what is reset in a block that sets it is not lost",
+        "sessions/state.py",
+        """
+        self.reset |= names - self._set_at_connect - self.overridden.keys()
+        """,
+        """
+        self.reset |= names - self._set_at_connect
+        """,
+        "test_broken.py::test_what_was_reset_is_lost_in_a_block_that_sets_it",
+    ),
+    _mutant(
+        "what is reset is not lost, though each new session has another",
+        "sessions/state.py",
+        """
+        self.reset |= names - self._set_at_connect - self.overridden.keys()
+        """,
+        """
+        self.reset |= names - self.overridden.keys()
+        """,
+        "test_broken.py::test_what_was_reset_is_lost_where_a_new_session_has_another",
+    ),
+    _mutant(
+        "what is reset is not lost, though functions may set it",
+        "leases/session_claim.py",
+        """
+        if not reset or not known.leaves_nothing(self.alias) or self._set_up_unseen(reset):
+        """,
+        """
+        if not reset or self._set_up_unseen(reset):
+        """,
+        "test_broken.py::test_what_was_reset_is_lost_where_functions_may_have_set_it",
+    ),
+    _mutant(
+        "what is reset is not lost, though the backend sets it",
+        "leases/session_claim.py",
+        """
+        if not reset or not known.leaves_nothing(self.alias) or self._set_up_unseen(reset):
+        """,
+        """
+        if not reset or not known.leaves_nothing(self.alias):
+        """,
+        "test_broken.py::test_what_was_reset_is_lost_where_a_backend_sets_another",
+    ),
+    _mutant(
+        "what is reset is not lost, though the pool sets it",
+        "leases/session_claim.py",
+        """
+        return follows - reset if configuring.sets_no_more(self._pool()) else follows
+        """,
+        """
+        return follows - reset
+        """,
+        "test_broken.py::test_what_was_reset_is_lost_where_a_pool_sets_another",
+    ),
+    _mutant(
+        "a string that resets and sets has reset",
+        "sessions/sql.py",
+        """
+        frozenset(self._resets if is_alone else ()),
+        """,
+        """
+        frozenset(self._resets),
+        """,
+        "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
     ),
 ]
