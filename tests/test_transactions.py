@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import contextvars
 import gc
 import logging
@@ -25,11 +26,11 @@ from django.http import HttpRequest, HttpResponse
 from django.test import TestCase
 from django.views import View
 
-from conn_hygiene import closing_connections, conf, events, hold_connection
+from conn_hygiene import closing_connections, conf, events, hold_connection, release_between_queries
 from conn_hygiene.events import TransactionRetried
 from conn_hygiene.transactions.retry import retry_transaction
 from tests.testapp.models import Item
-from tests.waiting import holds
+from tests.waiting import holds, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -463,6 +464,94 @@ async def test_so_does_one_that_an_asynchronous_caller_is_handling() -> None:
         assert await work() == 2
     # asgiref has raised it again in the thread, and is ahead of them.
     assert places(handled)[-len(before) :] == before
+
+
+def begun() -> Iterator[Any]:
+    """Return an iterator that has a cursor open."""
+    rows = Item.objects.iterator(chunk_size=1)
+    next(rows)
+    return rows
+
+
+def raising(error: type[BaseException]) -> Callable[[], None]:
+    """Return what raises *error* while it has such an iterator in a variable."""
+
+    def body() -> None:
+        rows = begun()  # noqa: F841
+        raise error
+
+    return body
+
+
+# Django's own error classes are none of them: Django keeps each in a variable of one of its own frames.
+NO_REASON = [ValueError, KeyboardInterrupt]
+REPEATED = psycopg.errors.SerializationFailure
+
+
+@pytest.mark.parametrize("error", [*NO_REASON, REPEATED])
+@pytest.mark.usefixtures("uncollected", "items")
+def test_an_error_that_was_handled_keeps_no_connection(error: type[BaseException]) -> None:
+    with release_between_queries():
+        with contextlib.suppress(error):
+            retry_transaction(attempts=2, **fast)(raising(error))()
+        wait_until_released()
+
+
+@pytest.mark.usefixtures("uncollected", "items")
+def test_nor_does_a_refusal() -> None:
+    def caller() -> None:
+        rows = begun()  # noqa: F841
+        with transaction.atomic():
+            retry_transaction(lambda: None)()
+
+    with release_between_queries():
+        with contextlib.suppress(RuntimeError):
+            caller()
+        wait_until_released()
+
+
+@pytest.mark.usefixtures("uncollected", "items")
+def test_nor_does_one_during_whose_handling_it_was_called() -> None:
+    with release_between_queries():
+        try:
+            raising(ValueError)()
+        except ValueError:
+            assert retry_transaction(**fast)(failing_once())() == 2
+        wait_until_released()
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, REPEATED])
+@pytest.mark.usefixtures("uncollected", "items")
+async def test_nor_does_that_of_an_asynchronous_function(error: type[BaseException]) -> None:
+    @retry_transaction(attempts=2, **fast)
+    async def work() -> None:
+        rows = await sync_to_async(begun)()  # noqa: F841
+        raise error
+
+    with release_between_queries():
+        with contextlib.suppress(error):
+            await work()
+        await sync_to_async(wait_until_released)()
+
+
+@pytest.mark.usefixtures("uncollected", "items")
+async def test_nor_does_its_cancellation() -> None:
+    reads = asyncio.Event()
+
+    @retry_transaction
+    async def work() -> None:
+        rows = await sync_to_async(begun)()  # noqa: F841
+        reads.set()
+        await asyncio.Event().wait()
+
+    with release_between_queries():
+        task = asyncio.ensure_future(work())
+        await reads.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        del task
+        await sync_to_async(wait_until_released)()
 
 
 def test_a_held_connection_is_kept_while_it_waits(waits: Any) -> None:

@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -137,32 +137,28 @@ class _Retry:
     def __call__(self, func: F) -> F:
         _check_function(func, self._called)
         name = getattr(func, "__qualname__", repr(func))
+        # tenacity keeps the state of a run on the object, so each call has a copy.
         if iscoroutinefunction(func):
-            # tenacity keeps the state of a run on the object.
-            retrying = self._retrying(asynchronous=True)
+            retrying = self._retrying(name, asynchronous=True)
 
             @functools.wraps(func)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                begin_wait = functools.partial(self._begin_wait_in_thread, name, sys.exc_info()[1])
+                def body() -> Any:
+                    return _outcome(async_to_sync(_ended)(func, *args, **kwargs))
 
-                async def attempt() -> Any:
-                    # The thread runs the attempt from beginning to end; the function's own queries come back to it.
-                    return await sync_to_async(self._attempt)(func, lambda: async_to_sync(func)(*args, **kwargs))
-
-                return _outcome(await retrying.copy(before_sleep=begin_wait)(attempt))
+                # The thread runs the attempt from beginning to end; the function's own queries come back to it.
+                return _outcome(await retrying.copy()(_ended, sync_to_async(self._attempt), func, body))
 
         else:
-            retrying = self._retrying(asynchronous=False)
+            retrying = self._retrying(name, asynchronous=False)
 
             @functools.wraps(func)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                begin_wait = functools.partial(self._begin_wait, name, sys.exc_info()[1])
-                attempts = retrying.copy(before_sleep=begin_wait)
-                return _outcome(attempts(self._attempt, func, lambda: func(*args, **kwargs)))
+                return _outcome(retrying.copy()(self._attempt, func, lambda: func(*args, **kwargs)))
 
         return wrapper  # type: ignore[return-value]
 
-    def _retrying(self, *, asynchronous: bool) -> Any:
+    def _retrying(self, name: str, *, asynchronous: bool) -> Any:
         try:
             import tenacity
         except ImportError as exc:
@@ -174,32 +170,33 @@ class _Retry:
             stops.append(tenacity.stop_after_attempt(self._attempts))
         if self._seconds is not None:
             stops.append(tenacity.stop_before_delay(self._seconds))
+        begin_wait: Any = self._begin_wait_in_thread if asynchronous else self._begin_wait
         return (tenacity.AsyncRetrying if asynchronous else tenacity.Retrying)(
             stop=tenacity.stop_any(*stops),
             wait=tenacity.wait_random_exponential(multiplier=self._delay, max=self._max_delay),
-            retry=tenacity.retry_if_exception(self._is_repeated),
-            reraise=True,
+            retry=tenacity.retry_if_result(_is_to_be_repeated),
+            before_sleep=functools.partial(begin_wait, name),
+            retry_error_callback=_last_outcome,
         )
 
     def _attempt(self, func: Callable[..., Any], body: Callable[[], Any]) -> Any:
         """Run *body*, which calls *func*, once, in its transaction, in the thread of the connection.
 
-        Return what it returns, or a :class:`_Failure` for an error that is not a reason to run it again.
+        Return what it returns, or a :class:`_Failure`.
         """
         connection = connections[self._using]
-        if internals.RETRIES.available:
-            _refuse_outer_transaction(connection)
         hooks: list[bool] = []
         try:
+            if internals.RETRIES.available:
+                _refuse_outer_transaction(connection)
             with transaction.atomic(using=self._using, durable=True):
                 # Hooks run in the order in which they were added. Those of a TestCase's transaction never do.
                 if internals.RETRIES.available and len(connection.atomic_blocks) == 1:
                     transaction.on_commit(lambda: hooks.append(True), using=self._using)
                 return _finished(body())
-        except Exception as exc:
-            if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
-                return _Failure(exc)
-            raise
+        except BaseException as exc:  # noqa: BLE001 - _outcome() raises it
+            is_last = hooks or not self._is_repeated(exc) or _another_has_failed(connection)
+            return _Failure(exc, is_repeated=not is_last)
 
     def _is_repeated(self, exc: BaseException) -> bool:
         return internals.RETRIES.available and self._repeated_sqlstate(exc) is not None
@@ -221,13 +218,14 @@ class _Retry:
         if lease is not None and backends.has_pool(connection.alias) and conf.current.RELEASE != "never":
             lease.release_now()
 
-    async def _begin_wait_in_thread(self, name: str, handled: BaseException | None, state: Any) -> None:
+    async def _begin_wait_in_thread(self, name: str, state: Any) -> None:
         """Do it in the thread of the connections, in which they are given back, and since who listens may query."""
-        await sync_to_async(self._begin_wait)(name, handled, state)
+        await sync_to_async(self._begin_wait)(name, state)
 
-    def _begin_wait(self, name: str, handled: BaseException | None, state: Any) -> None:
-        exc = state.outcome.exception()
-        _drop_frames(exc, handled)
+    def _begin_wait(self, name: str, state: Any) -> None:
+        exc = state.outcome.result().taken()
+        # What the caller is handling, also where it awaits: asgiref has it handled in this thread as well.
+        _drop_frames(exc, sys.exc_info()[1])
         self._let_go(connections[self._using])
         publish(
             TransactionRetried(
@@ -281,20 +279,50 @@ def _is_of_failed_transaction(exc: BaseException) -> bool:
     return is_refused or sqlstate_of(exc) == IN_FAILED_SQL_TRANSACTION
 
 
-class _Failure(NamedTuple):
-    """The outcome of an attempt that is the last, whatever tenacity makes of its error.
+class _Failure:
+    """The error with which an attempt has ended, as its result: tenacity gets to see no errors.
 
-    It may be the error of an ``on_commit`` hook, after the commit, or one that has taken a transaction along that is
-    not the attempt's, or tenacity's own ``TryAgain``.
+    It would repeat, or not, what it should not: an error of an ``on_commit`` hook, after the commit, or one that has
+    taken a transaction along that is not the attempt's, or its own ``TryAgain``. And it would keep the error: whose
+    frames keep those that called them, and tenacity's with them. In such a cycle, what was in the variables of all of
+    them (an iterator with a cursor open) stays until the garbage collector comes, after the error was handled.
     """
 
-    exception: Exception
+    __slots__ = ("_exception", "is_repeated")
+
+    def __init__(self, exception: BaseException, *, is_repeated: bool = False) -> None:
+        self._exception: BaseException | None = exception
+        #: Whether it is a reason to run the transaction again.
+        self.is_repeated = is_repeated
+
+    def taken(self) -> BaseException:
+        """Return the error, once, and keep it no longer."""
+        exception, self._exception = self._exception, None
+        assert exception is not None
+        return exception
+
+
+def _is_to_be_repeated(result: Any) -> bool:
+    return isinstance(result, _Failure) and result.is_repeated
+
+
+def _last_outcome(state: Any) -> Any:
+    return state.outcome.result()
 
 
 def _outcome(result: Any) -> Any:
     if isinstance(result, _Failure):
-        raise result.exception
+        # In no variable: this frame is among the error's.
+        raise result.taken()
     return result
+
+
+async def _ended(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call *func* and return what it returns, or a :class:`_Failure`: asgiref would keep the error as well."""
+    try:
+        return await func(*args, **kwargs)
+    except BaseException as exc:  # noqa: BLE001 - _outcome() raises it
+        return _Failure(exc)
 
 
 def _refuse_outer_transaction(connection: BaseDatabaseWrapper) -> None:

@@ -2963,10 +2963,10 @@ MUTANTS = [
         "tenacity repeats an error of its own",
         "transactions/retry.py",
         """
-        if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
+        is_last = hooks or not self._is_repeated(exc) or _another_has_failed(connection)
         """,
         """
-        if hooks or _another_has_failed(connection):
+        is_last = hooks or _another_has_failed(connection)
         """,
         "test_transactions.py::test_other_errors_go_through_at_once",
     ),
@@ -2974,10 +2974,10 @@ MUTANTS = [
         "a transaction is repeated inside of another alias's that has failed",
         "transactions/retry.py",
         """
-        if hooks or not self._is_repeated(exc) or _another_has_failed(connection):
+        is_last = hooks or not self._is_repeated(exc) or _another_has_failed(connection)
         """,
         """
-        if hooks or not self._is_repeated(exc):
+        is_last = hooks or not self._is_repeated(exc)
         """,
         "test_transactions.py::test_what_has_taken_an_outer_transaction_of_another_alias_along_is_raised",
     ),
@@ -2996,11 +2996,46 @@ MUTANTS = [
         "what a failed attempt was reading keeps its connection",
         "transactions/retry.py",
         """
-        _drop_frames(exc, handled)
+        _drop_frames(exc, sys.exc_info()[1])
         """,
         "",
         "test_transactions.py::test_what_the_failed_attempt_was_reading_holds_no_connection_while_it_waits",
         "test_transactions.py::test_nor_does_what_an_asynchronous_one_was_reading",
+    ),
+    _mutant(
+        "an attempt keeps the error that was raised for it",
+        "transactions/retry.py",
+        """
+        exception, self._exception = self._exception, None
+        """,
+        """
+        exception = self._exception
+        """,
+        "test_transactions.py::test_an_error_that_was_handled_keeps_no_connection",
+    ),
+    _mutant(
+        "tenacity gets to see an error that ends a program",
+        "transactions/retry.py",
+        """
+        except BaseException as exc:  # noqa: BLE001 - _outcome() raises it
+            is_last = hooks or not self._is_repeated(exc) or _another_has_failed(connection)
+        """,
+        """
+        except Exception as exc:
+            is_last = hooks or not self._is_repeated(exc) or _another_has_failed(connection)
+        """,
+        "test_transactions.py::test_an_error_that_was_handled_keeps_no_connection",
+    ),
+    _mutant(
+        "asgiref keeps the error of an asynchronous attempt",
+        "transactions/retry.py",
+        """
+        return _outcome(async_to_sync(_ended)(func, *args, **kwargs))
+        """,
+        """
+        return async_to_sync(func)(*args, **kwargs)
+        """,
+        "test_transactions.py::test_nor_does_that_of_an_asynchronous_function",
     ),
     _mutant(
         "the errors in an error's chain keep their frames",
