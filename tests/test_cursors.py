@@ -16,10 +16,11 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.postgresql import base
 
 import conn_hygiene
-from conn_hygiene import closing_connections
+from conn_hygiene import closing_connections, hold_connection, release_between_queries, release_connections
 from conn_hygiene.leases import cursors
+from conn_hygiene.leases.wrapper import lease_of
 from tests.testapp.models import Item
-from tests.waiting import let_the_reaper_look
+from tests.waiting import busy_reaper, holds, let_the_reaper_look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -113,6 +114,43 @@ def test_the_late_end_of_a_cursor_does_not_run_on_the_next_owners_connection(
         owner.result()
     assert [query.split()[0] for (query,) in last] == ["INSERT"]
     assert Item.objects.filter(name="committed").count() == 2
+
+
+# ##### Those that were collected, of which the reaper has yet to hear #####
+
+
+def leave_one_unclosed() -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS left_there (n int)")
+    connections["default"].cursor()
+    gc.collect()
+
+
+def as_told() -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connections["default"].cursor()
+    gc.collect()
+    assert release_connections("default") == 1
+
+
+def at_the_end_of_a_hold() -> None:
+    with release_between_queries(), hold_connection():
+        leave_one_unclosed()
+
+
+def for_another_request() -> None:
+    leave_one_unclosed()
+    lease = lease_of(connections["default"])
+    assert lease is not None
+    lease.end_with_other_request()
+
+
+@pytest.mark.parametrize("way", [as_told, at_the_end_of_a_hold, for_another_request])
+def test_one_that_was_collected_keeps_no_connection_that_its_owner_lets_go_of(way: Callable[[], None]) -> None:
+    with busy_reaper():
+        way()
+        assert not holds("default")
 
 
 # ##### Every class, and every method #####

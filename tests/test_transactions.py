@@ -26,11 +26,12 @@ from django.http import HttpRequest, HttpResponse
 from django.test import TestCase
 from django.views import View
 
+import conn_hygiene
 from conn_hygiene import closing_connections, conf, events, hold_connection, release_between_queries
 from conn_hygiene.events import TransactionRetried
 from conn_hygiene.transactions.retry import retry_transaction
 from tests.testapp.models import Item
-from tests.waiting import holds, wait_until_released
+from tests.waiting import busy_reaper, holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -430,6 +431,37 @@ async def test_nor_does_what_an_asynchronous_one_was_reading(waits: Any) -> None
 
     assert await work() == 2
     assert seen.found == [False]
+
+
+# psycopg says so of a server-side cursor.
+unclosed = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
+
+
+@unclosed
+@pytest.mark.parametrize("kind", ["cursor", "chunked_cursor"])
+@pytest.mark.parametrize("scope", [contextlib.nullcontext, closing_connections])
+@pytest.mark.usefixtures("uncollected")
+def test_nor_does_a_cursor_that_it_has_not_closed(kind: str, scope: Any, waits: Any, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"REPORT_UNCLOSED_CURSORS": True}
+    seen = waits(lambda: holds("default"))
+    fail = failing_once()
+
+    @retry_transaction(**fast)
+    def work() -> Any:
+        cursor = getattr(connection, kind)()
+        cursor.execute("SELECT generate_series(1, 10)")
+        assert cursor.fetchone() == (1,)
+        result = fail()
+        cursor.close()
+        return result
+
+    before = conn_hygiene.stats().unclosed_cursors
+    with scope():
+        with busy_reaper():
+            assert work() == 2
+        assert seen.found == [False]
+    let_the_reaper_look()
+    assert conn_hygiene.stats().unclosed_cursors - before == 1
 
 
 def places(exc: BaseException | None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.reaper import reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import psycopg
 
@@ -39,6 +41,26 @@ def wait_until_released(alias: str = "default") -> None:
         lambda: not holds(alias) and not any(each.alias == alias for each in list(keeper._returning)),
         f"the connection of {alias!r} is given back",
     )
+
+
+@contextlib.contextmanager
+def busy_reaper() -> Iterator[None]:
+    """Have the reaper get to nothing that it is told inside before the end."""
+    keeper = reaper.running
+    assert keeper is not None
+    begun, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        over.wait(10)
+
+    keeper._bell.put(work)
+    keeper.ensure_running()
+    assert begun.wait(10)
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def let_the_reaper_look() -> None:

@@ -512,6 +512,14 @@ def register(cursor: Any, lease: Lease) -> None:
     cursor._conn_hygiene_entry = (lease, reference)
 
 
+def forget_collected(listed: dict[object, Any]) -> None:
+    """Take those that were collected out of *listed*, the open cursors of a lease. The owner's; takes no lock."""
+    # Of a copy: a signal handler may query.
+    for reference in list(listed):
+        if isinstance(reference, weakref.ref) and reference() is None:
+            listed.pop(reference, None)
+
+
 def abandon(cursor: Any, lease: Lease) -> None:
     """Forget *cursor*, which has executed nothing, and close it on this side only. The owner's; takes no lock.
 

@@ -128,11 +128,20 @@ class LeavingClaim(SessionClaim):
         wrapper = self.wrapper()
         if self._connection is None or wrapper is None or policy.holds(self.alias):
             return None
-        if self.open_cursors or self._in_transaction(wrapper) or self._kept(wrapper):
+        if self._is_read() or self._in_transaction(wrapper) or self._kept(wrapper):
             return None
         if self._note_changes(self._connection):
             return None
         return self._leave()
+
+    def _is_read(self) -> bool:
+        """Return whether a cursor is open; forget those that were collected. Owner only.
+
+        The reaper was told of them, and may not have got to it. It reports them all the same.
+        """
+        if self.open_cursors:
+            cursors.forget_collected(self.open_cursors)
+        return bool(self.open_cursors)
 
     def hold_ended(self) -> None:
         """Give back a connection whose session state all comes from a ``hold_connection`` that ends now. Owner only.
@@ -153,7 +162,7 @@ class LeavingClaim(SessionClaim):
         # What does not follow, such a backend would not set again in the next session: it believes to have set it.
         if sql.SETTING in self.session_state.pins and backends.has_own_close(wrapper.__class__):
             return None
-        if self.open_cursors or self._in_transaction(wrapper) or wrapper.run_on_commit:
+        if self._is_read() or self._in_transaction(wrapper) or wrapper.run_on_commit:
             return None
         return self._leave()
 
@@ -163,7 +172,7 @@ class LeavingClaim(SessionClaim):
 
     def _leave_with_other_request(self) -> Return | None:
         wrapper, connection = self.wrapper(), self._connection
-        if wrapper is None or connection is None or self.open_cursors or self._in_transaction(wrapper):
+        if wrapper is None or connection is None or self._is_read() or self._in_transaction(wrapper):
             return None
         if self._is_connecting() or self._setting_up(wrapper):
             return None

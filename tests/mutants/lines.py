@@ -3038,6 +3038,29 @@ MUTANTS = [
         "test_transactions.py::test_nor_does_that_of_an_asynchronous_function",
     ),
     _mutant(
+        "a cursor that was collected keeps its connection until the reaper comes to it",
+        "leases/leaving_claim.py",
+        """
+        cursors.forget_collected(self.open_cursors)
+        """,
+        """
+        pass
+        """,
+        "test_transactions.py::test_nor_does_a_cursor_that_it_has_not_closed",
+        "test_cursors.py::test_one_that_was_collected_keeps_no_connection_that_its_owner_lets_go_of",
+    ),
+    _mutant(
+        "a cursor that is open yet is forgotten with those that were collected",
+        "leases/cursors.py",
+        """
+        if isinstance(reference, weakref.ref) and reference() is None:
+        """,
+        """
+        if isinstance(reference, weakref.ref):
+        """,
+        "test_scopes.py::test_release_connections_leaves_alone_what_is_in_use_pinned_or_held",
+    ),
+    _mutant(
         "the errors in an error's chain keep their frames",
         "transactions/retry.py",
         """
