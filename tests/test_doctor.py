@@ -25,8 +25,9 @@ from django.db.backends.signals import connection_created
 from django.test import override_settings
 
 from conn_hygiene.pools import written
-from conn_hygiene.server import doctor, pgbouncer, pooler
+from conn_hygiene.server import answers, doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.answers import NoAnswer
 from conn_hygiene.server.doctor import Facts, Level, Project
 from conn_hygiene.server.pgbouncer import PgBouncer
 from conn_hygiene.server.pooler import Pooler
@@ -1105,6 +1106,23 @@ def saturated(through: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         in_transaction.execute("BEGIN")
         waiting.pgconn.send_query(b"SELECT 1")
         yield
+
+
+def test_an_answer_that_comes_bit_by_bit_is_given_up_when_its_time_is_over() -> None:
+    # A hundredth of a second each, and more than fits into what the server collects before it sends.
+    rows = "SELECT repeat('x', 10000), pg_sleep(0.01) FROM generate_series(1, 500)"
+    with closing(server.connect("unpooled", answer_timeout=0.3)) as connection:
+        with pytest.raises(NoAnswer, match=r"no answer within 0\.3 s"):
+            connection.execute(rows)
+        assert connection.closed
+
+
+def test_one_that_is_there_by_then_is_taken_whatever_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks may have stood still meanwhile."""
+    with server.connect("unpooled", answer_timeout=10) as connection:
+        passed = iter([0.0])
+        monkeypatch.setattr(answers, "monotonic", lambda: next(passed, 100.0))
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
 
 
 def test_only_what_clients_have_is_counted(role: str, admin: psycopg.Connection) -> None:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class NoAnswer(psycopg.OperationalError):
-    """Nothing came for as long as was to be waited. The connection is closed."""
+    """There was no answer, or not all of it, in the time that was given for it. The connection is closed."""
 
 
 def limit(connection: psycopg.Connection[Any], seconds: float) -> None:
-    """Have whatever *connection* is asked from now on raise :exc:`NoAnswer` if nothing comes within *seconds*."""
+    """Have whatever *connection* is asked from now on raise :exc:`NoAnswer` unless it is answered within *seconds*.
+
+    All of the answer is to be there by then, also one that comes bit by bit: somebody is waiting to see it.
+    """
     vars(connection)["wait"] = partial(_wait, connection, seconds)
 
 
@@ -39,13 +42,18 @@ class _TooLate(Exception):
 
 
 def _until(deadline: float, asking: PQGen[Any]) -> PQGen[Any]:
-    """Go on with *asking*, which psycopg calls again a few times a second also if nothing has come."""
+    """Go on with *asking* until *deadline*, and take what has come by then.
+
+    psycopg calls again a few times a second also if nothing has come.
+    """
     ready: Any = None
+    is_over = False
     while True:
         try:
             awaited = asking.send(ready)
         except StopIteration as end:
             return end.value
-        ready = yield awaited
-        if not ready and monotonic() >= deadline:
+        if is_over:
             raise _TooLate
+        ready = yield awaited
+        is_over = monotonic() >= deadline

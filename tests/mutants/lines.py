@@ -5326,6 +5326,29 @@ MUTANTS = [
         "test_doctor.py::TestBehindPgBouncer::test_what_it_has_no_session_for_is_given_up_and_its_console_tells_why",
     ),
     _mutant(
+        "an answer that comes bit by bit takes as long as it likes",
+        "server/answers.py",
+        """
+        is_over = monotonic() >= deadline
+        """,
+        """
+        is_over = not ready and monotonic() >= deadline
+        """,
+        "test_doctor.py::test_an_answer_that_comes_bit_by_bit_is_given_up_when_its_time_is_over",
+    ),
+    _mutant(
+        "an answer that is there is given up for the time that it took",
+        "server/answers.py",
+        """
+        is_over = monotonic() >= deadline
+        """,
+        """
+        if monotonic() >= deadline:
+            raise _TooLate
+        """,
+        "test_doctor.py::test_one_that_is_there_by_then_is_taken_whatever_the_time",
+    ),
+    _mutant(
         "what Django asks is waited for as long as a pooler likes",
         "server/sessions.py",
         """
