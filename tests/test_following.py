@@ -115,6 +115,10 @@ def test_it_follows_through_a_backend_that_tries_again(
     assert failures == [alias]
 
 
+# The server cuts a name off where it is written as one, and not where it is a string.
+LONG = "app." + "t" * 64
+LONG_BEYOND_ASCII = "app." + "日" * 22
+
 # Ways to set something, with what shows it, and what it shows to somebody new; None where that is none or empty.
 WAYS = {
     "SET": ("SET statement_timeout = '7s'", None, "SHOW statement_timeout", "0"),
@@ -141,6 +145,18 @@ WAYS = {
     "set_config": ("SELECT set_config('app.tenant', 'acme', false)", None, TENANT, None),
     "set_config with a parameter": ("SELECT set_config('app.tenant', %s, false)", ["acme"], TENANT, None),
     "all of it parameters": ("SELECT set_config(%s, %s, %s)", ["app.tenant", "acme", False], TENANT, None),
+    "long name": (
+        f"SELECT set_config('{LONG}', 'acme', false)",
+        None,
+        f"SELECT current_setting('{LONG}', true)",
+        None,
+    ),
+    "long name, as a parameter": (
+        "SELECT set_config(%s, 'acme', false)",
+        [LONG_BEYOND_ASCII],
+        f"SELECT current_setting('{LONG_BEYOND_ASCII}', true)",
+        None,
+    ),
     "CHARACTERISTICS": (
         "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
         None,

@@ -401,6 +401,16 @@ def test_a_session_that_the_block_has_cleaned_is_set_again() -> None:
         connection.close()
 
 
+def test_a_name_that_the_server_would_cut_off_reaches_nobody_else() -> None:
+    name = "app." + "t" * 64
+    with release_between_queries(), session_settings({name: "acme"}):
+        assert value(name) == "acme"
+        wait_until_released("default")
+        assert everybody_s(name) == {None}
+        assert value(name) == "acme"
+    assert value(name) is None
+
+
 def test_a_savepoint_that_is_rolled_back_does_not_take_it_along() -> None:
     def fail() -> None:
         with transaction.atomic(), tenant(3):

@@ -160,7 +160,7 @@ def _statements(
     if plan.left:
         statements += _EVERYTHING
     else:
-        statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
+        statements += [_resetting(connection, name) for name in following.in_order_of_reset(plan.resets)]
         if "search_path" in plan.resets:
             # Tables may have been temporary by it, as no statement says. Where there are none, this costs nothing.
             statements.append("DISCARD TEMP")
@@ -185,8 +185,13 @@ def _asking(connection: psycopg.Connection[Any], names: list[str]) -> str:
     )
 
 
-def _identifier(name: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+def _resetting(connection: psycopg.Connection[Any], name: str) -> str:
+    parts = name.split(".")
+    if any(len(part.encode("utf-8", "replace")) > sql.LONGEST_NAME for part in parts):
+        # Cut off by the server, it would be the name of another setting. In a string it is not; see `_asked_and_reset`
+        # for what comes of the row.
+        return f"SELECT pg_catalog.set_config({following.literal(connection, name)}, NULL, false)"
+    return "RESET " + ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: list[str | None]) -> dict[str, str | None]:

@@ -204,8 +204,8 @@ _AFTER_A_NAME = frozenset({".", "=", "to", "from"})
 # What ends with its transaction, however it is set.
 _OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
 
-# Of a longer part of a name the server cuts off the rest; in bytes.
-_LONGEST_NAME = 63
+#: Of a longer part of a name the server cuts off the rest, where it is written as a name; in bytes.
+LONGEST_NAME = 63
 
 # What keeps statements from being surely done when the string that they are in has been executed.
 _TRANSACTION_CONTROL = frozenset({"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"})
@@ -281,17 +281,17 @@ _SLOTS = {
     "pg_copy_physical_replication_slot": None,
     "pg_copy_logical_replication_slot": None,
 }
-# Those that execute an argument, and its place.
+# Those that execute arguments, and the places of these.
 _EXECUTING = {
-    "query_to_xml": 0,
-    "query_to_xmlschema": 0,
-    "query_to_xml_and_xmlschema": 0,
-    "ts_stat": 0,
-    "ts_rewrite": 1,
-    "crosstab": 0,
-    "crosstab2": 0,
-    "crosstab3": 0,
-    "crosstab4": 0,
+    "query_to_xml": (0,),
+    "query_to_xmlschema": (0,),
+    "query_to_xml_and_xmlschema": (0,),
+    "ts_stat": (0,),
+    "ts_rewrite": (1,),
+    "crosstab": (0, 1),
+    "crosstab2": (0,),
+    "crosstab3": (0,),
+    "crosstab4": (0,),
 }
 _SET_CONFIG = "set_config"
 #: All of these: the functions that leave something behind, or may.
@@ -460,7 +460,7 @@ class _Reader:
         for place, token in enumerate(tokens):
             if place % 2 == 0:
                 part = self._text.value(token) if token[0] == '"' or _WORD.match(token) else None
-                if part is None or len(part.encode("utf-8", "replace")) > _LONGEST_NAME:
+                if part is None or len(part.encode("utf-8", "replace")) > LONGEST_NAME:
                     break
                 parts.append(part)
             elif token != ".":
@@ -514,12 +514,20 @@ class _Reader:
         else:
             self._set_config(arguments)
 
-    def _execute(self, arguments: list[list[str]] | None, place: int) -> None:
-        """Read the statement that is the argument at *place*, if there is one."""
-        # Of ts_rewrite(), another form has three, none of which is executed.
-        if arguments is not None and place == 1 and len(arguments) != 2:
+    def _execute(self, arguments: list[list[str]] | None, places: tuple[int, ...]) -> None:
+        """Read the statements that are the arguments at these *places*, as many of them as there are."""
+        if arguments is None:
+            self._adds |= _UNKNOWN.adds
             return
-        text = self._constant(arguments[place]) if arguments is not None and place < len(arguments) else None
+        # Of ts_rewrite(), another form has three, none of which is executed.
+        if places == (1,) and len(arguments) != 2:
+            return
+        for place in places:
+            # The second one of crosstab() need not be there, and may be a number.
+            if place < len(arguments) and not (place and _is_number(arguments[place])):
+                self._execute_text(self._constant(arguments[place]))
+
+    def _execute_text(self, text: str | Placeholder | None) -> None:
         if not isinstance(text, str) or 'u&"' in text.lower() or any(name in text.lower() for name in _EXECUTING):
             # In what they execute, somebody may go on like this for ever.
             effect: Effect | None = _UNKNOWN
@@ -581,6 +589,10 @@ _COMMANDS = {"listen": LISTEN, "load": LIBRARY, "do": CODE}
 
 
 _UNKNOWN = Effect(frozenset({UNREADABLE}), frozenset())
+
+
+def _is_number(tokens: list[str]) -> bool:
+    return len(tokens) == 1 and tokens[0].isdecimal()
 
 
 def _may_be_true(arguments: list[list[str]] | None, place: int | None) -> bool:

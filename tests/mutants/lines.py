@@ -2113,7 +2113,7 @@ MUTANTS = [
         "what is set is not reset",
         "sessions/cleaning.py",
         """
-        statements += [f"RESET {_identifier(name)}" for name in following.in_order_of_reset(plan.resets)]
+        statements += [_resetting(connection, name) for name in following.in_order_of_reset(plan.resets)]
         """,
         """
         pass
@@ -5739,5 +5739,38 @@ MUTANTS = [
         frozenset(self._resets),
         """,
         "test_broken.py::test_what_may_be_set_for_all_that_was_reset_is_lost",
+    ),
+    _mutant(
+        "a long name is reset as the server cuts it off",
+        "sessions/cleaning.py",
+        """
+    if any(len(part.encode("utf-8", "replace")) > sql.LONGEST_NAME for part in parts):
+        """,
+        """
+    if False:
+        """,
+        "test_following.py::test_what_is_set_is_seen_by_nobody_else",
+    ),
+    _mutant(
+        "what crosstab() executes second is not read",
+        "sessions/sql.py",
+        """
+    "crosstab": (0, 1),
+        """,
+        """
+    "crosstab": (0,),
+        """,
+        "test_session_state.py::test_reading_statements",
+    ),
+    _mutant(
+        "how many categories crosstab() is told is taken for a statement",
+        "sessions/sql.py",
+        """
+            if place < len(arguments) and not (place and _is_number(arguments[place])):
+        """,
+        """
+            if place < len(arguments):
+        """,
+        "test_session_state.py::test_reading_statements",
     ),
 ]
