@@ -476,7 +476,7 @@ def test_the_last_error_keeps_its_frames_and_so_does_one_that_the_caller_is_hand
         handled, before = exc, places(exc)
         with pytest.raises(OperationalError) as caught:
             retry_transaction(attempts=2, **fast)(lambda: fail("40001"))()
-    assert caught.value.__context__ is handled
+    assert caught.value.__context__.__context__ is handled
     assert places(handled) == before
     assert "fail" in places(caught.value)
     assert "execute" in places(caught.value.__cause__)
@@ -550,6 +550,22 @@ def test_nor_does_one_during_whose_handling_it_was_called() -> None:
         except ValueError:
             assert retry_transaction(**fast)(failing_once())() == 2
         wait_until_released()
+
+
+def test_an_error_tells_during_whose_handling_it_was_raised() -> None:
+    @retry_transaction
+    def fail() -> None:
+        try:
+            raise KeyError
+        except KeyError:
+            raise ValueError  # noqa: B904
+
+    try:
+        raise LookupError
+    except LookupError:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            fail()
+    assert type(caught.value.__context__) is KeyError
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, REPEATED])

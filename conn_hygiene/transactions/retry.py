@@ -312,8 +312,15 @@ def _last_outcome(state: Any) -> Any:
 
 def _outcome(result: Any) -> Any:
     if isinstance(result, _Failure):
-        # In no variable: this frame is among the error's.
-        raise result.taken()
+        error = result.taken()
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            # Python has put in its place what the caller handles meanwhile.
+            error.__context__ = context
+            # In no variable: this frame is among the error's.
+            del error, context
     return result
 
 

@@ -5773,4 +5773,15 @@ MUTANTS = [
         """,
         "test_session_state.py::test_reading_statements",
     ),
+    _mutant(
+        "an error loses to its caller's what it was raised for",
+        "transactions/retry.py",
+        """
+            error.__context__ = context
+        """,
+        """
+            pass
+        """,
+        "test_transactions.py::test_an_error_tells_during_whose_handling_it_was_raised",
+    ),
 ]
