@@ -158,8 +158,8 @@ class Holder:
     where_checked_out: str | None
     where_began: str | None
     where_now: str | None
-    #: What else keeps it while it is idle outside of a transaction, such as ``"hold_connection is around"``; several
-    #: are joined by "and". None where nothing is known.
+    #: What else keeps it while it is idle and no statement has run in a transaction, such as ``"hold_connection is
+    #: around"``; several are joined by "and". None where nothing is known.
     kept_because: str | None = None
 
     @property
@@ -437,7 +437,10 @@ class LeftOpen(_Transaction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldTooLong(Event):
-    """A connection was checked out, without a transaction or a statement, for ``HELD_TOO_LONG_AFTER`` seconds."""
+    """A connection was checked out, without a transaction or a statement, for ``HELD_TOO_LONG_AFTER`` seconds.
+
+    A transaction in which nothing has run yet is none to the server. It keeps the connection, and is told of as that.
+    """
 
     alias: str
     server_pid: int
@@ -465,12 +468,17 @@ class HeldTooLong(Event):
     #: What else keeps it, such as ``"hold_connection is around"``; several are joined by "and". None where nothing is
     #: known.
     kept_because: str | None = None
+    #: Where the transaction began in which nothing has run, as a place in the code; None without one, or if not known.
+    where_began: str | None = None
 
     @property
     def keeping(self) -> str:
         """What keeps it, in sentences with a space in front of each; empty where nothing is known."""
         pinned = ", ".join(f"{reason} at {where}" for reason, where in self.pins.items())
-        return f"{place_told('It is pinned by', pinned)}{place_told('It is kept because', self.kept_because)}"
+        return (
+            f"{place_told('It is pinned by', pinned)}{place_told('It is kept because', self.kept_because)}"
+            f"{place_told('The transaction began at', self.where_began)}"
+        )
 
     def with_reasons(self) -> dict[str, Any]:
         """Return the facts with ``pinned_by``, a tuple of reasons, in the place of ``pins``."""

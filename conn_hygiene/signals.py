@@ -19,15 +19,16 @@ from django.dispatch import Signal
 #: ``FULL_STACKS``).
 idle_in_transaction_detected = Signal()
 
-#: A connection was checked out for ``HELD_TOO_LONG_AFTER`` seconds without a transaction and without a statement.
+#: A connection was checked out for ``HELD_TOO_LONG_AFTER`` seconds without a transaction and without a statement. A
+#: transaction in which nothing has run yet is none to the server: it is sent here, as what keeps the connection.
 #:
 #: Arguments: ``alias``, ``server_pid``, ``thread_id``, ``thread_name``, ``request`` (a label such as
 #: ``"GET /orders/7/"``, or ``None``), ``held_for`` and ``idle_for`` (seconds), ``statement`` (the last one, without its
 #: parameters, and as ``LOG_STATEMENTS`` says), ``where_checked_out`` and ``where_now`` (places in the code such as
 #: ``"/app/shop/views.py:12 in pay"``, or ``None``), ``pinned_by`` (a tuple of reasons), ``action`` (``"release"`` if it
 #: was given back, else ``"log"``), ``stack_checked_out`` and ``stack_now`` (the whole stacks, by ``str()``; ``None``
-#: without ``FULL_STACKS``) and ``kept_because`` (what else keeps it, such as ``"hold_connection is around"``, or
-#: ``None``).
+#: without ``FULL_STACKS``), ``kept_because`` (what else keeps it, such as ``"hold_connection is around"``, or ``None``)
+#: and ``where_began`` (where a transaction began in which nothing has run; ``None`` without one, or if not known).
 connection_held_too_long = Signal()
 
 #: A thread ended, or a connection wrapper was collected, with a connection checked out, and it went back to its pool.

@@ -553,6 +553,95 @@ def test_limits_of_none_report_nothing(watching: Any, idle_in_transaction: Event
 
 
 @every_alias
+@pytest.mark.parametrize("action", ["log", "terminate"])
+def test_a_transaction_in_which_nothing_has_run_is_held_and_not_idle_in(
+    action: str, alias: str, watching: Any, idle_in_transaction: Events, held_too_long: Events, monkeypatch: Any
+) -> None:
+    """The server has heard nothing of it: psycopg begins it with its first statement."""
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, IDLE_IN_TRANSACTION_ACTION=action, HELD_TOO_LONG_AFTER=0.05)
+    infos: list[Any] = []
+
+    def untouched(alias: str) -> None:
+        wait_until(lambda: len(held_too_long) >= 3, "it is reported three times")
+        infos.extend(conn_hygiene.snapshot())
+        assert pid_of(alias) == infos[0].server_pid
+
+    monkeypatch.setitem(connections[alias].settings_dict, "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(urls.WAYS, "wait", untouched)
+    before = conn_hygiene.stats().idle_in_transaction
+    wsgi(f"/leave-open/wait/{alias}/")
+    [info] = infos
+    kept = "ATOMIC_REQUESTS has opened a transaction in which nothing has run"
+    assert (info.in_transaction, info.kept_because) == (True, kept)
+    said = {(event["server_pid"], event["action"], event["kept_because"]) for event in held_too_long}
+    assert said == {(info.server_pid, "log", kept)}
+    assert {event["where_began"] for event in held_too_long} == {info.where_began}
+    assert (idle_in_transaction, conn_hygiene.stats().idle_in_transaction) == ([], before)
+
+
+def test_as_soon_as_a_statement_has_run_in_it_it_is_idle_in(
+    watching: Any, warnings: Any, idle_in_transaction: Events, held_too_long: Events
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=0.05)
+    with transaction.atomic(), hold_connection():
+        wait_until(lambda: held_too_long, "it is reported as held")
+        assert idle_in_transaction == []
+        query()
+        wait_until(lambda: idle_in_transaction, "it is reported as idle in its transaction")
+        [info] = conn_hygiene.snapshot()
+    assert info.kept_because is None
+    assert idle_in_transaction[0]["where_began"] == held_too_long[0]["where_began"] == info.where_began
+    kept = "hold_connection is around and a transaction is open in which nothing has run"
+    text = next(record.getMessage() for record in warnings() if record.name == "conn_hygiene.held")
+    assert f" It is kept because {kept}. The transaction began at {__file__}:" in text
+
+
+def test_with_autocommit_turned_off_by_hand_nothing_is_idle_before_a_statement_has_run(
+    watching: Any, idle_in_transaction: Events, held_too_long: Events
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=0.05)
+    transaction.set_autocommit(False)
+    try:
+        with conn_hygiene.release_between_queries():
+            wait_until(lambda: len(held_too_long) >= 2, "it is reported as held")
+        assert idle_in_transaction == []
+        query()
+        wait_until(lambda: idle_in_transaction, "it is reported as idle in its transaction")
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    said = {(event["action"], event["kept_because"]) for event in held_too_long}
+    assert said == {("log", "a transaction is open in which nothing has run")}
+    assert {event["where_began"] for event in held_too_long} == {idle_in_transaction[0]["where_began"]}
+
+
+def test_one_that_is_over_before_its_cursor_closes_keeps_nothing() -> None:
+    with transaction.atomic():
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+    with cursor:
+        [info] = conn_hygiene.snapshot()
+    assert (info.where_began, info.kept_because) == (None, "a cursor is open")
+
+
+def test_nor_is_what_the_server_has_ended_before_anything_has_run_in_it(
+    watching: Any, idle_in_transaction: Events, held_too_long: Events, admin: psycopg.Connection
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.05, HELD_TOO_LONG_AFTER=0.05)
+
+    def untouched() -> None:
+        with transaction.atomic():
+            [info] = conn_hygiene.snapshot()
+            admin.execute("SELECT pg_terminate_backend(%s, 10000)", [info.server_pid])
+            wait_until(lambda: len(held_too_long) >= 2, "it is reported as held")
+            query()
+
+    with pytest.raises(OperationalError, match="terminating connection due to administrator command"):
+        untouched()
+    assert idle_in_transaction == []
+
+
+@every_alias
 @pytest.mark.parametrize("begun", [atomic, manual_transaction, literal_begin])
 def test_a_session_that_sits_idle_in_a_transaction_is_ended_if_so_wished(
     begun: Any,
@@ -882,6 +971,7 @@ def test_a_connection_that_is_held_without_use_is_reported_with_what_keeps_it(
         "pinned_by": reasons,
         "action": "log",
         "kept_because": kept,
+        "where_began": None,
     }
     assert (tuple(info.pinned_by), info.kept_because) == (reasons, kept)
     (record, *_) = [record for record in warnings() if record.name == "conn_hygiene.held"]

@@ -74,6 +74,7 @@ def test_limits_that_are_set_while_connections_are_held_are_watched(settings: An
     settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
     connections.close_all()
     with events_of(signals.idle_in_transaction_detected) as events, transaction.atomic():
+        Item.objects.count()
         running: Any = reaper.running
         wait_until(lambda: running._watch_at == math.inf, "the watch rests")
         settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": 0.05}

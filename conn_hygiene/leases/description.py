@@ -48,6 +48,8 @@ class Description:
     used_for: float
     open_cursors: int
     in_transaction: bool
+    #: Whether one is open for Django alone. Where autocommit was turned off by hand, *in_transaction* is not true then.
+    is_untouched: bool
     #: When and where it began; None if that was not seen, on a handle.
     transaction: Transaction | None
     open_for: float
@@ -130,6 +132,7 @@ def describe(lease: Lease, now: float) -> Description | None:
         # Or so it seems: a statement that runs keeps the connection as a transaction does, and need not be in one.
         keeps = wrapper is not None and lease._in_transaction(wrapper)
         in_transaction = keeps and not (wrapper and lease.runs_by_itself(wrapper))
+        is_untouched = wrapper is not None and _is_untouched(lease, wrapper)
         in_use = bool(lease.open_cursors) or keeps
         active = pools.is_active(connection)
         return Description(
@@ -140,26 +143,44 @@ def describe(lease: Lease, now: float) -> Description | None:
             used_for=lease._used + (now - lease.in_use_since if lease.in_use_since is not None else 0.0),
             open_cursors=len(lease.open_cursors),
             in_transaction=in_transaction,
-            transaction=lease._transaction if in_transaction else None,
+            is_untouched=is_untouched,
+            transaction=lease._transaction if in_transaction or is_untouched else None,
             open_for=now - lease._transaction.began if in_transaction and lease._transaction else 0.0,
             last_statement=lease.last_statement,
             active=active,
             pooled=lease.pooled,
             pins=dict(lease.session_state.pins),
-            kept_because=None if wrapper is None or keeps else _kept_because(lease, wrapper),
+            kept_because=None if wrapper is None or (keeps and not is_untouched) else _kept_because(lease, wrapper),
         )
 
 
+def _is_untouched(lease: Lease, wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether Django is in a transaction in which nothing has run, as far as libpq has seen. Under the lock.
+
+    psycopg begins it on the server with its first statement.
+    """
+    connection = lease._connection
+    return (
+        connection is not None
+        and pools.is_idle(connection)
+        # One that is over is not forgotten before the cursors close that were open at its end.
+        and (lease._in_transaction(wrapper) or (lease._transaction is not None and not wrapper.autocommit))
+    )
+
+
 def _kept_because(lease: Lease, wrapper: BaseDatabaseWrapper) -> str | None:
-    """Return why the lease stays with its owner outside of a transaction, besides its pins; None if nothing is known.
+    """Return why the lease stays with its owner while no transaction runs, besides its pins; None if nothing is known.
 
     Under the lock. That nobody has asked to give it back is told only where nothing else would keep it if somebody had.
     """
+    is_untouched = _is_untouched(lease, wrapper)
     keeps = (
         (lease.open_cursors, "a cursor is open"),
-        (lease._handle_is_out(), "its handle was read"),
+        # Django itself reads it to turn autocommit off.
+        (lease._handle_is_out() and not is_untouched, "its handle was read"),
         (lease._wish == policy.HOLD, "hold_connection is around"),
         (wrapper._thread_sharing_count, "it is shared between threads"),  # type: ignore[attr-defined]
+        (is_untouched, f"{_opened(lease)} in which nothing has run"),
     )
     reasons = [reason for does, reason in keeps if does]
     if reasons or lease.session_state.pins or lease.state == PARKED:
@@ -169,6 +190,11 @@ def _kept_because(lease: Lease, wrapper: BaseDatabaseWrapper) -> str | None:
     if lease._wish == policy.KEEP:
         return "no release scope is around"
     return "UNPOOLED_RELEASE_AFTER is None" if lease._grace() is None else None
+
+
+def _opened(lease: Lease) -> str:
+    begun = lease._transaction
+    return "ATOMIC_REQUESTS has opened a transaction" if begun and begun.by_atomic_requests else "a transaction is open"
 
 
 def _quiet_since(lease: Lease, now: float) -> float:

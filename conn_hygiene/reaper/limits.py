@@ -44,7 +44,8 @@ def see_to(lease: Lease, now: float, reaper: Reaper) -> None:
     # One that the toolkit has ended has been reported.
     if found is None or found.active or lease.ended_because is not None:
         return
-    if found.in_transaction:
+    # One that the server has not heard of sits idle nowhere. It holds a connection, as whoever does not use one.
+    if found.in_transaction and not found.is_untouched:
         _see_to_transaction(lease, found, now, reaper)
         return
     if _TRANSACTION in lease.reported:
@@ -89,7 +90,7 @@ def _see_to_idle(lease: Lease, found: Description, now: float, reaper: Reaper) -
     _note(lease, _HELD, lease.checkouts, now + found.idle_for)
     event = watch.held_too_long(lease, found)
     if lease.give_back_if_abandoned():
-        event = replace(event, action="release", kept_because=None)
+        event = replace(event, action="release", kept_because=None, where_began=None)
     reaper.tell(watch.publish, event, found)
 
 

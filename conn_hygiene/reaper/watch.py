@@ -34,6 +34,7 @@ def left_open(lease: Lease, found: Description, left_by: str) -> LeftOpen:
 
 def held_too_long(lease: Lease, found: Description) -> HeldTooLong:
     """Return what is to be told of a connection that nobody uses, if nothing is done about it."""
+    begun = found.transaction
     return HeldTooLong(
         **_owner(lease),
         held_for=found.held_for,
@@ -44,6 +45,7 @@ def held_too_long(lease: Lease, found: Description) -> HeldTooLong:
         pins=found.pins,
         action="log",
         kept_because=found.kept_because,
+        where_began=callsite.text(begun.place) if begun else None,
     )
 
 

@@ -73,8 +73,8 @@ class LeaseInfo:
     stack_began: str | None = None
     stack_now: str | None = None
     #: What keeps it with its thread outside of a transaction, besides *pinned_by*: ``"hold_connection is around"``,
-    #: ``"no release scope is around"``, ``"a cursor is open"`` and the like, several joined by "and". ``None`` if it is
-    #: about to go back, or if nothing is known.
+    #: ``"no release scope is around"``, ``"a cursor is open"``, ``"a transaction is open in which nothing has run"``
+    #: and the like, several joined by "and". ``None`` if it is about to go back, or if nothing is known.
     kept_because: str | None = None
 
 

@@ -3899,6 +3899,70 @@ MUTANTS = [
         "test_left_open.py::test_what_was_said_of_a_connection_does_not_silence_what_is_to_be_said_of_its_transaction",
     ),
     _mutant(
+        "a transaction that the server has not heard of is told to sit idle",
+        "reaper/limits.py",
+        """
+        if found.in_transaction and not found.is_untouched:
+        """,
+        """
+        if found.in_transaction:
+        """,
+        "test_left_open.py::test_a_transaction_in_which_nothing_has_run_is_held_and_not_idle_in[log-default]",
+        "test_left_open.py::test_a_transaction_in_which_nothing_has_run_is_held_and_not_idle_in[terminate-default]",
+    ),
+    _mutant(
+        "a transaction is never told to sit idle, as if no server had heard of it",
+        "leases/description.py",
+        """
+        and pools.is_idle(connection)
+        # One that is over is not forgotten before the cursors close that were open at its end.
+        """,
+        "",
+        "test_left_open.py::test_as_soon_as_a_statement_has_run_in_it_it_is_idle_in",
+    ),
+    _mutant(
+        "a transaction that is over is told to keep a connection for its cursor",
+        "leases/description.py",
+        """
+        and (lease._in_transaction(wrapper) or (lease._transaction is not None and not wrapper.autocommit))
+        """,
+        """
+        and (lease._in_transaction(wrapper) or lease._transaction is not None)
+        """,
+        "test_left_open.py::test_one_that_is_over_before_its_cursor_closes_keeps_nothing",
+    ),
+    _mutant(
+        "what Django reads to turn autocommit off is told to keep a connection",
+        "leases/description.py",
+        """
+        (lease._handle_is_out() and not is_untouched, "its handle was read"),
+        """,
+        """
+        (lease._handle_is_out(), "its handle was read"),
+        """,
+        "test_left_open.py::test_a_transaction_in_which_nothing_has_run_is_held_and_not_idle_in[log-default]",
+    ),
+    _mutant(
+        "autocommit turned off by hand is not told to keep a connection",
+        "leases/description.py",
+        """
+        and (lease._in_transaction(wrapper) or (lease._transaction is not None and not wrapper.autocommit))
+        """,
+        """
+        and lease._in_transaction(wrapper)
+        """,
+        "test_left_open.py::test_with_autocommit_turned_off_by_hand_nothing_is_idle_before_a_statement_has_run",
+    ),
+    _mutant(
+        "where it began is not told of what keeps a connection",
+        "reaper/watch.py",
+        """
+        where_began=callsite.text(begun.place) if begun else None,
+        """,
+        "",
+        "test_left_open.py::test_as_soon_as_a_statement_has_run_in_it_it_is_idle_in",
+    ),
+    _mutant(
         "a hold is not told to keep a connection",
         "leases/description.py",
         """
