@@ -344,9 +344,11 @@ def test_a_pool_of_another_backend_is_none_of_djangos(database: Callable[..., No
 
 
 ATOMIC_REQUESTS = Warning(
-    "DATABASES['unpooled'] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
-    hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has to be "
-    "one, or exempt slow views with @transaction.non_atomic_requests(using='unpooled').",
+    "DATABASES['unpooled'] has ATOMIC_REQUESTS, so each view of the site holds a connection of 'unpooled' to its end, "
+    "also one that never queries it.",
+    hint="Django begins a transaction there around every view, and within one nothing can be released. Put atomic() "
+    "around what has to be one, or exempt views that are slow, or do without 'unpooled', with "
+    "@transaction.non_atomic_requests(using='unpooled').",
     id="conn_hygiene.W001",
 )
 

@@ -317,6 +317,8 @@ class TestLogic:
             (("default",), "@transaction.non_atomic_requests."),
             (("other",), "@transaction.non_atomic_requests(using='other')."),
         ]
+        assert all("each view of the site keeps a connection" in finding.why for finding in found)
+        assert all("also if it never queries there" in finding.why for finding in found)
 
     def test_an_end_that_is_near_is_worth_a_note(self) -> None:
         end = doctor.END_OF_LIFE[15]

@@ -78,6 +78,16 @@ async def async_page(request: HttpRequest) -> HttpResponse:
     return HttpResponse("page")
 
 
+def page_of_one_alias(request: HttpRequest) -> HttpResponse:
+    query_and_wait()
+    return HttpResponse("small is held" if holds("small") else "nothing is held")
+
+
+@transaction.non_atomic_requests(using="small")
+def exempted_page_of_one_alias(request: HttpRequest) -> HttpResponse:
+    return page_of_one_alias(request)
+
+
 def page_that_is_not_released(request: HttpRequest) -> HttpResponse:
     query_and_stay()
     return HttpResponse("page")
@@ -190,6 +200,8 @@ async def async_failing(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path("page/", page),
     path("async-page/", async_page),
+    path("page-of-one-alias/", page_of_one_alias),
+    path("exempted-page-of-one-alias/", exempted_page_of_one_alias),
     path("page-that-is-not-released/", page_that_is_not_released),
     path("events/", events),
     path("async-events/", async_events),
@@ -236,6 +248,22 @@ def test_connections_are_given_back_while_the_view_runs(middleware: type, client
 def test_the_transaction_middleware_alone_releases_nothing(client: type, use: Any) -> None:
     use(IdleInTransactionMiddleware)
     assert get("/page-that-is-not-released/", client).content == b"page"
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "small"])
+@releasing
+@both_clients
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("/page-of-one-alias/", b"small is held"), ("/exempted-page-of-one-alias/", b"nothing is held")],
+)
+def test_atomic_requests_of_another_alias_hold_a_connection_of_it_in_every_view(
+    middleware: type, client: type, url: str, expected: bytes, use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As W001 says, and what it says to do about it."""
+    monkeypatch.setitem(connections.settings["small"], "ATOMIC_REQUESTS", True)
+    use(middleware)
+    assert get(url, client).content == expected
 
 
 @both_clients

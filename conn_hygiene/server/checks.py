@@ -163,9 +163,11 @@ def _check_pool(alias: str, options: dict[str, Any]) -> list[checks.CheckMessage
 
 def _atomic_requests(alias: str) -> checks.CheckMessage:
     return checks.Warning(
-        f"DATABASES[{alias!r}] has ATOMIC_REQUESTS, so nothing can be released there between queries.",
-        hint="Each view runs in one transaction, which needs its connection to the end. Put atomic() around what has "
-        f"to be one, or exempt slow views with {exempting(alias)}.",
+        f"DATABASES[{alias!r}] has ATOMIC_REQUESTS, so each view of the site holds a connection of {alias!r} to its "
+        "end, also one that never queries it.",
+        hint="Django begins a transaction there around every view, and within one nothing can be released. Put "
+        f"atomic() around what has to be one, or exempt views that are slow, or do without {alias!r}, with "
+        f"{exempting(alias)}.",
         id="conn_hygiene.W001",
     )
 

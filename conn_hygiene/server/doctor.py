@@ -338,9 +338,11 @@ def _atomic_requests(project: Project, options: dict[str, Any], fact: Facts) -> 
         fact.alias,
         what="ATOMIC_REQUESTS is on"
         + (f", and {project.threads} threads share a pool of {size} connections." if short else "."),
-        why="Each view is one transaction and keeps its connection to the end, whatever it waits for in between. "
+        why="Django begins a transaction there around every view, so each view of the site keeps a connection to its "
+        "end, whatever it waits for in between, and also if it never queries there. "
         + ("As soon as that many views are slow, the others wait for the pool." if short else "Slow views hurt most."),
-        remedy=f"Put atomic() around what has to be one, or exempt slow views with {exempting(fact.alias)}.",
+        remedy="Put atomic() around what has to be one, or exempt views that are slow, or do without this alias, with "
+        f"{exempting(fact.alias)}.",
         page="how-to/slow-views.rst#atomic-requests",
     )
 

@@ -5237,6 +5237,17 @@ MUTANTS = [
         "test_checks.py::test_a_misspelt_timeout",
     ),
     _mutant(
+        "a second alias with ATOMIC_REQUESTS seems to cost the views that query it only",
+        "server/checks.py",
+        """
+        "end, also one that never queries it.",
+        """,
+        """
+        "end, if it queries it.",
+        """,
+        "test_checks.py::test_atomic_requests_while_releasing_everywhere",
+    ),
+    _mutant(
         "milliseconds are looked for in timeouts only",
         "server/checks.py",
         """
