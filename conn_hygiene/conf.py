@@ -139,10 +139,19 @@ def _session_timeouts(value: Any) -> str | None:
     for name, timeout in value.items():
         # An alias, with a dict of its own that goes over the rest.
         of_alias = name not in TIMEOUTS and isinstance(timeout, Mapping)
+        if not of_alias and _is_alias(name):
+            example = 30 if timeout is None or _timeout(TIMEOUTS[0], timeout) else timeout
+            return (
+                f"Use a dict for {name!r}, which is an alias, as in {{{name!r}: {{'statement_timeout': {example}}}}}."
+            )
         for parameter, seconds in timeout.items() if of_alias else [(name, timeout)]:
             if hint := _timeout(parameter, seconds):
                 return hint
     return None
+
+
+def _is_alias(name: Any) -> bool:
+    return name not in TIMEOUTS and django_settings.configured and name in django_settings.DATABASES
 
 
 def _timeout(parameter: Any, seconds: Any) -> str | None:

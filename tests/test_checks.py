@@ -641,6 +641,26 @@ def test_a_misspelt_timeout() -> None:
         assert str(found()[0].hint).endswith(" or an alias with a dict of them. 'work_mem' is not one of them.")
 
 
+@pytest.mark.parametrize(
+    ("value", "example"), [(5, 5), (0.5, 0.5), ("5s", 30), (-1, 30), (None, 30), ([], 30)], ids=str
+)
+def test_an_alias_without_a_dict_of_its_timeouts(value: Any, example: float) -> None:
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"unpooled": value}}):
+        assert found() == [
+            Error(
+                f"CONN_HYGIENE['SESSION_TIMEOUTS'] cannot be { ({'unpooled': value})!r}.",
+                hint="Use a dict for 'unpooled', which is an alias, as in "
+                f"{{'unpooled': {{'statement_timeout': {example}}}}}.",
+                id="conn_hygiene.E003",
+            )
+        ]
+
+
+def test_what_is_no_alias_of_databases_is_not_called_one() -> None:
+    with override_settings(CONN_HYGIENE={"SESSION_TIMEOUTS": {"nowhere": 5}}):
+        assert str(found()[0].hint).endswith(" or an alias with a dict of them. 'nowhere' is not one of them.")
+
+
 # ##### Directories #####
 
 

@@ -5237,6 +5237,17 @@ MUTANTS = [
         "test_checks.py::test_a_misspelt_timeout",
     ),
     _mutant(
+        "an alias without a dict of its timeouts is told that it is none",
+        "conf.py",
+        """
+        if not of_alias and _is_alias(name):
+        """,
+        """
+        if False:
+        """,
+        "test_checks.py::test_an_alias_without_a_dict_of_its_timeouts",
+    ),
+    _mutant(
         "a second alias with ATOMIC_REQUESTS seems to cost the views that query it only",
         "server/checks.py",
         """
