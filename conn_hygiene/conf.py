@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, Literal, TypeGuard
 
 from django.conf import settings as django_settings
@@ -219,10 +220,26 @@ def problems(values: Any) -> list[Problem]:
 
 def _known_keys(key: Any) -> str:
     # What is no string was not mistyped: it is something else.
-    close = get_close_matches(key.upper(), _VALIDATORS, n=1) if isinstance(key, str) else []
-    if close:
-        return f"Did you mean {close[0]!r}?"
+    if isinstance(key, str) and (meant := _meant(key.upper())):
+        return f"Did you mean {' or '.join(map(repr, meant))}?"
     return "The keys are " + ", ".join(_VALIDATORS) + "."
+
+
+def _meant(key: str) -> list[str]:
+    """Return the keys that somebody may have meant by *key*: one for a typing error, else up to three."""
+    if mistyped := get_close_matches(key, _VALIDATORS, n=1, cutoff=0.9):
+        return mistyped
+    # Who remembers how a key begins has made up the rest, which may look most like that of another.
+    shared = {known: _words_shared(key, known) for known in _VALIDATORS}
+    most = max(shared.values())
+    alike = [known for known, words in shared.items() if words == most > 0][:2]
+    return list(dict.fromkeys([*alike, *get_close_matches(key, _VALIDATORS, n=1)]))
+
+
+def _words_shared(one: str, other: str) -> int:
+    """Return with how many words both begin."""
+    pairs = zip(one.split("_"), other.split("_"), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def strict(values: Mapping[str, Any]) -> Settings:

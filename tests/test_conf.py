@@ -190,7 +190,6 @@ def test_the_longest_can_be_waited_for(key: str, alias: str, settings: Any, capl
         ("RELASE", "RELEASE"),
         ("release_after", "RELEASE_AFTER"),
         ("UNPOOLED_RELEASE", "UNPOOLED_RELEASE_AFTER"),
-        ("IDLE_IN_TRANSACTION", "IDLE_IN_TRANSACTION_AFTER"),
         ("DISCARD_AFTER_FORKS", "DISCARD_AFTER_FORK"),
         ("none", "ON_SET"),
         ("FOLLOW_SETTINGS", "FOLLOWED_SETTINGS"),
@@ -203,7 +202,23 @@ def test_an_unknown_key_comes_with_the_one_that_was_meant(key: str, suggested: s
     assert problem.hint == f"Did you mean {suggested!r}?"
 
 
-@pytest.mark.parametrize("key", ["XYZ", 7, None, ("X", "Y")])
+@pytest.mark.parametrize(
+    ("key", "suggested"),
+    [
+        ("IDLE_IN_TRANSACTION", "'IDLE_IN_TRANSACTION_AFTER' or 'IDLE_IN_TRANSACTION_ACTION'"),
+        ("idle_in_transaction_timeout", "'IDLE_IN_TRANSACTION_AFTER' or 'IDLE_IN_TRANSACTION_ACTION'"),
+        ("RELEASE_BETWEEN_QUERIES", "'RELEASE' or 'RELEASE_AFTER'"),
+        # What begins in the same way, and what looks most like it.
+        ("ON_RELEASE", "'ON_SET' or 'RELEASE'"),
+        ("HELD", "'HELD_TOO_LONG_AFTER'"),
+    ],
+)
+def test_where_several_may_have_been_meant_each_of_them_is_named(key: str, suggested: str) -> None:
+    [problem] = problems({key: 1})
+    assert problem.hint == f"Did you mean {suggested}?"
+
+
+@pytest.mark.parametrize("key", ["XYZ", 7, None, ("X", "Y"), ""])
 def test_a_key_that_resembles_none_comes_with_all_of_them(key: Any) -> None:
     [problem] = problems({key: 1})
     assert problem.id == "conn_hygiene.E002"

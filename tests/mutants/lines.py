@@ -5248,6 +5248,17 @@ MUTANTS = [
         "test_checks.py::test_an_alias_without_a_dict_of_its_timeouts",
     ),
     _mutant(
+        "an unknown key comes with one that begins like it, and not with the others",
+        "conf.py",
+        """
+        alike = [known for known, words in shared.items() if words == most > 0][:2]
+        """,
+        """
+        alike = [known for known, words in shared.items() if words == most > 0][:1]
+        """,
+        "test_conf.py::test_where_several_may_have_been_meant_each_of_them_is_named",
+    ),
+    _mutant(
         "a second alias with ATOMIC_REQUESTS seems to cost the views that query it only",
         "server/checks.py",
         """
