@@ -616,8 +616,49 @@ def test_milliseconds_for_seconds_of_any_key(key: str) -> None:
                 id="conn_hygiene.W007",
             )
         ]
-    with override_settings(CONN_HYGIENE={key: 3600}):
+    with override_settings(CONN_HYGIENE={key: 0.9 if key == "RELEASE_AFTER" else 3600}):
         assert found() == []
+
+
+@pytest.mark.parametrize(("seconds", "meant"), [(1, "0.001"), (5, "0.005"), (500, "0.5"), (1500, "1.5")])
+def test_milliseconds_for_a_grace_in_seconds(seconds: float, meant: str) -> None:
+    with override_settings(CONN_HYGIENE={"RELEASE_AFTER": seconds}):
+        assert found() == [
+            Warning(
+                f"CONN_HYGIENE['RELEASE_AFTER'] is {seconds} seconds, in which an idle connection is nobody else's.",
+                hint=f"All times in CONN_HYGIENE are seconds. If that was milliseconds, write {meant}.",
+                id="conn_hygiene.W007",
+            )
+        ]
+
+
+def test_a_termination_that_never_comes() -> None:
+    with override_settings(CONN_HYGIENE={"IDLE_IN_TRANSACTION_ACTION": "terminate", "IDLE_IN_TRANSACTION_AFTER": None}):
+        assert found() == [
+            Warning(
+                "CONN_HYGIENE['IDLE_IN_TRANSACTION_ACTION'] is 'terminate', and nothing is ended: "
+                "IDLE_IN_TRANSACTION_AFTER is None.",
+                hint="Say after how many seconds, or leave the action out.",
+                id="conn_hygiene.W016",
+            )
+        ]
+    with override_settings(CONN_HYGIENE={"IDLE_IN_TRANSACTION_ACTION": "terminate"}):
+        assert found() == []
+
+
+def test_full_stacks_of_which_none_is_kept() -> None:
+    with override_settings(CONN_HYGIENE={"CAPTURE_STACKS": False, "FULL_STACKS": True}):
+        assert found() == [
+            Warning(
+                "CONN_HYGIENE['FULL_STACKS'] is on, and no stack is kept of where anything began: "
+                "CAPTURE_STACKS is False.",
+                hint="Leave one of the two out.",
+                id="conn_hygiene.W016",
+            )
+        ]
+    for one in ({"CAPTURE_STACKS": False}, {"FULL_STACKS": True}):
+        with override_settings(CONN_HYGIENE=one):
+            assert found() == []
 
 
 def test_all_keys_in_seconds_are_looked_at() -> None:

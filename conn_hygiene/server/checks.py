@@ -6,8 +6,9 @@ middleware is not outermost enough; of SESSION_TIMEOUTS, W003 the server is fast
 is never reached, W005 waiting connections are ended, W006 a timeout that is given twice, W007 milliseconds, W008 an
 alias that is none, W009 not set; W010 something is off, since Django, psycopg or another has not what it needs; W011 a
 backend is left alone; W012 SESSION_TIMEOUTS behind what looks like a pooler; W013 STATUS_DIRECTORY or NOTICE_DIRECTORY
-is of no use; W014 SERVER_TIMING without a middleware; W015 middleware that another one does the work of. For your
-information: I001 releasing without a pool closes connections.
+is of no use; W014 SERVER_TIMING without a middleware; W015 middleware that another one does the work of; W016 a key
+of CONN_HYGIENE that another one keeps from its effect. For your information: I001 releasing without a pool closes
+connections.
 """
 
 from __future__ import annotations
@@ -54,10 +55,43 @@ def register() -> None:
 
 
 def check_setting(app_configs: AppConfigs = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report unknown keys and wrong values in ``CONN_HYGIENE`` (E001 to E003), and what may be milliseconds (W007)."""
+    """Report unknown keys and wrong values in ``CONN_HYGIENE`` (E001 to E003), and what may not be meant.
+
+    That is milliseconds (W007), and a key that another one keeps from its effect (W016).
+    """
     values = getattr(settings, "CONN_HYGIENE", {})
     errors = [checks.Error(problem.message, hint=problem.hint, id=problem.id) for problem in conf.problems(values)]
-    return [*errors, *_check_seconds()]
+    return [*errors, *_check_grace(), *_check_seconds(), *_check_effects()]
+
+
+# Seconds from which on RELEASE_AFTER may have been meant as milliseconds. So long, hardly any request pauses.
+_LONG_GRACE = 1
+
+
+def _check_grace() -> Iterator[checks.CheckMessage]:
+    seconds = conf.current.RELEASE_AFTER
+    if seconds >= _LONG_GRACE and not conf.looks_like_milliseconds(seconds):
+        yield checks.Warning(
+            f"CONN_HYGIENE['RELEASE_AFTER'] is {seconds:g} seconds, in which an idle connection is nobody else's.",
+            hint=f"All times in CONN_HYGIENE are seconds. If that was milliseconds, write {seconds / 1000:g}.",
+            id="conn_hygiene.W007",
+        )
+
+
+def _check_effects() -> Iterator[checks.CheckMessage]:
+    if conf.current.IDLE_IN_TRANSACTION_ACTION == "terminate" and conf.current.IDLE_IN_TRANSACTION_AFTER is None:
+        yield checks.Warning(
+            "CONN_HYGIENE['IDLE_IN_TRANSACTION_ACTION'] is 'terminate', and nothing is ended: "
+            "IDLE_IN_TRANSACTION_AFTER is None.",
+            hint="Say after how many seconds, or leave the action out.",
+            id="conn_hygiene.W016",
+        )
+    if conf.current.FULL_STACKS and not conf.current.CAPTURE_STACKS:
+        yield checks.Warning(
+            "CONN_HYGIENE['FULL_STACKS'] is on, and no stack is kept of where anything began: CAPTURE_STACKS is False.",
+            hint="Leave one of the two out.",
+            id="conn_hygiene.W016",
+        )
 
 
 def _check_seconds() -> Iterator[checks.CheckMessage]:

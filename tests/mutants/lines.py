@@ -5273,7 +5273,7 @@ MUTANTS = [
         "milliseconds are looked for in timeouts only",
         "server/checks.py",
         """
-        return [*errors, *_check_seconds()]
+        return [*errors, *_check_grace(), *_check_seconds(), *_check_effects()]
         """,
         """
         return [*errors]
@@ -5880,5 +5880,27 @@ MUTANTS = [
             pass
         """,
         "test_transactions.py::test_an_error_tells_during_whose_handling_it_was_raised",
+    ),
+    _mutant(
+        "a grace of milliseconds is taken for one of seconds without a word",
+        "server/checks.py",
+        """
+    return [*errors, *_check_grace(), *_check_seconds(), *_check_effects()]
+        """,
+        """
+    return [*errors, *_check_seconds(), *_check_effects()]
+        """,
+        "test_checks.py::test_milliseconds_for_a_grace_in_seconds",
+    ),
+    _mutant(
+        "what has no effect is not told",
+        "server/checks.py",
+        """
+    return [*errors, *_check_grace(), *_check_seconds(), *_check_effects()]
+        """,
+        """
+    return [*errors, *_check_grace(), *_check_seconds()]
+        """,
+        "test_checks.py::test_a_termination_that_never_comes",
     ),
 ]
