@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.test import SimpleTestCase, TransactionTestCase
+from django.test.runner import DiscoverRunner
 from django.urls import clear_url_caches, include, path, re_path
 from django.views.decorators.http import require_POST
 
@@ -315,6 +316,31 @@ class Runner:
 def test_tests_are_run(label: str, status: int, end: str, settings: Any) -> None:
     settings.TEST_RUNNER = f"{__name__}.Runner"
     assert audit("--test", label)[1:] == (status, end)
+
+
+class OnWhatIsThere(DiscoverRunner):
+    """Django's, on the database that is there, and within tests that have set up all else."""
+
+    def setup_test_environment(self, **_: Any) -> None:
+        pass
+
+    teardown_test_environment = setup_test_environment
+
+    def setup_databases(self, **_: Any) -> list[Any]:
+        return []
+
+    def teardown_databases(self, old_config: Any, **_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_that_no_test_has_run_is_said(form: str, settings: Any) -> None:
+    settings.TEST_RUNNER = f"{__name__}.OnWhatIsThere"
+    out, *ending = audit("--test", "tests.testapp", "--format", form)
+    assert out == "Nothing was left in a session unseen.\n" if form == "text" else json.loads(out)["found"] == []
+    assert ending == [3, "Nothing was audited, since no test has run."]
+    assert audit("--test", f"{__name__}.Audited.test_clean")[1:] == (0, "")
+    assert audit("--test", f"{__name__}.Failing")[1:] == (3, "The tests failed.")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from django.conf import settings
@@ -12,7 +13,8 @@ from django.core.management import call_command
 from django.db import connections
 from django.shortcuts import resolve_url
 from django.test import Client
-from django.test.utils import override_settings
+from django.test.runner import DiscoverRunner
+from django.test.utils import get_runner, override_settings
 from django.urls import NoReverseMatch, get_resolver
 from django.urls.resolvers import RegexPattern
 
@@ -142,10 +144,33 @@ def _split(url: str) -> SplitResult:
         return SplitResult("", "", "", "", "")
 
 
-def run_tests(labels: Iterable[str], **options: Any) -> bool:
-    """Run the project's own tests, those of *labels* or all, in this process; return whether they passed."""
-    try:
-        call_command("test", *labels, **options)
-    except SystemExit as error:
-        return not error.code
-    return True
+def run_tests(labels: Iterable[str], **options: Any) -> str | None:
+    """Run the project's own tests, those of *labels* or all, in this process.
+
+    Returns what is to be said of them: that they failed, or that there were none; None if they passed.
+    """
+    with _counted() as counts:
+        try:
+            call_command("test", *labels, **options)
+        except SystemExit as error:
+            if error.code:
+                return "The tests failed."
+    return "Nothing was audited, since no test has run." if counts and not any(counts) else None
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Yield a list of how many tests run inside, a number for each run of a runner that is derived from Django's."""
+    runner, counts = get_runner(settings), []
+    if not issubclass(runner, DiscoverRunner):
+        yield counts
+        return
+
+    def suite_result(self: DiscoverRunner, suite: Any, result: Any, **options: Any) -> Any:
+        counts.append(result.testsRun)
+        return before(self, suite, result, **options)
+
+    before = runner.suite_result
+    # To Django, a run of no tests is one that has passed.
+    with mock.patch.object(runner, "suite_result", suite_result):
+        yield counts

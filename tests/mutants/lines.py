@@ -5583,6 +5583,17 @@ MUTANTS = [
         "test_audit_command.py::test_a_project_that_lets_nobody_in_is_not_audited",
     ),
     _mutant(
+        "a run of no tests is audited",
+        "management/auditing.py",
+        """
+        return "Nothing was audited, since no test has run." if counts and not any(counts) else None
+        """,
+        """
+        return None
+        """,
+        "test_audit_command.py::test_that_no_test_has_run_is_said",
+    ),
+    _mutant(
         "what was lost in an atomic() is forgotten with the connection that it closes",
         "leases/wrapper.py",
         """

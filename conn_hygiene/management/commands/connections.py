@@ -384,7 +384,8 @@ class Command(BaseCommand):
             raise CommandError("\n".join(failed), returncode=FOUND if found else NOT_ASKED)
 
     def _run_tests(self, options: dict[str, Any]) -> list[str]:
-        return [] if auditing.run_tests(options["test"], verbosity=options["verbosity"]) else ["The tests failed."]
+        said = auditing.run_tests(options["test"], verbosity=options["verbosity"])
+        return [] if said is None else [said]
 
     def _get(self, options: dict[str, Any]) -> list[str]:
         """Get each of the URLs; return what is to be said of those that failed, or of which no view was run."""
