@@ -5,11 +5,15 @@ The wheel has the sources of the pages in ``conn_hygiene/docs``; a checkout has 
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from conn_hygiene import conf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -76,6 +80,21 @@ def matching(name: str) -> list[Page]:
     return exact or [page for page in pages if page.name.rpartition("/")[2] == name]
 
 
+def alike(name: str, possible: Iterable[str]) -> list[str]:
+    """Return those of the *possible* names of pages or sections that *name* may be meant for, the likeliest first."""
+    spellings = {_last_part(each): each for each in possible}
+    return [spellings[found] for found in difflib.get_close_matches(_last_part(name), spellings, cutoff=_ALIKE)]
+
+
+# difflib's measure, from 0 to 1: a letter that is wrong or missing, and not another word.
+_ALIKE = 0.75
+
+
+def _last_part(name: str) -> str:
+    """Return what is enough of a name: of ``"how-to/doctor"`` and of ``"conn_hygiene.W013"``."""
+    return re.split(r"[/.]", name.lower())[-1]
+
+
 # A title, and the line below it.
 _ROLE = re.compile(r":[a-z:]+:(?=`)")
 _TITLE = re.compile(r"^(?P<title>\S.*)\n(?P<line>([=~-])\3{2,})$", re.MULTILINE)
@@ -105,6 +124,12 @@ def place_of(text: str, anchor: str) -> str | None:
     """
     there = places(text)
     return anchor if anchor in there else next(iter(_like(text, there, anchor.lower())), None)
+
+
+def sections(anchor: str) -> list[tuple[Page, str]]:
+    """Return the sections of whichever pages that *anchor* means, as :func:`place_of` does for one page."""
+    there = [(page, place_of(page.path.read_text("utf-8"), anchor)) for page in all_pages()]
+    return [(page, place) for page, place in there if place is not None]
 
 
 def _like(text: str, there: dict[str, int], anchor: str) -> list[str]:

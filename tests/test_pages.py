@@ -106,9 +106,42 @@ def test_a_section_without_a_label_goes_by_its_title() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("W013", "checks#conn_hygiene.W013"),
+        ("conn_hygiene.E002", "checks#conn_hygiene.E002"),
+        ("RELEASE_AFTER", "settings#RELEASE_AFTER"),
+        ("release_after", "settings#RELEASE_AFTER"),
+        ("too-many-connections", "doctor#too-many-connections"),
+    ],
+)
+def test_a_section_that_only_one_page_has_goes_by_its_name_alone(name: str, whole: str) -> None:
+    assert docs(name) == docs(whole)
+    assert docs(name, "--path") == docs(whole, "--path")
+
+
+def test_a_page_goes_before_the_sections_of_others() -> None:
+    assert docs("forks") == (DOCS / "how-to" / "forks.rst").read_text().rstrip() + "\n"
+
+
+@pytest.mark.parametrize(
     ("page", "message"),
     [
-        ("nothing", r"'nothing' is no page of the documentation\. Without a name, it lists all\."),
+        (
+            "nothing",
+            r"'nothing' is no page of the documentation, and no section of one\. Without a name, .+ all\.",
+        ),
+        ("mend-it", r"'mend-it' may be (how-to/[a-z-]+#mend-it( or )?){3}\.$"),
+        ("docter", r"'docter' is no page .+\. Did you mean doctor\?"),
+        ("RELEASE_AFTR", r"'RELEASE_AFTR' is no page .+\. Did you mean RELEASE_AFTER.*\?"),
+        ("docter#no-pool", r"'docter' is no page of the documentation\. Did you mean doctor\?"),
+        ("W013#no-pool", r"'W013' is no page of the documentation\. Without a name, it lists all\."),
+        (
+            "settings#STATUS_DIRECTRY",
+            r"The page .+ 'STATUS_DIRECTRY'\. Did you mean STATUS_DIRECTORY.*\?$",
+        ),
+        ("checks#w0013", r"The page \S+ has no section 'w0013'\. Did you mean conn_hygiene\.W013 or .+\?$"),
+        ("doctor#too-many-conections", r"The page .+\. Did you mean too-many-connections( or too-many-clients)?\?$"),
         ("tutorial#nothing", r"The page tutorial has no section 'nothing'\. It has: .+, make-serve, .+\."),
     ],
 )

@@ -5583,6 +5583,28 @@ MUTANTS = [
         "test_audit_command.py::test_a_project_that_lets_nobody_in_is_not_audited",
     ),
     _mutant(
+        "a setting goes by its page only",
+        "management/commands/connections.py",
+        """
+        found = [*pages.sections(name)]
+        """,
+        """
+        pass
+        """,
+        "test_pages.py::test_a_section_that_only_one_page_has_goes_by_its_name_alone",
+    ),
+    _mutant(
+        "a misspelt section is answered with all of them",
+        "management/commands/connections.py",
+        """
+        which = _did_you_mean(pages.alike(anchor, there)) or f"It has: {', '.join(there)}."
+        """,
+        """
+        which = f"It has: {', '.join(there)}."
+        """,
+        "test_pages.py::test_what_is_no_page_is_said_to_be_none",
+    ),
+    _mutant(
         "a run of no tests is audited",
         "management/auditing.py",
         """

@@ -161,7 +161,7 @@ class Command(BaseCommand):
 
     def _add_docs(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "page", nargs="?", metavar="PAGE", help='Such as "doctor", or "doctor#no-pool" for a section of it.'
+            "page", nargs="?", metavar="PAGE", help='Such as "doctor", or "doctor#no-pool" or "W013" for a section.'
         )
         parser.add_argument("--path", action="store_true", help="Says where it is, and shows nothing of it.")
 
@@ -341,26 +341,43 @@ class Command(BaseCommand):
             self._write("\n".join(f"{page.name:{width}}  {page.title}" for page in found))
             return
         name, _, anchor = options["page"].partition("#")
-        found = pages.matching(name)
-        if len(found) != 1:
-            names = " or ".join(page.name for page in found)
-            which = f"It may be {names}." if found else "Without a name, it lists all."
-            raise CommandError(f"{printable(name)!r} is no page of the documentation. {which}", returncode=MISUSED)
-        [page] = found
+        page, place = self._page(name, whole=bool(anchor))
         text, where = page.path.read_text("utf-8"), f"{page.name}.rst"
         if anchor:
             place = self._place(page, text, anchor)
+        if place is not None:
             where = f"{where}#{pages.fragment(text, place)}"
             text = pages.section(text, place)
         where = pages.where(where)
         self._write(pages.told(where) if options["path"] else text.rstrip())
 
+    def _page(self, name: str, *, whole: bool) -> tuple[pages.Page, str | None]:
+        """Return the page that *name* means, or a section and its page; a *whole* page only, if that is wanted."""
+        found: list[tuple[pages.Page, str | None]] = [(page, None) for page in pages.matching(name)]
+        if not found and not whole:
+            found = [*pages.sections(name)]
+        if not found:
+            what = "no page of the documentation" if whole else "no page of the documentation, and no section of one"
+            raise CommandError(f"{printable(name)!r} is {what}. {self._nearly(name, whole=whole)}", returncode=MISUSED)
+        if len(found) > 1:
+            names = [page.name if place is None else f"{page.name}#{place}" for page, place in found]
+            raise CommandError(f"{printable(name)!r} may be {' or '.join(names)}.", returncode=MISUSED)
+        return found[0]
+
+    def _nearly(self, name: str, *, whole: bool) -> str:
+        all_pages = pages.all_pages()
+        possible = [page.name.rpartition("/")[2] for page in all_pages]
+        if not whole:
+            possible += [place for page in all_pages for place in pages.places(page.path.read_text("utf-8"))]
+        return _did_you_mean(pages.alike(name, possible)) or "Without a name, it lists all."
+
     def _place(self, page: pages.Page, text: str, anchor: str) -> str:
         place = pages.place_of(text, anchor)
         if place is None:
-            there = ", ".join(pages.places(text))
+            there = pages.places(text)
+            which = _did_you_mean(pages.alike(anchor, there)) or f"It has: {', '.join(there)}."
             what = f"The page {page.name} has no section {printable(anchor)!r}."
-            raise CommandError(f"{what} It has: {there}.", returncode=MISUSED)
+            raise CommandError(f"{what} {which}", returncode=MISUSED)
         return place
 
     # ##### audit #####
@@ -501,6 +518,10 @@ def _databases(options: dict[str, Any]) -> list[str]:
     if not possible:
         raise CommandError("This project has no PostgreSQL database.", returncode=MISUSED)
     return list(dict.fromkeys(options["databases"] or possible))
+
+
+def _did_you_mean(names: list[str]) -> str:
+    return f"Did you mean {' or '.join(names)}?" if names else ""
 
 
 def _one_database(options: dict[str, Any]) -> str:
