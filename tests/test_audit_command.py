@@ -264,6 +264,51 @@ def test_settings_and_listeners_are_as_before() -> None:
     assert (conf.current, events.UnseenState.listeners) == before
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_terminal_shows_which_path_is_asked(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal = Terminal()
+    seen = []
+
+    def ask(path: str) -> auditing.Answer:
+        seen.append(terminal.getvalue().split("\r")[-2].rstrip())
+        return request(path)
+
+    request = auditing.request
+    monkeypatch.setattr(auditing, "request", ask)
+    out, status, _ = audit("--urls", "/clean/", "/clean/?of=a-long-query", "--format", form, stderr=terminal)
+    assert seen == ["1 of 2: /clean/", "2 of 2: /clean/?of=a-long-que"]
+    # It is gone in the end, and each was in its place.
+    lines = terminal.getvalue().split("\r")
+    assert (lines[-2:], {len(line) for line in lines[:-1]}) == ([" " * 29, ""], {29})
+    assert "of 2" not in out
+    assert status == 0
+
+
+def test_elsewhere_nothing_is_shown_meanwhile() -> None:
+    err = io.StringIO()
+    assert audit("--urls", "/clean/", stderr=err)[1] == 0
+    assert err.getvalue() == ""
+
+
+def test_each_answer_is_listed_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = io.StringIO(), []
+
+    def ask(path: str) -> auditing.Answer:
+        seen.append(out.getvalue())
+        return request(path)
+
+    request = auditing.request
+    monkeypatch.setattr(auditing, "request", ask)
+    call_command("connections", "audit", "--verbosity", "2", "--urls", "/clean/", "/clean/?again", stdout=out)
+    assert seen == ["", "200 /clean/\n"]
+
+
 class Audited(TransactionTestCase):
     """What a project's own tests may be; run by the command, and not by pytest."""
 

@@ -5605,6 +5605,27 @@ MUTANTS = [
         "test_pages.py::test_what_is_no_page_is_said_to_be_none",
     ),
     _mutant(
+        "a path that is waited for is shown where nobody looks on",
+        "management/commands/connections.py",
+        """
+        if self.stderr.isatty():
+            # In the last column, some terminals go on to the next line.
+        """,
+        """
+        if True:
+        """,
+        "test_audit_command.py::test_elsewhere_nothing_is_shown_meanwhile",
+    ),
+    _mutant(
+        "a slow path is waited for in silence",
+        "management/commands/connections.py",
+        """
+        self._show_meanwhile(f"{number} of {len(paths)}: {printable(path)}")
+        """,
+        "",
+        "test_audit_command.py::test_a_terminal_shows_which_path_is_asked",
+    ),
+    _mutant(
         "a run of no tests is audited",
         "management/auditing.py",
         """

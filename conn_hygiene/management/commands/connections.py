@@ -409,10 +409,7 @@ class Command(BaseCommand):
         paths = options["urls"] or auditing.paths()
         if not paths:
             raise CommandError("This project has no URL without parameters; name some with --urls.", returncode=MISUSED)
-        answers = {path: auditing.request(path) for path in paths}
-        if options["verbosity"] >= 2 and options["format"] == "text":
-            for path, answer in answers.items():
-                self._write(f"{answer} {printable(path)}")
+        answers = self._ask(paths, options)
         said = []
         if broken := [printable(path) for path, answer in answers.items() if answer.status >= 500]:
             said.append(f"Not audited to the end, since they failed: {', '.join(broken)}.")
@@ -421,6 +418,26 @@ class Command(BaseCommand):
         if said and any(answer.is_refused for answer in unanswered.values()):
             said.append("Nobody is logged in here. Tests that log in can be run in their place, with --test.")
         return said
+
+    def _ask(self, paths: list[str], options: dict[str, Any]) -> dict[str, auditing.Answer]:
+        """Request each of *paths*, and show which one is waited for."""
+        listed = options["verbosity"] >= 2 and options["format"] == "text"
+        answers = {}
+        for number, path in enumerate(paths, 1):
+            self._show_meanwhile(f"{number} of {len(paths)}: {printable(path)}")
+            answers[path] = auditing.request(path)
+            self._show_meanwhile("")
+            if listed:
+                self._write(f"{answers[path]} {printable(path)}")
+        return answers
+
+    def _show_meanwhile(self, text: str) -> None:
+        """Show *text* in the place of the one before, where somebody looks on."""
+        if self.stderr.isatty():
+            # In the last column, some terminals go on to the next line.
+            width = shutil.get_terminal_size().columns - 1
+            self.stderr.write(f"{text:{width}.{width}}\r", str, ending="")
+            self.stderr.flush()
 
     def _unanswered(self, unanswered: dict[str, auditing.Answer], count: int, options: dict[str, Any]) -> Iterator[str]:
         """Yield what is to be said of paths at which no view was run; of single ones only if they were named.
