@@ -618,13 +618,13 @@ def mended() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("work", "expected"),
     [
-        (leaves_a_transaction, r"A transaction on 'default' of thread .*, last statement SELECT .* is open yet"),
+        (leaves_a_transaction, r"A transaction on 'default' of thread .* \(last statement: SELECT .*\) is open yet"),
         (leaves_an_atomic_block, r"A transaction on 'default' .* is open yet, begun at .* in leaves_an_atomic_block\."),
         (leaves_a_cursor, r"A cursor on 'default' was never closed\. Opened at .* in leaves_a_cursor\."),
         (leaves_a_cursor_open, r"A cursor on 'default' .* is open yet, opened at .* in leaves_a_cursor_open\."),
-        (leaves_a_setting, r"State is left on 'default' .*: SET app.tenant_id\. RESET it, or set it by"),
-        (leaves_a_server_setting, r"State is left on 'default' .*: SET statement_timeout\."),
-        (leaves_a_carried_setting, r"State is left on 'default' .*: SET app.tenant_id\."),
+        (leaves_a_setting, r"app.tenant_id is left set on 'default' of thread .*\. RESET it, or set it by"),
+        (leaves_a_server_setting, r"statement_timeout is left set on 'default' of .* \(last statement: SET .*\)\."),
+        (leaves_a_carried_setting, r"app.tenant_id is left set on 'default' of .*\."),
         (leaves_a_table, r"State is left on 'default' .*: temporary table, at .* in leaves_a_table\."),
         (leaves_a_connection, r"Thread .* ended with a connection of 'default' checked out"),
     ],

@@ -196,13 +196,13 @@ def _depth(lease: Lease, found: Description) -> int:
 
 
 def _set(lease: Lease, name: str, own: bool) -> _Thing:
-    text = f"State is left{_of(lease)}: SET {name}. RESET it, or set it by session_settings()."
+    text = f"{name} is left set{_of(lease)}. RESET it, or set it by session_settings()."
     return _Thing((lease, lease.checkouts, "set", name), printable(text), own)
 
 
 def _of(lease: Lease) -> str:
     name = thread_names().get(lease.thread_id, f"{lease.thread_id}, which has ended")
-    statement = next((f", last statement {info.statement}" for info in snapshot() if _is_of(info, lease)), "")
+    statement = next((f" (last statement: {info.statement})" for info in snapshot() if _is_of(info, lease)), "")
     return " " + printable(f"on {lease.alias!r} of {lease.request or f'thread {name}'}{statement}")
 
 
