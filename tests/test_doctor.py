@@ -302,6 +302,7 @@ class TestLogic:
             # The toolkit itself.
             ({"middleware": False}, {}, {"toolkit-not-in-use": Level.NOTE}),
             ({"middleware": False, "release": "always"}, {}, {}),
+            ({"setting_problems": (("It is 1.", "Write 2."),)}, {}, {"setting-ignored": Level.ERROR}),
         ],
     )
     def test_each_finding(
@@ -1003,6 +1004,16 @@ class TestOnAServer:
             assert "toolkit-not-in-use" in run_doctor()
         with override_settings(MIDDLEWARE=[middleware]):
             assert ("toolkit-not-in-use" in run_doctor()) is middleware.endswith("Unscoped")
+
+    def test_what_is_wrong_with_the_setting_is_an_error(self) -> None:
+        assert "setting-ignored" not in run_doctor()
+        for value, message, hint in (
+            ({"RELEASE_AFTR": 3}, "CONN_HYGIENE has an unknown key 'RELEASE_AFTR'.", "Did you mean 'RELEASE_AFTER'?"),
+            ([], "CONN_HYGIENE is list, not a dict.", 'Write CONN_HYGIENE = {"RELEASE": "scoped"}, for example.'),
+        ):
+            with override_settings(CONN_HYGIENE=value):
+                found = run_doctor()["setting-ignored"]
+            assert (found["level"], found["what"], found["remedy"]) == ("error", message, hint)
 
     def test_asgi_is_seen_in_the_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(connections["unpooled"].settings_dict, "CONN_MAX_AGE", 60)

@@ -247,6 +247,9 @@ def project(
         name=connect_options.project_name(),
         session_timeouts={alias: connect_options.timeouts_of(alias) for alias in aliases},
         timeouts_written={alias: _timeouts_written(alias) for alias in aliases},
+        setting_problems=tuple(
+            (problem.message, problem.hint) for problem in conf.problems(getattr(settings, "CONN_HYGIENE", {}))
+        ),
     )
 
 

@@ -511,6 +511,16 @@ def _version(project: Project, fact: Facts, today: datetime.date) -> Iterator[Fi
 
 
 def _toolkit(project: Project) -> Iterator[Finding]:
+    for message, hint in project.setting_problems:
+        yield finding(
+            Level.ERROR,
+            "setting-ignored",
+            *project.databases,
+            what=message,
+            why="It is ignored, and the default is in force: what you have written there does nothing.",
+            remedy=hint,
+            page="reference/checks.rst",
+        )
     if project.databases and project.release == "scoped" and not project.middleware:
         yield finding(
             Level.NOTE,

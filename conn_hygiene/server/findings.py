@@ -84,6 +84,8 @@ class Project:
     name: str = ""
     #: ``SESSION_TIMEOUTS`` of each alias, in seconds.
     session_timeouts: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    #: What is wrong with ``CONN_HYGIENE``, each with what to write.
+    setting_problems: tuple[tuple[str, str], ...] = ()
     #: For each alias, where the settings say what a timeout is; see :func:`.connect_options.place_of`.
     timeouts_written: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 

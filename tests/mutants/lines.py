@@ -5957,4 +5957,15 @@ MUTANTS = [
         """,
         "test_checks.py::test_a_termination_that_never_comes",
     ),
+    _mutant(
+        "the doctor advises what is written, and ignored",
+        "server/doctor.py",
+        """
+    for message, hint in project.setting_problems:
+        """,
+        """
+    for message, hint in ():
+        """,
+        "test_doctor.py::TestOnAServer::test_what_is_wrong_with_the_setting_is_an_error",
+    ),
 ]
