@@ -424,12 +424,12 @@ def test_what_may_be_set_for_all_that_was_reset_is_lost(statements: list[str], a
     is_lost(admin, "app.tenant")
 
 
-def is_lost(admin: psycopg.Connection, name: str) -> None:
+def is_lost(admin: psycopg.Connection, name: str, alias: str = "default") -> None:
     with pytest.raises(OperationalError):
-        break_in_atomic(admin, "default", nested=False)
+        break_in_atomic(admin, alias, nested=False)
     with pytest.raises(OperationalError, match=rf"\({name}\) is lost"):
-        run("SELECT 1")
-    connection.close()
+        run("SELECT 1", alias)
+    connections[alias].close()
 
 
 def test_what_was_reset_is_lost_where_functions_may_have_set_it(admin: psycopg.Connection, settings: Any) -> None:
@@ -475,10 +475,11 @@ def test_what_was_reset_is_lost_where_a_pool_sets_another(
 def test_what_was_reset_is_lost_where_a_backend_sets_another(
     admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("SET ROLE postgres")
-    run("RESET ROLE")
-    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "assume_role", "postgres")
-    is_lost(admin, "role")
+    run("SET ROLE postgres", "persistent")
+    run("RESET ROLE", "persistent")
+    # Django cannot have both that and a pool, whose threads would fail to connect.
+    monkeypatch.setitem(connections["persistent"].settings_dict["OPTIONS"], "assume_role", "postgres")
+    is_lost(admin, "role", "persistent")
 
 
 @pytest.fixture

@@ -633,7 +633,13 @@ def test_and_not_if_it_is_not(values: dict[str, Any], settings: Any) -> None:
 
 def test_the_log_has_the_stack_below_the_message(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.CONN_HYGIENE = {"FULL_STACKS": True, "IDLE_IN_TRANSACTION_AFTER": 0.05}
-    begin(lambda: wait_until(lambda: caplog.records, "it is reported"))
+
+    def idle() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        wait_until(lambda: caplog.records, "it is reported")
+
+    begin(idle)
     record = caplog.records[0]
     assert record.name == "conn_hygiene.transactions"
     assert "\n" not in record.getMessage()

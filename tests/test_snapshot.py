@@ -125,12 +125,19 @@ def test_a_transaction_that_only_the_server_knows_of() -> None:
     assert (only().state, only().in_transaction) == ("idle", False)
 
 
+# The server's other databases have locks as well.
+WAITING = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 @contextmanager
 def running(work: Callable[[], object], name: str) -> Iterator[LeaseInfo]:
     """Run *work*, which asks for a lock that this thread has, in a thread of its own; yield it while it waits."""
 
     def waits() -> bool:
-        return bool(query(sql="SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        return bool(query(sql=WAITING))
 
     query(sql="SELECT pg_advisory_lock(1815)")
     thread = threading.Thread(target=conn_hygiene.closing_connections(work), name=name)
