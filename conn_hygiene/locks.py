@@ -3,9 +3,9 @@
 A thread that has one of these locks takes only such as stand further down::
 
     INSTALLING   installation: install() and uninstall(), for as long as they run
-    WRAPPERS     leases/attaching: the list of wrappers that have connected
+    WRAPPERS     leases/attaching: the list of wrappers that were made, or have connected
     START        reaper/reaper: the start and the end of the timer's thread
-    LEASE        leases/lease: one lease
+    LEASE        leases/claim: one lease
     REGISTRY     reaper/registry: which leases hold a connection, and what is on its way back
     LEAF         counters, a request's times, lanes of workers, a time limit: nothing is taken inside
 

@@ -19,7 +19,7 @@ from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import policy, usage
 from conn_hygiene.leases.blocks import Blocks
 from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
-from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.leases.wrapper import is_open, lease_of
 from conn_hygiene.scoping import NOTHING, F, Scope, is_on_event_loop
 from conn_hygiene.transactions import overrides
 from conn_hygiene.transactions.left_open import end_transaction, end_unleased_transaction
@@ -208,7 +208,7 @@ class _Closing(Scope):
 
     def _begin(self, entry: _ClosingEntry) -> None:
         for wrapper in _wrappers(self._using):
-            if _is_open(wrapper) or _has_other_autocommit(wrapper):
+            if is_open(wrapper) or _has_other_autocommit(wrapper):
                 entry.before.add(wrapper.alias)
             elif _is_given_back(wrapper):
                 entry.given_back.add(wrapper.alias)
@@ -223,7 +223,7 @@ class _Closing(Scope):
         told: list[Callable[[], None]] = []
         with _FirstError() as errors:
             for wrapper in _wrappers(self._using):
-                if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
+                if wrapper.alias not in entry.before and (is_open(wrapper) or _is_given_back(wrapper)):
                     # They may be using it: what is in its session, its transaction, its cursors.
                     others = [other for other in beside if other.covers(wrapper.alias)]
                     if others:
@@ -250,8 +250,6 @@ class _Closing(Scope):
 
 _JOB = "The job that closing_connections covers"
 
-_OPEN = (HELD, PARKED)
-
 
 def _is_given_back(wrapper: BaseDatabaseWrapper) -> bool:
     lease = lease_of(wrapper)
@@ -261,11 +259,6 @@ def _is_given_back(wrapper: BaseDatabaseWrapper) -> bool:
 def _has_other_autocommit(wrapper: BaseDatabaseWrapper) -> bool:
     """Return whether *wrapper* was given back with an autocommit that was changed, which ``close()`` would end."""
     return _is_given_back(wrapper) and bool(wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"])
-
-
-def _is_open(wrapper: BaseDatabaseWrapper) -> bool:
-    lease = lease_of(wrapper)
-    return wrapper.connection is not None if lease is None else lease.state in _OPEN
 
 
 @overload
@@ -410,7 +403,7 @@ def reset_connections(using: Using = None) -> int:
     dropped = 0
     with _FirstError() as errors:
         for wrapper in _wrappers(aliases(using, "reset_connections")):
-            dropped += _is_open(wrapper)
+            dropped += is_open(wrapper)
             lease = lease_of(wrapper)
             with errors.of(wrapper):
                 if lease is not None:

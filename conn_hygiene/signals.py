@@ -40,7 +40,8 @@ connection_held_too_long = Signal()
 #: and ``stack_began`` (the whole stacks, by ``str()``; ``None`` without ``FULL_STACKS``).
 connection_reclaimed = Signal()
 
-#: The server had closed a connection, and another one took its place before anybody noticed.
+#: The server had closed a connection, or it could not write any more, and another one took its place before anybody
+#: noticed.
 #:
 #: Arguments: ``alias``, ``server_pid`` (that of the session that was given up), ``thread_id``, ``request`` (a label
 #: such as ``"GET /orders/7/"``, or ``None``), ``idle_for`` (seconds).

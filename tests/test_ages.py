@@ -77,6 +77,15 @@ def test_a_thread_that_has_served_a_request(
     assert thread.submit(request).result() != held
 
 
+def test_a_change_of_settings_makes_nobody_older(thread: ThreadPoolExecutor, alive: Any, settings: Any) -> None:
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None}
+    held = thread.submit(request).result()
+    let_the_reaper_look()
+    settings.CONN_HYGIENE = {"IDLE_IN_TRANSACTION_AFTER": None, "HELD_TOO_LONG_AFTER": None, "TAG_SESSIONS": True}
+    assert alive(held) == {held}
+    wait_until_closed(alive, held)
+
+
 def test_all_threads_of_a_burst(alive: Any) -> None:
     together = threading.Barrier(3)
 

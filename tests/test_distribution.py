@@ -104,8 +104,8 @@ def test_the_source_distribution_has_what_builds_and_tests_it(distributions: Pat
     assert needed - names == set()
     assert {name.partition("/")[0] for name in names} == {
         *("conn_hygiene", "docs", "example_project", "tests"),
-        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "hatch_build.py", "pyproject.toml"),
-        *(".gitignore", "PKG-INFO"),
+        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "hatch_build.py"),
+        *("pyproject.toml", ".gitignore", "PKG-INFO"),
     }
     assert [name for name in names if "__pycache__" in name or "/_build/" in name] == []
 

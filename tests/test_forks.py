@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import posix
+import resource
 import sys
 import threading
 import traceback
@@ -27,6 +28,7 @@ from conn_hygiene import (
     close_all_after_fork,
     close_all_before_fork,
     closing_connections,
+    events,
     hold_connection,
     release_connections,
     session_settings,
@@ -585,6 +587,42 @@ def test_a_child_of_a_child() -> None:
 
     assert len({mine, *in_child(child)}) == 3
     assert pid_of("default") == mine
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_child_that_forks_before_it_discards_keeps_what_other_threads_of_its_parent_had() -> None:
+    """Collected, their connections would say goodbye to the server by the parent's sockets."""
+
+    def child() -> bool:
+        before = forks._kept_at_fork.keys()
+        in_child(lambda: None)
+        return bool(before) and forks._kept_at_fork.keys() == before
+
+    assert in_child(child)
+    assert not forks._kept_at_fork
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_without_a_descriptor_to_spare_the_rest_is_discarded_all_the_same() -> None:
+    before = [pid_of(alias) for alias in ALIASES]
+    heard: list[events.ConnectionsDiscarded] = []
+
+    def child() -> tuple[int, dict[str, int], dict[str, int], list[int]]:
+        events.listen(events.ConnectionsDiscarded, heard.append)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            found = close_all_after_fork()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        (event,) = heard
+        return found, dict(event.discarded), dict(event.left_open), [pid_of(alias) for alias in ALIASES]
+
+    found, discarded, left_open, own = in_child(child)
+    assert found == sum(discarded.values())
+    assert left_open == discarded
+    assert not set(before) & set(own)
+    assert [pid_of(alias) for alias in ALIASES] == before
 
 
 def test_killed_children_leave_the_parent_as_it_was() -> None:

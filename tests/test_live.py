@@ -696,6 +696,8 @@ def test_too_many_leases_are_left_off() -> None:
         (["/srv/shop/manage.py", "runserver", "8000"], "manage.py runserver 8000"),
         (["/venv/lib/gunicorn/__main__.py", "shop.wsgi"], "gunicorn shop.wsgi"),
         (["manage.py", "--password=x", "postgres://u:p@h/d", "--token", "--dsn=y"], "manage.py … … … …"),
+        (["celery", "flower", "--basic_auth=u:hunter2", "--basic-auth", "u:hunter2", "y"], "celery flower … … … y"),
+        (["manage.py", "migrate", "auth"], "manage.py migrate auth"),
         (["manage.py", "-p", "hunter2", "-phunter2", "y"], "manage.py -p … … y"),
         (["manage.py", "-p", "8000", "-p8000", "y"], "manage.py -p 8000 -p8000 y"),
         (["manage.py", "\x1b[31m"], "manage.py [31m"),

@@ -514,6 +514,26 @@ def test_a_dead_threads_transaction_on_a_server_that_hangs_is_given_up_after_a_l
 
 
 @own_server
+def test_what_was_left_open_on_a_server_that_hangs_is_given_up_after_a_limit(
+    frozen: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returns, "TIME_LIMIT", 0.3)
+    held: list[Any] = []
+
+    def work() -> None:
+        with conn_hygiene.closing_connections():
+            query("default", "BEGIN")
+            frozen(pid_of())
+            held.append(connections["default"].connection)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert held[0].closed
+
+
+@own_server
 def test_a_session_that_cannot_be_cleaned_in_time_is_closed(
     frozen: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, pool_of: Callable[[str], ConnectionPool]
 ) -> None:

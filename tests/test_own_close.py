@@ -16,6 +16,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.backends.base import base as django_base
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
+from django.db.backends.signals import connection_created
 
 import conn_hygiene
 from conn_hygiene import (
@@ -402,6 +403,26 @@ def test_who_is_left_alone_says_so_once(
     )
     facts = {name: record.__dict__[name] for name in ("alias", "engine", "reason")}
     assert facts == {"alias": ALIAS, "engine": "tests.tenant_backend", "reason": reason}
+
+
+@pytest.mark.parametrize("cls", [base.NotGoingOn, base.NotDjangosReturn], ids=["close", "_close"])
+def test_whose_first_connect_fails_is_told_why_and_keeps_what_it_has(
+    left_alone: Callable[[type[Any]], Any], cls: type[Any]
+) -> None:
+    wrapper = left_alone(cls)
+
+    def refuse(**kwargs: Any) -> None:
+        raise LookupError("not today")
+
+    connection_created.connect(refuse)
+    try:
+        with pytest.raises(LookupError, match="not today"):
+            query()
+    finally:
+        connection_created.disconnect(refuse)
+    # As without the toolkit: it is for the backend to close it.
+    assert not wrapper.connection.closed
+    assert query() == 1
 
 
 @pytest.mark.parametrize(("cls", "reason"), REFUSED, ids=["close", "_close"])

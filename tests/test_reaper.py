@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,27 @@ def test_a_long_grace_does_not_hold_up_a_short_one(settings: Any) -> None:
     wait_until_released()
     assert holds("unpooled")
     assert conn_hygiene.release_connections() == 1
+
+
+def test_a_thread_that_has_ended_leaves_nothing_for_the_length_of_a_grace(settings: Any) -> None:
+    """As each request's does under ASGI."""
+    settings.CONN_HYGIENE = {"RELEASE": "always", "UNPOOLED_RELEASE_AFTER": 60}
+    leases: list[weakref.ref[Lease]] = []
+
+    def serve() -> None:
+        query("unpooled")
+        lease = lease_of(connections["unpooled"])
+        assert lease is not None
+        leases.append(weakref.ref(lease))
+        connections["unpooled"].close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    let_the_reaper_look()
+    wait_until_told()
+    gc.collect()
+    assert leases[0]() is None
 
 
 def test_what_is_parked_goes_by_the_grace_of_today(settings: Any) -> None:

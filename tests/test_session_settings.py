@@ -748,9 +748,10 @@ def test_the_error_of_a_transaction_goes_through() -> None:
     [
         "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
         "-- first\n set\tlocal transaction_isolation = 'serializable'; ",
+        "/* a /* b */ c */ -- d\n; set local transaction_isolation = 'serializable'",
         psycopg.sql.SQL("/* first */ SET TRANSACTION ISOLATION LEVEL {}").format(psycopg.sql.SQL("SERIALIZABLE")),
     ],
-    ids=["plain", "local", "composed"],
+    ids=["plain", "local", "behind comments", "composed"],
 )
 def test_set_transaction_may_still_come_first(statement: Any) -> None:
     with tenant(2), transaction.atomic():

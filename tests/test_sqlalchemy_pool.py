@@ -97,6 +97,39 @@ def pid() -> int:
     return found
 
 
+def test_who_closes_leaves_alone_who_has_got_the_connection_since(
+    pooled: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the pool before its owner has forgotten it, and somebody else may be that fast."""
+    pooled()
+    before = pid()
+    give_back, done = adapter.give_back, threading.Event()
+    found: list[int] = []
+
+    def work() -> None:
+        with transaction.atomic(using=ALIAS):
+            found.append(pid())
+            is_taken.set()
+            assert done.wait(10)
+            gc.collect()
+            found.append(pid())
+        connections[ALIAS].close()
+
+    def slowly(connection: psycopg.Connection[Any]) -> None:
+        monkeypatch.setattr(adapter, "give_back", give_back)
+        give_back(connection)
+        thread.start()
+        assert is_taken.wait(10)
+
+    is_taken = threading.Event()
+    thread = threading.Thread(target=work)
+    monkeypatch.setattr(adapter, "give_back", slowly)
+    connections[ALIAS].close()
+    done.set()
+    thread.join()
+    assert found == [before, before]
+
+
 def in_thread(work: Callable[[], Any]) -> Any:
     """Return what *work* returns in a thread of its own, which closes what it has used."""
 

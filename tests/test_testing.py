@@ -594,6 +594,20 @@ def takes_back_what_it_set() -> None:
         cursor.execute("RESET statement_timeout")
 
 
+def takes_back_what_the_server_spells_in_its_own_way() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'Europe/Berlin'")
+        cursor.execute("SET intervalstyle = 'iso_8601'")
+        cursor.execute("RESET TIME ZONE")
+        cursor.execute("RESET intervalstyle")
+
+
+def discards_all() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET app.tenant_id = '42'")
+        cursor.execute("DISCARD ALL")
+
+
 def leaves_nothing() -> None:
     with transaction.atomic():
         Item.objects.count()
@@ -635,8 +649,17 @@ def test_a_test_fails_that_leaves_something(work: Callable[[], Any], expected: s
 
 
 @uses_database
-@pytest.mark.parametrize("work", [leaves_nothing, takes_back_what_it_set])
-@pytest.mark.parametrize("base", [Case, InTransaction])
+@pytest.mark.parametrize(
+    ("base", "work"),
+    [
+        *(
+            (base, work)
+            for base in (Case, InTransaction)
+            for work in (leaves_nothing, takes_back_what_it_set, takes_back_what_the_server_spells_in_its_own_way)
+        ),
+        (Case, discards_all),
+    ],
+)
 def test_a_test_passes_that_leaves_nothing(base: type[TransactionTestCase], work: Callable[[], Any]) -> None:
     assert fails_with(base, work) == []
 

@@ -5,7 +5,8 @@ pointed at /dev/null first, and what the driver writes as it finishes goes nowhe
 is *buried*: kept open, unused, until the process ends. So is what another thread may have been using at the moment of
 the fork: the driver may have been in the middle of a call, and greenlets survive the fork and go on with it.
 
-Everything here runs in the thread that forked, which is the only one of the system's that there is in the child.
+All of it runs in the child, in the thread that forked, which is the only one of the system's that is there; but for
+:func:`close_pools`, which is for the parent, ahead of the fork.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def discard(connection: Any, *, of_another: bool = False) -> bool:
     """Drop an inherited DB-API *connection*: not a byte of what its driver sends, TLS included, reaches the server.
 
     Return False if it had to be left open instead: SQLite's, which a child must not even close (sqlite.org, "How To
-    Corrupt An SQLite Database File"), and those of drivers that do not tell their descriptor.
+    Corrupt An SQLite Database File"), those of drivers that do not tell their descriptor, and any where the process has
+    no descriptor left.
 
     *of_another* tells that another thread has it. Then it is freed only if its driver can tell that it was not in use.
     For whoever goes on to use it, the server has hung up.
@@ -57,7 +59,12 @@ def discard(connection: Any, *, of_another: bool = False) -> bool:
     if descriptor is None:
         bury(connection)
         return False
-    _point_at_nothing(descriptor)
+    try:
+        _point_at_nothing(descriptor)
+    except OSError:
+        # No descriptor is left, or there is no /dev/null. The others must not suffer for it.
+        bury(connection)
+        return False
     # psycopg's close() would hand a pool's connection to the pool.
     pgconn = getattr(connection, "pgconn", None)
     if of_another if pgconn is None else is_locked(connection):
@@ -148,7 +155,7 @@ def cut_greenlets_off() -> None:
         kind = type(each)
         pgconn = getattr(each.conn, "pgconn", None) if kind is waiting else _on_its_way(kind, each)
         if pgconn is not None:
-            with contextlib.suppress(psycopg.Error):
+            with contextlib.suppress(psycopg.Error, OSError):
                 _point_at_nothing(pgconn.socket)
 
 

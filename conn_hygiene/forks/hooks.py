@@ -4,8 +4,8 @@ A child shares the sockets of its parent's connections. Closing one sends a Term
 and the parent's session dies. So inherited connections are *discarded*: see :mod:`conn_hygiene.forks.discarding`. A
 pool is dropped without calling into it: its threads did not survive the fork, and its lock may have been held.
 
-Everything here but :func:`before_fork` runs in the thread that forked, which is the only one of the system's that there
-is in the child. Greenlets that have it for their thread survive with it, wherever they stand.
+What drops anything runs in the child, in the thread that forked, which is the only one of the system's that is there.
+Greenlets that have it for their thread survive with it, wherever they stand.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterator
     from types import FrameType
-
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.leases.lease import Lease
 
@@ -114,7 +112,7 @@ def close_all_before_fork() -> int:
             )
     closed = 0
     for each in mine:
-        closed += _is_open(each)
+        closed += wrapper.is_open(each)
         each.close()
     closed += discarding.close_pools()
     if reaper.running is not None:
@@ -145,7 +143,9 @@ def before_fork() -> None:
 
 def after_fork_in_parent() -> None:
     """Let go of what :func:`before_fork` has kept. Called in the parent, by the thread that has forked."""
-    _kept_at_fork.pop(threading.get_ident(), None)
+    # A child that forks itself, and has yet to discard what it inherited, keeps that.
+    if os.getpid() == _home_pid:
+        _kept_at_fork.pop(threading.get_ident(), None)
 
 
 def after_fork_in_child() -> None:
@@ -223,8 +223,3 @@ def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
             attaching.close_books(each)
         if connection is not None:
             yield each.alias, discarding.taken_from_proxy(connection)
-
-
-def _is_open(each: BaseDatabaseWrapper) -> bool:
-    lease = wrapper.lease_of(each)
-    return each.connection is not None if lease is None else lease.holds_connection()

@@ -80,7 +80,7 @@ class Audit:
         text = sql.text_of(query, self._connection) or ""
         names = audit.names_in(text, parameters, *more) - self._names
         self._look_before(names)
-        effect = sql.effect_of(text) if text else sql.Effect(frozenset({sql.UNREADABLE}), frozenset())
+        effect = sql.effect_of(text) if text else sql.UNKNOWN
         if effect is not None:
             self._seen.add(effect.with_parameters(parameters) if effect.settings else effect)
         self._executed.append(_Executed(query, text, callsite.here(1), serving.label))
@@ -193,7 +193,7 @@ _ADVICE = {
     sql.LISTEN: "Listen by a statement of the request's own, which can be seen.",
     sql.PREPARED: "Prepare it by a statement of the request's own, which can be seen.",
     sql.HELD_CURSOR: "Declare it without WITH HOLD, in a transaction.",
-    audit.ORIGIN: "Reset it by pg_replication_origin_session_reset() in the function that has set it up.",
+    sql.ORIGIN: "Reset it by pg_replication_origin_session_reset() in the function that has set it up.",
 }
 
 

@@ -146,7 +146,7 @@ def take_if_hung_up(lease: Lease) -> Return | None:
 def _is_at_rest(lease: Lease) -> bool:
     """Return whether the owner is about nothing, as far as another thread can tell. Under the lock."""
     # The handle first, and the cursors after it: in this order, one of them tells of an owner that is at work.
-    if not conf.current.REPLACE_BROKEN or lease._handle_is_out() or lease.open_cursors or lease._is_connecting():
+    if not conf.current.REPLACE_BROKEN or lease._handle_is_out() or lease.open_cursors:
         return False
     wrapper = lease.wrapper()
     # Scopes are those of the running thread, so the owner's are known by what they were when it was last seen.

@@ -159,10 +159,12 @@ def _drop_unprepared(wrapper: BaseDatabaseWrapper) -> None:
         lease.forget()
         return
     connection: Any = wrapper.__dict__.get("connection")
-    if isinstance(connection, psycopg.Connection) and pools.understands(wrapper):
-        wrapper.__dict__["connection"] = None
-        connection.pgconn.finish()
-        pools.tell(pools.give_back(connection))
+    if isinstance(connection, psycopg.Connection):
+        # What a backend does with it that is left alone, only that backend knows.
+        if pools.understands(wrapper):
+            wrapper.__dict__["connection"] = None
+            connection.pgconn.finish()
+            pools.tell(pools.give_back(connection))
     elif sqlalchemy.driver_connection(connection) is not None:
         wrapper.__dict__["connection"] = None
         connection.invalidate()

@@ -3,6 +3,8 @@
 ``LOCK`` means: by any thread, under the lease's lock. ``OWNER``: by the wrapper's owner alone, under no lock, on the
 way of every query; others look at it under the lease's lock, and may see it a moment late. ``REAPER``: by the timer's
 thread alone; a new checkout sets it back, under the lock. ``ONCE``: when the lease is made, and in a forked child.
+``ANY``: by whoever parks the lease, or waits for its pool, and by the timer; see :meth:`.Reaper.parked`. For a cursor
+that another thread closes, or the garbage collector, the timer does the owner's part, under the lock.
 
 In which order two of them are written and read matters in these places:
 
@@ -35,9 +37,10 @@ class Writer(enum.Enum):
     LOCK = "under the lease's lock"
     OWNER = "by the owner, under no lock"
     REAPER = "by the reaper, or with a new checkout"
+    ANY = "by any thread, under no lock"
 
 
-ONCE, LOCK, OWNER, REAPER = Writer
+ONCE, LOCK, OWNER, REAPER, ANY = Writer
 
 WRITERS: dict[str, Writer] = {
     # Whose it is.
@@ -91,7 +94,7 @@ WRITERS: dict[str, Writer] = {
     "_news": LOCK,
     "request": OWNER,
     # What the reaper knows of it.
-    "look_at": OWNER,
+    "look_at": ANY,
     "backoff": ONCE,
     "turn": ONCE,
     "pauses": ONCE,

@@ -9,9 +9,9 @@ The life of a lease::
 A wrapper is made by Django for one thread (the *owner*), and has one lease for life. The lease is HELD from the owner's
 first use of the connection on. When the last open cursor closes or a transaction ends, and nothing else keeps it, it is
 PARKED: still with its owner, but the reaper may take it. After ``RELEASE_AFTER`` seconds the reaper does, and the
-connection goes back to its pool (or is closed, without one): GIVEN_BACK. The owner itself does if the pool has a queue
-and the owner's turn is over. Its next use takes a parked connection back, or checks one out again; it cannot tell the
-difference.
+connection goes back to its pool (or is closed, without one): GIVEN_BACK. The owner itself does if ``RELEASE_AFTER`` is
+0, if it is expected to pause now, or if the pool has a queue and the owner's turn is over. Its next use takes a parked
+connection back, or checks one out again; it cannot tell the difference.
 
 What keeps a lease from being parked: an open cursor, a transaction in the eyes of Django or of libpq, a pipeline,
 commit hooks that have yet to run, a pin, a ``hold_connection`` around, no release scope around, or a wrapper that is
@@ -163,8 +163,10 @@ class Lease(TimedClaim):
             connection = self._connection
             if connection is None:
                 return None
-            if self.session_state.parameters is None and not self._is_connecting():
-                self._look_at_session(connection)
+            if self.session_state.parameters is None:
+                wrapper = self.wrapper()
+                if wrapper is not None and not self._setting_up(wrapper):
+                    self.session_state.begin(connection)
             # Read only now, and no call comes after it: a signal handler that has queried may have let go of it.
             connection = self._connection
             if self.state == PARKED:

@@ -174,7 +174,7 @@ class LeavingClaim(SessionClaim):
         wrapper, connection = self.wrapper(), self._connection
         if wrapper is None or connection is None or self._is_read() or self._in_transaction(wrapper):
             return None
-        if self._is_connecting() or self._setting_up(wrapper):
+        if self._setting_up(wrapper):
             return None
         # Hooks and threads that share the wrapper need it as it is; neither is state of the session.
         if wrapper.run_on_commit or wrapper._thread_sharing_count:  # type: ignore[attr-defined]

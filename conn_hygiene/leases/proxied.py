@@ -90,8 +90,8 @@ class Behind(_Wrapper):
             super()._close()  # type: ignore[misc]
             return
         sqlalchemy.give_back(connection)
-        # As with a native pool: it may be somebody else's by now.
-        self.connection = None
+        # As with a native pool: it may be somebody else's by now, whose proxy the setter would take for ours.
+        self._conn_hygiene_lease.assign(None)
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor of the connection; Django makes server-side ones on the proxy."""

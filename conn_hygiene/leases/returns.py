@@ -1,7 +1,8 @@
 """A connection on its way back: taken out of its lease under the lock, cleaned and given back outside of any.
 
 What happens here may take long, or for ever: a server that does not answer, a logging handler, the ``reset`` of a pool.
-So it happens while nobody waits but those who close the very same wrapper, or its pool.
+So it happens while nobody waits but those who close the very same wrapper, or its pool, and an owner whose settings
+follow.
 """
 
 from __future__ import annotations

@@ -29,13 +29,6 @@ class SessionClaim(Claim):
 
     __slots__ = ()
 
-    def _look_at_session(self, connection: psycopg.Connection[Any]) -> None:
-        """Have the session remembered as it is now, unless it is not set up yet."""
-        wrapper = self.wrapper()
-        if wrapper is None or self._setting_up(wrapper):
-            return
-        self.session_state.begin(connection)
-
     def begin_session(self) -> None:
         """Turn autocommit on, which is all that is to be set up, and remember the session as it is. Owner only.
 
@@ -145,7 +138,7 @@ class SessionClaim(Claim):
                 self.pauses.used()
         text = query if type(query) is str else sql.text_of(query, connection)
         if text is None:
-            effect: sql.Effect | None = _UNREADABLE
+            effect: sql.Effect | None = sql.UNKNOWN
         elif len(text) > sql.LONGEST_REMEMBERED:
             effect = sql.effect_of(text)
         else:
@@ -392,5 +385,3 @@ def _is_set_up_by_django(backend: type[Any]) -> bool:
 
 _SETTING_UP = ("get_new_connection", "init_connection_state", *configuring.SETTING_UP)
 _DJANGO = "django."
-
-_UNREADABLE = sql.Effect(frozenset({sql.UNREADABLE}), frozenset())

@@ -759,3 +759,9 @@ def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:
 def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:
     """Return the lease of *wrapper*, or None if it has none: another vendor, never connected, or left alone."""
     return wrapper.__dict__.get(LEASE)
+
+
+def is_open(wrapper: BaseDatabaseWrapper) -> bool:
+    """Return whether *wrapper* has a connection now; not one that was given back."""
+    lease = lease_of(wrapper)
+    return wrapper.connection is not None if lease is None else lease.holds_connection()

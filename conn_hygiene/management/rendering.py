@@ -11,13 +11,13 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from django.conf import ENVIRONMENT_VARIABLE, settings
-
 from conn_hygiene import pages
 from conn_hygiene.management import fitting
 from conn_hygiene.masking import harmless, mask, printable
+from conn_hygiene.reports import answering
 from conn_hygiene.server import fleet
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.findings import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -150,7 +150,7 @@ def _view_blocks(view: View, limit: int) -> list[Block]:
     blocks: list[Block] = [
         Line(title + view.identity.server_version, GOOD),
         Line(
-            f"{_count(total, 'session', 'sessions')}{': ' if counts else ''}{', '.join(counts)}{_fleet(view.activity)}"
+            f"{number(total, 'session', 'sessions')}{': ' if counts else ''}{', '.join(counts)}{_fleet(view.activity)}"
         ),
         *_fleet_blocks(view.activity.counted, limit),
         sessions_table(shown),
@@ -168,7 +168,7 @@ def _view_blocks(view: View, limit: int) -> list[Block]:
 def _fleet(activity: server.Activity) -> str:
     processes = fleet.processes(activity.counted)
     hosts = {host for host, _ in processes}
-    of = f"; of {_count(len(processes), 'process', 'processes')} on {_count(len(hosts), 'host', 'hosts')}"
+    of = f"; of {number(len(processes), 'process', 'processes')} on {number(len(hosts), 'host', 'hosts')}"
     return of if processes else ""
 
 
@@ -183,10 +183,6 @@ def _fleet_blocks(sessions: Sequence[server.Session], limit: int) -> list[Block]
     if limit and len(groups) > limit:
         blocks.append(Line(f"and {len(groups) - limit} more; --limit 0 lists all.", QUIET))
     return [*blocks, Line("")]
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def processes_table(groups: Sequence[fleet.Group]) -> Table:
@@ -268,7 +264,7 @@ def _idle_for(session: server.Session, facts: dict[str, Any]) -> float:
 def whose(process: Process) -> str:
     """Return which process it is, and of which project, if that is not the one that asks."""
     about = [process.command]
-    if process.settings_module not in (None, settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE)):
+    if process.settings_module not in (None, answering.settings_module()):
         about.append(f"settings {process.settings_module}")
     return f"process {process.pid} ({', '.join(about)})"
 

@@ -40,7 +40,7 @@ def came_back(pool: Any, connection: psycopg.Connection[Any]) -> None:
     Of psycopg_pool's own, the class tells: they close one now and then, for its age.
     """
     cls: Any = pool.__class__
-    if is_psycopgs(cls):
+    if pool is None or is_psycopgs(cls):
         return
     if connection.closed:
         _closing.add(cls)

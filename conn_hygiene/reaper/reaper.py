@@ -21,6 +21,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from functools import partial
 from itertools import count
@@ -41,7 +42,6 @@ from conn_hygiene.reaper.workers import Workers
 from conn_hygiene.work import daemon_thread
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable, Sequence
     from queue import SimpleQueue
 
@@ -68,11 +68,12 @@ class Reaper(Registry):
     def _reset_thread(self) -> None:
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self._inbox: deque[tuple[float, Lease]] = deque()
+        # By weak references: a thread that ends with its request leaves nothing here for the length of a grace.
+        self._inbox: deque[tuple[float, weakref.ref[Lease]]] = deque()
         # Looked up where it is made: gevent and eventlet have their own.
         self._bell: SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._wake_at = math.inf
-        self._heap: list[tuple[float, int, Lease]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Lease]]] = []
         self._limits: list[tuple[float, int, TimeLimit]] = []
         self._new_limits: deque[tuple[float, TimeLimit]] = deque()
         self._workers = Workers(_complain)
@@ -156,9 +157,9 @@ class Reaper(Registry):
 
     def _begin_by_new_settings(self) -> None:
         self._take_in()
-        # Due at once; each tells then when it really is.
-        self._heap = [(-math.inf, order, lease) for _, order, lease in sorted(self._heap)]
-        self._rewind_watch()
+        # Due at once, and in whichever order; each tells then when it really is, and so does the watch.
+        self._heap = [(-math.inf, order, lease) for _, order, lease in self._heap]
+        self._watch_at = _now()
 
     def _rewind_watch(self) -> None:
         self._watch_at = _now() + limits.interval()
@@ -240,7 +241,7 @@ class Reaper(Registry):
         if lease.look_at <= deadline:
             return
         lease.look_at = deadline
-        self._inbox.append((deadline, lease))
+        self._inbox.append((deadline, weakref.ref(lease)))
         self._wake_by(deadline)
 
     def _wake_by(self, deadline: float) -> None:
@@ -392,7 +393,9 @@ class Reaper(Registry):
         while self._limits and (self._limits[0][0] <= now or self._limits[0][2].is_over):
             heapq.heappop(self._limits)[2].expire()
         while self._heap and self._heap[0][0] <= now:
-            _, _, lease = heapq.heappop(self._heap)
+            lease = heapq.heappop(self._heap)[2]()
+            if lease is None:
+                continue
             lease.look_at = math.inf
             try:
                 again = lease.end_if_parked(now)
@@ -401,7 +404,7 @@ class Reaper(Registry):
                 again = now + _PAUSE_OF_ONE
             if again is not None and again < lease.look_at:
                 lease.look_at = again
-                heapq.heappush(self._heap, (again, next(self._order), lease))
+                heapq.heappush(self._heap, (again, next(self._order), weakref.ref(lease)))
 
     def _take_in(self) -> None:
         while self._inbox:

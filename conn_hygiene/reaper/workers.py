@@ -1,6 +1,7 @@
 """Threads that do what may block: talk to a server, call a logging handler or a receiver.
 
-There is a lane for each alias, and one for reports. What hangs in one of them delays none of the others.
+There are two lanes for each alias, for what goes back and for questions to its server, and one each for reports and for
+events. What hangs in one of them delays none of the others.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ HIDDEN = "…"
 _CONNECTION_STRING = re.compile("://|=")
 
 # What may well have a password in it: a URI, a connection string, an option by its name.
-_SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
+_SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn|basic.?auth", re.IGNORECASE)
 
 
 # The short name of a password, or of a port; the value may stand right behind it, as mysql has it.

@@ -22,7 +22,6 @@ from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
-from conn_hygiene.reports.snapshot import snapshot
 from conn_hygiene.work import thread_names
 
 if TYPE_CHECKING:
@@ -155,8 +154,9 @@ def _things_of(lease: Lease) -> list[_Thing]:
     found = describe(lease, time.monotonic())
     own = lease.thread_id == threading.get_ident()
     if found is None:
-        return [_set(lease, name, own) for name in _carried(lease)]
-    which = _of(lease)
+        which = _of(lease, None)
+        return [_set(lease, name, which, own) for name in _carried(lease)]
+    which = _of(lease, found)
     things = [
         _Thing((lease, lease.checkouts, "cursor", cursor), f"A cursor{which} is open yet{_at('opened', place)}.", own)
         for cursor, place in list(lease.open_cursors.items())
@@ -173,7 +173,7 @@ def _things_of(lease: Lease) -> list[_Thing]:
         _Thing((lease, lease.checkouts, "pin", reason), f"State is left{which}: {reason}, at {where}.", own)
         for reason, where in found.pins.items()
     )
-    return [*things, *(_set(lease, name, own) for name in sorted(lease.session_state.follows))]
+    return [*things, *(_set(lease, name, which, own) for name in sorted(lease.session_state.follows))]
 
 
 def _carried(lease: Lease) -> list[str]:
@@ -195,19 +195,16 @@ def _depth(lease: Lease, found: Description) -> int:
     return 1 + len(wrapper.savepoint_ids)
 
 
-def _set(lease: Lease, name: str, own: bool) -> _Thing:
-    text = f"{name} is left set{_of(lease)}. RESET it, or set it by session_settings()."
+def _set(lease: Lease, name: str, which: str, own: bool) -> _Thing:
+    text = f"{name} is left set{which}. RESET it, or set it by session_settings()."
     return _Thing((lease, lease.checkouts, "set", name), printable(text), own)
 
 
-def _of(lease: Lease) -> str:
+def _of(lease: Lease, found: Description | None) -> str:
     name = thread_names().get(lease.thread_id, f"{lease.thread_id}, which has ended")
-    statement = next((f" (last statement: {info.statement})" for info in snapshot() if _is_of(info, lease)), "")
-    return " " + printable(f"on {lease.alias!r} of {lease.request or f'thread {name}'}{statement}")
-
-
-def _is_of(info: Any, lease: Lease) -> bool:
-    return bool(info.server_pid == lease.server_pid and info.alias == lease.alias and info.statement)
+    statement = found.statement if found is not None else None
+    last = f" (last statement: {statement})" if statement else ""
+    return " " + printable(f"on {lease.alias!r} of {lease.request or f'thread {name}'}{last}")
 
 
 def _at(verb: str, place: Place | None) -> str:
@@ -233,7 +230,7 @@ def _is_still_set(thing: _Thing) -> bool:
 # What pg_settings does not list is a name of one's own, a role, or a session's user.
 _IS_SET = """
 SELECT coalesce(
-    (SELECT setting IS DISTINCT FROM reset_val FROM pg_catalog.pg_settings WHERE name = lower(%(name)s)),
+    (SELECT setting IS DISTINCT FROM reset_val FROM pg_catalog.pg_settings WHERE lower(name) = lower(%(name)s)),
     CASE %(name)s
         WHEN 'role' THEN current_setting('role') <> 'none'
         WHEN 'session_authorization' THEN false

@@ -422,9 +422,8 @@ class _Statements:
 
     def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
         """Have the statement executed, and its time told."""
-        if self._timeline.is_over:
-            # The list has been read for this statement, so it may change.
-            self.leave(context["connection"])
+        # The list has been read for this statement, so it may change.
+        self.leave_if_over(context["connection"])
         if not _is_inside(self._timeline):
             return execute(sql, params, many, context)
         began, failed = _now(), True

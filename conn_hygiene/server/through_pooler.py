@@ -13,6 +13,7 @@ from psycopg import capabilities
 
 from conn_hygiene.server.findings import Facts, Finding, Level, Project, finding, number
 from conn_hygiene.server.pooler import Pooler
+from conn_hygiene.sessions import connect_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +75,7 @@ def _options(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
     dropped = {
         name: seconds
         for name, seconds in wanted.items()
-        if name in fact.timeouts and fact.timeouts[name] != max(1 if seconds else 0, round(seconds * 1000))
+        if name in fact.timeouts and fact.timeouts[name] != connect_options.milliseconds(seconds)
     }
     if dropped:
         yield finding(

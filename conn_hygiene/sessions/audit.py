@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     import psycopg
 
-#: What cannot be pinned by, since no statement is known that has it: a reason of its own.
-ORIGIN = "replication origin"
-
 # Whatever these leave, they are known to leave.
 _ANYTHING = frozenset({sql.CODE, sql.UNREADABLE, sql.DISCARDED})
 

@@ -56,10 +56,6 @@ class Body:
             for given in self._calls("set_config")
         )
 
-    def calls_that_leave_state(self) -> set[str]:
-        """Return the functions of well-known extensions that are called and leave something in the session."""
-        return {f"{match[1].lower()}()" for match in _OF_EXTENSIONS.finditer(self._plain)}
-
     def executes(self) -> bool:
         """Return whether statements are made up and executed."""
         return _EXECUTE.search(self._plain) is not None
@@ -104,21 +100,6 @@ _TRUE = re.compile(r"\s*\(*\s*true\s*\)*(?:\s*::\s*bool(?:ean)?)?\s*\)*\s*", re.
 
 _SET_CONFIG = re.compile(r"\bset_config\b", re.IGNORECASE)
 _EXECUTE = re.compile(r'(?<!["\w$.])execute\b(?!")', re.IGNORECASE)
-
-#: Functions of extensions that leave something in the session: of pg_trgm, dblink, set_user and temporal_tables.
-OF_EXTENSIONS = (
-    "set_limit",
-    "dblink_connect",
-    "dblink_connect_u",
-    "set_user",
-    "reset_user",
-    "set_session_auth",
-    "set_system_time",
-)
-#: How those of pg_variables and hll begin.
-BEGINNINGS = ("pgv_", "hll_set_")
-_NAMES = "|".join([*OF_EXTENSIONS, *(each + r"\w+" for each in BEGINNINGS)])
-_OF_EXTENSIONS = re.compile(rf'\b({_NAMES})"?\s*\(', re.IGNORECASE)
 
 # Where another statement may begin. In PL/pgSQL a SELECT whose result nobody wants is a PERFORM.
 _ATOMIC = re.compile(r'(?<!["\w$.])begin\s+atomic\b', re.IGNORECASE)

@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.sessions import expressions, sql
-from conn_hygiene.sessions.bodies import BEGINNINGS, OF_EXTENSIONS, bodies
+from conn_hygiene.sessions.bodies import bodies
 from conn_hygiene.sessions.lexer import Text
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ _STEMS = (
     "rewrite",
     "crosstab",
 )
-_NAMES = (*sql.LEAVING, *OF_EXTENSIONS, *BEGINNINGS)
+_NAMES = (*sql.LEAVING, *sql.BEGINNINGS)
 # Words without which no body leaves anything behind that does not begin a statement. Each is a fast search, which a
 # regular expression for all of them is not.
 _WORDS = (
@@ -427,7 +427,7 @@ def _left_in(text: str, *, is_sql: bool) -> tuple[set[str], set[str]]:
         others |= {sql.SETTING for name in set_by_calls if name is None}
         for statement in body.statements(is_sql=is_sql):
             _add(sql.effect_of(statement), statement, names, others)
-        others |= body.calls_that_leave_state() | ({sql.TEMPORARY} if body.creates_temporary() else set())
+        others |= {sql.TEMPORARY} if body.creates_temporary() else set()
     return names, others
 
 

@@ -132,13 +132,14 @@ def _timeouts(written: Mapping[str, Any], timeouts: dict[str, float]) -> dict[st
     own = own_options(written)
     if own is None or not timeouts:
         return {}
-    ours = " ".join(f"-c {name}={_milliseconds(seconds)}" for name, seconds in timeouts.items())
+    ours = " ".join(f"-c {name}={milliseconds(seconds)}" for name, seconds in timeouts.items())
     # Of two values for one parameter the server takes the later: the project's own.
     # The project's end as they are: a space may be escaped there.
     return {"options": f"{ours} {own}" if own else ours}
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """Return what a timeout of so many *seconds* is set to."""
     # 0 switches a timeout off, which is not what somebody wants who asks for a very short one.
     return max(1, round(seconds * 1000)) if seconds else 0
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from conn_hygiene.sessions import bodies, sql
+from conn_hygiene.sessions import sql
 
-# Those that are read as statements are, and those of extensions.
-_NAMES = tuple(sorted({*sql.LEAVING, *bodies.OF_EXTENSIONS}))
 #: Asks for the numbers of the functions that leave something in the session, which is how trees have them.
-LEAVING = f"SELECT oid FROM pg_proc WHERE proname IN {_NAMES!r} OR proname ~ '^({'|'.join(bodies.BEGINNINGS)})'"
+LEAVING = f"SELECT oid FROM pg_proc WHERE proname IN {sql.LEAVING!r} OR proname ~ '^({'|'.join(sql.BEGINNINGS)})'"
 
 
 class _Kind(NamedTuple):

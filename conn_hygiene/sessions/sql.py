@@ -2,9 +2,9 @@
 
 A session that carries state of its own must stay with its owner, and must be clean before anybody else gets it. The
 list follows what Amazon's RDS Proxy documents under "pinning" for PostgreSQL; the statements themselves are described
-in the PostgreSQL documentation under "SQL Commands". Only what a statement says is seen here: a function that changes
-a setting in its body is found by the parameters that the server reports, if at all (see
-:mod:`conn_hygiene.sessions.state`).
+in the PostgreSQL documentation under "SQL Commands". Only what a statement says is seen here: what a function does in
+its body is found in the catalogue (see :mod:`conn_hygiene.sessions.catalogue`), or by the parameters that the server
+reports (:mod:`conn_hygiene.sessions.state`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ SEED = "setseed()"
 SLOT = "temporary replication slot"
 ORIGIN = "replication origin"
 BACKUP = "backup"
+EXTENSION = "state of an extension"
 CODE = "DO block"
 SHARED = "copy of the database wrapper"
 PAST = "use before install()"
@@ -53,7 +54,7 @@ UNTOLD = "what functions may have set (the catalogue could not be read)"
 
 
 # What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.
-INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, CODE, UNREADABLE})
+INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, EXTENSION, CODE, UNREADABLE})
 
 # Where a path may have all that is created be temporary, which its name does not tell.
 _SEARCH_PATH = "search_path"
@@ -110,6 +111,9 @@ class Effect(NamedTuple):
         return Effect(adds, self.removes - adds, frozenset(settings), self.resets)
 
 
+#: That of what cannot be read.
+UNKNOWN = Effect(frozenset({UNREADABLE}), frozenset())
+
 _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
 
 
@@ -151,6 +155,7 @@ _HINTS = (
     "discard",
     "advisory",
     "dblink",
+    "pgv_",
     "replication_slot",
     "backup",
     "query_to_xml",
@@ -271,7 +276,14 @@ _FUNCTIONS = {
     # Under its older name up to PostgreSQL 14.
     "pg_backup_start": BACKUP,
     "pg_start_backup": BACKUP,
+    # Those of set_user and temporal_tables.
+    "set_user": EXTENSION,
+    "reset_user": EXTENSION,
+    "set_session_auth": EXTENSION,
+    "set_system_time": EXTENSION,
 }
+#: How those begin of pg_variables and hll that leave something.
+BEGINNINGS = ("pgv_set", "pgv_insert", "hll_set_")
 # Those of extensions that set something, and what.
 _SETTERS = {"set_limit": "pg_trgm.similarity_threshold"}
 # Those that may make what lasts as long as the session, and the place of the argument that says so; None: it need not.
@@ -294,9 +306,12 @@ _EXECUTING = {
     "crosstab4": (0,),
 }
 _SET_CONFIG = "set_config"
-#: All of these: the functions that leave something behind, or may.
+#: All of these but those that are known by their beginning: the functions that leave something behind, or may.
 LEAVING = (*_FUNCTIONS, *_SETTERS, *_SLOTS, *_EXECUTING, _SET_CONFIG)
-_CALLS = {name: re.compile(rf'{name}(?<!{IN_NAME}{name})"?\s*\(') for name in LEAVING}
+_CALLS = {
+    name: re.compile(rf'{name}(?<!{IN_NAME}{name}){f"{IN_NAME}*" if name in BEGINNINGS else ""}"?\s*\(')
+    for name in (*LEAVING, *BEGINNINGS)
+}
 # Tokens of a call that are read.
 _LONGEST_CALL = 200
 
@@ -504,6 +519,8 @@ class _Reader:
     def _call(self, name: str, arguments: list[list[str]] | None) -> None:
         if name in _FUNCTIONS:
             self._adds.add(_FUNCTIONS[name])
+        elif name in BEGINNINGS:
+            self._adds.add(EXTENSION)
         elif name in _SETTERS:
             self._settings.add(Setting(_SETTERS[name]))
         elif name in _SLOTS:
@@ -517,7 +534,7 @@ class _Reader:
     def _execute(self, arguments: list[list[str]] | None, places: tuple[int, ...]) -> None:
         """Read the statements that are the arguments at these *places*, as many of them as there are."""
         if arguments is None:
-            self._adds |= _UNKNOWN.adds
+            self._adds |= UNKNOWN.adds
             return
         # Of ts_rewrite(), another form has three, none of which is executed.
         if places == (1,) and len(arguments) != 2:
@@ -530,7 +547,7 @@ class _Reader:
     def _execute_text(self, text: str | Placeholder | None) -> None:
         if not isinstance(text, str) or 'u&"' in text.lower() or any(name in text.lower() for name in _EXECUTING):
             # In what they execute, somebody may go on like this for ever.
-            effect: Effect | None = _UNKNOWN
+            effect: Effect | None = UNKNOWN
         else:
             effect = effect_of(text)
         if effect is not None:
@@ -586,9 +603,6 @@ class _Reader:
 
 # Commands that are what they leave behind.
 _COMMANDS = {"listen": LISTEN, "load": LIBRARY, "do": CODE}
-
-
-_UNKNOWN = Effect(frozenset({UNREADABLE}), frozenset())
 
 
 def _is_number(tokens: list[str]) -> bool:

@@ -285,7 +285,7 @@ class State:
         unseen = declared - self.follows
         seen = names & self.follows
         at_default = seen if self._soiled else seen & self._set_at_connect
-        # Which names follow may not be known yet.
+        # All of what was overridden: the catalogue may have more names follow on the way, see Plan.following_also().
         return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {}, at_default)
 
     def has_set(self, name: str) -> bool:

@@ -12,7 +12,7 @@ from django.db import Error, connections
 
 from conn_hygiene import callsite, internals
 from conn_hygiene.events import RequestOver, publish
-from conn_hygiene.leases import policy
+from conn_hygiene.leases import policy, returns
 from conn_hygiene.leases.description import describe
 from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
 from conn_hygiene.masking import printable
@@ -173,8 +173,10 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
     event = watch.left_open(lease, found, who) if found is not None else None
     failed: psycopg.Error | None = None
     if not _would_wait(wrapper):
+        connection = wrapper.connection
         try:
-            wrapper.connection.rollback()
+            with returns.TimeLimit(connection, lease.keeper, returns.TIME_LIMIT):
+                connection.rollback()
         except psycopg.Error as error:
             failed = error
     reset_transaction_state(wrapper)

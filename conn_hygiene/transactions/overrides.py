@@ -440,9 +440,6 @@ def _refuse_unless_connecting(wrapper: BaseDatabaseWrapper) -> None:
 
 # ##### Statements that matter here #####
 
-# Between two statements, and ahead of one.
-_FILLER = r"(?:[\s;]|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
-
 # Where a comment begins, up to where it ends or another one begins in it.
 _COMMENT = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*"
 
@@ -513,14 +510,15 @@ _remembered_commands_in = lru_cache(maxsize=256)(_commands_in)
 
 
 # What has to be the first statement of its transaction, and reads no setting; nothing may come after it in one string.
+# In what the lexer makes of a text.
 _FIRST = re.compile(
-    rf"{_FILLER}set\s+(?:(?:local|session)\s+)?"
+    r"[\s;]*set\s+(?:(?:local|session)\s+)?"
     r"(?:transaction\s|transaction_(?:isolation|read_only|deferrable)\b)[^;]*;?\s*",
-    re.IGNORECASE | re.DOTALL,
+    re.DOTALL,
 )
 
 
 def _must_come_first(statement: Any, connection: psycopg.Connection[Any]) -> bool:
     """Return whether a query ahead of *statement* would have the server refuse it."""
     text = None if statement is None else text_of(statement, connection)
-    return text is not None and _FIRST.fullmatch(text) is not None
+    return text is not None and "transaction" in text.lower() and _FIRST.fullmatch(Text(text).plain) is not None

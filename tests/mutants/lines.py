@@ -827,8 +827,8 @@ MUTANTS = [
     _mutant(
         "a request's end waits for a stream that it has left in the middle",
         "transactions/left_open.py",
-        "    if not _would_wait(wrapper):\n        try:\n            wrapper.connection.rollback()",
-        "    if True:\n        try:\n            wrapper.connection.rollback()",
+        "    if not _would_wait(wrapper):\n        connection = wrapper.connection",
+        "    if True:\n        connection = wrapper.connection",
         "test_cursors.py::test_a_connection_is_closed_in_the_middle_of_what_holds_its_lock",
     ),
     _mutant(
@@ -2333,10 +2333,9 @@ MUTANTS = [
         "what a path that set_config() sets makes temporary is not seen",
         "sessions/catalogue.py",
         """
-        others |= body.calls_that_leave_state() | ({sql.TEMPORARY} if body.creates_temporary() else set())
+        others |= {sql.TEMPORARY} if body.creates_temporary() else set()
         """,
         """
-        others |= body.calls_that_leave_state()
         """,
         "test_catalogue.py::TestFunctions::test_each",
     ),
@@ -3098,10 +3097,10 @@ MUTANTS = [
         "a job's connections stay open at its end",
         "scopes.py",
         """
-        if wrapper.alias not in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
+        if wrapper.alias not in entry.before and (is_open(wrapper) or _is_given_back(wrapper)):
         """,
         """
-        if wrapper.alias in entry.before and (_is_open(wrapper) or _is_given_back(wrapper)):
+        if wrapper.alias in entry.before and (is_open(wrapper) or _is_given_back(wrapper)):
         """,
         "test_scopes.py::test_closing_of_one_alias",
     ),
@@ -4239,9 +4238,7 @@ MUTANTS = [
         "what listens to statements stays on the wrapper",
         "reports/timeline.py",
         """
-        if self._timeline.is_over:
-            # The list has been read for this statement, so it may change.
-            self.leave(context["connection"])
+        self.leave_if_over(context["connection"])
         """,
         """
         """,
@@ -5620,7 +5617,7 @@ MUTANTS = [
         "a slow path is waited for in silence",
         "management/commands/connections.py",
         """
-        self._show_meanwhile(f"{number} of {len(paths)}: {printable(path)}")
+        self._show_meanwhile(f"{place} of {len(paths)}: {printable(path)}")
         """,
         "",
         "test_audit_command.py::test_a_terminal_shows_which_path_is_asked",
@@ -5967,5 +5964,134 @@ MUTANTS = [
     for message, hint in ():
         """,
         "test_doctor.py::TestOnAServer::test_what_is_wrong_with_the_setting_is_an_error",
+    ),
+    _mutant(
+        "a request's end waits for a server that does not answer",
+        "transactions/left_open.py",
+        """
+            with returns.TimeLimit(connection, lease.keeper, returns.TIME_LIMIT):
+        """,
+        """
+            if True:
+        """,
+        "test_outside_the_lock.py::test_what_was_left_open_on_a_server_that_hangs_is_given_up_after_a_limit",
+    ),
+    _mutant(
+        "a setting that the server writes in capitals is left for ever",
+        "reports/leftovers.py",
+        """
+    (SELECT setting IS DISTINCT FROM reset_val FROM pg_catalog.pg_settings WHERE lower(name) = lower(%(name)s)),
+        """,
+        """
+    (SELECT setting IS DISTINCT FROM reset_val FROM pg_catalog.pg_settings WHERE name = lower(%(name)s)),
+        """,
+        "test_testing.py::test_a_test_passes_that_leaves_nothing",
+    ),
+    _mutant(
+        "what an extension keeps under a name that only begins so is not seen",
+        "sessions/sql.py",
+        """
+        elif name in BEGINNINGS:
+            self._adds.add(EXTENSION)
+        """,
+        """
+        elif name in BEGINNINGS:
+            pass
+        """,
+        "test_session_state.py",
+    ),
+    _mutant(
+        "what an extension keeps goes to the next owner",
+        "sessions/sql.py",
+        """
+INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, EXTENSION, CODE, UNREADABLE})
+        """,
+        """
+INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, CODE, UNREADABLE})
+        """,
+        "test_catalogue.py",
+    ),
+    _mutant(
+        "a user's password is shown for one of basic authentication",
+        "reports/answering.py",
+        """
+_SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn|basic.?auth", re.IGNORECASE)
+        """,
+        """
+_SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNORECASE)
+        """,
+        "test_live.py::test_a_command_is_short_and_tells_no_secret",
+    ),
+    _mutant(
+        "a backend that is left alone loses what it could not set up",
+        "leases/first_connect.py",
+        """
+        if pools.understands(wrapper):
+        """,
+        """
+        if True:
+        """,
+        "test_own_close.py::test_whose_first_connect_fails_is_told_why_and_keeps_what_it_has",
+    ),
+    _mutant(
+        "who closes takes its proxy from who has the connection by then",
+        "leases/proxied.py",
+        """
+        self._conn_hygiene_lease.assign(None)
+        """,
+        """
+        self.connection = None
+        """,
+        "test_sqlalchemy_pool.py::test_who_closes_leaves_alone_who_has_got_the_connection_since",
+    ),
+    _mutant(
+        "without a descriptor to spare nothing is discarded",
+        "forks/discarding.py",
+        """
+    except OSError:
+        # No descriptor is left, or there is no /dev/null. The others must not suffer for it.
+        """,
+        """
+    except ZeroDivisionError:
+        # No descriptor is left, or there is no /dev/null. The others must not suffer for it.
+        """,
+        "test_forks.py::test_without_a_descriptor_to_spare_the_rest_is_discarded_all_the_same",
+    ),
+    _mutant(
+        "a child that forks lets go of what it has yet to discard",
+        "forks/hooks.py",
+        """
+    if os.getpid() == _home_pid:
+        _kept_at_fork.pop(threading.get_ident(), None)
+        """,
+        """
+    if True:
+        _kept_at_fork.pop(threading.get_ident(), None)
+        """,
+        "test_forks.py::test_a_child_that_forks_before_it_discards_keeps_what_other_threads_of_its_parent_had",
+    ),
+    _mutant(
+        "a change of settings makes connections younger",
+        "reaper/reaper.py",
+        """
+        self._heap = [(-math.inf, order, lease) for _, order, lease in self._heap]
+        self._watch_at = _now()
+        """,
+        """
+        self._heap = [(-math.inf, order, lease) for _, order, lease in self._heap]
+        self._rewind_watch()
+        """,
+        "test_ages.py::test_a_change_of_settings_makes_nobody_older",
+    ),
+    _mutant(
+        "a thread that has ended is remembered for the length of a grace",
+        "reaper/reaper.py",
+        """
+        self._inbox.append((deadline, weakref.ref(lease)))
+        """,
+        """
+        self._inbox.append((deadline, lambda: lease))
+        """,
+        "test_reaper.py::test_a_thread_that_has_ended_leaves_nothing_for_the_length_of_a_grace",
     ),
 ]

@@ -27,6 +27,7 @@ from conn_hygiene.reports.live import Database as Place
 from conn_hygiene.reports.live import Process
 from conn_hygiene.server import doctor
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.findings import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -168,19 +169,14 @@ class Look:
         waiting = sum(pool.pool.waiting for pool in self.pools)
         failed = [database.title for database in self.databases if database.error]
         parts = [
-            number(len(rows) + sum(database.left_off for database in self.databases), "session"),
+            number(len(rows) + sum(database.left_off for database in self.databases), "session", "sessions"),
             f"{idle} idle in transaction" if idle else "",
             f"{blocked} waiting for a lock" if blocked else "",
-            f"{number(len(self.leases) + self.leases_left_off, 'connection')} checked out",
-            f"{number(waiting, 'thread')} waiting for a pool" if waiting else "",
+            f"{number(len(self.leases) + self.leases_left_off, 'connection', 'connections')} checked out",
+            f"{number(waiting, 'thread', 'threads')} waiting for a pool" if waiting else "",
             f"no connection to be had to {', '.join(failed)}" if failed else "",
         ]
         return f"{', '.join(part for part in parts if part)}."
-
-
-def number(count: int, one: str) -> str:
-    """Return *count* with the word for it."""
-    return f"{count} {one}{'' if count == 1 else 's'}"
 
 
 def look() -> Look:
@@ -343,7 +339,7 @@ def _remarks(view: View) -> Iterable[str]:
     if view.activity.hidden:
         yield f"{view.activity.hidden} of them are hidden from this role, state and statement included."
     if view.activity.others:
-        yield f"{number(view.activity.others, 'session')} of other roles not listed."
+        yield f"{number(view.activity.others, 'session', 'sessions')} of other roles not listed."
 
 
 def _held(process: Process, lease: LeaseInfo) -> Held:

@@ -23,6 +23,7 @@ from conn_hygiene.masking import printable
 from conn_hygiene.reaper import reaper
 from conn_hygiene.server import doctor
 from conn_hygiene.server import sessions as server
+from conn_hygiene.server.findings import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -289,7 +290,7 @@ class Command(BaseCommand):
         if options["yes"]:
             return True
         # Where it is read also if the output goes into a file.
-        question = f"End {_sessions(count)}? Each loses its open transaction. [y/N] "
+        question = f"End {number(count, 'session', 'sessions')}? Each loses its open transaction. [y/N] "
         self.stderr.write(question, ending="")
         self.stderr.flush()
         try:
@@ -423,8 +424,8 @@ class Command(BaseCommand):
         """Request each of *paths*, and show which one is waited for."""
         listed = options["verbosity"] >= 2 and options["format"] == "text"
         answers = {}
-        for number, path in enumerate(paths, 1):
-            self._show_meanwhile(f"{number} of {len(paths)}: {printable(path)}")
+        for place, path in enumerate(paths, 1):
+            self._show_meanwhile(f"{place} of {len(paths)}: {printable(path)}")
             answers[path] = auditing.request(path)
             self._show_meanwhile("")
             if listed:
@@ -569,7 +570,3 @@ def _matches(session: server.Session, options: dict[str, Any]) -> bool:
 
 def _now() -> Line:
     return Line(datetime.datetime.now().astimezone().isoformat(" ", "seconds"), rendering.QUIET)
-
-
-def _sessions(count: int) -> str:
-    return "1 session" if count == 1 else f"{count} sessions"
