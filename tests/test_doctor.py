@@ -32,6 +32,7 @@ from conn_hygiene.server.doctor import Facts, Level, Project
 from conn_hygiene.server.pgbouncer import PgBouncer
 from conn_hygiene.server.pooler import Pooler
 from conn_hygiene.sessions.catalogue import Findings
+from conn_hygiene.sessions.connect_options import OF_OPTIONS
 from example_project.processes import free_port
 from tests.processes import ROOT
 from tests.test_connections_command import configured, misconfigured
@@ -597,6 +598,15 @@ class TestThroughPgBouncer:
                 {},
                 {},
                 {"options-dropped": Level.WARNING},
+            ),
+            (
+                {
+                    "session_timeouts": {"default": {"statement_timeout": 20}},
+                    "timeouts_written": {"default": {"statement_timeout": OF_OPTIONS}},
+                },
+                {},
+                {},
+                {},
             ),
             (
                 {"session_timeouts": {"default": TIMEOUTS}},

@@ -256,7 +256,7 @@ def project(
 def _timeouts_written(alias: str) -> dict[str, str]:
     if not internals.CONNECT_OPTIONS.available:
         return {}
-    return {name: place for name in doctor.TIMEOUTS if (place := connect_options.place_of(alias, name)) is not None}
+    return {name: place for name in conf.TIMEOUTS if (place := connect_options.place_of(alias, name)) is not None}
 
 
 def words(error: Exception) -> str:

@@ -72,10 +72,13 @@ def _options(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
         return
     if mode(fact) is None or fact.timeouts is None:
         return
+    written = project.timeouts_written.get(fact.alias, {})
     dropped = {
         name: seconds
         for name, seconds in wanted.items()
-        if name in fact.timeouts and fact.timeouts[name] != connect_options.milliseconds(seconds)
+        if written.get(name) not in _NOT_SENT
+        and name in fact.timeouts
+        and fact.timeouts[name] != connect_options.milliseconds(seconds)
     }
     if dropped:
         yield finding(
@@ -88,6 +91,10 @@ def _options(project: Project, options: dict[str, Any], fact: Facts) -> Iterator
             remedy=_instead(fact, dropped),
             page=f"{_PAGE}#options-refused",
         )
+
+
+# Where a timeout stands that is not the one of SESSION_TIMEOUTS: the settings have that never be sent, or overruled.
+_NOT_SENT = (connect_options.OF_OPTIONS, connect_options.OF_ENVIRONMENT, connect_options.OF_SERVICE)
 
 
 def _instead(fact: Facts, timeouts: Mapping[str, float]) -> str:
