@@ -668,6 +668,20 @@ class TestKnown:
             "Connection 'a': no setting follows by itself; no function or policy leaves anything in a session.",
         ]
 
+    def test_and_what_the_settings_make_of_it(
+        self, shop: Session, settings: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings(FOLLOWED_SETTINGS=[], CLEAN_SESSIONS="seen")
+        function(shop, "BEGIN SET app.a = 1; END")
+        known.reset()
+        with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):
+            known.ask("a", shop)
+        assert caplog.messages == [
+            "Connection 'a': settings that would follow their request, were FOLLOWED_SETTINGS no list: app.a (function "
+            "public.f sets it); sessions would be cleaned at each return, were CLEAN_SESSIONS not 'seen', for function "
+            "public.f (SET app.a)."
+        ]
+
     def test_migrations_have_it_asked_again(self, settings: Callable[..., None]) -> None:
         settings()
         conn_hygiene.install()

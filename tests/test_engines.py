@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib
+import io
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import django
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -202,6 +205,15 @@ def test_geventpool_is_left_alone_and_works(database: Callable[..., Alias]) -> N
     assert not holds(alias)
     assert conn_hygiene.stats().checkouts == checkouts
     close_geventpool(alias)
+
+
+def test_nor_does_the_doctor_take_its_options_for_libpqs(database: Callable[..., Alias]) -> None:
+    alias = database(ENGINE="django_db_geventpool.backends.postgresql_psycopg3", options={"MAX_CONNS": 4})
+    output = io.StringIO()
+    call_command("connections", "doctor", f"--database={alias}", "--format=json", stdout=output)
+    found = {finding["id"] for finding in json.loads(output.getvalue())["findings"]}
+    assert "left-alone" in found
+    assert "not-asked" not in found
 
 
 class AsyncWrapper:

@@ -182,7 +182,9 @@ def _facts_of(alias: str, asked: dict[server.Identity, server.Activity]) -> doct
                 raise
             if facts["pooler"] is not pooler.Pooler.NONE:
                 facts |= _console(alias, client)
-        facts |= _timeouts(alias)
+        # What a backend with a pool of its own makes of a session of Django's is not known.
+        if backends.why_left_alone(alias) is None:
+            facts |= _timeouts(alias)
     except (psycopg.Error, Error) as error:
         failures.append(words(error))
         # Before there is a connection, the driver says that of an option that libpq does not know.

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from psycopg import pq
 from psycopg.adapt import Loader
 from psycopg.rows import class_row, dict_row
 
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import mask, printable
+from conn_hygiene.pools import backends
 from conn_hygiene.server import answers, pooler
 from conn_hygiene.sessions import connect_options
 
@@ -178,6 +180,10 @@ def misconfigured(error: Exception) -> Misconfigured:
 
 def _connect(alias: str, others: dict[str, Any]) -> psycopg.Connection[Any]:
     parameters = {"connect_timeout": CONNECT_TIMEOUT, **connections[alias].get_connection_params()}
+    if backends.why_left_alone(alias) is not None:
+        # A backend with a pool of its own takes that one's options out of them where it connects.
+        known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        parameters = {name: value for name, value in parameters.items() if name in known}
     # Django's own types and cursors are of no use here.
     for name in ("context", "cursor_factory"):
         parameters.pop(name, None)

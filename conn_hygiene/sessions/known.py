@@ -167,11 +167,21 @@ def _call(report: Callable[..., None], *facts: Any) -> None:
 
 def _log(alias: str, findings: Findings) -> None:
     follows = [printable(f"{name} ({reason})") for name, reason in findings.reasons.items()]
+    named = (
+        "settings that follow their request"
+        if conf.current.FOLLOWED_SETTINGS == "auto"
+        else "settings that would follow their request, were FOLLOWED_SETTINGS no list"
+    )
+    cleaned = (
+        "would be cleaned at each return, were CLEAN_SESSIONS not 'seen'"
+        if conf.current.CLEAN_SESSIONS == "seen"
+        else "are to be cleaned at each return"
+    )
     logger.info(
         "Connection %r: %s; %s.",
         alias,
-        f"settings that follow their request: {shortened(follows)}" if follows else "no setting follows by itself",
-        f"sessions are to be cleaned at each return, for {printable(shortened(findings.leaves_state))}"
+        f"{named}: {shortened(follows)}" if follows else "no setting follows by itself",
+        f"sessions {cleaned}, for {printable(shortened(findings.leaves_state))}"
         if findings.leaves_state
         else "no function or policy leaves anything in a session",
         extra={
