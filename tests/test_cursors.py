@@ -172,7 +172,7 @@ FETCHES: dict[str, Callable[[Any], object]] = {
     "fetchone": lambda cursor: cursor.fetchone(),
     "fetchmany": lambda cursor: cursor.fetchmany(2),
     "fetchall": lambda cursor: cursor.fetchall(),
-    "__next__": next,
+    "__next__": lambda cursor: next(iter(cursor)),
     "scroll": lambda cursor: cursor.scroll(1),
 }
 # Says goodbye to the portal of a server-side cursor; it may always be called.

@@ -57,14 +57,20 @@ def in_another_session(alias: str = "default") -> Iterator[None]:
     if pool is None:
         yield
         return
+    lease = lease_of(connections[alias])
+    assert lease is not None
     taken = []
-    with contextlib.suppress(psycopg.OperationalError):
-        while pool.get_stats()["pool_available"]:
-            taken.append(pool.getconn(timeout=0))
+    while pool.get_stats()["pool_available"]:
+        taken.append(pool.getconn(timeout=1))
+    # It knows its last session's still.
+    last = [each for each in taken if each.info.backend_pid == lease.server_pid]
+    for each in taken:
+        if each not in last:
+            pool.putconn(each)
     try:
         yield
     finally:
-        for each in taken:
+        for each in last:
             pool.putconn(each)
 
 

@@ -424,6 +424,27 @@ def test_an_inherited_cursor_is_refused(name: str) -> None:
         assert in_child(child) == "the connection is closed"
 
 
+@pytest.mark.parametrize("name", ["copy", "stream"])
+def test_what_the_parent_is_reading_is_not_cancelled_by_a_child_that_leaves_it(name: str) -> None:
+    def read(cursor: Any) -> Iterator[Any]:
+        if name == "stream":
+            yield from cursor.stream("SELECT generate_series(1, 300000)")
+        else:
+            with cursor.copy("COPY (SELECT generate_series(1, 300000)) TO STDOUT") as copy:
+                yield from copy.rows()
+
+    with connections["default"].cursor() as cursor:
+        rows = read(cursor.cursor)
+        next(rows)
+
+        def child() -> None:
+            with pytest.raises(LookupError):
+                rows.throw(LookupError())
+
+        in_child(child)
+        assert sum(1 for _ in rows) == 299_999
+
+
 # ##### Other pools, other drivers, other databases #####
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -136,6 +137,35 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[Any]]:
 
 
 # ##### Transactions that a request leaves open #####
+
+
+@every_alias
+@pytest.mark.parametrize("is_in_transaction", [False, True])
+def test_a_statement_that_a_time_limit_interrupts_is_no_transaction(
+    alias: str, is_in_transaction: bool, warnings: Callable[[], list[Any]]
+) -> None:
+    """As Celery's ``soft_time_limit``, by a signal handler."""
+
+    def interrupt(*args: Any) -> None:
+        raise LookupError("out of time")
+
+    before, left = signal.signal(signal.SIGALRM, interrupt), conn_hygiene.stats().left_open
+    try:
+        with conn_hygiene.closing_connections():
+            if is_in_transaction:
+                with connections[alias].cursor() as cursor:
+                    cursor.execute("BEGIN")
+            connections[alias].ensure_connection()
+            # The server goes on for a while, as it does then.
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(LookupError, match="out of time"), connections[alias].cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(0.5)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    wait_until_told()
+    assert conn_hygiene.stats().left_open - left == is_in_transaction
+    assert len(warnings()) == is_in_transaction
 
 
 @every_server

@@ -363,6 +363,10 @@ def test_the_session_of_a_dead_thread_is_nobody_elses_while_its_handle_is_in_som
             pool.putconn(each)
 
 
+@pytest.mark.skipif(
+    not hasattr(psycopg.Cursor, "__next__"),
+    reason="In psycopg 3.2, a copy() that is collected without its connection fails in its finaliser.",
+)
 def test_a_dead_thread_with_an_open_cursor_or_a_copy_or_a_pipeline(whole_pool: Callable[[], bool], events: Any) -> None:
     kept: list[Any] = []
 

@@ -52,6 +52,9 @@ def discard(connection: Any, *, of_another: bool = False) -> bool:
     if proxy is not None:
         # Collected, it would return the connection to the pool.
         bury(proxy)
+    if isinstance(connection, psycopg.Connection):
+        # Who leaves the parent's copy() or stream() cancels it, by a connection of its own, which reaches the server.
+        vars(connection).update(cancel=_cancel_nothing, cancel_safe=_cancel_nothing)
     try:
         descriptor = _descriptor_of(connection)
     except Exception:  # noqa: BLE001 - each driver has its own; all of them mean that it was closed before the fork
@@ -74,6 +77,10 @@ def discard(connection: Any, *, of_another: bool = False) -> bool:
     with contextlib.suppress(Exception):  # Nobody hears its goodbye, and some drivers mind.
         connection.close() if pgconn is None else pgconn.finish()
     return True
+
+
+def _cancel_nothing(**kwargs: Any) -> None:
+    """Stand for the methods of a connection that would cancel the parent's statement."""
 
 
 def _descriptor_of(connection: Any) -> int | None:

@@ -17,7 +17,7 @@ import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from psycopg import Error, InterfaceError, OperationalError, ServerCursor
+from psycopg import Cursor, Error, InterfaceError, OperationalError, ServerCursor
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, internals
@@ -42,6 +42,9 @@ _UNLISTED = "_conn_hygiene_unlisted"
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
+
+# From psycopg 3.3 on, a cursor is an iterator itself.
+_IS_ITERATOR = hasattr(Cursor, "__next__")
 
 # For each query, which saves a look-up.
 _ref = weakref.ref
@@ -240,6 +243,7 @@ class LeasedServerCursor(LeasedCursor):
     __slots__ = ()
 
     withhold: bool
+    itersize: int
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Take note of one ``WITH HOLD``, which lasts until it is closed, and do as any other."""
@@ -266,9 +270,17 @@ class LeasedServerCursor(LeasedCursor):
         self._fetching()
         return super().fetchall()
 
-    def __next__(self) -> Any:
-        self._fetching()
-        return super().__next__()
+    if _IS_ITERATOR:
+
+        def __next__(self) -> Any:
+            self._fetching()
+            return super().__next__()
+    else:
+
+        def __iter__(self) -> Any:
+            # psycopg's is a generator, which would fetch by itself.
+            while rows := self.fetchmany(self.itersize):
+                yield from rows
 
     def scroll(self, value: int, mode: str = "relative") -> None:
         """Tell the lease, then scroll."""
@@ -345,9 +357,16 @@ class RetiredCursor(LeasedCursor):
         self._refuse_if_not_here()
         return super().fetchall()
 
-    def __next__(self) -> Any:
-        self._refuse_if_not_here()
-        return super().__next__()
+    if _IS_ITERATOR:
+
+        def __next__(self) -> Any:
+            self._refuse_if_not_here()
+            return super().__next__()
+    else:
+
+        def __iter__(self) -> Any:
+            self._refuse_if_not_here()
+            return super().__iter__()
 
     def scroll(self, value: int, mode: str = "relative") -> None:
         """Move among the rows, if they have been received."""

@@ -463,7 +463,8 @@ class Lease(TimedClaim):
         1. Inside of an ``atomic()`` that was seen to begin: the time is noted, under no lock.
         2. The cursor is of an earlier checkout or was closed before, another one is open, or there is no connection any
            more: nothing.
-        3. A transaction runs: it is noted if nobody saw it begin.
+        3. A transaction runs: it is noted if nobody saw it begin. Or a statement does, which a signal handler has
+           interrupted.
         4. No scope wants a release, or something keeps the connection, see :meth:`_kept`: it stays HELD.
         5. The grace is 0, or there is one and the owner is expected to pause now: the connection is taken out of the
            lease, and carried back when the lock is let go. It stays HELD if it is broken, if it is pinned by what is
@@ -513,7 +514,7 @@ class Lease(TimedClaim):
                     or pgconn.transaction_status != _IDLE
                     or pgconn.pipeline_status
                 ) and self._in_transaction(wrapper):
-                    if self._transaction is None:
+                    if self._transaction is None and not self.runs_by_itself(wrapper):
                         # By a literal BEGIN, or by the first statement after autocommit was turned off.
                         self._transaction = Transaction(now, _here(), by_atomic_requests=False)
                     return

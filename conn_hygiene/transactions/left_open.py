@@ -170,7 +170,9 @@ def end_transaction(wrapper: BaseDatabaseWrapper, lease: Lease, who: str) -> Cal
     database, and must not write into what is rolled back.
     """
     found = describe(lease, time.monotonic())
-    event = watch.left_open(lease, found, who) if found is not None else None
+    # A statement that an exception of a signal handler has interrupted, such as a time limit's, runs by itself.
+    is_one = found is not None and (found.in_transaction or found.is_untouched)
+    event = watch.left_open(lease, found, who) if found is not None and is_one else None
     failed: psycopg.Error | None = None
     if not _would_wait(wrapper):
         connection = wrapper.connection

@@ -4016,7 +4016,7 @@ MUTANTS = [
         "what is said of a transaction is rolled back with it",
         "transactions/left_open.py",
         """
-        event = watch.left_open(lease, found, who) if found is not None else None
+        event = watch.left_open(lease, found, who) if found is not None and is_one else None
         """,
         """
         event = None
@@ -6093,5 +6093,38 @@ _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNOR
         self._inbox.append((deadline, lambda: lease))
         """,
         "test_reaper.py::test_a_thread_that_has_ended_leaves_nothing_for_the_length_of_a_grace",
+    ),
+    _mutant(
+        "a statement that a time limit interrupts begins a transaction",
+        "leases/lease.py",
+        """
+                    if self._transaction is None and not self.runs_by_itself(wrapper):
+        """,
+        """
+                    if self._transaction is None:
+        """,
+        "test_left_open.py::test_a_statement_that_a_time_limit_interrupts_is_no_transaction",
+    ),
+    _mutant(
+        "a statement that a time limit interrupts is told of as a transaction",
+        "transactions/left_open.py",
+        """
+    is_one = found is not None and (found.in_transaction or found.is_untouched)
+        """,
+        """
+    is_one = True
+        """,
+        "test_left_open.py::test_a_statement_that_a_time_limit_interrupts_is_no_transaction",
+    ),
+    _mutant(
+        "a child cancels what its parent is reading",
+        "forks/discarding.py",
+        """
+        vars(connection).update(cancel=_cancel_nothing, cancel_safe=_cancel_nothing)
+        """,
+        """
+        pass
+        """,
+        "test_forks.py::test_what_the_parent_is_reading_is_not_cancelled_by_a_child_that_leaves_it",
     ),
 ]
