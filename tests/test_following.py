@@ -369,6 +369,31 @@ def test_the_servers_default_goes_over_what_a_receiver_sets(alias: str, statemen
         stays_as_the_server_has_it(alias, back, look)
 
 
+# The same as nobody sees it: what a function does. Its names follow since the catalogue has them.
+IN_A_FUNCTION = {
+    "SET": ("SET statement_timeout = '7s'", "SET statement_timeout = 0", "SHOW statement_timeout"),
+    "RESET": ("SET lock_timeout = '7s'", "RESET lock_timeout", "SHOW lock_timeout"),
+    "of one's own": ("SET app.tenant = 'acme'", "PERFORM set_config('app.tenant', '', false)", TENANT),
+    "RESET ROLE": ("SET ROLE pg_monitor", "RESET ROLE", "SELECT current_user::text"),
+    "SET ROLE NONE": ("SET ROLE pg_monitor", "SET ROLE none", "SELECT current_user::text"),
+}
+
+
+@pytest.mark.parametrize(("statement", "back", "look"), IN_A_FUNCTION.values(), ids=IN_A_FUNCTION)
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("releasing")
+def test_so_does_that_of_a_function(
+    alias: str, statement: str, back: str, look: str, admin: psycopg.Connection
+) -> None:
+    admin.execute(f"CREATE FUNCTION go_back() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {back}; END $$")
+    known.reset()
+    try:
+        with set_by_a_receiver(statement):
+            stays_as_the_server_has_it(alias, "SELECT go_back()", look)
+    finally:
+        admin.execute("DROP FUNCTION go_back()")
+
+
 @pytest.mark.usefixtures("releasing")
 def test_a_reset_of_everything_stays_with_its_session() -> None:
     with set_by_a_receiver("SET statement_timeout = '7s'"):

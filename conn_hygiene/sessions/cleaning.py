@@ -60,7 +60,7 @@ def clean(
         raise psycopg.OperationalError("what was set on the psycopg connection cannot be undone")
     begin(connection)
     if configure is not None and configures_more:
-        plan = plan._replace(at_default=plan.follow - plan.unseen)
+        plan = plan._replace(at_default=plan.at_default | (plan.follow - plan.unseen))
     asked = sorted(plan.follow)
     plan, rows = _asked_and_reset(connection, plan, asked, fresh)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     left: frozenset[str] = frozenset()
     #: Values that are to be found again in place of those that the session has, by name; None for none.
     instead: Mapping[str, str | None] = {}
-    #: Of what follows, what does so at its default as well, since a new session may begin with something else.
+    #: What follows at its default as well, if it follows, since a new session may begin with something else.
     at_default: frozenset[str] = frozenset()
 
     def following_also(self, names: frozenset[str], *, pooled: bool) -> Plan:

@@ -283,9 +283,9 @@ class State:
         if not follows:
             names = frozenset()
         unseen = declared - self.follows
-        seen = names & self.follows
-        at_default = seen if self._soiled else seen & self._set_at_connect
-        # All of what was overridden: the catalogue may have more names follow on the way, see Plan.following_also().
+        # All of what was overridden, and of what was set at connect: the catalogue may have more names follow on the
+        # way, see Plan.following_also().
+        at_default = (names & self.follows if self._soiled else frozenset()) | self._set_at_connect
         return Plan(names, unseen, resets, frozenset(left), {**self.overridden} if follows else {}, at_default)
 
     def has_set(self, name: str) -> bool:

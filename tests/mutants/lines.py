@@ -2047,12 +2047,24 @@ MUTANTS = [
         "the server's default does not go over what receivers set",
         "sessions/state.py",
         """
-        at_default = seen if self._soiled else seen & self._set_at_connect
+        at_default = (names & self.follows if self._soiled else frozenset()) | self._set_at_connect
         """,
         """
-        at_default = seen if self._soiled else frozenset()
+        at_default = names & self.follows if self._soiled else frozenset()
         """,
         "test_following.py::test_the_servers_default_goes_over_what_a_receiver_sets",
+    ),
+    _mutant(
+        "the server's default that a function has set does not go over what receivers set",
+        "sessions/state.py",
+        """
+        at_default = (names & self.follows if self._soiled else frozenset()) | self._set_at_connect
+        """,
+        """
+        seen = names & self.follows
+        at_default = seen if self._soiled else seen & self._set_at_connect
+        """,
+        "test_following.py::test_so_does_that_of_a_function",
     ),
     _mutant(
         "a role that was given up is assumed again",
@@ -2080,7 +2092,7 @@ MUTANTS = [
         "sessions/cleaning.py",
         """
         if configure is not None and configures_more:
-            plan = plan._replace(at_default=plan.follow - plan.unseen)
+            plan = plan._replace(at_default=plan.at_default | (plan.follow - plan.unseen))
         """,
         "",
         "test_following.py::test_the_default_follows_where_a_pool_may_set_another",
