@@ -82,6 +82,13 @@ class TestPolicies:
         shop.execute("""CREATE POLICY p ON shop_order USING ("Odd; Shop"."Its Tenant"() = 'a')""")
         assert found(shop).reasons == {"app.deep": "function public.deep, which a policy calls, reads it"}
 
+    def test_names_are_folded_as_the_server_does(self, shop: Session) -> None:
+        """Which is the letters of ASCII only."""
+        function(shop, "SELECT current_setting('App.ÜA', true)", "sql", "FUNCTION ÜBER() RETURNS text")
+        function(shop, "SELECT ÜBER()", "sql", "FUNCTION deep() RETURNS text")
+        shop.execute("CREATE POLICY p ON shop_order USING (deep() = current_setting('App.ÜB'))")
+        assert found(shop).followed == {"app.Üa", "app.Üb"}
+
     def test_what_cannot_be_set_does_not(self, shop: Session) -> None:
         shop.execute(
             "CREATE POLICY p ON shop_order USING (current_setting('server_version') <> current_setting('search_path')"
@@ -98,6 +105,8 @@ class TestFunctions:
         ("body", "language", "followed", "left"),
         [
             ("BEGIN PERFORM set_config('App.A', '1', false); END", "plpgsql", {"app.a"}, "SET app.a"),
+            ("BEGIN PERFORM set_config('App.ÜA', '1', false); END", "plpgsql", {"app.Üa"}, "SET app.Üa"),
+            ("BEGIN EXECUTE format('SET App.ÜA = %L', 1); END", "plpgsql", {"app.Üa"}, "SET app.Üa, EXECUTE"),
             ("BEGIN PERFORM pg_catalog.\"set_config\"('app.a', ')', false); END", "plpgsql", {"app.a"}, "SET app.a"),
             ("DECLARE a text := set_config(('app.a'), '1', 1 = 2); BEGIN END", "plpgsql", {"app.a"}, "SET app.a"),
             ("BEGIN PERFORM set_config('app.a', coalesce(NULL, '1'), true); END", "plpgsql", set(), None),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.lexer import folded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -145,7 +146,7 @@ def names_in(text: str, *parameters: Any) -> frozenset[str]:
     for each in parameters:
         values = each.values() if isinstance(each, dict) else each if isinstance(each, (list, tuple)) else ()
         found.update(value for value in values if isinstance(value, str))
-    return frozenset(name.lower() for name in found if _WHOLE_NAME.fullmatch(name))
+    return frozenset(folded(name) for name in found if _WHOLE_NAME.fullmatch(name))
 
 
 def _ask(connection: psycopg.Connection[Any], query: str, *parameters: str) -> list[list[str | None]] | None:
@@ -179,7 +180,7 @@ class Seen:
 
     def add_names(self, names: Iterable[str]) -> None:
         """Take note that settings of these *names* have changed, whatever has changed them."""
-        self._names.update(name.lower() for name in names)
+        self._names.update(map(folded, names))
 
     def forget_reasons(self) -> None:
         """Begin anew with what statements leave, since there was a look; names of settings stay."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from conn_hygiene.masking import end_of_comment
 from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.lexer import folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +34,12 @@ class Body:
 
     def called(self) -> set[str]:
         """Return the names of all functions that are called, and of much that no function is."""
-        return self._quoted | {match[1].lower() for match in _CALL.finditer(self._plain)}
+        return self._quoted | {folded(match[1]) for match in _CALL.finditer(self._plain)}
 
     def settings_read(self) -> set[str]:
         """Return the names that ``current_setting()`` is called with, in lower case; none for what is computed."""
         names = (self._constant(_argument(given, 0)) for given in self._calls("current_setting"))
-        return {name.lower() for name in names if name}
+        return {folded(name) for name in names if name}
 
     def settings_set(self) -> set[str | None]:
         """Return the names that ``set_config()`` sets for the session, in lower case; None for one that is computed."""
@@ -47,7 +48,7 @@ class Body:
             for given in self._calls("set_config")
             if not self._is_true(_argument(given, 2))
         }
-        return {name and name.lower() for name in names}
+        return {name and folded(name) for name in names}
 
     def creates_temporary(self) -> bool:
         """Return whether ``set_config()`` may have what is created be temporary, be it for the transaction only."""
@@ -114,7 +115,7 @@ def _set_by(beginning: str) -> set[str]:
     effect = sql.effect_of(beginning)
     names = {setting.name for setting in effect.settings} if effect is not None else set()
     # Where it ends within a name, there may be more of that.
-    return {name for name in names if isinstance(name, str) and not beginning.lower().endswith(name)}
+    return {name for name in names if isinstance(name, str) and not folded(beginning).endswith(name)}
 
 
 def _begin(keyword: re.Match[str]) -> str:

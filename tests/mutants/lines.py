@@ -2044,6 +2044,28 @@ MUTANTS = [
         "test_following.py::test_declared_settings_follow_whatever_has_set_them",
     ),
     _mutant(
+        "a setting that a function sets is folded beyond ASCII",
+        "sessions/bodies.py",
+        """
+        return {name and folded(name) for name in names}
+        """,
+        """
+        return {name and name.lower() for name in names}
+        """,
+        "test_catalogue.py::TestFunctions::test_each",
+    ),
+    _mutant(
+        "a setting that a policy reads is folded beyond ASCII",
+        "sessions/bodies.py",
+        """
+        return {folded(name) for name in names if name}
+        """,
+        """
+        return {name.lower() for name in names if name}
+        """,
+        "test_catalogue.py::TestPolicies::test_names_are_folded_as_the_server_does",
+    ),
+    _mutant(
         "the server's default does not go over what receivers set",
         "sessions/state.py",
         """
