@@ -17,12 +17,12 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 from django.db.backends.signals import connection_created
 from psycopg import sql
 
-from conn_hygiene import hold_connection, release_between_queries, release_connections
+from conn_hygiene import events, hold_connection, release_between_queries, release_connections
 from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
-from conn_hygiene.sessions import catalogue, cleaning, known, state
+from conn_hygiene.sessions import catalogue, cleaning, following, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import SETTING
@@ -1014,6 +1014,94 @@ def test_what_a_function_sets_follows_without_any_setting() -> None:
             assert run(TENANT) == [("acme",)]
     connection.close()
     assert {value or None for value in seen_by_others(TENANT)} == {None}
+
+
+def by_a_function(alias: str) -> None:
+    run("SELECT become('')", alias=alias)
+
+
+def by_a_transaction_that_has_ended(alias: str) -> None:
+    with transaction.atomic(using=alias):
+        run("SET LOCAL app.tenant = 'acme'", alias=alias)
+
+
+@pytest.fixture
+def unheard(releasing: None) -> Iterator[None]:
+    """Have no session of the pool have heard of any name."""
+    connections.close_all()
+    connection.close_pool()
+    yield
+    connections.close_all()
+
+
+@pytest.mark.parametrize("leave", [by_a_function, by_a_transaction_that_has_ended])
+@pytest.mark.parametrize("alias", ["default", "unpooled"])
+@pytest.mark.usefixtures("unheard", "become")
+def test_a_name_that_is_left_empty_is_known_to_the_next_session(alias: str, leave: Callable[[str], None]) -> None:
+    """Else ``current_setting()`` would refuse it, or say NULL."""
+    leave(alias)
+    for _ in range(3):
+        with in_another_session(alias):
+            assert run("SELECT current_setting('app.tenant')", alias=alias) == [("",)]
+
+
+@pytest.mark.usefixtures("unheard", "become")
+def test_so_it_is_where_nothing_is_executed_in_between(settings: Any) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "FOLLOWED_SETTINGS": ["app.tenant"], "CLEAN_SESSIONS": "seen"}
+    by_a_function("default")
+    for _ in range(2):
+        with in_another_session():
+            connection.ensure_connection()
+            release_connections()
+    connection.close_pool()
+    assert run("SELECT current_setting('app.tenant')") == [("",)]
+
+
+@pytest.mark.usefixtures("unheard", "become")
+def test_a_session_that_knows_the_name_is_not_told_again() -> None:
+    told: list[int] = []
+
+    def remember(event: events.Followed) -> None:
+        told.append(event.server_pid)
+
+    [(pid,)] = run("SELECT pg_backend_pid() FROM become('')")
+    events.listen(events.Followed, remember)
+    try:
+        with in_another_session():
+            run("SELECT 1")
+        assert len(told) == 1
+        for _ in range(6):
+            run("SELECT 1")
+            wait_until_released()
+    finally:
+        events.unlisten(events.Followed, remember)
+    # The first has heard of it by itself.
+    assert len({pid, *told}) == 1 + len(told)
+
+
+@pytest.mark.parametrize("left", [frozenset(), frozenset({SETTING})], ids=["one by one", "everything"])
+def test_a_name_is_heard_of_once_it_was_set_or_reset(admin: psycopg.Connection, left: frozenset[str]) -> None:
+    names = frozenset({"app.heard"})
+    look = "SELECT current_setting('app.heard', true)"
+    plan = Plan(resets=names, left=left)
+    cleaning.clean(admin, plan, state.reported_parameters(admin), None, configures_more=False)
+    knows = admin.execute(look).fetchone() == ("",)
+    assert (following.heard(admin) >= names) == knows == (not left)
+    following.set_again(admin, {"app.heard": following.KNOWN})
+    assert admin.execute(look).fetchone() == ("",)
+    assert following.heard(admin) >= names
+
+
+def test_a_library_that_has_the_name_is_asked_for_nothing(admin: psycopg.Connection) -> None:
+    """Who may not set it there need not: the session knows it."""
+    values = {"plpgsql.variable_conflict": following.KNOWN}
+    admin.execute("DO 'BEGIN END'; CREATE ROLE follower_of_none")
+    try:
+        admin.execute("SET ROLE follower_of_none")
+        following.set_again(admin, values)
+        assert admin.execute("SHOW plpgsql.variable_conflict").fetchone() == ("error",)
+    finally:
+        admin.execute("RESET ROLE; DROP ROLE follower_of_none")
 
 
 @pytest.mark.usefixtures("releasing", "become")

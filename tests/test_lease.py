@@ -574,7 +574,7 @@ def test_the_handle_is_what_it_was_when_it_is_back_in_its_pool() -> None:
     left = {name for name in vars(handle) if "conn_hygiene" in name}
     # When it was last used, it has only if it was; the query may have had another. It is looked at where it was not.
     left -= {"_conn_hygiene_last_used", "_conn_hygiene_looked_at"}
-    assert left == {"_conn_hygiene_fresh", "_conn_hygiene_given", "_conn_hygiene_opened"}
+    assert left == {"_conn_hygiene_fresh", "_conn_hygiene_given", "_conn_hygiene_heard", "_conn_hygiene_opened"}
 
 
 @pytest.mark.usefixtures("releasing")

@@ -79,9 +79,9 @@ class SessionClaim(Claim):
         carried, connection = self.carried, self._connection
         if carried is None or connection is None:
             return
-        values = carried.result(0)
+        values = following.missing_in(connection, carried.result(0))
         try:
-            # Where nothing was set, the server need not be asked.
+            # Where nothing was set, or is not there already, the server need not be asked.
             if values:
                 with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
                     following.set_again(connection, values)
@@ -94,10 +94,7 @@ class SessionClaim(Claim):
         again = carried.set_in == self.checkouts
         carried.set_in = self.checkouts
         with self._lock:
-            # What is as it is in a new session need not follow; who sets it once more is seen again. What has followed
-            # unseen goes on, also if nothing is executed before the next release.
-            self.session_state.follows |= values.keys()
-            self.session_state.reset -= values.keys()
+            self.session_state.note_set_again(carried.result(0))
         self.note_path(values.get("search_path"))
         if Followed.listeners and values and not again:
             publish(news.followed(self, values))

@@ -63,6 +63,7 @@ def clean(
         plan = plan._replace(at_default=plan.at_default | (plan.follow - plan.unseen))
     asked = sorted(plan.follow)
     plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+    _note_heard(connection, plan, asked, rows)
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -104,6 +105,16 @@ def _asked_and_reset(
         # The row of the locks comes before it.
         _deallocate(connection, *rows[len(asked[:1]) + 1])
     return plan, rows
+
+
+def _note_heard(
+    connection: psycopg.Connection[Any], plan: Plan, asked: list[str], rows: list[list[str | None]]
+) -> None:
+    """Take note of what the session knows by now, for whoever has its connection next."""
+    # A reset makes a name known, be it to that session only. One of everything does not.
+    following.note_heard(connection, frozenset() if plan.left else plan.resets)
+    after = zip(asked, rows[-1] if asked else (), strict=True)
+    following.note_heard(connection, (name for name, value in after if value is not None))
 
 
 def _deallocate(connection: psycopg.Connection[Any], by_sql: str | None, by_protocol: str | None) -> None:
@@ -205,6 +216,9 @@ def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: lis
             # Not as empty: where the library that the name belongs to is loaded, that need not be among its values. The
             # time zone is reset to what Django sets, which need not be the server's.
             carried[name] = own if name == _TIMEZONE else None
+        elif own == "" and "." in name:
+            # Anybody may have left it so. Nearly all sessions of a pool soon know the name.
+            carried[name] = following.KNOWN
     return carried
 
 

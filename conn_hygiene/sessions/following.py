@@ -8,7 +8,7 @@ own ``current_setting()`` and set by its ``set_config()``, so that lists, quotes
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -35,6 +35,37 @@ _DECIDING = frozenset({*IDENTITIES, "search_path", "row_security"})
 def is_wanted() -> bool:
     """Return whether what a statement sets follows its owner; else it keeps the connection."""
     return conf.current.ON_SET == "follow" and internals.FOLLOWING.available
+
+
+class _Known(str):
+    """See :data:`KNOWN`."""
+
+    __slots__ = ()
+
+
+#: Among values that are set again, stands for that of a name that nobody was seen to set, and that was found empty: a
+#: session that has never heard of it does not have it, which ``current_setting()`` tells from that.
+KNOWN = _Known()
+
+# Where a psycopg connection keeps of which names its session is known to have heard. The server forgets none.
+_HEARD = "_conn_hygiene_heard"
+
+
+def heard(connection: psycopg.Connection[Any]) -> set[str]:
+    """Return the names of one's own settings of which the session of *connection* is known to have heard."""
+    names: set[str] = connection.__dict__.setdefault(_HEARD, set())
+    return names
+
+
+def note_heard(connection: psycopg.Connection[Any], names: Iterable[str]) -> None:
+    """Take note that the session of *connection* has heard of *names*, be they reset or set."""
+    heard(connection).update(name for name in names if "." in name)
+
+
+def missing_in(connection: psycopg.Connection[Any], values: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return which of *values* are to be set in the session of *connection*: not what it need only know, and does."""
+    known = heard(connection)
+    return {name: value for name, value in values.items() if value is not KNOWN or name not in known}
 
 
 class SessionGone(psycopg.OperationalError):
@@ -69,6 +100,8 @@ class Carried:
 
     def set_result(self, values: Mapping[str, str | None]) -> None:
         """Set what is to be set again, None to its default; what is not among *values* was not set.
+
+        What is :data:`KNOWN` among them need only be known.
 
         Of this and :meth:`set_exception`, the first call counts.
         """
@@ -132,6 +165,8 @@ def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
 def set_again(connection: psycopg.Connection[object], values: Mapping[str, str | None]) -> None:
     """Set *values*, None for the default, in the session of *connection*: all of them or none, in one round trip.
 
+    Those that are :data:`KNOWN` are made known there, if they are not.
+
     What the session's own role may not set is set by the one that is carried, if that may. A default that is
     refused is left as it is, unless it decides whose data a query sees.
 
@@ -146,6 +181,7 @@ def set_again(connection: psycopg.Connection[object], values: Mapping[str, str |
             raise
         _roll_back(connection)
         _set_in_turn(connection, settable)
+    note_heard(connection, values)
 
 
 def _set_in_turn(connection: psycopg.Connection[object], values: Mapping[str, str | None]) -> None:
@@ -169,19 +205,21 @@ def _roll_back(connection: psycopg.Connection[object]) -> None:
 
 
 def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str | None]) -> None:
-    calls = [
-        # By its full name: the owner's search_path may have another in front of it, and may be set by the same query.
-        f"pg_catalog.set_config({literal(connection, name)}, {_value(connection, values[name])}, false)"
-        for name in names
-    ]
-    run(connection, "SELECT " + ", ".join(calls))
+    run(connection, "SELECT " + ", ".join(_call(connection, name, values[name]) for name in names))
     if not connection.autocommit:
         # A rollback would take it back.
         connection.commit()
 
 
-def _value(connection: psycopg.Connection[object], value: str | None) -> str:
-    return "NULL" if value is None else literal(connection, value)
+def _call(connection: psycopg.Connection[object], name: str, value: str | None) -> str:
+    # By their full names: the owner's search_path may have others in front of them, and may be set by the same query.
+    setting = literal(connection, name)
+    if value is KNOWN:
+        # Where a library has the name by now, it is known, and may be for others to set.
+        unknown = f"pg_catalog.current_setting({setting}, true) IS NULL"
+        return f"CASE WHEN {unknown} THEN pg_catalog.set_config({setting}, NULL, false) END"
+    wanted = "NULL" if value is None else literal(connection, value)
+    return f"pg_catalog.set_config({setting}, {wanted}, false)"
 
 
 def literal(connection: psycopg.Connection[object], text: str) -> str:

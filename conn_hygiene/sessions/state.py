@@ -18,6 +18,7 @@ from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
     import psycopg
@@ -85,6 +86,7 @@ class State:
         "_of_hold",
         "_set_at_connect",
         "_soiled",
+        "empty",
         "follows",
         "fresh",
         "held",
@@ -106,6 +108,8 @@ class State:
         self.pins: dict[str, str] = {}
         #: The settings whose values the owner is to find again in another session.
         self.follows: set[str] = set()
+        #: Those that the owner is to find known in another session, where nobody was seen to set them.
+        self.empty: set[str] = set()
         #: Those that are at the server's default since they were reset: nothing was executed after that, as far as was
         #: seen, that sets them, or may.
         self.reset: set[str] = set()
@@ -169,6 +173,16 @@ class State:
     def was_set_at_connect(self, names: AbstractSet[str]) -> bool:
         """Return whether a receiver of ``connection_created`` has set any of *names*, as far as was seen."""
         return not self._set_at_connect.isdisjoint(names) or self._soiled
+
+    def note_set_again(self, values: Mapping[str, str | None]) -> None:
+        """Take note that *values*, which the owner has had in another session, are in this one as well.
+
+        What is as it is in a new session need not follow; who sets it once more is seen again. What has followed unseen
+        goes on, also if nothing is executed before the next release.
+        """
+        self.empty |= {name for name, value in values.items() if value is following.KNOWN}
+        self.follows |= values.keys() - self.empty
+        self.reset -= values.keys()
 
     def soil(self) -> None:
         """Have the session cleaned before anybody else gets it."""
@@ -242,7 +256,7 @@ class State:
             return False
         if self.pins or self.follows or self.overridden or self.undone or self._set_at_connect or self._soiled:
             return False
-        if self.held:
+        if self.held or self.empty:
             return False
         look = client.given_look(connection)
         return look is not None and look is self._client and look.is_still_true(connection)
@@ -274,6 +288,8 @@ class State:
         *reported* are its parameters now, *declared* the names that follow whoever sets them. *soiled* tells that all
         is to be reset, *follows* that the owner goes on in another session.
         """
+        if follows:
+            declared |= self.empty
         names = frozenset(self.follows) | declared
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
@@ -301,6 +317,7 @@ class State:
         """Take note that nothing is left."""
         self.pins.clear()
         self.follows.clear()
+        self.empty.clear()
         self.reset.clear()
         self.overridden.clear()
         self._set_at_connect.clear()
@@ -332,6 +349,7 @@ def fresh_parameters(connection: psycopg.Connection[Any]) -> tuple[bytes | None,
     if fresh is None:
         fresh = reported_parameters(connection)
         set_fresh_parameters(connection, fresh)
+        following.heard(connection)
         connection._conn_hygiene_opened = time.monotonic()  # type: ignore[attr-defined]
     return fresh
 

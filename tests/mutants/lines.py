@@ -2044,6 +2044,78 @@ MUTANTS = [
         "test_following.py::test_declared_settings_follow_whatever_has_set_them",
     ),
     _mutant(
+        "a name that is left empty is unknown to the next session",
+        "sessions/cleaning.py",
+        """
+        elif own == "" and "." in name:
+        """,
+        """
+        elif False:
+        """,
+        "test_following.py::test_a_name_that_is_left_empty_is_known_to_the_next_session",
+    ),
+    _mutant(
+        "a session is told at each checkout of a name that it knows",
+        "sessions/following.py",
+        """
+        return {name: value for name, value in values.items() if value is not KNOWN or name not in known}
+        """,
+        """
+        return {name: value for name, value in values.items() if value is not KNOWN or known is None}
+        """,
+        "test_following.py::test_a_session_that_knows_the_name_is_not_told_again",
+    ),
+    _mutant(
+        "a session that was told of a name is told again",
+        "sessions/following.py",
+        """
+        note_heard(connection, values)
+        """,
+        "",
+        "test_following.py::test_a_name_is_heard_of_once_it_was_set_or_reset",
+    ),
+    _mutant(
+        "a session that was reset is not taken to know the name",
+        "sessions/cleaning.py",
+        """
+        following.note_heard(connection, frozenset() if plan.left else plan.resets)
+        """,
+        "",
+        "test_following.py::test_a_name_is_heard_of_once_it_was_set_or_reset",
+    ),
+    _mutant(
+        "a session is taken to know a name for a reset of everything",
+        "sessions/cleaning.py",
+        """
+        following.note_heard(connection, frozenset() if plan.left else plan.resets)
+        """,
+        """
+        following.note_heard(connection, plan.resets)
+        """,
+        "test_following.py::test_a_name_is_heard_of_once_it_was_set_or_reset",
+    ),
+    _mutant(
+        "a name is forgotten where nothing is executed in between",
+        "sessions/state.py",
+        """
+        if follows:
+            declared |= self.empty
+        """,
+        "",
+        "test_following.py::test_so_it_is_where_nothing_is_executed_in_between",
+    ),
+    _mutant(
+        "a library's own setting is set where it need only be known",
+        "sessions/following.py",
+        """
+        return f"CASE WHEN {unknown} THEN pg_catalog.set_config({setting}, NULL, false) END"
+        """,
+        """
+        return f"pg_catalog.set_config({setting}, NULL, false)"
+        """,
+        "test_following.py::test_a_library_that_has_the_name_is_asked_for_nothing",
+    ),
+    _mutant(
         "a setting that a function sets is folded beyond ASCII",
         "sessions/bodies.py",
         """
