@@ -469,11 +469,35 @@ class TestAsking:
         try:
             followed = {"app.a", "app.b", "app.v", "app.r", "app.u", "app.c"}
             assert found(shop).followed == {*followed, "log_statement"}
-            shop.execute("SET ROLE catalogue_nobody")
+            shop.execute("SET SESSION AUTHORIZATION catalogue_nobody")
             assert found(shop).followed == followed
             assert "function hidden.g (SET log_statement)" in found(shop).leaves_state
         finally:
-            shop.execute("RESET ROLE; DROP ROLE catalogue_nobody")
+            shop.execute("RESET SESSION AUTHORIZATION; DROP ROLE catalogue_nobody")
+
+    def test_nor_does_one_that_a_request_has_taken(self, shop: Session) -> None:
+        """What is known is for all requests, and the session's own role sets it again."""
+        function(shop, "BEGIN SET log_statement = 'all'; END")
+        shop.execute("CREATE ROLE catalogue_nobody")
+        try:
+            shop.execute("SET ROLE catalogue_nobody")
+            findings = found(shop)
+            assert findings.followed == {"log_statement"}
+            shop.execute("SET SESSION AUTHORIZATION catalogue_nobody")
+            assert catalogue.read(shop, findings) == found(shop)
+            assert found(shop).followed == frozenset()
+        finally:
+            shop.execute("RESET SESSION AUTHORIZATION; DROP ROLE catalogue_nobody")
+
+    def test_so_it_is_on_servers_without_rights_for_parameters(self, shop: Session) -> None:
+        shop.execute("CREATE ROLE catalogue_nobody")
+        try:
+            for become, may in (("SET ROLE", True), ("SET SESSION AUTHORIZATION", False)):
+                shop.execute(f"{become} catalogue_nobody")
+                [[(settable, _)]] = catalogue._answers(shop, catalogue._settable_query(140000))
+                assert ("log_statement" in settable.split()) == may
+        finally:
+            shop.execute("RESET SESSION AUTHORIZATION; DROP ROLE catalogue_nobody")
 
     def test_the_session_is_left_as_it_was(self, shop: Session) -> None:
         function(shop, "BEGIN SET app.a = 1; END")

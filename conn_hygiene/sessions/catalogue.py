@@ -50,7 +50,7 @@ class Findings:
     """What the catalogue says of a database's sessions."""
 
     #: In lower case, the settings that are to follow their owner: row-level security depends on them, or a function
-    #: sets them for the session. All of them can be set by the role that has asked.
+    #: sets them for the session. All of them can be set by the role of the session that was asked.
     followed: frozenset[str] = frozenset()
     #: Why, for each of them.
     reasons: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
@@ -95,7 +95,7 @@ class _Expression(NamedTuple):
 
 
 class _Settable(NamedTuple):
-    """The parameters that the server knows, by whether the role may set them in a session."""
+    """The parameters that the server knows, by whether the session's role, or its present one, may set them."""
 
     by_role: frozenset[str]
     by_others: frozenset[str]
@@ -123,7 +123,7 @@ _BEGIN = (
 _SETTABLE = """
 SELECT coalesce(string_agg(lower(name), ' ') FILTER (WHERE settable), ''),
        coalesce(string_agg(lower(name), ' ') FILTER (WHERE NOT settable), '')
-FROM (SELECT name, context = 'user' OR (context = 'superuser' AND {superuser}) AS settable FROM pg_settings) s
+FROM (SELECT name, context = 'user' OR (context = 'superuser' AND ({may_set})) AS settable FROM pg_settings) s
 """
 
 # An extension's own tables are its business.
@@ -187,7 +187,7 @@ _CREATES_TEMPORARY = r"""coalesce(array_to_string(p.proconfig, e'\n') ~*
 
 # What a reading depends on, and how many bytes of expressions there are: whatever changes a row gives it another xmin.
 _FINGERPRINT = f"""
-SELECT current_user || ' ' || concat_ws(' ', e.changed,
+SELECT session_user || ' ' || current_user || ' ' || concat_ws(' ', e.changed,
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace),
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_policy),
     (SELECT sum(hashtext(objid || ' ' || refobjid)) FROM pg_depend
@@ -273,8 +273,11 @@ def _rows(cursor: psycopg.Cursor[Any]) -> Iterator[list[tuple[str, ...]]]:
 
 
 def _settable_query(version: int) -> str:
-    superuser = "current_setting('is_superuser') = 'on'"
-    return _SETTABLE.format(superuser=superuser if version < 150000 else "has_parameter_privilege(name, 'SET')")
+    # The session's own role sets it again, and else the one that whoever was here last has taken.
+    may_set = "has_parameter_privilege(session_user, name, 'SET') OR has_parameter_privilege(name, 'SET')"
+    if version < 150000:
+        may_set = "(SELECT bool_or(rolsuper) FROM pg_roles WHERE rolname IN (session_user, current_user))"
+    return _SETTABLE.format(may_set=may_set)
 
 
 def _functions_query(version: int, which: str, source: str = "pg_proc") -> str:

@@ -2116,6 +2116,17 @@ MUTANTS = [
         "test_following.py::test_a_library_that_has_the_name_is_asked_for_nothing",
     ),
     _mutant(
+        "what may be set again is asked of the role that a request has taken",
+        "sessions/catalogue.py",
+        """
+        may_set = "has_parameter_privilege(session_user, name, 'SET') OR has_parameter_privilege(name, 'SET')"
+        """,
+        """
+        may_set = "has_parameter_privilege(name, 'SET')"
+        """,
+        "test_catalogue.py::TestAsking::test_nor_does_one_that_a_request_has_taken",
+    ),
+    _mutant(
         "a setting that a function sets is folded beyond ASCII",
         "sessions/bodies.py",
         """
