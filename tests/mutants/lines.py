@@ -1719,10 +1719,11 @@ MUTANTS = [
         "a session with a held cursor in it is taken for untouched",
         "sessions/state.py",
         """
-        if self.held:
-            return False
+        if self.held or self.empty:
         """,
-        "",
+        """
+        if self.empty:
+        """,
         "test_unseen_state.py::test_a_held_cursor_that_is_not_closed_reaches_nobody_else",
     ),
     _mutant(
@@ -2023,9 +2024,9 @@ MUTANTS = [
     ),
     _mutant(
         "what has followed once does not follow on",
-        "leases/session_claim.py",
+        "sessions/state.py",
         """
-        self.session_state.follows |= values.keys()
+        self.follows |= values.keys() - self.empty
         """,
         """
         pass
@@ -2340,10 +2341,10 @@ MUTANTS = [
         "a change of a view is not noticed",
         "sessions/catalogue.py",
         """
-        SELECT current_user || ' ' || concat_ws(' ', e.changed,
+        SELECT session_user || ' ' || current_user || ' ' || concat_ws(' ', e.changed,
         """,
         """
-        SELECT current_user || ' ' || concat_ws(' ',
+        SELECT session_user || ' ' || current_user || ' ' || concat_ws(' ',
         """,
         "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
     ),
