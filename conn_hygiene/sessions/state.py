@@ -83,10 +83,10 @@ class State:
 
     __slots__ = (
         "_client",
+        "_empty",
         "_of_hold",
         "_set_at_connect",
         "_soiled",
-        "empty",
         "follows",
         "fresh",
         "held",
@@ -98,6 +98,10 @@ class State:
         "undone",
     )
 
+    # The settings that the owner is to find known in another session, where nobody was seen to set them. Not there
+    # until some are: a state is made at each checkout.
+    _empty: frozenset[str]
+
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         #: The reported parameters when the session was new.
         self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
@@ -108,8 +112,6 @@ class State:
         self.pins: dict[str, str] = {}
         #: The settings whose values the owner is to find again in another session.
         self.follows: set[str] = set()
-        #: Those that the owner is to find known in another session, where nobody was seen to set them.
-        self.empty: set[str] = set()
         #: Those that are at the server's default since they were reset: nothing was executed after that, as far as was
         #: seen, that sets them, or may.
         self.reset: set[str] = set()
@@ -180,8 +182,8 @@ class State:
         What is as it is in a new session need not follow; who sets it once more is seen again. What has followed unseen
         goes on, also if nothing is executed before the next release.
         """
-        self.empty |= {name for name, value in values.items() if value is following.KNOWN}
-        self.follows |= values.keys() - self.empty
+        self._empty = frozenset(name for name, value in values.items() if value is following.KNOWN)
+        self.follows |= values.keys() - self._empty
         self.reset -= values.keys()
 
     def soil(self) -> None:
@@ -256,7 +258,7 @@ class State:
             return False
         if self.pins or self.follows or self.overridden or self.undone or self._set_at_connect or self._soiled:
             return False
-        if self.held or self.empty:
+        if self.held:
             return False
         look = client.given_look(connection)
         return look is not None and look is self._client and look.is_still_true(connection)
@@ -289,7 +291,7 @@ class State:
         is to be reset, *follows* that the owner goes on in another session.
         """
         if follows:
-            declared |= self.empty
+            declared |= getattr(self, "_empty", frozenset())
         names = frozenset(self.follows) | declared
         resets = names | self._set_at_connect | self.overridden.keys()
         left = set(self.pins)
@@ -317,12 +319,12 @@ class State:
         """Take note that nothing is left."""
         self.pins.clear()
         self.follows.clear()
-        self.empty.clear()
         self.reset.clear()
         self.overridden.clear()
         self._set_at_connect.clear()
         self.undone.clear()
         self.held.clear()
+        self._empty = frozenset()
         self._soiled = self.is_path_temporary = False
 
 
