@@ -89,6 +89,21 @@ class TestPolicies:
         shop.execute("CREATE POLICY p ON shop_order USING (deep() = current_setting('App.ÜB'))")
         assert found(shop).followed == {"app.Üa", "app.Üb"}
 
+    def test_what_a_policy_itself_leaves_is_found(self, shop: Session) -> None:
+        shop.execute(
+            "CREATE POLICY p ON shop_order USING (set_config('App.Seen', '1', false) = '1')"
+            " WITH CHECK (setseed(0.5)::text = '')"
+        )
+        findings = found(shop)
+        assert findings.reasons == {"app.seen": "policy p of table public.shop_order sets it"}
+        assert findings.leaves_state == ("policy p of table public.shop_order (SET app.seen, setseed())",)
+        assert findings.indelible == {"setseed()"}
+
+    def test_a_column_may_be_called_as_a_command(self, shop: Session) -> None:
+        shop.execute("ALTER TABLE shop_order ADD load int, ADD listen bool")
+        shop.execute("CREATE POLICY p ON shop_order USING (listen) WITH CHECK (load = 1)")
+        assert found(shop) == Findings(leaves_state=("policy p of table public.shop_order",))
+
     def test_what_cannot_be_set_does_not(self, shop: Session) -> None:
         shop.execute(
             "CREATE POLICY p ON shop_order USING (current_setting('server_version') <> current_setting('search_path')"
@@ -146,6 +161,16 @@ class TestFunctions:
             ("BEGIN EXECUTE format('SET app.a = %L', 1); END", "plpgsql", {"app.a"}, "SET app.a, EXECUTE"),
             ("BEGIN EXECUTE 'SET app.' || 'a = 1'; END", "plpgsql", set(), "EXECUTE"),
             ("BEGIN EXECUTE $$ANALYZE$$; END", "plpgsql", set(), "EXECUTE"),
+            ("BEGIN EXECUTE 'SELECT setseed(0.5)'; END", "plpgsql", set(), "EXECUTE, setseed()"),
+            (
+                "BEGIN EXECUTE format('SELECT dblink_connect(%L, %L)', 'a', current_user); END",
+                "plpgsql",
+                set(),
+                "EXECUTE, dblink connection",
+            ),
+            ("BEGIN EXECUTE 'LOAD ' || quote_literal('auto_explain'); END", "plpgsql", set(), "EXECUTE, LOAD"),
+            ("BEGIN EXECUTE 'SELECT 1'; RAISE 'Load failed: do it again'; END", "plpgsql", set(), "EXECUTE"),
+            ("BEGIN RAISE 'SELECT setseed(0.5)'; END", "plpgsql", set(), None),
             ("BEGIN PERFORM pg_advisory_lock(1); END", "plpgsql", set(), "advisory lock"),
             ("BEGIN IF pg_try_advisory_lock(1) THEN END IF; END", "plpgsql", set(), "advisory lock"),
             ("BEGIN PERFORM pg_advisory_xact_lock(1); END", "plpgsql", set(), None),
@@ -280,6 +305,10 @@ class TestFunctions:
         assert found(shop).followed == {"a.b"}
         shop.execute("ALTER EXTENSION plpgsql ADD FUNCTION set_it()")
         assert found(shop) == Findings()
+
+    def test_what_no_cleaning_undoes_closes_sessions_that_have_executed_it(self, shop: Session) -> None:
+        function(shop, "BEGIN EXECUTE 'SELECT setseed(0.5)'; EXECUTE 'DO $$ BEGIN END $$'; END")
+        assert found(shop).indelible == {"setseed()"}
 
     def test_but_what_is_known_to_stay_is_not(self, shop: Session) -> None:
         shop.execute("SET check_function_bodies = off")

@@ -110,6 +110,12 @@ STATEFUL = {
         "SELECT coalesce(current_setting('app.tenant', true), '')",
         [("",)],
     ),
+    "in a function of the session's own": (
+        "CREATE FUNCTION pg_temp.f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN LOAD 'auto_explain'; END $$;"
+        " SELECT pg_temp.f()",
+        "SELECT count(*) FROM pg_settings WHERE name = 'auto_explain.log_min_duration'",
+        [(0,)],
+    ),
     "LOAD": (
         "LOAD 'auto_explain'",
         "SELECT count(*) FROM pg_settings WHERE name = 'auto_explain.log_min_duration'",
@@ -421,6 +427,9 @@ def test_a_pin_outlives_transactions_and_release_connections() -> None:
         ("SELECT \"it's\"; SET x = '1'", {"SET x"}),
         ('CREATE TABLE "pg_temp"."x" (n int)', {"temporary table"}),
         ("CREATE VIEW v AS SELECT temp FROM a", set()),
+        ("CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", {"temporary table", "DO block"}),
+        ('CREATE OR REPLACE PROCEDURE "pg_temp_3".f() LANGUAGE sql AS $$$$', {"temporary table", "DO block"}),
+        ("CREATE FUNCTION f(pg_temp.t) RETURNS int LANGUAGE sql SET search_path = a, pg_temp", {"temporary table"}),
         ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", set()),
         (
             "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",

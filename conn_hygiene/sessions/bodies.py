@@ -65,6 +65,12 @@ class Body:
         """Return the names of settings that the strings would set, were they executed; alone or with more after."""
         return {name for string in self._strings if string.value for name in _set_by(string.value)}
 
+    def adds_in_strings(self) -> set[str]:
+        """Return what else the strings would leave in the session, were they executed, as reasons."""
+        values = [string.value for string in self._strings if string.value]
+        effects = [sql.effect_of(value) for value in values if not _LOAD_OF_PROSE.match(value)]
+        return {reason for effect in effects if effect is not None for reason in effect.adds}
+
     def statements(self, *, is_sql: bool) -> Iterator[str]:
         """Return the statements one by one, cut where another may begin, with their strings as they were.
 
@@ -106,6 +112,9 @@ _EXECUTE = re.compile(r'(?<!["\w$.])execute\b(?!")', re.IGNORECASE)
 _ATOMIC = re.compile(r'(?<!["\w$.])begin\s+atomic\b', re.IGNORECASE)
 _BLOCK = re.compile(r'(?<!["\w$.])(?:begin|then|else|loop|perform)\b(?!")|>>', re.IGNORECASE)
 
+
+# What is loaded by the statement is a string.
+_LOAD_OF_PROSE = re.compile(r"\s*load\s+(?!(?:e|u&)')[^\W\d]", re.IGNORECASE)
 
 _CALL = re.compile(r"([^\W\d][\w$]*)\s*\(")
 

@@ -129,7 +129,7 @@ FROM (SELECT name, context = 'user' OR (context = 'superuser' AND ({may_set})) A
 # An extension's own tables are its business.
 _POLICIES = """
 SELECT quote_ident(polname), c.oid::regclass::text,
-       concat_ws(' ; ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+       concat_ws(', ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
 FROM pg_policy JOIN pg_class c ON c.oid = polrelid
 WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                   AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
@@ -336,7 +336,7 @@ class _Reading:
     def policies(self, policies: list[_Policy], named: Callable[[Collection[str]], list[_Function]]) -> None:
         """Take note of *policies*, and of the functions that they call; *named* returns those that have some names."""
         for policy in policies:
-            self._leaves_state.append(f"{policy}")
+            self._left(policy, *_left_in_expression(f"SELECT {policy.expressions}"))
             self._read_by(policy.expressions, f"{policy} reads it")
         asked: set[str] = set()
         texts = [policy.expressions for policy in policies]
@@ -364,19 +364,22 @@ class _Reading:
     def expressions(self, stored: list[_Expression] | None) -> None:
         """Take note of what the project's own expressions leave in a session; None: they cannot be read."""
         for expression in (stored or [])[:MOST]:
-            self._left(expression, *_left_in(_ALIAS.sub("(", expression.text), is_sql=True))
+            self._left(expression, *_left_in_expression(expression.text))
         if stored is None:
             self._leaves_state.append("views, defaults and the like, which could not be read")
         elif len(stored) > MOST:
             self._leaves_state.append(f"views, defaults and the like beyond the first {MOST}, which were not read")
 
-    def _left(self, by: _Function | _Expression, names: set[str], others: set[str]) -> None:
+    def _left(self, by: _Function | _Policy | _Expression, names: set[str], others: set[str]) -> None:
         for name in names:
             self._follow(name, f"{by} sets it")
         self._indelible |= others & _CLOSED_FOR
         left = [*(f"SET {name}" for name in sorted(names)), *sorted(others)]
         if left:
             self._leaves_state.append(f"{by} ({', '.join(left)})")
+        elif isinstance(by, _Policy):
+            # Whose rows somebody sees may depend on what was left before, seen or not.
+            self._leaves_state.append(f"{by}")
 
     def _follow(self, name: str, reason: str) -> None:
         if self._settable.may_follow(name) and reason not in self._reasons[name]:
@@ -416,8 +419,14 @@ def _left_by(function: _Function) -> tuple[set[str], set[str]]:
         if body.executes():
             others.add("EXECUTE")
             names |= body.settings_in_strings()
+            others |= body.adds_in_strings() & _CLOSED_FOR
     more_names, more = _left_in(function.body, is_sql=function.language == "sql")
     return names | more_names, others | more
+
+
+def _left_in_expression(text: str) -> tuple[set[str], set[str]]:
+    """Return the same of an expression, in a statement that the server has written out."""
+    return _left_in(_ALIAS.sub("(", text), is_sql=True)
 
 
 def _left_in(text: str, *, is_sql: bool) -> tuple[set[str], set[str]]:

@@ -216,6 +216,7 @@ LONGEST_NAME = 63
 _TRANSACTION_CONTROL = frozenset({"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"})
 
 _TEMP = frozenset({"temp", "temporary"})
+_OR_REPLACE = frozenset({"or", "replace"})
 
 _UNDONE_BY_DISCARD_ALL = frozenset({SETTING, TEMPORARY, ADVISORY_LOCK, LISTEN, PREPARED, HELD_CURSOR})
 
@@ -425,6 +426,8 @@ class _Reader:
         elif word in ("create", "alter", "import"):
             if self._is_temporary(start, end):
                 self._adds.add(TEMPORARY)
+            if word == "create" and self._creates_own_function(start, end):
+                self._adds.add(CODE)
         elif word == "prepare":
             two = list(itertools.islice(self._text.tokens(start, end), 2))
             if two[:1] != ["transaction"] or not two[-1].startswith("'"):
@@ -449,6 +452,11 @@ class _Reader:
             if token not in ("or", "replace", "local", "global"):
                 break
         return _PG_TEMP.search(self._plain, start, end) is not None
+
+    def _creates_own_function(self, start: int, end: int) -> bool:
+        """Return whether a function of the session's own is created: no catalogue that is asked has its code."""
+        tokens = [token for token in itertools.islice(self._text.tokens(start, end), 5) if token not in _OR_REPLACE]
+        return tokens[:1] in (["function"], ["procedure"]) and _PG_TEMP.search(" ".join(tokens[1:2])) is not None
 
     # ##### Settings #####
 

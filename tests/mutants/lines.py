@@ -2417,12 +2417,77 @@ MUTANTS = [
         "the name of a function's rows is taken for a call",
         "sessions/catalogue.py",
         """
-        self._left(expression, *_left_in(_ALIAS.sub("(", expression.text), is_sql=True))
+        return _left_in(_ALIAS.sub("(", text), is_sql=True)
         """,
         """
-        self._left(expression, *_left_in(expression.text, is_sql=True))
+        return _left_in(text, is_sql=True)
         """,
         "test_catalogue.py::TestExpressions::test_what_projects_have_leaves_nothing",
+    ),
+    _mutant(
+        "what a policy itself sets is not seen",
+        "sessions/catalogue.py",
+        """
+        self._left(policy, *_left_in_expression(f"SELECT {policy.expressions}"))
+        """,
+        """
+        self._left(policy, set(), set())
+        """,
+        "test_catalogue.py::TestPolicies::test_what_a_policy_itself_leaves_is_found",
+    ),
+    _mutant(
+        "a column of a policy is taken for a command",
+        "sessions/catalogue.py",
+        """
+        self._left(policy, *_left_in_expression(f"SELECT {policy.expressions}"))
+        """,
+        """
+        self._left(policy, *_left_in_expression(policy.expressions))
+        """,
+        "test_catalogue.py::TestPolicies::test_a_column_may_be_called_as_a_command",
+    ),
+    _mutant(
+        "what is executed and cannot be undone is not seen",
+        "sessions/catalogue.py",
+        """
+        others |= body.adds_in_strings() & _CLOSED_FOR
+        """,
+        """
+        """,
+        "test_catalogue.py::TestFunctions::test_what_no_cleaning_undoes_closes_sessions_that_have_executed_it",
+    ),
+    _mutant(
+        "a sentence is taken for a LOAD",
+        "sessions/bodies.py",
+        """
+        effects = [sql.effect_of(value) for value in values if not _LOAD_OF_PROSE.match(value)]
+        """,
+        """
+        effects = [sql.effect_of(value) for value in values]
+        """,
+        "test_catalogue.py::TestFunctions::test_each",
+    ),
+    _mutant(
+        "a function of the session's own is taken for harmless code",
+        "sessions/sql.py",
+        """
+        if word == "create" and self._creates_own_function(start, end):
+        """,
+        """
+        if False:
+        """,
+        "test_session_state.py::test_reading_statements",
+    ),
+    _mutant(
+        "a function's own path is taken for its schema",
+        "sessions/sql.py",
+        """
+        return tokens[:1] in (["function"], ["procedure"]) and _PG_TEMP.search(" ".join(tokens[1:2])) is not None
+        """,
+        """
+        return tokens[:1] in (["function"], ["procedure"])
+        """,
+        "test_session_state.py::test_reading_statements",
     ),
     _mutant(
         "a function's own path that begins with pg_temp is not seen",
