@@ -399,6 +399,76 @@ class TestExpressions:
         )
         assert found(shop).leaves_state == ("rule r of public.shop_order (SET)",)
 
+    def test_so_may_an_update_of_a_view(self, shop: Session) -> None:
+        shop.execute("CREATE VIEW v AS SELECT name, setting FROM pg_settings WHERE name ~ '^app'")
+        shop.execute("UPDATE v SET setting = 'b' WHERE name = 'app.a'")
+        assert found(shop).leaves_state == ("view public.v (SET)",)
+
+    @pytest.mark.parametrize(
+        ("made_by", "kind", "said"),
+        [
+            (
+                "CREATE OPERATOR @@@ (FUNCTION = pg_try_advisory_lock, RIGHTARG = int8)",
+                "OPERATOR @@@ (NONE, int8)",
+                "operator public.@@@(NONE,bigint) (advisory lock)",
+            ),
+            (
+                "CREATE AGGREGATE keeps(text, bool) (sfunc = set_config, stype = text)",
+                "AGGREGATE keeps(text, bool)",
+                "aggregate public.keeps (SET)",
+            ),
+            (
+                "CREATE AGGREGATE locks(int) (sfunc = int4pl, stype = int, finalfunc = of_lock)",
+                "AGGREGATE locks(int)",
+                None,
+            ),
+            (
+                "CREATE AGGREGATE locks(int8) (sfunc = int8pl, stype = int8, finalfunc = pg_try_advisory_lock)",
+                "AGGREGATE locks(int8)",
+                "aggregate public.locks (advisory lock)",
+            ),
+            (
+                "CREATE AGGREGATE locks(int8) (sfunc = int8pl, stype = int8, msfunc = int8pl, minvfunc = int8mi,"
+                " mstype = int8, mfinalfunc = pg_try_advisory_lock, finalfunc = int8_is_lockable)",
+                "AGGREGATE locks(int8)",
+                "aggregate public.locks (advisory lock)",
+            ),
+            (
+                "CREATE CAST (int8 AS bool) WITH FUNCTION pg_try_advisory_lock(int8)",
+                "CAST (int8 AS bool)",
+                "cast from bigint to boolean (advisory lock)",
+            ),
+        ],
+    )
+    def test_so_may_what_has_its_function_by_another_name(
+        self, shop: Session, made_by: str, kind: str, said: str | None
+    ) -> None:
+        shop.execute("CREATE FUNCTION of_lock(int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        shop.execute("CREATE FUNCTION int8_is_lockable(int8) RETURNS bool LANGUAGE sql AS 'SELECT true'")
+        before = found(shop)
+        assert before == Findings()
+        shop.execute(made_by)
+        after = catalogue.read(shop, before)
+        assert after is not None
+        assert after.leaves_state == (() if said is None else (said,))
+        shop.execute(f"ALTER EXTENSION plpgsql ADD {kind}")
+        assert catalogue.read(shop, after) == Findings()
+
+    def test_a_schema_of_the_servers_own_may_have_what_is_not(self, shop: Session) -> None:
+        """A superuser can make it."""
+        shop.execute("SET allow_system_table_mods = on")
+        for schema in ("pg_catalog", "information_schema"):
+            body = f"SELECT set_config('app.of_{schema}', '1', false)"
+            function(shop, body, "sql", f"FUNCTION {schema}.f() RETURNS text")
+        shop.execute("CREATE VIEW information_schema.v AS SELECT set_config('app.v', '1', false) AS a")
+        findings = found(shop)
+        assert findings.followed == {"app.of_pg_catalog", "app.of_information_schema", "app.v"}
+        function(shop, "SELECT current_setting('app.g')", "sql", "FUNCTION pg_catalog.g() RETURNS text")
+        shop.execute("CREATE POLICY p ON shop_order USING (pg_catalog.g() = '')")
+        again = catalogue.read(shop, findings)
+        assert again is not None
+        assert "app.g" in again.followed
+
     def test_what_is_changed_is_read_again(self, shop: Session) -> None:
         shop.execute("CREATE VIEW v AS SELECT 'b'::text AS a")
         findings = found(shop)
@@ -428,7 +498,9 @@ class TestExpressions:
     def test_what_projects_have_leaves_nothing(self, shop: Session) -> None:
         shop.execute("CREATE TABLE stock (id serial, at timestamptz DEFAULT now() CHECK (at > 'epoch'), a text)")
         shop.execute("CREATE VIEW s AS SELECT a.*, upper(b.a) FROM stock a JOIN stock b USING (id) FOR UPDATE")
-        shop.execute("CREATE VIEW t AS SELECT name, setting FROM pg_settings")
+        shop.execute("CREATE VIEW t AS SELECT DISTINCT name, setting FROM pg_settings")
+        shop.execute("CREATE OPERATOR + (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)")
+        shop.execute("CREATE AGGREGATE total (int) (sfunc = int4pl, stype = int)")
         # The server writes it with the function's name as that of the rows, and their columns.
         shop.execute("CREATE VIEW w AS SELECT word FROM ts_stat('SELECT to_tsvector(a) FROM stock')")
         assert found(shop) == Findings()

@@ -137,15 +137,16 @@ ORDER BY 1, 2
 """
 
 # Where the bodies of SQL functions are in prosqlbody (BEGIN ATOMIC), prosrc has nothing of them.
-_FUNCTIONS = """
-SELECT format('%I.%I', n.nspname, p.proname), p.prokind, l.lanname, {body}, {creates_temporary}
-FROM {source} p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND p.prokind <> 'a' AND {which}
+_FUNCTIONS = f"""
+SELECT format('%I.%I', n.nspname, p.proname), p.prokind, l.lanname, {{body}}, {{creates_temporary}}
+FROM {{source}} p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE {expressions.IS_OWN.format(object="p")} AND {expressions.IS_LASTING.format(schema="n")}
+AND p.prokind <> 'a' AND {{which}}
 """
 
 # In lower case once for each, and as if another statement were in front.
-_LOWERED = """(SELECT *, lower(';' || prosrc COLLATE "C") AS s FROM pg_proc
-               WHERE pronamespace <> 'pg_catalog'::regnamespace OFFSET 0)"""
+_LOWERED = f"""(SELECT *, lower(';' || prosrc COLLATE "C") AS s FROM pg_proc
+               WHERE {expressions.IS_OWN.format(object="pg_proc")} OFFSET 0)"""
 
 # Parts of the names of all functions that leave something behind: few, since each is a search.
 _STEMS = (
@@ -188,7 +189,7 @@ _CREATES_TEMPORARY = r"""coalesce(array_to_string(p.proconfig, e'\n') ~*
 # What a reading depends on, and how many bytes of expressions there are: whatever changes a row gives it another xmin.
 _FINGERPRINT = f"""
 SELECT session_user || ' ' || current_user || ' ' || concat_ws(' ', e.changed,
-    (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace),
+    (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE {expressions.IS_OWN.format(object="pg_proc")}),
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_policy),
     (SELECT sum(hashtext(objid || ' ' || refobjid)) FROM pg_depend
      WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = 'pg_proc'::regclass)), e.stored

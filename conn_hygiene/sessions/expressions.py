@@ -2,13 +2,27 @@
 
 They are those of views, rules, defaults, checks and conditions of triggers, which it has as trees. What a tree calls is
 there by number: no text is searched for names, and only what calls one of a few functions is written out as SQL.
+
+Operators, aggregates and casts are another name of functions, which a statement does not show either.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from conn_hygiene.sessions import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What initdb has made has lower numbers (FirstNormalObjectId); in a small database that is nearly everything.
+_FIRST = 16384
+
+#: The condition that *object* is no part of the server's own catalogue, be it in a schema of that.
+IS_OWN = f"{{object}}.oid >= {_FIRST}"
+
+#: The condition that *schema* is not one of the temporary ones, which other sessions have.
+IS_LASTING = "{schema}.nspname !~ '^pg_(toast_)?temp_'"
 
 #: Asks for the numbers of the functions that leave something in the session, which is how trees have them.
 LEAVING = f"SELECT oid FROM pg_proc WHERE proname IN {sql.LEAVING!r} OR proname ~ '^({'|'.join(sql.BEGINNINGS)})'"
@@ -39,6 +53,15 @@ def _of_relation(catalogue: str, owner: str, tree: str, text: str, relation: str
     return _Kind(
         catalogue, owner, f"{tree}::text", tree, text, ("'pg_class'::regclass", "c.oid"), "c.relnamespace", more
     )
+
+
+def _of_functions(
+    catalogue: str, owner: str, functions: Sequence[str], stored: str, schema: str, more: str = ""
+) -> _Kind:
+    """Return a kind that has no trees but the numbers of *functions*, as an expression that calls all of them."""
+    tree = f"':funcid ' || concat_ws(' :funcid ', {', '.join(f'{function}::oid' for function in functions)})"
+    text = f"'SELECT ' || concat_ws('(), ', {', '.join(f'{function}::regproc' for function in functions)}) || '()'"
+    return _Kind(catalogue, owner, tree, stored, text, (f"'{catalogue}'::regclass", "x.oid"), schema, more)
 
 
 # Those of indexes, partitions, statistics and generated columns have to be immutable, which nothing is that leaves
@@ -99,11 +122,30 @@ _KINDS = (
         ("'pg_proc'::regclass", "x.oid"),
         "x.pronamespace",
     ),
+    _of_functions(
+        "pg_operator",
+        "format('operator %s', x.oid::regoperator)",
+        ["x.oprcode"],
+        "x.oprcode",
+        "x.oprnamespace",
+    ),
+    _of_functions(
+        "pg_proc",
+        "format('aggregate %I.%I', n.nspname, x.proname)",
+        [f"a.agg{step}fn" for step in ("trans", "final", "combine", "mtrans", "minvtrans", "mfinal")],
+        "CASE x.prokind WHEN 'a' THEN x.prokind END",
+        "x.pronamespace",
+        "JOIN pg_aggregate a ON a.aggfnoid = x.oid",
+    ),
+    _of_functions(
+        "pg_cast",
+        "format('cast from %s to %s', x.castsource::regtype, x.casttarget::regtype)",
+        ["x.castfunc"],
+        "x.castfunc",
+        "f.pronamespace",
+        "JOIN pg_proc f ON f.oid = x.castfunc",
+    ),
 )
-
-
-# What initdb has made has lower numbers (FirstNormalObjectId); in a small database that is nearly everything.
-_FIRST = 16384
 
 
 def _own(kind: _Kind) -> str:
@@ -111,29 +153,34 @@ def _own(kind: _Kind) -> str:
     of, number = kind.belongs_to
     return f"""
 FROM {kind.catalogue} x {kind.more} JOIN pg_namespace n ON n.oid = {kind.schema}
-WHERE x.oid >= {_FIRST} AND {kind.stored} IS NOT NULL AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+WHERE {IS_OWN.format(object="x")} AND {kind.stored} IS NOT NULL AND {IS_LASTING.format(schema="n")}
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = {of} AND d.objid = {number}
                 AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
 
 
 # Split where a function is called, a tree costs a third of what a regular expression with so many numbers does. Setting
-# what pg_settings has takes an UPDATE, which a rule may have.
+# what pg_settings has takes an UPDATE, which a rule may have, or a statement of a view that hands it on.
 _CALLS_LEAVING = """EXISTS (SELECT FROM unnest(string_to_array({}, ':funcid ')) part
 WHERE split_part(left(part, 11), ' ', 1) = ANY ((SELECT numbers FROM leaving)::text[]))"""
-_SETS_SETTINGS = """ OR (x.ev_type <> '1'
-     AND strpos(x.ev_action::text, format(':relid %s ', 'pg_settings'::regclass::oid)) > 0)"""
+_HAS_SETTINGS = """EXISTS (SELECT FROM pg_depend s WHERE s.classid = 'pg_rewrite'::regclass AND s.objid = x.oid
+     AND s.refclassid = 'pg_class'::regclass AND s.refobjid = 'pg_settings'::regclass)"""
+_SETS_SETTINGS = f" OR (x.ev_type <> '1' AND {_HAS_SETTINGS})"
+# To ask whether it can be updated takes locks, hence only where it matters.
+_HANDS_SETTINGS_ON = f"""x.ev_type = '1'
+     AND CASE WHEN {_HAS_SETTINGS} THEN pg_relation_is_updatable(c.oid, false) & 4 <> 0 ELSE false END"""
 
 #: Asks what changes when one of the expressions does, or an extension gets or loses what has them; and how many bytes
 #: there are of them, as they are compressed.
 AMOUNT = (
     """SELECT concat_ws(' ', sum(changed), (SELECT sum(hashtext(objid || ' ' || classid)) FROM pg_depend
      WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
-     AND classid IN ('pg_class'::regclass, 'pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+     AND classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass)
+     )) AS changed, coalesce(sum(stored), 0) AS stored
      FROM ("""
     + " UNION ALL".join(
         "\nSELECT sum(hashtext(x.tableoid || ' ' || x.oid || ' ' || x.xmin)) AS changed,"
         f" sum(pg_column_size({kind.stored})) AS stored"
-        f" FROM {kind.catalogue} x WHERE x.oid >= {_FIRST} AND {kind.stored} IS NOT NULL"
+        f" FROM {kind.catalogue} x WHERE {IS_OWN.format(object='x')} AND {kind.stored} IS NOT NULL"
         for kind in _KINDS
     )
     + ") k"
@@ -142,10 +189,12 @@ AMOUNT = (
 
 def question(most: int) -> str:
     """Return what asks for the expressions, *most* of them, that may leave something: whose each is, and it as SQL."""
-    kinds = (
+    kinds = [
         f"\nSELECT {kind.owner}, {kind.text}{_own(kind)}\nAND ({_CALLS_LEAVING.format(kind.tree)}"
         f"{_SETS_SETTINGS if kind.catalogue == 'pg_rewrite' else ''})"
         for kind in _KINDS
-    )
+    ]
+    [of_views] = [kind for kind in _KINDS if kind.catalogue == "pg_rewrite"]
+    kinds.append(f"\nSELECT {of_views.owner}, 'UPDATE pg_settings'{_own(of_views)}\nAND {_HANDS_SETTINGS_ON}")
     numbers = f"WITH leaving AS MATERIALIZED (SELECT array_agg(oid::text) AS numbers FROM ({LEAVING}) o)"
     return f"{numbers}{' UNION ALL'.join(kinds)}\nLIMIT {most}"

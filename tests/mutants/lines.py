@@ -2406,12 +2406,88 @@ MUTANTS = [
         "a view gained by an extension goes on counting",
         "sessions/expressions.py",
         """
-        AND classid IN ('pg_class'::regclass, 'pg_type'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+        AND classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass)
         """,
         """
-        AND classid IN ('pg_operator'::regclass))) AS changed, coalesce(sum(stored), 0) AS stored
+        AND classid IN ('pg_operator'::regclass, 'pg_cast'::regclass)
         """,
         "test_catalogue.py::TestExpressions::test_what_is_changed_is_read_again",
+    ),
+    _mutant(
+        "a cast gained by an extension goes on counting",
+        "sessions/expressions.py",
+        """
+        AND classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass)
+        """,
+        """
+        AND classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass)
+        """,
+        "test_catalogue.py::TestExpressions::test_so_may_what_has_its_function_by_another_name",
+    ),
+    _mutant(
+        "an operator is not asked for its function",
+        "sessions/expressions.py",
+        """
+        ["x.oprcode"],
+        """,
+        """
+        ["0"],
+        """,
+        "test_catalogue.py::TestExpressions::test_so_may_what_has_its_function_by_another_name",
+    ),
+    _mutant(
+        "of an aggregate the first function is asked for alone",
+        "sessions/expressions.py",
+        """
+        [f"a.agg{step}fn" for step in ("trans", "final", "combine", "mtrans", "minvtrans", "mfinal")],
+        """,
+        """
+        ["a.aggtransfn"],
+        """,
+        "test_catalogue.py::TestExpressions::test_so_may_what_has_its_function_by_another_name",
+    ),
+    _mutant(
+        "a cast is not asked for its function",
+        "sessions/expressions.py",
+        """
+        ["x.castfunc"],
+        """,
+        """
+        ["0"],
+        """,
+        "test_catalogue.py::TestExpressions::test_so_may_what_has_its_function_by_another_name",
+    ),
+    _mutant(
+        "a view by which settings are set is taken for one that reads them",
+        "sessions/expressions.py",
+        """
+        kinds.append(f"\\nSELECT {of_views.owner}, 'UPDATE pg_settings'{_own(of_views)}\\nAND {_HANDS_SETTINGS_ON}")
+        """,
+        """
+        """,
+        "test_catalogue.py::TestExpressions::test_so_may_an_update_of_a_view",
+    ),
+    _mutant(
+        "a view that reads settings is taken for one by which they are set",
+        "sessions/expressions.py",
+        """
+        AND CASE WHEN {_HAS_SETTINGS} THEN pg_relation_is_updatable(c.oid, false) & 4 <> 0 ELSE false END\"""
+        """,
+        """
+        AND {_HAS_SETTINGS}\"""
+        """,
+        "test_catalogue.py::TestExpressions::test_what_projects_have_leaves_nothing",
+    ),
+    _mutant(
+        "what a superuser has put into the server's own schema is not read",
+        "sessions/expressions.py",
+        """
+        IS_LASTING = "{schema}.nspname !~ '^pg_(toast_)?temp_'"
+        """,
+        """
+        IS_LASTING = "{schema}.nspname !~ '^pg_'"
+        """,
+        "test_catalogue.py::TestExpressions::test_a_schema_of_the_servers_own_may_have_what_is_not",
     ),
     _mutant(
         "the name of a function's rows is taken for a call",
