@@ -272,8 +272,8 @@ class TestFunctions:
         shop.execute("CREATE TRUSTED LANGUAGE plodd HANDLER plpgsql_call_handler")
         function(shop, "whatever", "plodd")
         assert found(shop).leaves_state == (
-            "function public.sets (set_config_by_name())",
             "function public.f (in language plodd, which is not read)",
+            "function public.sets (set_config_by_name())",
         )
 
     def test_what_leaves_something_is_found_wherever_it_is_called(self, shop: Session) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,7 +223,7 @@ def _read(connection: psycopg.Connection[Any], before: Findings | None) -> Findi
     settable, policies, functions = _answers(connection, *queries)
     reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
     reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
-    reading.functions([_Function(*row) for row in functions])
+    reading.functions(sorted((_Function(*row) for row in functions), key=attrgetter("name")))
     is_little = int(stored) <= MOST_STORED
     found = _expressions(connection) if is_little else None
     reading.expressions(found)
