@@ -88,7 +88,8 @@ class Demands:
             if now < demand.look_at:
                 continue
             wanted = pools.waiting_in(demand.queue) - sum(spare is demand.spare for spare in coming)
-            if wanted <= 0 and now - demand.asked_at > demand.rest / _LOOKS:
+            # Who has asked may have had no turn of the processor since.
+            if wanted <= 0 and now - demand.asked_at > demand.rest:
                 del self._demands[id(demand.spare)]
                 continue
             demand.look_at = now + demand.rest / _LOOKS
