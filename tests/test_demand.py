@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -90,6 +91,20 @@ def test_a_thread_that_queries_for_the_first_time_gets_what_another_one_is_done_
         before = releases()
         assert first.submit(pid).result() == held
         assert releases() - before == 1
+
+
+def test_who_has_asked_and_is_not_in_the_queue_yet_is_not_forgotten_at_once() -> None:
+    """It may have had no turn of the processor since."""
+    with pool(), threads(1) as (idle,):
+        idle.submit(pid).result()
+        lease = idle.submit(lambda: lease_of(connections[ALIAS])).result()
+        assert lease is not None
+        demands = demand.Demands()
+        demands.begin(lease, 100.0)
+        demands.see_to([lease], [], 100.0 + demand.REST / 2)
+        assert 100.0 < demands.look_at < 100.0 + demand.REST
+        demands.see_to([lease], [], 100.0 + demand.REST * 2)
+        assert demands.look_at == math.inf
 
 
 def test_a_thread_that_has_queried_before_gets_it_too() -> None:

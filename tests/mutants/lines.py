@@ -6385,4 +6385,15 @@ _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNOR
         """,
         "test_forks.py::test_what_the_parent_is_reading_is_not_cancelled_by_a_child_that_leaves_it",
     ),
+    _mutant(
+        "who has asked a pool and had no turn since is forgotten",
+        "reaper/demand.py",
+        """
+        if wanted <= 0 and now - demand.asked_at > demand.rest:
+        """,
+        """
+        if wanted <= 0 and now - demand.asked_at > demand.rest / _LOOKS:
+        """,
+        "test_demand.py::test_who_has_asked_and_is_not_in_the_queue_yet_is_not_forgotten_at_once",
+    ),
 ]
