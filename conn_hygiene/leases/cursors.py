@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from psycopg import Cursor, Error, InterfaceError, OperationalError, ServerCursor
 from psycopg.pq import TransactionStatus
@@ -42,6 +42,8 @@ _UNLISTED = "_conn_hygiene_unlisted"
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
+# What is kept on each cursor, see LeasedCursor.
+_KEPT = ("_conn_hygiene_entry", "_conn_hygiene_made_in")
 
 # From psycopg 3.3 on, a cursor is an iterator itself.
 _IS_ITERATOR = hasattr(Cursor, "__next__")
@@ -68,6 +70,10 @@ class LeasedCursor(_Cursor):
 
     __slots__ = ()
 
+    # The class that this one stands for. What a query needs of it is taken from here, and not by super(), which looks
+    # through all the classes in between each time.
+    _conn_hygiene_plain: ClassVar[type[Cursor[Any]]]
+
     # In which checkout the cursor was made; None outside of any, and for one that was not made by this class.
     _conn_hygiene_made_in: _Checkout | None = None
 
@@ -75,8 +81,13 @@ class LeasedCursor(_Cursor):
     # does not count, and for a closed one.
     _conn_hygiene_entry: tuple[Lease, weakref.ref[Any]] | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        self._conn_hygiene_entry = None
+        if args or kwargs:
+            super().__init__(connection, *args, **kwargs)
+        else:
+            # As psycopg does for nearly every one.
+            self._conn_hygiene_plain.__init__(self, connection)
         self._conn_hygiene_made_in = getattr(self._conn, _CHECKOUT, None)
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
@@ -95,7 +106,7 @@ class LeasedCursor(_Cursor):
             lease.last_statement = (query,)
             if not kwargs:
                 try:
-                    return super().execute(query, params)
+                    return self._conn_hygiene_plain.execute(self, query, params)
                 except Error as error:
                     self._failed(error)
                     raise
@@ -211,7 +222,7 @@ class LeasedCursor(_Cursor):
         self._conn_hygiene_entry = None
         lease, cursor = entry
         try:
-            super().close()
+            self._conn_hygiene_plain.close(self)
         finally:
             if threading.get_ident() == lease.thread_id:
                 lease.cursor_closed(cursor)
@@ -423,7 +434,18 @@ class _StandsFor(type):
 @lru_cache(maxsize=64)
 def leased_cursor_class(cls: Any) -> Any:
     """Return the subclass of psycopg cursor class *cls* that tells its lease; it goes by the name of *cls*."""
-    return _mixed_in(LeasedServerCursor if issubclass(cls, ServerCursor) else LeasedCursor, cls)
+    # With slots, a cursor needs no dictionary for what is kept on it, without which Python finds its methods faster.
+    return _mixed_in(_leased_mixin(cls), cls, slots=_KEPT)
+
+
+@lru_cache(maxsize=64)
+def _adopting_class(cls: Any) -> Any:
+    """Return what :func:`leased_cursor_class` does, as a class that a cursor of *cls* can be moved to."""
+    return _mixed_in(_leased_mixin(cls), cls, slots=None)
+
+
+def _leased_mixin(cls: Any) -> type[LeasedCursor]:
+    return LeasedServerCursor if issubclass(cls, ServerCursor) else LeasedCursor
 
 
 @lru_cache(maxsize=64)
@@ -438,9 +460,11 @@ def retired_cursor_class(cls: Any) -> Any:
     return _mixed_in(RetiredCursor, cls)
 
 
-def _mixed_in(mixin: type, cls: Any) -> Any:
+def _mixed_in(mixin: type, cls: Any, *, slots: tuple[str, ...] | None = ()) -> Any:
     plain = cls.__dict__.get(_PLAIN, cls)
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _PLAIN: plain}
+    if slots is not None:
+        names["__slots__"] = slots
     make = _StandsFor if type(cls) is type else type(cls)
     return make(cls.__name__, (mixin, cls), names)
 
@@ -513,7 +537,7 @@ def register(cursor: Any, lease: Lease) -> None:
     if not isinstance(cursor, LeasedCursor):
         # Made past the factories, as Django does for server-side cursors.
         try:
-            leased = leased_cursor_class(type(cursor))  # type: ignore[arg-type]
+            leased = _adopting_class(type(cursor))  # type: ignore[arg-type]
             cursor.__class__ = audited_cursor_class(leased) if audits.is_audited(cursor.connection) else leased
         except TypeError:
             # A class of a layout of its own: its end cannot be seen, so it holds the connection for good.
