@@ -35,7 +35,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.pools.parameters import Parameters
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.server import sessions
-from conn_hygiene.sessions import catalogue, cleaning, client, following, sql
+from conn_hygiene.sessions import catalogue, cleaning, client, following, sql, texts
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from tests.test_lease import query
@@ -537,7 +537,7 @@ SITES: dict[str, tuple[Any, str, Callable[[Any], object]]] = {
     "the catalogue": (catalogue, "_read", catalogue.read),
     "comparing": (client, "_attributes", compare),
     "restoring": (client, "_restore", restore_unequal),
-    "a text": (sql, "_", lambda handle: sql.text_of(Query(), handle)),
+    "a text": (texts, "_", lambda handle: texts.text_of(Query(), handle)),
 }
 
 

@@ -26,8 +26,8 @@ from conn_hygiene.sessions.sql import (
     Placeholder,
     Setting,
     effect_of,
-    text_of,
 )
+from conn_hygiene.sessions.texts import text_of
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from conn_hygiene.reports import notices, snapshot
 from conn_hygiene.server import sessions as server
 from conn_hygiene.sessions import connect_options
 from conn_hygiene.sessions import sql as session
-from conn_hygiene.sessions.sql import effect_of, remembered_effect_of, text_of
+from conn_hygiene.sessions.sql import effect_of, remembered_effect_of
 from conn_hygiene.sessions.state import changed_parameters
+from conn_hygiene.sessions.texts import text_of
 from tests import statements
 from tests.statements import OTHER_STRINGS, STATELESS, STRINGS, UNDOING, any_of, contents, gaps, spelled, stateful
 

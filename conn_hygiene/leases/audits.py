@@ -22,6 +22,7 @@ from conn_hygiene import callsite, conf
 from conn_hygiene.events import UnseenState, publish
 from conn_hygiene.leases.description import reportable
 from conn_hygiene.sessions import audit, known, sql, state
+from conn_hygiene.sessions.texts import text_of
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Audit:
         self._note_known()
         if isinstance(cursor, ServerCursor):
             self._own_cursors.add(cursor.name)
-        text = sql.text_of(query, self._connection) or ""
+        text = text_of(query, self._connection) or ""
         names = audit.names_in(text, parameters, *more) - self._names
         self._look_before(names)
         effect = sql.effect_of(text) if text else sql.UNKNOWN

@@ -14,7 +14,7 @@ from conn_hygiene import conf, masking
 from conn_hygiene.leases import policy
 from conn_hygiene.leases.states import PARKED
 from conn_hygiene.pools import base as pools
-from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.texts import text_of
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -78,7 +78,7 @@ def reportable(query: Any) -> str | None:
     It is without its parameters in any case. Masked, it is what :func:`conn_hygiene.masking.mask` makes of its
     beginning. Called when a report is made, and never on the way of a query.
     """
-    text = sql.text_of(query, None)
+    text = text_of(query, None)
     if text is None:
         return None
     if conf.current.LOG_STATEMENTS == "raw":

@@ -20,6 +20,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import configuring
 from conn_hygiene.sessions import cleaning, client, following, known, sql, state
 from conn_hygiene.sessions.plan import Plan
+from conn_hygiene.sessions.texts import text_of
 
 _now = time.monotonic
 
@@ -133,7 +134,7 @@ class SessionClaim(Claim):
         if self.in_use_since is None:
             with self._lock:
                 self.pauses.used()
-        text = query if type(query) is str else sql.text_of(query, connection)
+        text = query if type(query) is str else text_of(query, connection)
         if text is None:
             effect: sql.Effect | None = sql.UNKNOWN
         elif len(text) > sql.LONGEST_REMEMBERED:

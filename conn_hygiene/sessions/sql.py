@@ -15,17 +15,11 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg.sql import Identifier, Literal
-
-from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import IN_NAME, LETTER
 from conn_hygiene.sessions.lexer import SPACE, Text, folded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    import psycopg
-    from psycopg.sql import Composable
+    from collections.abc import Iterable, Iterator
 
 # The reasons, as they stand in logs, in snapshot() and in the documentation.
 SETTING = "SET"
@@ -647,37 +641,3 @@ def _of_setting(name: str, local: bool | Placeholder) -> tuple[frozenset[str], f
 # effect_of() that remembers its answers: for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.
 remembered_effect_of = lru_cache(maxsize=1024)(effect_of)
 LONGEST_REMEMBERED = 10_000
-
-
-def text_of(query: Any, connection: psycopg.Connection[Any] | None) -> str | None:
-    """Return the text of anything that psycopg executes (str, bytes, Composable, Template), or None if it has none.
-
-    *connection* is the running thread's own; without one, what it would decide is taken as psycopg's defaults have it.
-    """
-    if isinstance(query, str):
-        return query
-    if isinstance(query, bytes):
-        return query.decode("utf-8", "replace")
-    try:
-        if hasattr(query, "as_string"):
-            return str(query.as_string(connection))
-        # A template string (Python 3.14).
-        return "".join(part if isinstance(part, str) else _interpolated(part, connection) for part in query)
-    except Exception as error:
-        # Whatever is wrong with the query, psycopg will say it better.
-        if is_of_handler(error):
-            raise
-        return None
-
-
-def _interpolated(part: Any, connection: psycopg.Connection[Any] | None) -> str:
-    """Return what psycopg makes of *part* of a template string, an interpolation; a placeholder for a parameter."""
-    if part.format_spec == "q" or hasattr(part.value, "as_string"):
-        return text_of(part.value, connection) or ""
-    if part.format_spec in _QUOTED:
-        return _QUOTED[part.format_spec](part.value).as_string(connection)
-    return "%s"
-
-
-# How psycopg quotes what is no parameter, by how a template string asks for it.
-_QUOTED: dict[str, Callable[[Any], Composable]] = {"i": Identifier, "l": Literal}

@@ -27,7 +27,8 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions.following import IDENTITIES
 from conn_hygiene.sessions.lexer import Text
-from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, text_of
+from conn_hygiene.sessions.sql import LONGEST_REMEMBERED
+from conn_hygiene.sessions.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
