@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from conn_hygiene.sessions import sql as session
+from conn_hygiene.sessions import effects as session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 import conn_hygiene
 from conn_hygiene import conf
-from conn_hygiene.sessions import catalogue, expressions, known, sql
+from conn_hygiene.sessions import catalogue, effects, expressions, known, sql
 from conn_hygiene.sessions.catalogue import Findings
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ class TestExpressions:
         assert found(shop) == Findings()
         shop.execute("CREATE VIEW v AS SELECT pgv_set(1)")
         assert found(shop).leaves_state == ("view public.v (state of an extension)",)
-        assert found(shop).indelible == {sql.EXTENSION}
+        assert found(shop).indelible == {effects.EXTENSION}
 
     def test_a_rule_may_set_by_an_update(self, shop: Session) -> None:
         shop.execute(

@@ -23,9 +23,9 @@ from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import catalogue, cleaning, following, known, state
+from conn_hygiene.sessions.effects import SETTING
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
-from conn_hygiene.sessions.sql import SETTING
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from conn_hygiene.pools import base as pools
 from conn_hygiene.pools.parameters import Parameters
 from conn_hygiene.reaper.reaper import Reaper
 from conn_hygiene.server import sessions
-from conn_hygiene.sessions import catalogue, cleaning, client, following, sql, texts
+from conn_hygiene.sessions import catalogue, cleaning, client, effects, following, texts
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import Plan
 from tests.test_lease import query
@@ -517,7 +517,7 @@ def limit(handle: Any) -> None:
         pass
 
 
-SOILED = Plan(left=frozenset({sql.SETTING}))
+SOILED = Plan(left=frozenset({effects.SETTING}))
 
 #: What is called, what of it is replaced by something that is interrupted, and how it is called.
 SITES: dict[str, tuple[Any, str, Callable[[Any], object]]] = {

@@ -15,7 +15,7 @@ from psycopg import sql
 
 import conn_hygiene
 from conn_hygiene import release_between_queries
-from conn_hygiene.sessions.sql import (
+from conn_hygiene.sessions.effects import (
     ADVISORY_LOCK,
     HELD_CURSOR,
     LISTEN,
@@ -25,8 +25,8 @@ from conn_hygiene.sessions.sql import (
     TEMPORARY,
     Placeholder,
     Setting,
-    effect_of,
 )
+from conn_hygiene.sessions.sql import effect_of
 from conn_hygiene.sessions.texts import text_of
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
 

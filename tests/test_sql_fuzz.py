@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from conn_hygiene.sessions import sql as session
-from conn_hygiene.sessions.sql import Effect, effect_of
+from conn_hygiene.sessions import effects as session
+from conn_hygiene.sessions.effects import Effect
+from conn_hygiene.sessions.sql import effect_of
 from tests import grammar
 
 if TYPE_CHECKING:

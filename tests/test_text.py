@@ -26,7 +26,7 @@ from conn_hygiene.masking import MASK, mask, printable
 from conn_hygiene.reports import notices, snapshot
 from conn_hygiene.server import sessions as server
 from conn_hygiene.sessions import connect_options
-from conn_hygiene.sessions import sql as session
+from conn_hygiene.sessions import effects as session
 from conn_hygiene.sessions.sql import effect_of, remembered_effect_of
 from conn_hygiene.sessions.state import changed_parameters
 from conn_hygiene.sessions.texts import text_of

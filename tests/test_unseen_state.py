@@ -11,7 +11,7 @@ import pytest
 from django.db import DatabaseError, connection, connections, transaction
 
 from conn_hygiene import hold_connection, release_between_queries, session_settings
-from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.effects import makes_temporary
 from tests.test_following import seen_by_others
 from tests.test_session_state import run
 from tests.testapp.models import Item
@@ -195,7 +195,7 @@ def test_a_path_that_ends_with_it_keeps_nothing() -> None:
     ],
 )
 def test_reading_a_path(path: str | None, expected: bool) -> None:
-    assert sql.makes_temporary(path) is expected
+    assert makes_temporary(path) is expected
 
 
 # ##### A cursor WITH HOLD that psycopg has declared, and did not close #####

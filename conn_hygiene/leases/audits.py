@@ -21,7 +21,7 @@ from psycopg import ServerCursor
 from conn_hygiene import callsite, conf
 from conn_hygiene.events import UnseenState, publish
 from conn_hygiene.leases.description import reportable
-from conn_hygiene.sessions import audit, known, sql, state
+from conn_hygiene.sessions import audit, effects, known, sql, state
 from conn_hygiene.sessions.texts import text_of
 from conn_hygiene.work import serving
 
@@ -81,7 +81,7 @@ class Audit:
         text = text_of(query, self._connection) or ""
         names = audit.names_in(text, parameters, *more) - self._names
         self._look_before(names)
-        effect = sql.effect_of(text) if text else sql.UNKNOWN
+        effect = sql.effect_of(text) if text else effects.UNKNOWN
         if effect is not None:
             self._seen.add(effect.with_parameters(parameters) if effect.settings else effect)
         self._executed.append(_Executed(query, text, callsite.here(1), serving.label))
@@ -152,8 +152,8 @@ class Audit:
         if found is None:
             return None
         # Whoever has a cursor of psycopg's open has the connection.
-        held = found.others.get(sql.HELD_CURSOR, frozenset()) - self._own_cursors
-        return audit.Observed(found.settings, {**found.others, sql.HELD_CURSOR: held})
+        held = found.others.get(effects.HELD_CURSOR, frozenset()) - self._own_cursors
+        return audit.Observed(found.settings, {**found.others, effects.HELD_CURSOR: held})
 
     @contextlib.contextmanager
     def _free(self) -> Iterator[bool]:
@@ -189,17 +189,17 @@ _ELSE = (
     "it is needed."
 )
 _ADVICE = {
-    sql.TEMPORARY: "Create it by a statement of the request's own, which can be seen.",
-    sql.ADVISORY_LOCK: "Lock until the end of the transaction, with pg_advisory_xact_lock().",
-    sql.LISTEN: "Listen by a statement of the request's own, which can be seen.",
-    sql.PREPARED: "Prepare it by a statement of the request's own, which can be seen.",
-    sql.HELD_CURSOR: "Declare it without WITH HOLD, in a transaction.",
-    sql.ORIGIN: "Reset it by pg_replication_origin_session_reset() in the function that has set it up.",
+    effects.TEMPORARY: "Create it by a statement of the request's own, which can be seen.",
+    effects.ADVISORY_LOCK: "Lock until the end of the transaction, with pg_advisory_xact_lock().",
+    effects.LISTEN: "Listen by a statement of the request's own, which can be seen.",
+    effects.PREPARED: "Prepare it by a statement of the request's own, which can be seen.",
+    effects.HELD_CURSOR: "Declare it without WITH HOLD, in a transaction.",
+    effects.ORIGIN: "Reset it by pg_replication_origin_session_reset() in the function that has set it up.",
 }
 
 
 def _advice(finding: Finding, alias: str) -> str:
-    if finding.reason != sql.SETTING:
+    if finding.reason != effects.SETTING:
         return f"{_ADVICE[finding.reason]} {_ELSE}"
     names = ", ".join(f'"{name}"' for name in sorted({*finding.names, *known.followed(alias)}))
     return f'Set CONN_HYGIENE["FOLLOWED_SETTINGS"] to [{names}].'

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor as _Cursor
 
     from conn_hygiene.leases.lease import Lease
-    from conn_hygiene.sessions.sql import Effect
+    from conn_hygiene.sessions.effects import Effect
 else:
     _Cursor = object
 

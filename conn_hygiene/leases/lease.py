@@ -50,7 +50,7 @@ from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.leases.timed_claim import TimedClaim
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import keeping
-from conn_hygiene.sessions import client, sql, state
+from conn_hygiene.sessions import client, effects, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -595,7 +595,7 @@ class Lease(TimedClaim):
 
     def share(self) -> psycopg.Connection[Any] | None:
         """Return the connection for somebody who will use it past the lease, which therefore keeps it."""
-        self._pin(sql.Effect(frozenset({sql.SHARED}), frozenset()))
+        self._pin(effects.Effect(frozenset({effects.SHARED}), frozenset()))
         return self.take()
 
     def reconsider(self) -> None:

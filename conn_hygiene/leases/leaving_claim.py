@@ -14,7 +14,7 @@ from conn_hygiene.leases.returns import Return
 from conn_hygiene.leases.session_claim import SessionClaim
 from conn_hygiene.leases.states import GIVEN_BACK, HELD, PARKED
 from conn_hygiene.pools import backends
-from conn_hygiene.sessions import known, sql, state
+from conn_hygiene.sessions import effects, known, state
 from conn_hygiene.sessions.following import Carried
 from conn_hygiene.sessions.plan import NOTHING
 
@@ -160,7 +160,7 @@ class LeavingClaim(SessionClaim):
         if not of_hold or not policy.releases(self.alias):
             return None
         # What does not follow, such a backend would not set again in the next session: it believes to have set it.
-        if sql.SETTING in self.session_state.pins and backends.has_own_close(wrapper.__class__):
+        if effects.SETTING in self.session_state.pins and backends.has_own_close(wrapper.__class__):
             return None
         if self._is_read() or self._in_transaction(wrapper) or wrapper.run_on_commit:
             return None

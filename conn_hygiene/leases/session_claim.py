@@ -18,7 +18,7 @@ from conn_hygiene.leases.claim import Claim
 from conn_hygiene.leases.states import HELD
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import configuring
-from conn_hygiene.sessions import cleaning, client, following, known, sql, state
+from conn_hygiene.sessions import cleaning, client, effects, following, known, sql, state
 from conn_hygiene.sessions.plan import Plan
 from conn_hygiene.sessions.texts import text_of
 
@@ -115,9 +115,9 @@ class SessionClaim(Claim):
 
     def pin_for_its_past(self) -> None:
         """Keep a connection with its owner that was in use before there was a lease: its session may carry anything."""
-        self._pin(sql.Effect(frozenset({sql.PAST}), frozenset()))
+        self._pin(effects.Effect(frozenset({effects.PAST}), frozenset()))
 
-    def statement(self, query: Any, params: Any, connection: psycopg.Connection[Any]) -> sql.Effect | None:
+    def statement(self, query: Any, params: Any, connection: psycopg.Connection[Any]) -> effects.Effect | None:
         """Look at a statement that is about to run, and pin the lease if it leaves something in the session.
 
         Returns what to call :meth:`succeeded` with when it has run without an error; None if that need not be told.
@@ -136,7 +136,7 @@ class SessionClaim(Claim):
                 self.pauses.used()
         text = query if type(query) is str else text_of(query, connection)
         if text is None:
-            effect: sql.Effect | None = sql.UNKNOWN
+            effect: effects.Effect | None = effects.UNKNOWN
         elif len(text) > sql.LONGEST_REMEMBERED:
             effect = sql.effect_of(text)
         else:
@@ -148,11 +148,11 @@ class SessionClaim(Claim):
         self._pin(effect)
         return effect if effect.removes or effect.resets else None
 
-    def succeeded(self, effect: sql.Effect, connection: psycopg.Connection[Any]) -> None:
+    def succeeded(self, effect: effects.Effect, connection: psycopg.Connection[Any]) -> None:
         """Take note that what undoes something has been executed without an error. Owner only."""
         with self._lock:
             self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
-        if sql.PREPARED in effect.removes and internals.CLEANING.available:
+        if effects.PREPARED in effect.removes and internals.CLEANING.available:
             # psycopg does not always notice.
             client.forget_prepared(connection)
 
@@ -197,18 +197,18 @@ class SessionClaim(Claim):
         Tables that are created under it may be temporary, as no statement says. Nobody else is to have such a table, so
         the session is cleaned of them; and it is kept for its owner where they surely are.
         """
-        if sql.makes_temporary(path):
+        if effects.makes_temporary(path):
             with self._lock:
                 self.session_state.is_path_temporary = True
             # Also where a path that follows is set as the session is set up.
-            self._pin(sql.Effect(frozenset({sql.TEMPORARY}), frozenset()), setting_up=False)
+            self._pin(effects.Effect(frozenset({effects.TEMPORARY}), frozenset()), setting_up=False)
         elif path is not None and "pg_temp" in path.lower():
             with self._lock:
                 self.session_state.soil()
 
     def note_held_cursor(self) -> None:
         """Take note that a cursor is declared ``WITH HOLD`` that lasts as long as the session. Owner only."""
-        self._pin(sql.Effect(frozenset({sql.HELD_CURSOR}), frozenset()))
+        self._pin(effects.Effect(frozenset({effects.HELD_CURSOR}), frozenset()))
 
     def no_longer_overriding(self, name: str) -> None:
         """Take note that *name* is again what it was before. Owner only."""
@@ -224,7 +224,7 @@ class SessionClaim(Claim):
         if self.last_statement is not None:
             self.last_statement = (self.last_statement[0],)
 
-    def _pin(self, effect: sql.Effect, *, setting_up: bool | None = None) -> None:
+    def _pin(self, effect: effects.Effect, *, setting_up: bool | None = None) -> None:
         with self._lock:
             wrapper = self.wrapper()
             if self._connection is None or wrapper is None:
@@ -347,7 +347,7 @@ class SessionClaim(Claim):
         if not internals.FOLLOWING.available and self.last_statement is not None:
             changed += sorted(known.followed(self.alias))
         if self.last_statement is not None and known.was_not_told(self.alias):
-            changed.append(sql.UNTOLD)
+            changed.append(effects.UNTOLD)
         return changed
 
     def _carries(self, connection: psycopg.Connection[Any]) -> bool:

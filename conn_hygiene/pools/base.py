@@ -16,7 +16,7 @@ from conn_hygiene import internals
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends, configuring, keeping, sqlalchemy
-from conn_hygiene.sessions import cleaning, client, sql
+from conn_hygiene.sessions import cleaning, client, effects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -399,7 +399,7 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
         # here.
         if connection.closed or is_locked(connection):
             raise psycopg.OperationalError("the connection is closed, or a COPY is under way")
-        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
+        if pool is not None and not plan.left & effects.INDELIBLE and internals.CLEANING.available:
             # What the pool has done to the session cannot be done again without knowing what that is.
             if not sqlalchemy.is_pool(pool):
                 configure = configuring.configure_of(pool)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from conn_hygiene.sessions import sql
+from conn_hygiene.sessions import effects
 from conn_hygiene.sessions.lexer import folded
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import psycopg
 
 # Whatever these leave, they are known to leave.
-_ANYTHING = frozenset({sql.CODE, sql.UNREADABLE, sql.DISCARDED})
+_ANYTHING = frozenset({effects.CODE, effects.UNREADABLE, effects.DISCARDED})
 
 # Each is a reason, and what there is of it. pg_settings has neither the names that an application has made up nor the
 # two that say who is somebody.
@@ -83,7 +83,7 @@ class Observed:
 
     #: By name in lower case: what has been set in the session, and what was asked for. None for what is not set.
     settings: Mapping[str, str | None]
-    #: The names of everything else, by reason, as in :mod:`conn_hygiene.sessions.sql`.
+    #: The names of everything else, by reason, as in :mod:`conn_hygiene.sessions.effects`.
     others: Mapping[str, frozenset[str]]
 
 
@@ -91,7 +91,7 @@ class Observed:
 class Finding:
     """What is in a session that nothing has said."""
 
-    #: As in :mod:`conn_hygiene.sessions.sql`, such as ``"SET"``.
+    #: As in :mod:`conn_hygiene.sessions.effects`, such as ``"SET"``.
     reason: str
     #: Names, sorted: of settings, relations, locks, channels, statements or cursors.
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ def real_state(connection: psycopg.Connection[Any], names: Collection[str], *, w
     settings: dict[str, str | None] = {}
     others: dict[str, set[str]] = {}
     for reason, name, value in rows:
-        if reason == sql.SETTING:
+        if reason == effects.SETTING:
             settings[str(name)] = value
         else:
             others.setdefault(str(reason), set()).add(str(name))
@@ -173,7 +173,7 @@ class Seen:
         # For the whole checkout: what is known to be set is known to be set again.
         self._names: set[str] = set()
 
-    def add(self, effect: sql.Effect) -> None:
+    def add(self, effect: effects.Effect) -> None:
         """Take note of what a statement says that it does."""
         self._reasons |= effect.adds | effect.removes
         self._names.update(str(setting.name) for setting in effect.settings)
@@ -206,12 +206,12 @@ def unseen(
     findings = []
     # A name that is no longer set in the session is back at its default.
     changed = [name for name in now.settings if not _same(now.settings[name], last.settings.get(name))]
-    if seen.covers(sql.SETTING):
+    if seen.covers(effects.SETTING):
         seen.add_names(changed)
     left = [name for name in changed if not _same(now.settings[name], first.settings.get(name))]
     undeclared = {name for name in left if not seen.has_name(name)} - set(declared)
     if undeclared:
-        findings.append(Finding(sql.SETTING, tuple(sorted(undeclared))))
+        findings.append(Finding(effects.SETTING, tuple(sorted(undeclared))))
     for reason, names in sorted(now.others.items()):
         new = names - last.others.get(reason, frozenset())
         if new and not seen.covers(reason):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from conn_hygiene.masking import end_of_comment
 from conn_hygiene.sessions import sql
+from conn_hygiene.sessions.effects import is_true
 from conn_hygiene.sessions.lexer import folded
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Body:
         if _TRUE.fullmatch(argument):
             return True
         value = self._constant(argument)
-        return value is not None and sql.is_true(value)
+        return value is not None and is_true(value)
 
 
 # A string's number, and the types that it is cast to, as the server writes constants out again.

@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.sessions import expressions, sql
+from conn_hygiene.sessions import effects, expressions, sql
 from conn_hygiene.sessions.bodies import bodies
 from conn_hygiene.sessions.lexer import Text
 
@@ -57,7 +57,7 @@ class Findings:
     reasons: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     #: Why sessions have to be cleaned before somebody else gets them, whatever was seen. Empty: they need not.
     leaves_state: tuple[str, ...] = ()
-    #: What of that no cleaning undoes, as the reasons of :mod:`conn_hygiene.sessions.sql`: such sessions are closed.
+    #: What of that no cleaning undoes, as the reasons of :mod:`.effects`: such sessions are closed.
     indelible: frozenset[str] = frozenset()
     #: What the catalogue was like; whatever changes in it that matters here changes this.
     fingerprint: str = dataclasses.field(default="", compare=False)
@@ -392,7 +392,7 @@ class _Reading:
 _ALIAS = re.compile(r"(?<=\)) (?:AS )?[a-z_]\w*\(")
 
 # Of what cannot be read it is not said that a session would have to be closed for it.
-_CLOSED_FOR = sql.INDELIBLE - {sql.CODE, sql.UNREADABLE}
+_CLOSED_FOR = effects.INDELIBLE - {effects.CODE, effects.UNREADABLE}
 
 # As many of each are named where a line is to be read.
 _FEW = 3
@@ -412,7 +412,7 @@ _INTERNAL = re.compile("|".join([*sql.LEAVING, "tsquery_rewrite"]))
 def _left_by(function: _Function) -> tuple[set[str], set[str]]:
     """Return the names of the settings that *function* leaves in its session, and what else it does."""
     names: set[str] = set()
-    others: set[str] = {sql.TEMPORARY} if function.creates_temporary == "t" else set()
+    others: set[str] = {effects.TEMPORARY} if function.creates_temporary == "t" else set()
     if function.language == "internal":
         return names, others | ({f"{function.body}()"} if _INTERNAL.match(function.body) else set())
     if function.language not in ("sql", "plpgsql"):
@@ -438,25 +438,25 @@ def _left_in(text: str, *, is_sql: bool) -> tuple[set[str], set[str]]:
     for body in bodies(text):
         set_by_calls = body.settings_set()
         names |= {name for name in set_by_calls if name is not None}
-        others |= {sql.SETTING for name in set_by_calls if name is None}
+        others |= {effects.SETTING for name in set_by_calls if name is None}
         for statement in body.statements(is_sql=is_sql):
             _add(sql.effect_of(statement), statement, names, others)
-        others |= {sql.TEMPORARY} if body.creates_temporary() else set()
+        others |= {effects.TEMPORARY} if body.creates_temporary() else set()
     return names, others
 
 
-def _add(effect: sql.Effect | None, statement: str, names: set[str], others: set[str]) -> None:
+def _add(effect: effects.Effect | None, statement: str, names: set[str], others: set[str]) -> None:
     if effect is None:
         return
     for setting in effect.settings:
         if isinstance(setting.name, str):
             names.add(setting.name)
         else:
-            others.add(sql.SETTING)
+            others.add(effects.SETTING)
     adds = set(effect.adds)
     # In a string, it would only be said.
-    if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
-        adds.discard(sql.TEMPORARY)
+    if effects.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
+        adds.discard(effects.TEMPORARY)
     others |= adds
 
 

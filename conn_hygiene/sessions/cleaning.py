@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene.sessions import client, following, sql, state
+from conn_hygiene.sessions import client, effects, following, sql, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -99,7 +99,7 @@ def _asked_and_reset(
         if connection.pgconn.transaction_status != TransactionStatus.IDLE:
             # The transaction of its own has failed with it.
             connection.rollback()
-        plan = plan._replace(left=frozenset({sql.SETTING}))
+        plan = plan._replace(left=frozenset({effects.SETTING}))
         rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
     if plan.left:
         # The row of the locks comes before it.
@@ -151,8 +151,8 @@ def read(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | N
 
 # What an undoing statement undoes only if its transaction is committed.
 _TRANSACTIONAL = {
-    sql.LISTEN: "EXISTS (SELECT FROM pg_catalog.pg_listening_channels())",
-    sql.TEMPORARY: "EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema())",
+    effects.LISTEN: "EXISTS (SELECT FROM pg_catalog.pg_listening_channels())",
+    effects.TEMPORARY: "EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema())",
 }
 
 

@@ -11,129 +11,41 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.masking import IN_NAME, LETTER
+from conn_hygiene.sessions.effects import (
+    ADVISORY_LOCK,
+    ALL,
+    BACKUP,
+    CODE,
+    DISCARDED,
+    EXTENSION,
+    HELD_CURSOR,
+    LIBRARY,
+    LISTEN,
+    ORIGIN,
+    PATH,
+    PREPARED,
+    REMOTE,
+    SEARCH_PATH,
+    SEED,
+    SETTING,
+    SLOT,
+    TEMPORARY,
+    UNKNOWN,
+    UNREADABLE,
+    Effect,
+    Placeholder,
+    Setting,
+    is_true,
+    of_setting,
+)
 from conn_hygiene.sessions.lexer import SPACE, Text, folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-# The reasons, as they stand in logs, in snapshot() and in the documentation.
-SETTING = "SET"
-TEMPORARY = "temporary table"
-ADVISORY_LOCK = "advisory lock"
-LISTEN = "LISTEN"
-PREPARED = "PREPARE"
-HELD_CURSOR = "cursor WITH HOLD"
-LIBRARY = "LOAD"
-REMOTE = "dblink connection"
-SEED = "setseed()"
-SLOT = "temporary replication slot"
-ORIGIN = "replication origin"
-BACKUP = "backup"
-EXTENSION = "state of an extension"
-CODE = "DO block"
-SHARED = "copy of the database wrapper"
-PAST = "use before install()"
-DISCARDED = "DISCARD ALL"
-# Not a reason either, nor a name that a setting can have without quotes.
-ALL = "all"
-# Not a reason to keep a session, but one to clean it: tables may be temporary by it.
-PATH = "search_path that is computed"
-UNREADABLE = "statement that cannot be read"
-UNTOLD = "what functions may have set (the catalogue could not be read)"
-
-
-# What DISCARD ALL does not undo, or may not: a session with one of these is closed, never handed on.
-INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, EXTENSION, CODE, UNREADABLE})
-
-# Where a path may have all that is created be temporary, which its name does not tell.
-_SEARCH_PATH = "search_path"
-
-# What needs mending before somebody else gets the session, but does not matter to its owner.
-HARMLESS = frozenset({DISCARDED, PATH})
-
-
-class Placeholder(NamedTuple):
-    """One of a statement's parameters: its index from 0 on, or its name."""
-
-    key: int | str
-
-
-class Setting(NamedTuple):
-    """A setting of the session that a statement sets or resets, and whose name can be read."""
-
-    #: In lower case, which is how PostgreSQL compares names; such as ``"app.tenant"``, ``"timezone"`` or ``"role"``.
-    name: str | Placeholder
-    #: Whether it is ``SET LOCAL`` after all, for a ``set_config()`` that is told so by a parameter.
-    is_local: bool | Placeholder = False
-
-
-class Effect(NamedTuple):
-    """The state that a statement adds to its session, and the state that it takes away."""
-
-    #: Reasons. ``SETTING`` is among them if a name cannot be read, or if all settings are reset.
-    adds: frozenset[str]
-    removes: frozenset[str]
-    #: What it sets or resets under names that can be read.
-    settings: frozenset[Setting] = frozenset()
-    #: Of these, what it sets back to the server's default and does nothing else; or :data:`ALL` of them.
-    resets: frozenset[str] = frozenset()
-
-    def with_parameters(self, parameters: Any) -> Effect:
-        """Return the effect with the names of settings that are placeholders read from the statement's *parameters*.
-
-        What is local to a transaction is left out; what cannot be read is a ``SETTING`` of unknown name.
-        """
-        adds, settings = self.adds, set[Setting]()
-        for setting in self.settings:
-            name, local = (_given(each, parameters) for each in setting)
-            local = local is True or (isinstance(local, str) and is_true(local))
-            if not isinstance(name, str):
-                adds |= frozenset() if local else {SETTING}
-                continue
-            more, names = _of_setting(folded(name), local)
-            adds |= more
-            settings |= names
-            # One that is local here stands for a path that is a parameter: not known where there are many of each.
-            is_any = setting.is_local is True and parameters is None
-            if folded(name) == _SEARCH_PATH and (is_any or _has_pg_temp(parameters)):
-                adds |= {TEMPORARY}
-        return Effect(adds, self.removes - adds, frozenset(settings), self.resets)
-
-
-#: That of what cannot be read.
-UNKNOWN = Effect(frozenset({UNREADABLE}), frozenset())
-
-_TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
-
-
-def is_true(text: str) -> bool:
-    """Return whether PostgreSQL reads *text* as true (its documentation, "Boolean Type")."""
-    return text.strip().lower() in _TRUE
-
-
-def _has_pg_temp(parameters: Any) -> bool:
-    values = parameters.values() if isinstance(parameters, Mapping) else parameters or ()
-    return any(isinstance(value, str) and "pg_temp" in value.lower() for value in values)
-
-
-def makes_temporary(path: str | None) -> bool:
-    """Return whether what is created is temporary with *path* as ``search_path`` (documentation of that setting)."""
-    return path is not None and _PG_TEMP_FIRST.match(path) is not None
-
-
-def _given(value: Any, parameters: Any) -> Any:
-    if not isinstance(value, Placeholder):
-        return value
-    try:
-        return parameters[value.key]
-    except (TypeError, LookupError):
-        return None
-
 
 # What a statement has to contain somewhere to be worth reading more closely. Plain searches for substrings, because
 # nearly all statements of an application have none of these, and they should not pay for the rest.
@@ -192,16 +104,13 @@ _PHRASES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("xml", "option"), ("xmloption",)),
     (("names",), ("client_encoding",)),
     (("role",), ("role",)),
-    (("schema",), (_SEARCH_PATH,)),
+    (("schema",), (SEARCH_PATH,)),
     # These end with the transaction.
     (("transaction",), ()),
     (("constraints",), ()),
 ]
 # What makes a name of the keyword before it.
 _AFTER_A_NAME = frozenset({".", "=", "to", "from"})
-
-# What ends with its transaction, however it is set.
-_OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
 
 #: Of a longer part of a name the server cuts off the rest, where it is written as a name; in bytes.
 LONGEST_NAME = 63
@@ -243,7 +152,6 @@ _WITH_HOLD = re.compile(rf"(?<!{IN_NAME})with\s+hold(?!{IN_NAME})")
 _ATOMIC = re.compile(rf"(?<!{IN_NAME})begin\s+atomic(?!{IN_NAME})")
 # The schema of temporary things: by its alias or, for those who looked it up, by its name.
 _PG_TEMP = re.compile(rf"(?<!{IN_NAME})pg_temp(?:_[0-9]+)?(?!{IN_NAME})")
-_PG_TEMP_FIRST = re.compile(r'\s*(?:(?:"\$user"|"")\s*,\s*)*"?pg_temp(?:_[0-9]+)?"?\s*(?:,|$)', re.IGNORECASE)
 # Up to PostgreSQL 14, a number may stand right before a keyword. That these begin with a letter, and look back only
 # then, is what makes the search for them fast.
 _INTO_TEMP = re.compile(
@@ -458,7 +366,7 @@ class _Reader:
         scope, rest = _scope(tokens)
         names, value = self._name_and_value(rest)
         self._take(names, scope == "local")
-        if names is None or _SEARCH_PATH in names:
+        if names is None or SEARCH_PATH in names:
             self._search_path(value)
 
     def _reset(self, tokens: list[str]) -> None:
@@ -488,7 +396,7 @@ class _Reader:
         """Take note of a path that may have what is created in it be temporary."""
         for token in value:
             if token[0] == "%":
-                self._settings.add(Setting(_SEARCH_PATH, True))
+                self._settings.add(Setting(SEARCH_PATH, True))
             content = self._text.value(token)
             if content is None or "pg_temp" in content.lower():
                 self._adds.add(TEMPORARY)
@@ -503,7 +411,7 @@ class _Reader:
             if isinstance(name, Placeholder):
                 self._settings.add(Setting(name, local))
             else:
-                adds, settings = _of_setting(folded(name), local)
+                adds, settings = of_setting(folded(name), local)
                 self._adds |= adds
                 self._settings |= settings
 
@@ -583,7 +491,7 @@ class _Reader:
             local = is_true(local)
         # Whether it is local cannot be told otherwise: then it is not taken for local.
         self._take(None if name is None else [name], local or False)
-        if name is None or isinstance(name, Placeholder) or folded(name) == _SEARCH_PATH:
+        if name is None or isinstance(name, Placeholder) or folded(name) == SEARCH_PATH:
             self._search_path(arguments[1])
             if local and self._constant(arguments[1]) is None:
                 # Tables that are created under it outlive the transaction.
@@ -625,17 +533,6 @@ def _scope(tokens: list[str]) -> tuple[str | None, list[str]]:
     if scope not in ("local", "session") or is_phrase or not _AFTER_A_NAME.isdisjoint(rest[:1]):
         return None, tokens
     return scope, rest
-
-
-def _of_setting(name: str, local: bool | Placeholder) -> tuple[frozenset[str], frozenset[Setting]]:
-    """Return what it leaves behind to set *name*, which is in lower case."""
-    if name == "seed":
-        # Not a setting: it changes the state of the generator, which no rollback gives back.
-        return frozenset({SEED}), frozenset()
-    if local is True or name in _OF_TRANSACTIONS:
-        return frozenset(), frozenset()
-    names = (name, "role") if name == "session_authorization" else (name,)
-    return frozenset(), frozenset(Setting(each, local) for each in names)
 
 
 # effect_of() that remembers its answers: for statements of up to LONGEST_REMEMBERED characters, for the memory's sake.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from psycopg.pq import ConnStatus
 
 from conn_hygiene import callsite
-from conn_hygiene.sessions import client, following, sql
+from conn_hygiene.sessions import client, effects, following
+from conn_hygiene.sessions.effects import DISCARDED, HARMLESS, INDELIBLE
 from conn_hygiene.sessions.plan import Plan
-from conn_hygiene.sessions.sql import DISCARDED, HARMLESS, INDELIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from conn_hygiene.sessions.sql import Effect
+    from conn_hygiene.sessions.effects import Effect
 
 #: Reported, and changed by an administrator who has a server take no writes.
 READ_ONLY = "default_transaction_read_only"
@@ -72,7 +72,7 @@ _TOLD_BY = {"is_superuser": following.IDENTITIES, "session_authorization": follo
 
 # What an undoing statement does right away, be it in a transaction that is rolled back later. All else is undone by a
 # commit only.
-_NOT_TRANSACTIONAL = frozenset({sql.ADVISORY_LOCK, sql.PREPARED, sql.HELD_CURSOR})
+_NOT_TRANSACTIONAL = frozenset({effects.ADVISORY_LOCK, effects.PREPARED, effects.HELD_CURSOR})
 
 
 class State:
@@ -151,12 +151,12 @@ class State:
         elif following.is_wanted():
             self.follows |= names
         elif names:
-            adds |= {sql.SETTING}
+            adds |= {effects.SETTING}
         if names and not adds and not effect.removes:
             return []
         self._soiled = True
         self.undone -= adds
-        if sql.TEMPORARY in adds and _PATH in names:
+        if effects.TEMPORARY in adds and _PATH in names:
             self.is_path_temporary = True
         if setting_up and not adds & INDELIBLE:
             return []
@@ -209,15 +209,15 @@ class State:
         """Take note of what *effect* has reset, if nothing that is left in the session may set it again unseen."""
         if DISCARDED in effect.adds:
             names = self.follows
-        elif sql.ALL in effect.resets:
+        elif effects.ALL in effect.resets:
             names = self.follows - set(following.IDENTITIES)
         else:
             names = self.follows & effect.resets
-        if self.pins.keys() <= {sql.SETTING}:
+        if self.pins.keys() <= {effects.SETTING}:
             self.reset |= names - self._set_at_connect - self.overridden.keys()
 
     def _unpin(self, reason: str) -> None:
-        if reason == sql.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
+        if reason == effects.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
             # What is created from here on is temporary, too.
             return
         self.pins.pop(reason, None)
@@ -297,7 +297,7 @@ class State:
         left = set(self.pins)
         differs = () if reported == self.fresh else settings_of(self._changed_by_owner(self.fresh, reported))
         if soiled or self._soiled or self.held or not resets.issuperset(differs):
-            left.add(sql.SETTING)
+            left.add(effects.SETTING)
         if not follows:
             names = frozenset()
         unseen = declared - self.follows
@@ -309,7 +309,7 @@ class State:
     def has_set(self, name: str) -> bool:
         """Return whether anything of this checkout has set *name*, as far as was seen."""
         seen = (self.follows, self._set_at_connect, self.overridden)
-        return sql.SETTING in self.pins or any(name in names for names in seen)
+        return effects.SETTING in self.pins or any(name in names for names in seen)
 
     def carries(self) -> bool:
         """Return whether the owner has left anything, as far as was seen; not what is set at each connect."""

@@ -710,7 +710,7 @@ MUTANTS = [
         "a wrapper's copy does not keep the connection",
         "leases/lease.py",
         """
-        self._pin(sql.Effect(frozenset({sql.SHARED}), frozenset()))
+        self._pin(effects.Effect(frozenset({effects.SHARED}), frozenset()))
         """,
         "",
         "test_engines.py::test_a_shallow_copy_shares_the_connection_and_keeps_it",
@@ -1740,7 +1740,7 @@ MUTANTS = [
         "what DISCARD ALL does not undo is handed on",
         "pools/base.py",
         """
-        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
+        if pool is not None and not plan.left & effects.INDELIBLE and internals.CLEANING.available:
         """,
         """
         if pool is not None and internals.CLEANING.available:
@@ -1751,10 +1751,10 @@ MUTANTS = [
         "a session is cleaned though its set-up is not known",
         "pools/base.py",
         """
-        if pool is not None and not plan.left & sql.INDELIBLE and internals.CLEANING.available:
+        if pool is not None and not plan.left & effects.INDELIBLE and internals.CLEANING.available:
         """,
         """
-        if pool is not None and not plan.left & sql.INDELIBLE:
+        if pool is not None and not plan.left & effects.INDELIBLE:
         """,
         "test_internals.py::test_without_configure_a_session_with_state_is_closed",
     ),
@@ -2318,7 +2318,7 @@ MUTANTS = [
         "what functions have set is cleaned away while nobody can tell",
         "leases/session_claim.py",
         """
-        changed.append(sql.UNTOLD)
+        changed.append(effects.UNTOLD)
         """,
         """
         pass
@@ -2569,7 +2569,7 @@ MUTANTS = [
         "a function's own path that begins with pg_temp is not seen",
         "sessions/catalogue.py",
         """
-        others: set[str] = {sql.TEMPORARY} if function.creates_temporary == "t" else set()
+        others: set[str] = {effects.TEMPORARY} if function.creates_temporary == "t" else set()
         """,
         """
         others: set[str] = set()
@@ -2591,7 +2591,7 @@ MUTANTS = [
         "what a path that set_config() sets makes temporary is not seen",
         "sessions/catalogue.py",
         """
-        others |= {sql.TEMPORARY} if body.creates_temporary() else set()
+        others |= {effects.TEMPORARY} if body.creates_temporary() else set()
         """,
         """
         """,
@@ -2610,10 +2610,10 @@ MUTANTS = [
         "what a string says of a temporary table is taken for its end",
         "sessions/catalogue.py",
         """
-        if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
+        if effects.TEMPORARY in adds and _GONE_AT_COMMIT.search(Text(statement).plain):
         """,
         """
-        if sql.TEMPORARY in adds and _GONE_AT_COMMIT.search(statement):
+        if effects.TEMPORARY in adds and _GONE_AT_COMMIT.search(statement):
         """,
         "test_catalogue.py::TestFunctions::test_each",
     ),
@@ -2644,7 +2644,7 @@ MUTANTS = [
         "an undoing is believed where a path has all be temporary",
         "sessions/state.py",
         """
-        if reason == sql.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
+        if reason == effects.TEMPORARY and self.is_path_temporary and _PATH in self.follows.union(self.overridden):
         """,
         """
         if False:
@@ -2664,7 +2664,7 @@ MUTANTS = [
     ),
     _mutant(
         "of the paths that a statement is executed with, none is minded",
-        "sessions/sql.py",
+        "sessions/effects.py",
         """
         is_any = setting.is_local is True and parameters is None
         """,
@@ -6073,7 +6073,7 @@ MUTANTS = [
         "what was prepared sets nothing after a reset",
         "sessions/state.py",
         """
-        if self.pins.keys() <= {sql.SETTING}:
+        if self.pins.keys() <= {effects.SETTING}:
         """,
         """
         if True:
@@ -6260,7 +6260,7 @@ MUTANTS = [
     ),
     _mutant(
         "what an extension keeps goes to the next owner",
-        "sessions/sql.py",
+        "sessions/effects.py",
         """
 INDELIBLE = frozenset({LIBRARY, REMOTE, SEED, SLOT, ORIGIN, BACKUP, EXTENSION, CODE, UNREADABLE})
         """,
