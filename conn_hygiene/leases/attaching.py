@@ -157,7 +157,7 @@ def close_books(wrapper: BaseDatabaseWrapper) -> None:
 
 def _is_ours(name: str, method: Any) -> bool:
     function = getattr(method, "__func__", None)
-    return function is not None and function is LeasedWrapper.__dict__.get(name)
+    return function is not None and function is getattr(LeasedWrapper, name, None)
 
 
 def detach(wrapper: BaseDatabaseWrapper) -> None:
