@@ -18,7 +18,7 @@ from django.test import SimpleTestCase
 from django.test.testcases import _DatabaseFailure
 
 import conn_hygiene
-from conn_hygiene.leases import wrapper
+from conn_hygiene.leases.djangos import ENSURE_CONNECTION
 from conn_hygiene.sessions import known
 from conn_hygiene.work import serving
 from example_project import embedded
@@ -153,7 +153,7 @@ def djangos_own_way_to_a_connection(request: pytest.FixtureRequest, monkeypatch:
     of_a_class = request.cls is not None and issubclass(request.cls, SimpleTestCase)
     # Not pytest-django's, which refuses connections to tests that have not asked for any.
     if not of_a_class and BaseDatabaseWrapper.ensure_connection.__name__ == "patched_ensure_connection":
-        monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", wrapper._ENSURE_CONNECTION)
+        monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", ENSURE_CONNECTION)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries
-from conn_hygiene.leases import wrapper as leased
+from conn_hygiene.leases.djangos import ENSURE_CONNECTION
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED, State
 from conn_hygiene.leases.wrapper import lease_of
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until_released
@@ -445,4 +445,4 @@ def test_one_that_was_put_in_the_place_of_djangos_is_called_each_time(monkeypatc
 
 
 def test_the_way_of_these_tests_is_that_of_a_server() -> None:
-    assert BaseDatabaseWrapper.ensure_connection is leased._ENSURE_CONNECTION
+    assert BaseDatabaseWrapper.ensure_connection is ENSURE_CONNECTION

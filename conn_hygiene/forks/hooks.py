@@ -21,7 +21,7 @@ from django.db.transaction import TransactionManagementError
 
 from conn_hygiene import conf, events, home, internals
 from conn_hygiene.forks import discarding
-from conn_hygiene.leases import attaching, usage, wrapper
+from conn_hygiene.leases import attaching, djangos, usage, wrapper
 from conn_hygiene.reaper import reaper
 from conn_hygiene.sessions import connect_options
 
@@ -218,7 +218,7 @@ def _take_from_wrappers(*, mine: bool) -> Iterator[tuple[str, Any]]:
         lease = wrapper.lease_of(each)
         connection = each.connection if lease is None else lease.disown()
         each.connection = None
-        wrapper.reset_transaction_state(each)
+        djangos.reset_transaction_state(each)
         if mine:
             attaching.close_books(each)
         if connection is not None:

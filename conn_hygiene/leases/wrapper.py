@@ -9,21 +9,17 @@ test client) goes on working on top.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
 import threading
 from functools import lru_cache
-from inspect import CO_GENERATOR, unwrap
+from inspect import CO_GENERATOR
 from operator import attrgetter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import django
 import psycopg
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 
@@ -31,6 +27,16 @@ from conn_hygiene import internals
 from conn_hygiene.events import CheckedOut, publish
 from conn_hygiene.leases import checkouts, cursors, ended, exhausted, news, proxied
 from conn_hygiene.leases.connecting import Connect, Incoming
+from conn_hygiene.leases.djangos import (
+    CLOSE_IF_OLD,
+    ENSURE_CONNECTION,
+    OWN_PARTS,
+    PARTS,
+    TRANSACTION,
+    async_unsafe,
+    parts_of,
+    reset_transaction_state,
+)
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED
 from conn_hygiene.pools import keeping, native, queues, sqlalchemy, waiting
@@ -41,53 +47,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
     from conn_hygiene.leases.lease import Lease
 
-    F = TypeVar("F", bound=Callable[..., Any])
     _Wrapper = DatabaseWrapper
 else:
     _Wrapper = object
-
-logger = logging.getLogger("conn_hygiene.lease")
-
-# What connect() consists of when it is for a pooled connection.
-_PARTS = (
-    "connect",
-    "check_settings",
-    "get_new_connection",
-    "set_autocommit",
-    "_set_autocommit",
-    "init_connection_state",
-)
-_parts_of = attrgetter(*_PARTS, "pool")
-async_unsafe: Callable[[F], F] = internals.imported("django.utils.asyncio", "async_unsafe", lambda function: function)
-_DJANGO = os.path.dirname(django.__file__) + os.sep
-
-
-def _djangos_own() -> tuple[Any, ...] | None:
-    """Return Django's parts of ``connect()``; None if somebody, such as sentry_sdk, has replaced one already."""
-    if not all(hasattr(DatabaseWrapper, name) for name in (*_PARTS, "pool")):
-        # Another Django, on which nobody comes to ask.
-        return None
-    parts: tuple[Any, ...] = _parts_of(DatabaseWrapper)
-    return parts if all(_is_djangos(part) for part in parts) else None
-
-
-def _is_djangos(function: Any) -> bool:
-    # What stands there may be anything that can be called, or a property.
-    code = getattr(getattr(function, "fget", function), "__code__", None)
-    return code is not None and code.co_filename.startswith(_DJANGO)
-
-
-_DJANGOS_OWN = _djangos_own()
-
-# None if somebody has replaced it already.
-_ENSURE_CONNECTION: Any = getattr(BaseDatabaseWrapper, "ensure_connection", None)
-if not _is_djangos(unwrap(_ENSURE_CONNECTION)):
-    _ENSURE_CONNECTION = None
-_CLOSE_IF_OLD: Any = getattr(BaseDatabaseWrapper, "close_if_unusable_or_obsolete", None)
-if not _is_djangos(_CLOSE_IF_OLD):
-    _CLOSE_IF_OLD = None
 
 
 class _Replacing(threading.local):
@@ -126,7 +92,6 @@ _PLAIN_SET_AUTOCOMMIT = getattr(getattr(BaseDatabaseWrapper, "set_autocommit", N
 # Where a wrapper keeps its lease.
 LEASE = "_conn_hygiene_lease"
 _CONNECT = "connect"
-_TRANSACTION = "django.db.transaction"
 
 
 class LeasedWrapper(_Wrapper):
@@ -191,17 +156,17 @@ class LeasedWrapper(_Wrapper):
         Django's method only looks, and that changes nothing. So this is the way of every query, and Django's is taken
         where there is no connection, or where somebody has put his own in its place.
         """
-        if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
+        if self._conn_hygiene_class.ensure_connection is not ENSURE_CONNECTION and not _replacing.calls(self):
             with _replacing.calling(self):
                 exhausted.ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
         if not lease.__dict__ and lease.use(is_allowed=True) is None:
             try:
-                if _ENSURE_CONNECTION is None:
+                if ENSURE_CONNECTION is None:
                     self._conn_hygiene_class.ensure_connection(self)
                 elif lease.state != CLOSED or self.in_atomic_block or _CONNECT in self.__dict__:
-                    _ENSURE_CONNECTION(self)
+                    ENSURE_CONNECTION(self)
                 else:
                     # What Django's own method does in this case, without the call of connect(), which does the same.
                     with self.wrap_database_errors:
@@ -222,8 +187,8 @@ class LeasedWrapper(_Wrapper):
             and self.autocommit
             and (settings := self.settings_dict)["AUTOCOMMIT"]
             # As Django has them, and nobody in between or on top: a subclass, an instrumentation, a test.
-            and _parts_of(self._conn_hygiene_class) == _DJANGOS_OWN
-            and self.__dict__.keys().isdisjoint(_PARTS)
+            and parts_of(self._conn_hygiene_class) == OWN_PARTS
+            and self.__dict__.keys().isdisjoint(PARTS)
             # This package's own receiver, which has nothing to do for a wrapper that has a lease.
             and len(connection_created.receivers) == 1
             and settings["OPTIONS"].get("pool")
@@ -415,7 +380,7 @@ class LeasedWrapper(_Wrapper):
         is_owner = lease.serves_thread()
         lost: list[str] = []
         if is_owner:
-            if sys._getframe(1).f_globals.get("__name__") == _TRANSACTION:
+            if sys._getframe(1).f_globals.get("__name__") == TRANSACTION:
                 lost = ended.lost_in_transaction(lease)
             lease.closing()
         try:
@@ -648,7 +613,7 @@ class LeasedWrapper(_Wrapper):
             ):
                 self._close_given_back(lease)
             return
-        if self._conn_hygiene_class.close_if_unusable_or_obsolete is _CLOSE_IF_OLD:
+        if self._conn_hygiene_class.close_if_unusable_or_obsolete is CLOSE_IF_OLD:
             # What Django's own method comes to: most are closed when a request begins, and what is closed in any case
             # need not be asked before whether it works.
             if lease.state == CLOSED:
@@ -697,7 +662,7 @@ def _opened_by_handler(frame: FrameType | None) -> bool:
     """
     while frame is not None:
         name: str = frame.f_globals.get("__name__", "")
-        if name not in (_TRANSACTION, "contextlib", __name__):
+        if name not in (TRANSACTION, "contextlib", __name__):
             return name.startswith(("django.core.handlers.", "asgiref."))
         frame = frame.f_back
     return False
@@ -742,18 +707,6 @@ def plain_class(cls: type[Any]) -> type[Any]:
 def plain_class_of(wrapper: LeasedWrapper) -> type[Any]:
     """Return the backend's own class of a leased wrapper."""
     return plain_class(type(wrapper))
-
-
-def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:
-    """Have *wrapper* forget the transaction and the ``atomic()`` blocks that it believes to be in.
-
-    For when none of them is left on the stack: Django would refuse the wrapper to whoever comes next.
-    """
-    wrapper.in_atomic_block = False
-    wrapper.atomic_blocks = []
-    wrapper.savepoint_ids = []
-    wrapper.run_on_commit = []
-    wrapper.needs_rollback = wrapper.closed_in_transaction = False
 
 
 def lease_of(wrapper: BaseDatabaseWrapper) -> Lease | None:

@@ -14,7 +14,8 @@ from conn_hygiene import callsite, internals
 from conn_hygiene.events import RequestOver, publish
 from conn_hygiene.leases import policy, returns
 from conn_hygiene.leases.description import describe
-from conn_hygiene.leases.wrapper import lease_of, reset_transaction_state
+from conn_hygiene.leases.djangos import reset_transaction_state
+from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.masking import printable
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import watch

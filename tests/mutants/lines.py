@@ -533,7 +533,7 @@ MUTANTS = [
         "somebody's own ensure_connection() is passed by",
         "leases/wrapper.py",
         """
-        if self._conn_hygiene_class.ensure_connection is not _ENSURE_CONNECTION and not _replacing.calls(self):
+        if self._conn_hygiene_class.ensure_connection is not ENSURE_CONNECTION and not _replacing.calls(self):
         """,
         """
         if False:
@@ -4337,7 +4337,7 @@ MUTANTS = [
         "forks/hooks.py",
         """
         each.connection = None
-        wrapper.reset_transaction_state(each)
+        djangos.reset_transaction_state(each)
         """,
         """
         each.connection = None
