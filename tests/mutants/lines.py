@@ -335,7 +335,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is too old is asked whether it works before it is closed",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
             elif self.close_at is not None and monotonic() >= self.close_at:
         """,
@@ -357,7 +357,7 @@ MUTANTS = [
     ),
     _mutant(
         "what is not closed after all stays in use",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
             if is_owner and lease.state == HELD:
         """,
@@ -4055,7 +4055,7 @@ MUTANTS = [
     ),
     _mutant(
         "who closes does not wait for what is on its way back",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         finally:
             if is_owner and lease.state == HELD:
@@ -4073,7 +4073,7 @@ MUTANTS = [
     ),
     _mutant(
         "the backend's own close() is passed by where there is no connection",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         lease.closing()
         """,
@@ -4813,7 +4813,7 @@ MUTANTS = [
     ),
     _mutant(
         "Django's own look at the end of a request keeps the connection",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         "if not was_out and lease.state != CLOSED:",
         "if False:",
         "test_ages.py::test_a_thread_that_has_served_a_request",
@@ -5893,7 +5893,7 @@ MUTANTS = [
     ),
     _mutant(
         "what was lost in an atomic() is forgotten with the connection that it closes",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         lease.has_lost(Lost(lost))
         """,
@@ -5971,7 +5971,7 @@ MUTANTS = [
     ),
     _mutant(
         "what was lost is missed by the next job as well",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         or lease.is_lost(told=self.errors_occurred)
         """,
@@ -5982,7 +5982,7 @@ MUTANTS = [
     ),
     _mutant(
         "what was lost is dropped before anybody was told",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         or lease.is_lost(told=self.errors_occurred)
         """,
@@ -5993,7 +5993,7 @@ MUTANTS = [
     ),
     _mutant(
         "what was lost is usable",
-        "leases/wrapper.py",
+        "leases/closing_wrapper.py",
         """
         return not lease.is_lost() and lease.looked_at(super().is_usable)
         """,
