@@ -346,7 +346,7 @@ MUTANTS = [
     ),
     _mutant(
         "a listener's query lets go of what is being checked out",
-        "leases/wrapper.py",
+        "leases/pooled_wrapper.py",
         """
         if lease.carried is None and not CheckedOut.listeners:
         """,
@@ -1443,7 +1443,7 @@ MUTANTS = [
     ),
     _mutant(
         "who finds the pool empty asks nobody",
-        "leases/wrapper.py",
+        "leases/pooled_wrapper.py",
         """
         if not lease.spare:
             lease.keeper.wanted(lease.spare)
@@ -2012,7 +2012,7 @@ MUTANTS = [
     ),
     _mutant(
         "nobody waits for what is on its way back",
-        "leases/wrapper.py",
+        "leases/pooled_wrapper.py",
         """
         if lease.carried is not None:
             # First of all: it may be on its way back with the only connection there is.
@@ -4532,7 +4532,7 @@ MUTANTS = [
     # ##### Numbers #####
     _mutant(
         "a wait for the pool is not measured",
-        "leases/wrapper.py",
+        "leases/pooled_wrapper.py",
         """
         lease.asked_at = asked_at
         if lease.carried is not None:
@@ -4570,7 +4570,7 @@ MUTANTS = [
     ),
     _mutant(
         "a pool that has none in time is not counted",
-        "leases/wrapper.py",
+        "leases/pooled_wrapper.py",
         """
         if connection is None and isinstance(error, psycopg.OperationalError):
             exhausted.tell_if_exhausted(self, lease.keeper, lease.asked_at, error)
