@@ -531,7 +531,7 @@ MUTANTS = [
     ),
     _mutant(
         "somebody's own ensure_connection() is passed by",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         if self._conn_hygiene_class.ensure_connection is not ENSURE_CONNECTION and not _replacing.calls(self):
         """,
@@ -542,7 +542,7 @@ MUTANTS = [
     ),
     _mutant(
         "a coroutine may connect",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         @async_unsafe
         def ensure_connection(self) -> None:
@@ -603,7 +603,7 @@ MUTANTS = [
     ),
     _mutant(
         "manual transaction management is forgotten",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         self._conn_hygiene_lease.manual_transactions(not autocommit)
         """,
@@ -793,7 +793,7 @@ MUTANTS = [
     ),
     _mutant(
         "who has let go is ahead of who comes anew",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         place = None if lease.spare else lease.place_of_next(asked_at)
         """,
@@ -3813,7 +3813,7 @@ MUTANTS = [
     ),
     _mutant(
         "a broken connection is replaced by a broken one",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         while ended.close_if_broken(lease):
         """,
@@ -3879,7 +3879,7 @@ MUTANTS = [
     ),
     _mutant(
         "a session that is half set up is used",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         if lease.checkouts != before:
         """,
@@ -3946,7 +3946,7 @@ MUTANTS = [
     ),
     _mutant(
         "a new session is not asked whether what was lost mattered",
-        "leases/wrapper.py",
+        "leases/connecting_wrapper.py",
         """
         if state_may_matter:
             with self.wrap_database_errors:
