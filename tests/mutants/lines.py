@@ -250,7 +250,7 @@ MUTANTS = [
     ),
     _mutant(
         "a transaction begins on a connection that a handler's query has let go of",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         listed = lease.open_cursors
         listed[self] = None
@@ -518,7 +518,7 @@ MUTANTS = [
     ),
     _mutant(
         "a commit of nothing checks out",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         if lease.state == GIVEN_BACK:
             # Nothing is open, for which psycopg asks no server either.
@@ -1456,7 +1456,7 @@ MUTANTS = [
     ),
     _mutant(
         "the end of a transaction does not settle",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         if lease.session_state.undone:
             with self.wrap_database_errors:
@@ -1507,7 +1507,7 @@ MUTANTS = [
     ),
     _mutant(
         "commit hooks run with the connection held",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         hooks, self.run_on_commit = self.run_on_commit, []
         try:
@@ -2697,7 +2697,7 @@ MUTANTS = [
     ),
     _mutant(
         "an undoing is never confirmed",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         if lease.session_state.undone:
             with self.wrap_database_errors:
@@ -3009,7 +3009,7 @@ MUTANTS = [
     ),
     _mutant(
         "a transaction goes on if anything of the project's does",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         return frame and frame.f_code
         """,
@@ -3647,7 +3647,7 @@ MUTANTS = [
     ),
     _mutant(
         "commit hooks are lost to a time limit that comes ahead of them",
-        "leases/wrapper.py",
+        "leases/transacting_wrapper.py",
         """
         finally:
             # The transaction is committed, whatever a signal handler raises here.
