@@ -4,6 +4,15 @@ The wrapper instance is moved to a subclass of its own class, in which ``connect
 descriptor, it sees every use: by Django, and by code that reaches for ``connections["default"].connection``. It sees
 looks, too, and ``looks`` tells which they are. Whatever others have put on the instance (django-debug-toolbar, Django's
 test client) goes on working on top.
+
+That subclass is written in layers, as the lease is, each a class that knows those beneath it::
+
+    LeasedWrapper         here: the connection, its copies, and its cursors
+    TransactingWrapper    transacting_wrapper: where transactions begin and end
+    ConnectingWrapper     connecting_wrapper: when it gets a connection, and by which way
+    PooledWrapper         pooled_wrapper: the short way, out of a native pool
+    ClosingWrapper        closing_wrapper: how the connection is closed, and when
+    the backend's own
 """
 
 from __future__ import annotations
@@ -25,7 +34,6 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.leases.lease import Lease
-
 
 # Where a wrapper keeps its lease.
 LEASE = "_conn_hygiene_lease"
