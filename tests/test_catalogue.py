@@ -15,8 +15,9 @@ from psycopg.rows import dict_row
 
 import conn_hygiene
 from conn_hygiene import conf
-from conn_hygiene.sessions import catalogue, effects, expressions, known, sql
+from conn_hygiene.sessions import catalogue, effects, expressions, known, login, sql
 from conn_hygiene.sessions.catalogue import Findings
+from conn_hygiene.sessions.login import Login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -547,6 +548,103 @@ class TestExpressions:
         shop.execute("CREATE VIEW w AS SELECT set_config('app.a', 'b', true)")
         (rows,) = catalogue._answers(shop, expressions.question(9))
         assert [owner for owner, _ in rows] == ["view public.w"]
+
+
+def trigger(connection: Session, body: str, *, event: str = "login", name: str = "greets") -> None:
+    """Make an event trigger of a new function, of the same *name*, with a *body*."""
+    if connection.info.server_version < login.SINCE:
+        pytest.skip("PostgreSQL has triggers on login from 17 on")
+    function(connection, f"BEGIN {body}; END", head=f"FUNCTION {name}() RETURNS event_trigger")
+    connection.execute(f"CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION {name}()")
+    if event == "login":
+        connection.execute(f"ALTER EVENT TRIGGER {name} ENABLE ALWAYS")
+
+
+GREETS = "PERFORM set_config('App.Greeted', 'hello', false)"
+GREETED = Login(frozenset({"app.greeted"}))
+
+
+class TestLogin:
+    def test_what_runs_at_login_only_is_none_of_the_functions(self, shop: Session) -> None:
+        trigger(shop, GREETS)
+        assert found(shop) == Findings(login=GREETED)
+
+    def test_what_runs_at_other_events_as_well_is_one(self, shop: Session) -> None:
+        trigger(shop, GREETS)
+        shop.execute("CREATE EVENT TRIGGER other ON ddl_command_end EXECUTE FUNCTION greets()")
+        findings = found(shop)
+        assert findings.login == GREETED
+        assert findings.leaves_state == ("function public.greets (SET app.greeted)",)
+        shop.execute("DROP EVENT TRIGGER greets")
+        findings = found(shop)
+        assert findings.login == login.NOTHING
+        assert findings.followed == {"app.greeted"}
+
+    @pytest.mark.parametrize(
+        ("body", "expected"),
+        [
+            ("NULL", login.NOTHING),
+            ("PERFORM set_config('app.greeted', 'hello', true)", login.NOTHING),
+            ("SET ROLE pg_monitor", Login(frozenset({"role"}))),
+            ("EXECUTE format('SET %I = 1', 'a.b')", Login(others=frozenset({"EXECUTE"}))),
+            ("LISTEN a; SET a.b = 1", Login(frozenset({"a.b"}), frozenset({sql.LISTEN}))),
+        ],
+    )
+    def test_each(self, shop: Session, body: str, expected: Login) -> None:
+        trigger(shop, body)
+        assert found(shop).login == expected
+
+    def test_what_it_calls_is_read_as_well(self, shop: Session) -> None:
+        function(shop, "BEGIN SET app.greeted = 'hello'; END", head="FUNCTION deep() RETURNS void")
+        function(shop, "SELECT deep()", "sql", "FUNCTION called() RETURNS void")
+        function(shop, "BEGIN SET app.other = 'hello'; END", head="FUNCTION other() RETURNS void")
+        trigger(shop, "PERFORM called()")
+        assert found(shop).login == GREETED
+
+    def test_but_not_what_extensions_have(self, shop: Session) -> None:
+        shop.execute("CREATE EXTENSION dblink")
+        trigger(shop, "PERFORM dblink_get_connections()")
+        assert found(shop).login == login.NOTHING
+
+    @pytest.mark.parametrize(
+        ("enabled", "role", "runs"),
+        [
+            ("ENABLE", "origin", True),
+            ("ENABLE", "local", True),
+            ("ENABLE", "replica", False),
+            ("ENABLE REPLICA", "origin", False),
+            ("ENABLE REPLICA", "replica", True),
+            ("ENABLE ALWAYS", "replica", True),
+            ("DISABLE", "origin", False),
+        ],
+    )
+    def test_whether_it_runs(self, shop: Session, enabled: str, role: str, runs: bool) -> None:
+        """Which is seen at once, also where it is the role that has changed, or the database."""
+        trigger(shop, GREETS)
+        known_before = found(shop)
+        shop.execute(f"ALTER EVENT TRIGGER greets {enabled}")
+        shop.execute(f"ALTER DATABASE catalogue_of_a_shop SET session_replication_role = {role}")
+        with psycopg.connect(shop.info.dsn, password=shop.info.password, autocommit=True) as new:
+            findings = catalogue.read(new, known_before)
+            assert findings == Findings(login=GREETED if runs else login.NOTHING)
+            assert (new.execute("SELECT current_setting('app.greeted', true)").fetchone() == ("hello",)) == runs
+
+    def test_none_does_where_they_are_off(self, shop: Session) -> None:
+        trigger(shop, GREETS)
+        known_before = found(shop)
+        shop.execute("ALTER DATABASE catalogue_of_a_shop SET event_triggers = off")
+        with psycopg.connect(shop.info.dsn, password=shop.info.password, autocommit=True) as new:
+            assert catalogue.read(new, known_before) == Findings()
+
+    def test_it_is_told(self, shop: Session, settings: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+        settings()
+        trigger(shop, GREETS + "; LISTEN a")
+        with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):
+            known.ask("a", shop)
+        assert caplog.messages == [
+            "Connection 'a': no setting follows by itself; no function or policy leaves anything in a session; triggers on "
+            "login leave in each: SET app.greeted, LISTEN."
+        ]
 
 
 class TestAsking:

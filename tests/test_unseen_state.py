@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import math
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
+from psycopg.conninfo import make_conninfo
 
 from conn_hygiene import hold_connection, release_between_queries, session_settings
+from conn_hygiene.sessions import effects, known
 from conn_hygiene.sessions.effects import makes_temporary
-from tests.test_following import seen_by_others
+from tests.test_following import in_another_session, seen_by_others
 from tests.test_session_state import run
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until_released
@@ -353,3 +356,144 @@ def test_a_held_cursor_of_the_handle_is_kept_for_its_owner_and_for_nobody_else()
     del cursor
     connection.close()
     assert seen_by_others(look) == {0}
+
+
+# ##### What a trigger on login has left in each session as that began #####
+
+
+@pytest.fixture
+def at_login(admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return what has each session begin with a body in PL/pgSQL, in a database of its own."""
+    if admin.info.server_version < 170000:
+        pytest.skip("PostgreSQL has such triggers from 17 on")
+    connections.close_all()
+    connection.close_pool()
+    admin.execute("CREATE DATABASE of_logins TEMPLATE template0")
+    there = make_conninfo(admin.info.dsn, password=admin.info.password, dbname="of_logins")
+
+    def trigger(body: str, head: str = "on_login() RETURNS event_trigger") -> None:
+        with psycopg.connect(there, autocommit=True) as one:
+            one.execute(f"CREATE FUNCTION {head} LANGUAGE plpgsql AS $of_it$BEGIN {body}; END$of_it$")
+            if "event_trigger" in head:
+                one.execute("CREATE EVENT TRIGGER greets ON login EXECUTE FUNCTION on_login()")
+                one.execute("ALTER EVENT TRIGGER greets ENABLE ALWAYS")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setitem(connection.settings_dict, "NAME", "of_logins")
+            known.reset()
+            yield trigger
+            connections.close_all()
+            connection.close_pool()
+    finally:
+        known.reset()
+        admin.execute("DROP DATABASE of_logins WITH (FORCE)")
+
+
+GREETED = "SELECT current_setting('app.greeted', true)"
+PID = "SELECT pg_backend_pid()"
+
+
+def know_the_catalogue() -> None:
+    """Have it be known, and sessions that were begun before that be no more."""
+    run("SELECT 1")
+    connection.close()
+    wait_until_released()
+    assert known.known_of("default") is not None
+    connection.close_pool()
+
+
+def clean(*statements: str) -> tuple[bool, set[Any]]:
+    """Execute *statements* in one session; return whether it is in the pool after that, and what greets there."""
+    with hold_connection():
+        [(pid,)] = run(PID)
+        for statement in statements:
+            run(statement)
+    connection.close()
+    return pid in seen_by_others(PID), seen_by_others(GREETED)
+
+
+GREETS = "PERFORM set_config('app.greeted', 'hello', false)"
+SOILS = "CREATE TEMP TABLE of_mine (n int)"
+
+
+@pytest.mark.usefixtures("releasing")
+class TestLogin:
+    @pytest.mark.parametrize(
+        "statements",
+        [
+            (SOILS,),
+            ("SET app.greeted = 'bye'",),
+            ("RESET app.greeted",),
+            (SOILS, "SET app.greeted = 'bye'"),
+            ("SET statement_timeout = '7s'",),
+            ("DISCARD ALL",),
+        ],
+    )
+    def test_what_it_sets_is_there_for_the_next(
+        self, at_login: Callable[..., None], statements: tuple[str, ...]
+    ) -> None:
+        """And it costs no session, once it is known."""
+        at_login(GREETS)
+        know_the_catalogue()
+        assert clean(*statements) == (True, {"hello"})
+
+    def test_and_is_of_that_very_session(self, at_login: Callable[..., None]) -> None:
+        at_login("PERFORM set_config('app.greeted', pg_backend_pid()::text, false)")
+        know_the_catalogue()
+        assert clean(SOILS)[0]
+        assert seen_by_others("SELECT current_setting('app.greeted') = pg_backend_pid()::text") == {True}
+
+    def test_before_it_is_known_such_a_session_is_closed(self, at_login: Callable[..., None]) -> None:
+        at_login(GREETS)
+        known.note("default", None, math.inf)
+        assert clean(SOILS) == (False, {"hello"})
+        # Nor is what it had set remembered of one that was begun before.
+        known.reset()
+        connection.close_pool()
+        assert clean(SOILS) == (False, {"hello"})
+
+    @pytest.mark.parametrize(
+        ("statement", "is_kept"), [("SELECT 1", True), ("SET statement_timeout = '7s'", False), (SOILS, False)]
+    )
+    def test_a_session_that_would_lose_anything_else_is_closed(
+        self, at_login: Callable[..., None], statement: str, is_kept: bool
+    ) -> None:
+        at_login("EXECUTE 'SET app.' || $$greeted = 'hello'$$")
+        know_the_catalogue()
+        assert clean(statement) == (is_kept, {"hello"})
+
+    @pytest.mark.parametrize("body", ["NULL", "PERFORM set_config('app.greeted', 'hello', true)"])
+    def test_one_that_leaves_nothing_costs_nothing(self, at_login: Callable[..., None], body: str) -> None:
+        at_login(body)
+        know_the_catalogue()
+        assert clean(SOILS)[0]
+
+    def test_a_role_is_taken_again(self, at_login: Callable[..., None]) -> None:
+        at_login("SET ROLE pg_monitor; " + GREETS)
+        know_the_catalogue()
+        assert clean(SOILS) == (True, {"hello"})
+        assert seen_by_others("SELECT current_user") == {"pg_monitor"}
+
+    def test_where_all_are_cleaned_it_is_set_again(self, at_login: Callable[..., None], settings: Any) -> None:
+        at_login(GREETS)
+        settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "CLEAN_SESSIONS": "always"}
+        know_the_catalogue()
+        assert clean("SELECT 1") == (True, {"hello"})
+
+    @pytest.mark.parametrize(
+        ("statement", "expected"),
+        [("RESET app.greeted", ""), ("SET app.greeted = 'bye'", "bye"), ("SET app.greeted = 'hello'", "hello")],
+    )
+    @pytest.mark.parametrize("more", ["", "; EXECUTE 'SELECT ' || 1"], ids=["set again", "closed"])
+    def test_its_owner_goes_on_with_what_it_has_set_instead(
+        self, at_login: Callable[..., None], statement: str, expected: str, more: str
+    ) -> None:
+        at_login(GREETS + more)
+        know_the_catalogue()
+        run(statement)
+        assert not holds("default")
+        with in_another_session():
+            assert run(GREETED) == [(expected,)]
+        connection.close()
+        assert seen_by_others(GREETED) == {"hello"}

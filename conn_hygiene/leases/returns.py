@@ -290,5 +290,5 @@ class Return:
             # It may have been somebody else who has asked, since this was planned.
             plan = plan.following_also(known.followed(self.alias), pooled=self.pool is not None)
         if plan.left or plan.resets or plan.follow:
-            return pools.scrub(self.connection, plan, self.fresh)
+            return pools.scrub(self.connection, plan, self.fresh, known.of_login(self.alias))
         return {}

@@ -266,7 +266,7 @@ class SessionClaim(Claim):
             plan, fresh = self._plan(connection, follows=False), self.session_state.fresh
         if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-                pools.scrub(connection, plan, fresh)
+                pools.scrub(connection, plan, fresh, known.of_login(self.alias))
             with self._lock:
                 self.session_state.cleaned()
         pools.restore(connection)
@@ -325,6 +325,10 @@ class SessionClaim(Claim):
         """
         follows, reset = self.session_state.follows, frozenset(self.session_state.reset)
         if not reset or not known.leaves_nothing(self.alias) or self._set_up_unseen(reset):
+            return follows
+        of_login = known.of_login(self.alias)
+        if of_login is not None and of_login.may_set(reset):
+            # Such a one has it set by a trigger.
             return follows
         return follows - reset if configuring.sets_no_more(self._pool()) else follows
 

@@ -16,7 +16,7 @@ from conn_hygiene import internals
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.masking import printable
 from conn_hygiene.pools import backends, configuring, keeping, sqlalchemy
-from conn_hygiene.sessions import cleaning, client, effects
+from conn_hygiene.sessions import cleaning, client, effects, login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg_pool import ConnectionPool
 
+    from conn_hygiene.sessions.login import Login
     from conn_hygiene.sessions.plan import Plan
 
 logger = logging.getLogger("conn_hygiene.pools")
@@ -384,12 +385,18 @@ def make_ready(connection: psycopg.Connection[Any]) -> bool:
     return is_idle(connection)
 
 
-def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | None, ...]) -> dict[str, str | None]:
+def scrub(
+    connection: psycopg.Connection[Any],
+    plan: Plan,
+    fresh: tuple[bytes | None, ...],
+    of_login: Login | None = login.NOTHING,
+) -> dict[str, str | None]:
     """Make *connection* fit for somebody else before it returns to its pool; close it if that cannot be had.
 
     Returns the values that its owner is to find again, as *plan* says. Has the pool configure the connection anew where
-    what that has set was reset (time zone, role). A pool replaces a closed connection on its own. Without a pool there
-    is nothing to clean, since giving back is closing.
+    what that has set was reset (time zone, role). What triggers on ``login`` leave in each session, *of_login*, None if
+    that is not known, is there for the next, or the session is closed. A pool replaces a closed connection on its own.
+    Without a pool there is nothing to clean, since giving back is closing.
 
     :raises psycopg.Error: a value that follows could not be read. All other failures end with the connection closed.
     """
@@ -404,10 +411,13 @@ def scrub(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | 
             if not sqlalchemy.is_pool(pool):
                 configure = configuring.configure_of(pool)
                 more = not configuring.is_djangos(configure)
-                return cleaning.clean(connection, plan, fresh, configure, configures_more=more)
+                return cleaning.clean(connection, plan, fresh, configure, configures_more=more, of_login=of_login)
             if not sqlalchemy.sets_sessions_up(pool):
                 # Django sets each checkout up anew.
-                return cleaning.clean(connection, plan, fresh, None, configures_more=False)
+                return cleaning.clean(connection, plan, fresh, None, configures_more=False, of_login=of_login)
+        if of_login is not None:
+            # What its owner has set back to the default, the next session does not begin with.
+            plan = plan._replace(at_default=plan.at_default | of_login.may_set(plan.follow))
         values = cleaning.read(connection, plan, fresh) if plan.follow else {}
         if pool is not None:
             connection.pgconn.finish()

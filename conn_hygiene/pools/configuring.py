@@ -12,7 +12,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrap
 
 from conn_hygiene import internals
 from conn_hygiene.pools import reconnecting
-from conn_hygiene.sessions import client, state
+from conn_hygiene.sessions import client, known, login, state
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,6 +35,9 @@ class _Configure:
             self.configure(connection)
         client.remember(connection)
         state.fresh_parameters(connection)
+        alias = getattr(getattr(self.configure, "__self__", None), "alias", None)
+        if alias is not None:
+            login.remember(connection, known.of_login(alias))
         setattr(connection, LAST_USED, monotonic())
         reconnecting.connected(getattr(connection, "_pool", None))
 

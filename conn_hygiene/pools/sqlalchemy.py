@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from conn_hygiene import internals
-from conn_hygiene.sessions import client, state
+from conn_hygiene.sessions import client, known, login, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,6 +86,7 @@ def first_look(connection: psycopg.Connection[Any], wrapper: Any) -> None:
     client.remember(connection)
     if is_idle and internals.SQLALCHEMY.available:
         wrapper._configure_timezone(connection)
+        login.remember(connection, known.of_login(wrapper.alias))
     state.fresh_parameters(connection)
 
 

@@ -22,9 +22,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.sessions import effects, expressions, sql
+from conn_hygiene.sessions import effects, expressions, login, sql
 from conn_hygiene.sessions.bodies import bodies
 from conn_hygiene.sessions.lexer import Text
+from conn_hygiene.sessions.login import Login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -59,6 +60,8 @@ class Findings:
     leaves_state: tuple[str, ...] = ()
     #: What of that no cleaning undoes, as the reasons of :mod:`.effects`: such sessions are closed.
     indelible: frozenset[str] = frozenset()
+    #: What triggers on ``login`` leave in each session that begins: it is nobody's, and everybody is to find it there.
+    login: Login = login.NOTHING
     #: What the catalogue was like; whatever changes in it that matters here changes this.
     fingerprint: str = dataclasses.field(default="", compare=False)
 
@@ -183,6 +186,17 @@ _STATEMENT_AFTER_COMMENT = rf"--[^\n\r]*[\n\r]\s*{_FIRST}\M"
 _OWN = """NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')"""
 
+# What runs as a session begins, going by the defaults that this one has begun with.
+_AT_LOGIN = f"""p.oid IN (
+    SELECT evtfoid FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled::text IN ('A',
+        (SELECT CASE reset_val WHEN 'replica' THEN 'R' ELSE 'O' END FROM pg_settings
+         WHERE name = 'session_replication_role'))
+    AND NOT EXISTS (SELECT FROM pg_settings WHERE name = 'event_triggers' AND reset_val = 'off')) AND {_OWN}"""
+
+# What runs then and at nothing else: nobody can call what an event trigger does.
+_ONLY_AT_LOGIN = """(p.oid IN (SELECT evtfoid FROM pg_event_trigger WHERE evtevent = 'login')
+     AND p.oid NOT IN (SELECT evtfoid FROM pg_event_trigger WHERE evtevent <> 'login'))"""
+
 # Whether the path of a function's own SET clause has pg_temp as the first that exists. At its end it is harmless.
 _CREATES_TEMPORARY = r"""coalesce(array_to_string(p.proconfig, e'\n') ~*
     $re$(^|\n)search_path=("\$user", *)*"?pg_temp(_[0-9]+)?"?(,|\n|$)$re$, false)"""
@@ -192,6 +206,9 @@ _FINGERPRINT = f"""
 SELECT session_user || ' ' || current_user || ' ' || concat_ws(' ', e.changed,
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_proc WHERE {expressions.IS_OWN.format(object="pg_proc")}),
     (SELECT sum(hashtext(oid || ' ' || xmin)) FROM pg_policy),
+    (SELECT sum(hashtext(concat_ws(' ', oid, xmin, (SELECT string_agg(reset_val, ' ' ORDER BY name) FROM pg_settings
+                                                    WHERE name IN ('session_replication_role', 'event_triggers')))))
+     FROM pg_event_trigger),
     (SELECT sum(hashtext(objid || ' ' || refobjid)) FROM pg_depend
      WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = 'pg_proc'::regclass)), e.stored
 FROM ({expressions.AMOUNT}) e
@@ -219,11 +236,17 @@ def _read(connection: psycopg.Connection[Any], before: Findings | None) -> Findi
     if before is not None and before.fingerprint == fingerprint:
         return before
     version = connection.info.server_version
-    queries = [_settable_query(version), _POLICIES, _functions_query(version, _candidates(version), _LOWERED)]
-    settable, policies, functions = _answers(connection, *queries)
+    queries = [
+        _settable_query(version),
+        _POLICIES,
+        _functions_query(version, _candidates(version), _LOWERED),
+        _functions_query(version, _AT_LOGIN),
+    ]
+    settable, policies, functions, at_login = _answers(connection, *queries)
     reading = _Reading(_Settable(*(frozenset(names.split()) for names in settable[0])))
     reading.policies([_Policy(*row) for row in policies], lambda names: _named(connection, names))
     reading.functions(sorted((_Function(*row) for row in functions), key=attrgetter("name")))
+    reading.at_login([_Function(*row) for row in at_login], lambda names: _named(connection, names, _OWN))
     is_little = int(stored) <= MOST_STORED
     found = _expressions(connection) if is_little else None
     reading.expressions(found)
@@ -303,12 +326,12 @@ def _candidates(version: int) -> str:
             "p.prosqlbody::text ~ (SELECT ':(funcid|relid) (' || string_agg(oid::text, '|') || ') ' FROM "
             f"({expressions.LEAVING} UNION ALL SELECT 'pg_settings'::regclass) o)"
         )
-    return f"({' OR '.join(telling)}) AND {_OWN} LIMIT {MOST + 1}"
+    return f"({' OR '.join(telling)}) AND {_OWN} AND NOT {_ONLY_AT_LOGIN} LIMIT {MOST + 1}"
 
 
-def _named(connection: psycopg.Connection[Any], names: Collection[str]) -> list[_Function]:
-    """Return the functions with one of *names*, those of extensions as well."""
-    wanted = f"p.proname = ANY({literal.Literal(sorted(names)).as_string(None)}::name[]) LIMIT {MOST}"
+def _named(connection: psycopg.Connection[Any], names: Collection[str], which: str = "true") -> list[_Function]:
+    """Return the functions with one of *names*, those of extensions as well if *which* does not leave them out."""
+    wanted = f"p.proname = ANY({literal.Literal(sorted(names)).as_string(None)}::name[]) AND {which} LIMIT {MOST}"
     (rows,) = _answers(connection, _functions_query(connection.info.server_version, wanted))
     return [_Function(*row) for row in rows]
 
@@ -324,6 +347,7 @@ class _Reading:
         self._reasons: dict[str, list[str]] = defaultdict(list)
         self._leaves_state: list[str] = []
         self._indelible: set[str] = set()
+        self._login = login.NOTHING
 
     def findings(self) -> Findings:
         """Return what has come of it."""
@@ -333,6 +357,7 @@ class _Reading:
             reasons=MappingProxyType(reasons),
             leaves_state=tuple(self._leaves_state),
             indelible=frozenset(self._indelible),
+            login=self._login,
         )
 
     def policies(self, policies: list[_Policy], named: Callable[[Collection[str]], list[_Function]]) -> None:
@@ -340,17 +365,8 @@ class _Reading:
         for policy in policies:
             self._left(policy, *_left_in_expression(f"SELECT {policy.expressions}"))
             self._read_by(policy.expressions, f"{policy} reads it")
-        asked: set[str] = set()
-        texts = [policy.expressions for policy in policies]
-        for _ in range(_ROUNDS):
-            names = {name for text in texts for body in bodies(text) for name in body.called()} - asked
-            if not names:
-                return
-            asked |= names
-            called = named(names)
-            texts = [function.body for function in called]
-            for function in called:
-                self._read_by(function.body, f"{function}, which a policy calls, reads it")
+        for function in _called_by([policy.expressions for policy in policies], named):
+            self._read_by(function.body, f"{function}, which a policy calls, reads it")
 
     def _read_by(self, text: str, reason: str) -> None:
         for name in {name for body in bodies(text) for name in body.settings_read()}:
@@ -362,6 +378,12 @@ class _Reading:
             self._left(function, *_left_by(function))
         if len(functions) > MOST:
             self._leaves_state.append(f"functions beyond the first {MOST}, which were not read")
+
+    def at_login(self, functions: list[_Function], named: Callable[[Collection[str]], list[_Function]]) -> None:
+        """Take note of what the *functions* leave that run as a session begins, and those that they call."""
+        for function in [*functions, *_called_by([function.body for function in functions], named)]:
+            names, others = _left_by(function)
+            self._login = Login(self._login.settings | names, self._login.others | others)
 
     def expressions(self, stored: list[_Expression] | None) -> None:
         """Take note of what the project's own expressions leave in a session; None: they cannot be read."""
@@ -386,6 +408,19 @@ class _Reading:
     def _follow(self, name: str, reason: str) -> None:
         if self._settable.may_follow(name) and reason not in self._reasons[name]:
             self._reasons[name].append(reason)
+
+
+def _called_by(texts: list[str], named: Callable[[Collection[str]], list[_Function]]) -> Iterator[_Function]:
+    """Yield the functions that *texts* call, and those that these call; *named* returns those that have some names."""
+    asked: set[str] = set()
+    for _ in range(_ROUNDS):
+        names = {name for text in texts for body in bodies(text) for name in body.called()} - asked
+        if not names:
+            return
+        asked |= names
+        called = named(names)
+        yield from called
+        texts = [function.body for function in called]
 
 
 # What the server calls the rows of a function, by its own name if they have no other, with the names of their columns.

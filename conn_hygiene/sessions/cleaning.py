@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from conn_hygiene.sessions import client, effects, following, sql, state
+from conn_hygiene.sessions import client, effects, following, login, sql, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
 
+    from conn_hygiene.sessions.login import Login
     from conn_hygiene.sessions.plan import Plan
 
 
@@ -45,11 +47,14 @@ def clean(
     configure: Callable[[psycopg.Connection[Any]], object] | None,
     *,
     configures_more: bool,
+    of_login: Login | None = login.NOTHING,
 ) -> dict[str, str | None]:
     """Make the session of *connection* what it was when it was new, and return what is to be set again elsewhere.
 
     *fresh* are the session's reported parameters when it was new. *configure* is what its pool calls with a new
-    connection; *configures_more* tells that this may set more than the time zone and the role.
+    connection; *configures_more* tells that this may set more than the time zone and the role. What triggers on
+    ``login`` have set, *of_login*, is set again; a session of which that cannot be had is closed, and so is one that
+    has had such triggers, if it is not known what they do, None.
 
     :raises psycopg.Error: it could not be done. The session is fit for nobody then.
     """
@@ -62,8 +67,14 @@ def clean(
     if configure is not None and configures_more:
         plan = plan._replace(at_default=plan.at_default | (plan.follow - plan.unseen))
     asked = sorted(plan.follow)
-    plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+    plan, rows = _asked_and_reset(connection, plan, asked, fresh, of_login)
     _note_heard(connection, plan, asked, rows)
+    if not _outlives(connection, plan, of_login, rows[: -len(asked[:1]) or None]):
+        # The pool opens another session, in which the triggers run.
+        connection.pgconn.finish()
+        may_begin_otherwise = plan.follow if of_login is None else of_login.may_set(plan.follow)
+        plan = plan._replace(at_default=plan.at_default | may_begin_otherwise)
+        return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
     if configure is not None and (plan.left or configures_more or plan.resets & {_TIMEZONE, *following.IDENTITIES}):
         configure(connection)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -83,15 +94,21 @@ def clean(
             names,
         )
         connection.pgconn.finish()
-    return _to_carry(plan, asked, rows[0], rows[-1]) if asked else {}
+    if not asked:
+        return {}
+    return _to_carry(plan, asked, rows[0], rows[-1], by_value={_TIMEZONE, *_again(connection, plan, of_login)})
 
 
 def _asked_and_reset(
-    connection: psycopg.Connection[Any], plan: Plan, asked: list[str], fresh: tuple[bytes | None, ...]
+    connection: psycopg.Connection[Any],
+    plan: Plan,
+    asked: list[str],
+    fresh: tuple[bytes | None, ...],
+    of_login: Login | None,
 ) -> tuple[Plan, list[list[str | None]]]:
     """Return the plan of what was done, and rows: the first and the last are *asked* before and after the reset."""
     try:
-        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh, of_login)))
     except psycopg.Error:
         # A name that somebody has tried to set need not exist, nor be one that may be set. RESET ALL knows.
         if plan.left or connection.closed:
@@ -100,7 +117,7 @@ def _asked_and_reset(
             # The transaction of its own has failed with it.
             connection.rollback()
         plan = plan._replace(left=frozenset({effects.SETTING}))
-        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh)))
+        rows = following.run(connection, "; ".join(_statements(connection, plan, asked, fresh, of_login)))
     if plan.left:
         # The row of the locks comes before it.
         _deallocate(connection, *rows[len(asked[:1]) + 1])
@@ -145,7 +162,8 @@ def read(connection: psycopg.Connection[Any], plan: Plan, fresh: tuple[bytes | N
     """
     begin(connection)
     asked = sorted(plan.follow)
-    _, rows = _asked_and_reset(connection, plan._replace(left=frozenset(), resets=plan.follow), asked, fresh)
+    plan = plan._replace(left=frozenset(), resets=plan.follow)
+    _, rows = _asked_and_reset(connection, plan, asked, fresh, login.NOTHING)
     return _to_carry(plan, asked, rows[0], rows[-1])
 
 
@@ -165,9 +183,13 @@ def left_of(connection: psycopg.Connection[Any], reasons: Iterable[str]) -> froz
 
 
 def _statements(
-    connection: psycopg.Connection[Any], plan: Plan, asked: list[str], fresh: tuple[bytes | None, ...]
+    connection: psycopg.Connection[Any],
+    plan: Plan,
+    asked: list[str],
+    fresh: tuple[bytes | None, ...],
+    of_login: Login | None,
 ) -> list[str]:
-    statements = [_asking(connection, asked)] if asked else []
+    statements = [following.asking(connection, asked)] if asked else []
     if plan.left:
         statements += _EVERYTHING
     else:
@@ -178,8 +200,30 @@ def _statements(
     if plan.left or _TIMEZONE in plan.resets:
         # Every pool sets it, to the same, which is found to be so.
         statements.append(f"SET TimeZone = {following.literal(connection, state.timezone_of(fresh))}")
+    if of_login is None and _looks_for_triggers(connection):
+        statements.append(login.EXISTS)
+    elif again := _again(connection, plan, of_login):
+        statements.append(following.setting(connection, following.in_order_of_setting(again.keys()), again))
     # Asked again: what a new session has by itself need not be carried.
-    return _at_once([*statements, _asking(connection, asked)], asked) if asked else statements
+    return _at_once([*statements, following.asking(connection, asked)], asked) if asked else statements
+
+
+def _again(connection: psycopg.Connection[Any], plan: Plan, of_login: Login | None) -> dict[str, str]:
+    """Return what triggers on ``login`` had set in the session, and *plan* resets."""
+    return {} if of_login is None else of_login.to_set_again(plan, connection)
+
+
+def _outlives(
+    connection: psycopg.Connection[Any], plan: Plan, of_login: Login | None, rows: list[list[str | None]]
+) -> bool:
+    """Return whether what triggers on ``login`` leave is in the session still, or again; *rows* are of its reset."""
+    if of_login is not None:
+        return of_login.outlives(plan, connection)
+    return not _looks_for_triggers(connection) or rows[-1] == ["f"]
+
+
+def _looks_for_triggers(connection: psycopg.Connection[Any]) -> bool:
+    return connection.info.server_version >= login.SINCE
 
 
 def _at_once(statements: list[str], asked: list[str]) -> list[str]:
@@ -187,13 +231,6 @@ def _at_once(statements: list[str], asked: list[str]) -> list[str]:
     if "default_transaction_deferrable" not in asked:
         return statements
     return ["BEGIN ISOLATION LEVEL READ COMMITTED", *statements, "COMMIT"]
-
-
-def _asking(connection: psycopg.Connection[Any], names: list[str]) -> str:
-    # By its full name: the owner's search_path may have another in front of it.
-    return "SELECT " + ", ".join(
-        f"pg_catalog.current_setting({following.literal(connection, name)}, true)" for name in names
-    )
 
 
 def _resetting(connection: psycopg.Connection[Any], name: str) -> str:
@@ -205,7 +242,15 @@ def _resetting(connection: psycopg.Connection[Any], name: str) -> str:
     return "RESET " + ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
-def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: list[str | None]) -> dict[str, str | None]:
+def _to_carry(
+    plan: Plan,
+    names: list[str],
+    before: list[str | None],
+    after: list[str | None],
+    *,
+    by_value: AbstractSet[str] = frozenset({_TIMEZONE}),
+) -> dict[str, str | None]:
+    """Return what is to be set again of *names*; those *by_value* were reset to something else than the server's."""
     carried: dict[str, str | None] = {}
     for name, value, reset in zip(names, before, after, strict=True):
         own = plan.instead.get(name, value)
@@ -215,7 +260,7 @@ def _to_carry(plan: Plan, names: list[str], before: list[str | None], after: lis
         elif own is not None and (name in plan.at_default or _tells_from_none(name, plan)):
             # Not as empty: where the library that the name belongs to is loaded, that need not be among its values. The
             # time zone is reset to what Django sets, which need not be the server's.
-            carried[name] = own if name == _TIMEZONE else None
+            carried[name] = own if name in by_value else None
         elif own == "" and "." in name:
             # Anybody may have left it so. Nearly all sessions of a pool soon know the name.
             carried[name] = following.KNOWN

@@ -157,6 +157,11 @@ def lost_with_session(names: Iterable[str]) -> psycopg.OperationalError:
     )
 
 
+def in_order_of_setting(names: AbstractSet[str]) -> list[str]:
+    """Return *names* in the order in which they are to be set: a change of the session's user takes the role back."""
+    return [*sorted(names - set(IDENTITIES)), *(name for name in IDENTITIES if name in names)]
+
+
 def in_order_of_reset(names: AbstractSet[str]) -> list[str]:
     """Return *names* in the order in which they are to be reset."""
     return [*(name for name in IDENTITIES if name in names), *sorted(names - set(IDENTITIES))]
@@ -205,10 +210,21 @@ def _roll_back(connection: psycopg.Connection[object]) -> None:
 
 
 def _set(connection: psycopg.Connection[object], names: Sequence[str], values: Mapping[str, str | None]) -> None:
-    run(connection, "SELECT " + ", ".join(_call(connection, name, values[name]) for name in names))
+    run(connection, setting(connection, names, values))
     if not connection.autocommit:
         # A rollback would take it back.
         connection.commit()
+
+
+def asking(connection: psycopg.Connection[object], names: Iterable[str]) -> str:
+    """Return the statement that asks for the values of *names* in the session of *connection*."""
+    # By its full name: the owner's search_path may have another in front of it.
+    return "SELECT " + ", ".join(f"pg_catalog.current_setting({literal(connection, name)}, true)" for name in names)
+
+
+def setting(connection: psycopg.Connection[object], names: Iterable[str], values: Mapping[str, str | None]) -> str:
+    """Return the statement that sets *names*, in this order, to their *values* in the session of *connection*."""
+    return "SELECT " + ", ".join(_call(connection, name, values[name]) for name in names)
 
 
 def _call(connection: psycopg.Connection[object], name: str, value: str | None) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from conn_hygiene.sessions.login import Login
+
 logger = logging.getLogger("conn_hygiene.sessions")
 
 #: Seconds after which the catalogue is asked again: others migrate, too.
@@ -177,13 +179,15 @@ def _log(alias: str, findings: Findings) -> None:
         if conf.current.CLEAN_SESSIONS == "seen"
         else "are to be cleaned at each return"
     )
+    begun = f"; triggers on login leave in each: {printable(str(findings.login))}" if any(findings.login) else ""
     logger.info(
-        "Connection %r: %s; %s.",
+        "Connection %r: %s; %s%s.",
         alias,
         f"{named}: {shortened(follows)}" if follows else "no setting follows by itself",
         f"sessions {cleaned}, for {printable(shortened(findings.leaves_state))}"
         if findings.leaves_state
         else "no function or policy leaves anything in a session",
+        begun,
         extra={
             "alias": alias,
             "followed": sorted(findings.followed),
@@ -284,6 +288,12 @@ def indelible(alias: str) -> frozenset[str]:
     """Return what functions may leave in sessions of *alias* that no cleaning undoes, where all are cleaned."""
     findings = known_of(alias)
     return findings.indelible if findings is not None and cleans_always(alias) else _NOTHING
+
+
+def of_login(alias: str) -> Login | None:
+    """Return what triggers on ``login`` leave in each session of *alias*; None if that is not known."""
+    findings = known_of(alias)
+    return None if findings is None else findings.login
 
 
 def state_matters(alias: str) -> bool:
