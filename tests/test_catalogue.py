@@ -550,14 +550,12 @@ class TestExpressions:
         assert [owner for owner, _ in rows] == ["view public.w"]
 
 
-def trigger(connection: Session, body: str, *, event: str = "login", name: str = "greets") -> None:
-    """Make an event trigger of a new function, of the same *name*, with a *body*."""
+def trigger(connection: Session, body: str) -> None:
+    """Have a new function with a *body* run as a session begins."""
     if connection.info.server_version < login.SINCE:
         pytest.skip("PostgreSQL has triggers on login from 17 on")
-    function(connection, f"BEGIN {body}; END", head=f"FUNCTION {name}() RETURNS event_trigger")
-    connection.execute(f"CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION {name}()")
-    if event == "login":
-        connection.execute(f"ALTER EVENT TRIGGER {name} ENABLE ALWAYS")
+    function(connection, f"BEGIN {body}; END", head="FUNCTION greets() RETURNS event_trigger")
+    connection.execute("CREATE EVENT TRIGGER greets ON login EXECUTE FUNCTION greets()")
 
 
 GREETS = "PERFORM set_config('App.Greeted', 'hello', false)"
@@ -586,8 +584,8 @@ class TestLogin:
             ("NULL", login.NOTHING),
             ("PERFORM set_config('app.greeted', 'hello', true)", login.NOTHING),
             ("SET ROLE pg_monitor", Login(frozenset({"role"}))),
-            ("EXECUTE format('SET %I = 1', 'a.b')", Login(others=frozenset({"EXECUTE"}))),
-            ("LISTEN a; SET a.b = 1", Login(frozenset({"a.b"}), frozenset({sql.LISTEN}))),
+            ("EXECUTE 'SELECT ' || 1", Login(others=frozenset({"EXECUTE"}))),
+            ("LISTEN a; SET a.b = 1", Login(frozenset({"a.b"}), frozenset({effects.LISTEN}))),
         ],
     )
     def test_each(self, shop: Session, body: str, expected: Login) -> None:
@@ -642,8 +640,8 @@ class TestLogin:
         with caplog.at_level(logging.INFO, "conn_hygiene.sessions"):
             known.ask("a", shop)
         assert caplog.messages == [
-            "Connection 'a': no setting follows by itself; no function or policy leaves anything in a session; triggers on "
-            "login leave in each: SET app.greeted, LISTEN."
+            "Connection 'a': no setting follows by itself; no function or policy leaves anything in a session; "
+            "triggers on login leave in each: SET app.greeted, LISTEN."
         ]
 
 

@@ -32,6 +32,7 @@ from conn_hygiene.server.doctor import Level
 from conn_hygiene.sessions import cleaning
 from tests.test_doctor import TODAY, diagnosed, facts, project
 from tests.test_forks import in_child, remade
+from tests.test_unseen_state import OF_LOGINS, triggers_on_login
 from tests.testapp.models import Item
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until, wait_until_released, wait_until_told
 
@@ -334,6 +335,23 @@ def test_only_what_was_set_is_reset(pooled: Callable[..., None], monkeypatch: py
     query("SET app.tenant = 'acme'")
     connections[ALIAS].close()
     assert [(plan.resets, plan.left) for plan in cleaned] == [({"app.tenant"}, frozenset())]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_what_a_trigger_on_login_has_set_is_set_again(pooled: Callable[..., None], admin: psycopg.Connection) -> None:
+    with triggers_on_login(admin) as trigger:
+        trigger("PERFORM set_config('app.greeted', 'hello', false)")
+        connections.settings[ALIAS]["NAME"] = OF_LOGINS
+        pooled(1)
+        seen = []
+        for _ in range(3):
+            seen.append((pid(), query("SELECT current_setting('app.greeted', true)")))
+            query("CREATE TEMP TABLE t_mine (n int)")
+            connections[ALIAS].close()
+        # The first one was begun before anybody knew.
+        assert [greeted for _, greeted in seen] == ["hello"] * 3
+        assert seen[0] != seen[1] == seen[2]
+        container[ALIAS].dispose()
 
 
 @pytest.mark.usefixtures("releasing")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, connections, transaction
 from psycopg.conninfo import make_conninfo
 
 from conn_hygiene import hold_connection, release_between_queries, session_settings
-from conn_hygiene.sessions import effects, known
+from conn_hygiene.sessions import effects, known, login
 from conn_hygiene.sessions.effects import makes_temporary
 from tests.test_following import in_another_session, seen_by_others
 from tests.test_session_state import run
@@ -361,33 +361,45 @@ def test_a_held_cursor_of_the_handle_is_kept_for_its_owner_and_for_nobody_else()
 # ##### What a trigger on login has left in each session as that began #####
 
 
-@pytest.fixture
-def at_login(admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Return what has each session begin with a body in PL/pgSQL, in a database of its own."""
-    if admin.info.server_version < 170000:
-        pytest.skip("PostgreSQL has such triggers from 17 on")
-    connections.close_all()
-    connection.close_pool()
-    admin.execute("CREATE DATABASE of_logins TEMPLATE template0")
-    there = make_conninfo(admin.info.dsn, password=admin.info.password, dbname="of_logins")
+OF_LOGINS = "of_logins"
 
-    def trigger(body: str, head: str = "on_login() RETURNS event_trigger") -> None:
+
+@contextmanager
+def triggers_on_login(admin: psycopg.Connection) -> Iterator[Callable[[str], None]]:
+    """Make a database of its own, and give what has each session there begin with a body in PL/pgSQL."""
+    if admin.info.server_version < login.SINCE:
+        pytest.skip("PostgreSQL has triggers on login from 17 on")
+    admin.execute(f"CREATE DATABASE {OF_LOGINS} TEMPLATE template0")
+    there = make_conninfo(admin.info.dsn, password=admin.info.password, dbname=OF_LOGINS)
+
+    def trigger(body: str) -> None:
         with psycopg.connect(there, autocommit=True) as one:
-            one.execute(f"CREATE FUNCTION {head} LANGUAGE plpgsql AS $of_it$BEGIN {body}; END$of_it$")
-            if "event_trigger" in head:
-                one.execute("CREATE EVENT TRIGGER greets ON login EXECUTE FUNCTION on_login()")
-                one.execute("ALTER EVENT TRIGGER greets ENABLE ALWAYS")
+            one.execute(
+                "CREATE FUNCTION greets() RETURNS event_trigger LANGUAGE plpgsql"
+                f" AS $of_greets$BEGIN {body}; END$of_greets$"
+            )
+            one.execute("CREATE EVENT TRIGGER greets ON login EXECUTE FUNCTION greets()")
 
+    known.reset()
     try:
-        with monkeypatch.context() as patch:
-            patch.setitem(connection.settings_dict, "NAME", "of_logins")
-            known.reset()
-            yield trigger
-            connections.close_all()
-            connection.close_pool()
+        yield trigger
     finally:
         known.reset()
-        admin.execute("DROP DATABASE of_logins WITH (FORCE)")
+        admin.execute(f"DROP DATABASE {OF_LOGINS} WITH (FORCE)")
+
+
+@pytest.fixture
+def at_login(admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Have the connections of the tests be to such a database."""
+    connections.close_all()
+    connection.close_pool()
+    with triggers_on_login(admin) as trigger, monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "NAME", OF_LOGINS)
+        try:
+            yield trigger
+        finally:
+            connections.close_all()
+            connection.close_pool()
 
 
 GREETED = "SELECT current_setting('app.greeted', true)"
@@ -431,20 +443,20 @@ class TestLogin:
         ],
     )
     def test_what_it_sets_is_there_for_the_next(
-        self, at_login: Callable[..., None], statements: tuple[str, ...]
+        self, at_login: Callable[[str], None], statements: tuple[str, ...]
     ) -> None:
         """And it costs no session, once it is known."""
         at_login(GREETS)
         know_the_catalogue()
         assert clean(*statements) == (True, {"hello"})
 
-    def test_and_is_of_that_very_session(self, at_login: Callable[..., None]) -> None:
+    def test_and_is_of_that_very_session(self, at_login: Callable[[str], None]) -> None:
         at_login("PERFORM set_config('app.greeted', pg_backend_pid()::text, false)")
         know_the_catalogue()
         assert clean(SOILS)[0]
         assert seen_by_others("SELECT current_setting('app.greeted') = pg_backend_pid()::text") == {True}
 
-    def test_before_it_is_known_such_a_session_is_closed(self, at_login: Callable[..., None]) -> None:
+    def test_before_it_is_known_such_a_session_is_closed(self, at_login: Callable[[str], None]) -> None:
         at_login(GREETS)
         known.note("default", None, math.inf)
         assert clean(SOILS) == (False, {"hello"})
@@ -457,25 +469,25 @@ class TestLogin:
         ("statement", "is_kept"), [("SELECT 1", True), ("SET statement_timeout = '7s'", False), (SOILS, False)]
     )
     def test_a_session_that_would_lose_anything_else_is_closed(
-        self, at_login: Callable[..., None], statement: str, is_kept: bool
+        self, at_login: Callable[[str], None], statement: str, is_kept: bool
     ) -> None:
         at_login("EXECUTE 'SET app.' || $$greeted = 'hello'$$")
         know_the_catalogue()
         assert clean(statement) == (is_kept, {"hello"})
 
     @pytest.mark.parametrize("body", ["NULL", "PERFORM set_config('app.greeted', 'hello', true)"])
-    def test_one_that_leaves_nothing_costs_nothing(self, at_login: Callable[..., None], body: str) -> None:
+    def test_one_that_leaves_nothing_costs_nothing(self, at_login: Callable[[str], None], body: str) -> None:
         at_login(body)
         know_the_catalogue()
         assert clean(SOILS)[0]
 
-    def test_a_role_is_taken_again(self, at_login: Callable[..., None]) -> None:
+    def test_a_role_is_taken_again(self, at_login: Callable[[str], None]) -> None:
         at_login("SET ROLE pg_monitor; " + GREETS)
         know_the_catalogue()
         assert clean(SOILS) == (True, {"hello"})
         assert seen_by_others("SELECT current_user") == {"pg_monitor"}
 
-    def test_where_all_are_cleaned_it_is_set_again(self, at_login: Callable[..., None], settings: Any) -> None:
+    def test_where_all_are_cleaned_it_is_set_again(self, at_login: Callable[[str], None], settings: Any) -> None:
         at_login(GREETS)
         settings.CONN_HYGIENE = {"RELEASE_AFTER": 0, "CLEAN_SESSIONS": "always"}
         know_the_catalogue()
@@ -487,7 +499,7 @@ class TestLogin:
     )
     @pytest.mark.parametrize("more", ["", "; EXECUTE 'SELECT ' || 1"], ids=["set again", "closed"])
     def test_its_owner_goes_on_with_what_it_has_set_instead(
-        self, at_login: Callable[..., None], statement: str, expected: str, more: str
+        self, at_login: Callable[[str], None], statement: str, expected: str, more: str
     ) -> None:
         at_login(GREETS + more)
         know_the_catalogue()

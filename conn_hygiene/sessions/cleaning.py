@@ -96,7 +96,7 @@ def clean(
         connection.pgconn.finish()
     if not asked:
         return {}
-    return _to_carry(plan, asked, rows[0], rows[-1], by_value={_TIMEZONE, *_again(connection, plan, of_login)})
+    return _to_carry(plan, asked, rows[0], rows[-1], {_TIMEZONE, *_again(connection, plan, of_login)})
 
 
 def _asked_and_reset(
@@ -247,7 +247,6 @@ def _to_carry(
     names: list[str],
     before: list[str | None],
     after: list[str | None],
-    *,
     by_value: AbstractSet[str] = frozenset({_TIMEZONE}),
 ) -> dict[str, str | None]:
     """Return what is to be set again of *names*; those *by_value* were reset to something else than the server's."""
