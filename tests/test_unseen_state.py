@@ -18,7 +18,7 @@ from conn_hygiene.sessions.effects import makes_temporary
 from tests.test_following import in_another_session, seen_by_others
 from tests.test_session_state import run
 from tests.testapp.models import Item
-from tests.waiting import holds, let_the_reaper_look, wait_until_released
+from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -509,3 +509,47 @@ class TestLogin:
             assert run(GREETED) == [(expected,)]
         connection.close()
         assert seen_by_others(GREETED) == {"hello"}
+
+    @pytest.mark.parametrize("more", ["", "; EXECUTE 'SELECT ' || 1"], ids=["set again", "closed"])
+    def test_the_servers_default_follows_as_well(self, at_login: Callable[[str], None], more: str) -> None:
+        """Which another session does not begin with."""
+        at_login("SET lock_timeout = '9s'" + more)
+        know_the_catalogue()
+        assert run("SHOW lock_timeout") == [("9s",)]
+        run("RESET lock_timeout")
+        with in_another_session():
+            assert run("SHOW lock_timeout") == [("0",)]
+
+    @pytest.mark.django_db(transaction=True, databases=["default", "unpooled"])
+    def test_so_it_does_without_a_pool(
+        self, at_login: Callable[[str], None], settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.CONN_HYGIENE = {"UNPOOLED_RELEASE_AFTER": 0, "CLEAN_SESSIONS": "seen"}
+        with monkeypatch.context() as patch:
+            patch.setitem(connections["unpooled"].settings_dict, "NAME", OF_LOGINS)
+            at_login("SET lock_timeout = '9s'")
+            for _ in range(2):
+                assert run("SHOW lock_timeout", alias="unpooled") == [("9s",)]
+                wait_until_released("unpooled")
+            run("RESET lock_timeout", alias="unpooled")
+            wait_until_released("unpooled")
+            assert run("SHOW lock_timeout", alias="unpooled") == [("0",)]
+            connections["unpooled"].close()
+
+    def test_what_was_reset_is_lost_with_its_session(
+        self, at_login: Callable[[str], None], admin: psycopg.Connection
+    ) -> None:
+        """As another one does not begin without it."""
+        at_login(GREETS)
+        know_the_catalogue()
+        with hold_connection():
+            for name in ("app.other", "app.greeted"):
+                run(f"RESET {name}")
+                [(pid,)] = run(PID)
+                end_sessions(admin, pid)
+                with pytest.raises(DatabaseError, match="terminating"):
+                    run("SELECT 1")
+                if name == "app.other":
+                    assert run(GREETED) == [("hello",)]
+            with pytest.raises(DatabaseError, match=r"\(app\.greeted\) is lost"):
+                run("SELECT 1")

@@ -1527,12 +1527,12 @@ MUTANTS = [
         """
         if plan.left or plan.resets:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-                pools.scrub(connection, plan, fresh)
+                pools.scrub(connection, plan, fresh, known.of_login(self.alias))
         """,
         """
         if False:
             with returns.TimeLimit(connection, self.keeper, returns.TIME_LIMIT):
-                pools.scrub(connection, plan, fresh)
+                pools.scrub(connection, plan, fresh, known.of_login(self.alias))
         """,
         "test_session_state.py::test_state_never_reaches_another_thread",
     ),
@@ -1784,10 +1784,10 @@ MUTANTS = [
         "a session that was reset with all else is not set up anew",
         "sessions/cleaning.py",
         """
-        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh, of_login)
         """,
         """
-        _, rows = _asked_and_reset(connection, plan, asked, fresh)
+        _, rows = _asked_and_reset(connection, plan, asked, fresh, of_login)
         """,
         "test_following.py::test_a_role_that_is_assumed_is_that_of_the_next_as_well",
     ),
@@ -1877,11 +1877,11 @@ MUTANTS = [
         "sessions/cleaning.py",
         """
         asked = sorted(plan.follow)
-        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh, of_login)
         """,
         """
         asked: list[str] = []
-        plan, rows = _asked_and_reset(connection, plan, asked, fresh)
+        plan, rows = _asked_and_reset(connection, plan, asked, fresh, of_login)
         """,
         "test_following.py::test_what_is_set_follows_its_owner",
     ),
@@ -2206,7 +2206,7 @@ MUTANTS = [
         "Django's time zone is taken for the server's",
         "sessions/cleaning.py",
         """
-        carried[name] = own if name == _TIMEZONE else None
+        carried[name] = own if name in by_value else None
         """,
         """
         carried[name] = None
@@ -6395,5 +6395,170 @@ _SECRET = re.compile(r"://|@|pass|pwd|secret|token|key|credential|dsn", re.IGNOR
         if wanted <= 0 and now - demand.asked_at > demand.rest / _LOOKS:
         """,
         "test_demand.py::test_who_has_asked_and_is_not_in_the_queue_yet_is_not_forgotten_at_once",
+    ),
+    _mutant(
+        "what only triggers on login run counts as what a request may call",
+        "sessions/catalogue.py",
+        """
+    return f"({' OR '.join(telling)}) AND {_OWN} AND NOT {_ONLY_AT_LOGIN} LIMIT {MOST + 1}"
+        """,
+        """
+    return f"({' OR '.join(telling)}) AND {_OWN} LIMIT {MOST + 1}"
+        """,
+        "test_catalogue.py::TestLogin::test_what_runs_at_login_only_is_none_of_the_functions",
+    ),
+    _mutant(
+        "what triggers on login run as well as others is left out",
+        "sessions/catalogue.py",
+        """
+     AND p.oid NOT IN (SELECT evtfoid FROM pg_event_trigger WHERE evtevent <> 'login'))\"\"\"
+        """,
+        """
+     )\"\"\"
+        """,
+        "test_catalogue.py::TestLogin::test_what_runs_at_other_events_as_well_is_one",
+    ),
+    _mutant(
+        "a trigger on login that is another is not seen",
+        "sessions/catalogue.py",
+        """
+     FROM pg_event_trigger),
+        """,
+        """
+     FROM pg_event_trigger WHERE false),
+        """,
+        "test_catalogue.py::TestLogin::test_whether_it_runs",
+    ),
+    _mutant(
+        "where triggers on login do not run, they do",
+        "sessions/catalogue.py",
+        """
+        (SELECT CASE reset_val WHEN 'replica' THEN 'R' ELSE 'O' END FROM pg_settings
+        """,
+        """
+        (SELECT CASE reset_val WHEN 'other' THEN 'R' ELSE 'O' END FROM pg_settings
+        """,
+        "test_catalogue.py::TestLogin::test_whether_it_runs",
+    ),
+    _mutant(
+        "what a trigger on login calls is not read",
+        "sessions/catalogue.py",
+        """
+        for function in [*functions, *_called_by([function.body for function in functions], named)]:
+        """,
+        """
+        for function in functions:
+        """,
+        "test_catalogue.py::TestLogin::test_what_it_calls_is_read_as_well",
+    ),
+    _mutant(
+        "what a trigger on login has set is not set again",
+        "sessions/cleaning.py",
+        """
+    return {} if of_login is None else of_login.to_set_again(plan, connection)
+        """,
+        """
+    return {}
+        """,
+        "test_unseen_state.py::TestLogin::test_what_it_sets_is_there_for_the_next",
+    ),
+    _mutant(
+        "before it is known what triggers on login do, they do nothing",
+        "sessions/cleaning.py",
+        """
+    return not _looks_for_triggers(connection) or rows[-1] == ["f"]
+        """,
+        """
+    return True
+        """,
+        "test_unseen_state.py::TestLogin::test_before_it_is_known_such_a_session_is_closed",
+    ),
+    _mutant(
+        "what a trigger on login has set is taken for the server's default",
+        "sessions/cleaning.py",
+        """
+            carried[name] = own if name in by_value else None
+        """,
+        """
+            carried[name] = own if name == _TIMEZONE else None
+        """,
+        "test_unseen_state.py::TestLogin::test_its_owner_goes_on_with_what_it_has_set_instead",
+    ),
+    _mutant(
+        "a default does not follow where a trigger on login may set another",
+        "sessions/cleaning.py",
+        """
+        may_begin_otherwise = plan.follow if of_login is None else of_login.may_set(plan.follow)
+        """,
+        """
+        may_begin_otherwise = frozenset()
+        """,
+        "test_unseen_state.py::TestLogin::test_the_servers_default_follows_as_well",
+    ),
+    _mutant(
+        "a session that has lost what a trigger on login leaves goes back",
+        "sessions/login.py",
+        """
+        return not self.others and _values(connection).keys() >= self.settings
+        """,
+        """
+        return _values(connection).keys() >= self.settings
+        """,
+        "test_unseen_state.py::TestLogin::test_a_session_that_would_lose_anything_else_is_closed",
+    ),
+    _mutant(
+        "what was set when nobody remembered it is taken for set again",
+        "sessions/login.py",
+        """
+        return not self.others and _values(connection).keys() >= self.settings
+        """,
+        """
+        return not self.others
+        """,
+        "test_unseen_state.py::TestLogin::test_before_it_is_known_such_a_session_is_closed",
+    ),
+    _mutant(
+        "a default is not missed where a trigger on login sets another",
+        "leases/session_claim.py",
+        """
+        if of_login is not None and of_login.may_set(reset):
+        """,
+        """
+        if False:
+        """,
+        "test_unseen_state.py::TestLogin::test_what_was_reset_is_lost_with_its_session",
+    ),
+    _mutant(
+        "without a pool, a default does not follow where a trigger on login sets another",
+        "pools/base.py",
+        """
+            plan = plan._replace(at_default=plan.at_default | of_login.may_set(plan.follow))
+        """,
+        """
+            pass
+        """,
+        "test_unseen_state.py::TestLogin::test_so_it_does_without_a_pool",
+    ),
+    _mutant(
+        "the pools of SQLAlchemy do not remember what a trigger on login has set",
+        "pools/sqlalchemy.py",
+        """
+        login.remember(connection, known.of_login(wrapper.alias))
+        """,
+        """
+        pass
+        """,
+        "test_sqlalchemy_pool.py::test_what_a_trigger_on_login_has_set_is_set_again",
+    ),
+    _mutant(
+        "a pool does not remember what a trigger on login has set",
+        "pools/configuring.py",
+        """
+            login.remember(connection, known.of_login(alias))
+        """,
+        """
+            pass
+        """,
+        "test_unseen_state.py::TestLogin::test_what_it_sets_is_there_for_the_next",
     ),
 ]
