@@ -328,7 +328,7 @@ class SessionClaim(Claim):
             return follows
         of_login = known.of_login(self.alias)
         if of_login is not None and of_login.may_set(reset):
-            # Such a one has it set by a trigger.
+            # Another session begins with what a trigger sets.
             return follows
         return follows - reset if configuring.sets_no_more(self._pool()) else follows
 
