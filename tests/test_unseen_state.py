@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, connections, transaction
 from psycopg.conninfo import make_conninfo
 
 from conn_hygiene import hold_connection, release_between_queries, session_settings
-from conn_hygiene.sessions import effects, known, login
+from conn_hygiene.sessions import known, login
 from conn_hygiene.sessions.effects import makes_temporary
 from tests.test_following import in_another_session, seen_by_others
 from tests.test_session_state import run
