@@ -20,6 +20,7 @@ from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import waiting
 from conn_hygiene.pools.configuring import LAST_USED
+from conn_hygiene.sessions import client
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _works(alias: str, connection: psycopg.Connection[Any]) -> bool:
     if now - getattr(connection, LAST_USED, _NEVER) >= QUIET:
         if pools.is_hung_up(connection):
             return False
+        # Something may have come.
+        client.note_seen(connection, is_seen=False)
         setattr(connection, _LOOKED_AT, now)
     return True
 

@@ -10,8 +10,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene.leases import ended
-from conn_hygiene.leases.djangos import CLOSE_IF_OLD, TRANSACTION
+from conn_hygiene.leases.djangos import CLOSE, CLOSE_IF_OLD, TRANSACTION
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
+from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import Lost
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class ClosingWrapper(_Wrapper):
 
     def _close(self) -> None:
         try:
-            self._conn_hygiene_lease.prepare_return()
+            is_as_given = self._conn_hygiene_lease.prepare_return()
+            if is_as_given and self._conn_hygiene_class._close is CLOSE:
+                pools.note_seen(self.connection)
         except BaseException:
             # It may be anything but clean.
             self._conn_hygiene_lease.drop()

@@ -60,6 +60,9 @@ if not _is_djangos(unwrap(ENSURE_CONNECTION)):
 CLOSE_IF_OLD: Any = getattr(BaseDatabaseWrapper, "close_if_unusable_or_obsolete", None)
 if not _is_djangos(CLOSE_IF_OLD):
     CLOSE_IF_OLD = None
+CLOSE: Any = getattr(DatabaseWrapper, "_close", None)
+if not _is_djangos(CLOSE):
+    CLOSE = None
 
 
 def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:

@@ -15,7 +15,7 @@ from copy import copy
 from dis import get_instructions, opmap
 from functools import lru_cache
 from inspect import unwrap
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("conn_hygiene.pools")
 # What look() compares, by what it is called in a reason. The first are for anybody to set. The next have public
 # counterparts, which take psycopg's lock and refuse inside of a transaction; what is set here is for the next one. The
 # last are contexts, which nobody but who has entered them can leave.
-_SETTINGS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+_SETTINGS = ("prepare_threshold", "prepared_max", "row_factory", "cursor_factory", "server_cursor_factory")
 _CHARACTERISTICS = ("_isolation_level", "_read_only", "_deferrable")
 _CONTEXTS = {"_tpc": "two-phase transaction", "_pipeline": "pipeline", "_num_transactions": "transaction()"}
 _FACTORY = _SETTINGS.index("cursor_factory")
@@ -42,10 +42,17 @@ _CALLED = (*_SETTINGS, *["transaction characteristics"] * len(_CHARACTERISTICS),
 
 _public = attrgetter(*_SETTINGS, "isolation_level", "read_only", "deferrable")
 _contexts = attrgetter(*_CONTEXTS)
-# Without a call of a property: it is asked for at each checkout, and twice at each return.
-_attributes = attrgetter(
-    *[f"_prepared.{name}" if name.startswith("prepare") else name for name in _SETTINGS], *_CHARACTERISTICS, *_CONTEXTS
-)
+# Out of the connection's dictionary, and without a call of a property: a connection is looked at in each cycle of
+# checkout and return.
+_prepared_settings = attrgetter(*_SETTINGS[:2])
+_of_dictionary = itemgetter(*_SETTINGS[2:], *_CHARACTERISTICS, *_CONTEXTS)
+
+
+def _attributes(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    kept = connection.__dict__
+    # Both are tuples.
+    return _prepared_settings(kept["_prepared"]) + _of_dictionary(kept)  # type: ignore[no-any-return]
+
 
 # Not there before psycopg 3.2.4. None while a generator reads it.
 _BACKLOG = "_notifies_backlog"
@@ -53,9 +60,7 @@ _HANDLERS = ("_notice_handlers", "_notify_handlers")
 # What is registered of an AdaptersMap is in dictionaries, which are compared by identity first.
 _MAPPINGS = ("_loaders", "_dumpers_by_oid", "_dumpers", "types._registry")
 _mappings = attrgetter(*_MAPPINGS)
-_ADAPTERS = tuple(f"_adapters.{name}" for name in _MAPPINGS)
-# Without a call for each.
-_reader = lru_cache(maxsize=None)(attrgetter)
+_handlers = itemgetter(*_HANDLERS)
 # Where a connection keeps what its pool has given out, and how all begins that the toolkit keeps there.
 _GIVEN = "_conn_hygiene_given"
 _OURS = "_conn_hygiene"
@@ -64,7 +69,7 @@ _OURS = "_conn_hygiene"
 class Look:
     """What psycopg keeps of a connection at one time."""
 
-    __slots__ = ("_kept", "_read", "_seen", "adapters", "attributes", "backlog", "notice", "notify")
+    __slots__ = ("_handlers", "_mappings", "_seen", "adapters", "attributes", "backlog", "notice", "notify")
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.attributes = self._seen = _attributes(connection)
@@ -76,26 +81,27 @@ class Look:
             # Copies are copy-on-write: whatever is registered from here on leaves this one, and what it is made of, as
             # it is.
             self.adapters = AdaptersMap(connection._adapters)
-        backlog = [_BACKLOG] if _BACKLOG in connection.__dict__ else []
-        self._read = _reader(*_HANDLERS, *backlog, *(("_adapters",) if self.adapters is None else _ADAPTERS))
-        mappings = (None,) if self.adapters is None else _mappings(self.adapters)
-        self._kept = (self.notice, self.notify, *[self.backlog for _ in backlog], *mappings)
+        self._handlers = (self.notice, self.notify)
+        self._mappings = None if self.adapters is None else _mappings(self.adapters)
 
     def is_still_true(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether nothing of *connection* has changed. Mostly by identity, which takes a microsecond."""
         try:
-            kept = self._read(connection)
-        except AttributeError:
-            # What they were read from is not there any more.
-            return False
-        try:
-            attributes = _attributes(connection)
+            kept = connection.__dict__
+            # As in _attributes().
+            attributes = _prepared_settings(kept["_prepared"]) + _of_dictionary(kept)
             if attributes not in (self._seen, self.attributes):
                 return False
             if attributes[_FACTORY] is not self._seen[_FACTORY]:
                 # Equal, but not the same: a class that stands for another one, which it takes Python code to tell.
                 self._seen = attributes
-            return bool(kept == self._kept)
+            adapters = kept["_adapters"]
+            if (adapters if adapters is None else _mappings(adapters)) != self._mappings:
+                return False
+            return bool(_handlers(kept) == self._handlers and kept.get(_BACKLOG) == self.backlog)
+        except (AttributeError, KeyError):
+            # What they were read from is not there any more.
+            return False
         except Exception as error:
             # What the application has set there may mind being compared.
             if is_of_handler(error):
@@ -125,9 +131,12 @@ class Look:
 
 
 class Given:
-    """What a pool gives out."""
+    """What a pool gives out.
 
-    __slots__ = ("autocommit", "look", "names", "public", "size", "wrapped")
+    Written by whoever has the connection.
+    """
+
+    __slots__ = ("autocommit", "is_seen", "look", "names", "public", "size", "wrapped")
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.public = _public(connection)
@@ -136,6 +145,8 @@ class Given:
             self.look = Look(connection)
             self.autocommit = connection._autocommit
         attributes = connection.__dict__
+        #: Whether all was seen to be so, the session's parameters as well, as it went back to a pool that leaves it so.
+        self.is_seen = False
         #: The names of its attributes.
         self.names = frozenset(attributes)
         #: How many it had when nobody else's was left; not known yet.
@@ -146,12 +157,29 @@ class Given:
         }
 
 
-def remember(connection: psycopg.Connection[Any]) -> None:
-    """Remember what *connection* is like, unless that was done before. Before anybody has set anything, that is."""
-    if _GIVEN not in connection.__dict__:
+def remember(connection: psycopg.Connection[Any]) -> Look | None:
+    """Remember what *connection* is like, unless that was done before. Before anybody has set anything, that is.
+
+    Returns what the pool gives out if *connection* was seen to be as that says when it went back, and nobody had it
+    since: that is, at the checkout. Later it is asked of :func:`look`.
+    """
+    given: Given | None = connection.__dict__.get(_GIVEN)
+    if given is None:
         # The first connection of all may come before anybody has looked for the names that it has.
-        with suppress(AttributeError):
+        with suppress(AttributeError, KeyError):
             connection.__dict__[_GIVEN] = Given(connection)
+        return None
+    if not given.is_seen:
+        return None
+    given.is_seen = False
+    return given.look
+
+
+def note_seen(connection: psycopg.Connection[Any], *, is_seen: bool) -> None:
+    """Have :func:`remember` know whether *connection*, which its pool has, was *seen* to be what that gives out."""
+    given: Given | None = connection.__dict__.get(_GIVEN)
+    if given is not None:
+        given.is_seen = is_seen
 
 
 def look(connection: psycopg.Connection[Any]) -> Look | None:

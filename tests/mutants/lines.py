@@ -1903,13 +1903,13 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.session_state.begin(connection)
+            self.session_state.begin(connection, is_just_out=is_just_out)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
         """
         with self._lock:
-            self.session_state.begin(connection)
+            self.session_state.begin(connection, is_just_out=is_just_out)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -1973,7 +1973,7 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.session_state.begin(connection)
+            self.session_state.begin(connection, is_just_out=is_just_out)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -1984,7 +1984,7 @@ MUTANTS = [
             except psycopg.Error:
                 pass
         with self._lock:
-            self.session_state.begin(connection)
+            self.session_state.begin(connection, is_just_out=is_just_out)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -2794,14 +2794,55 @@ MUTANTS = [
         "test_client_state.py::test_an_attribute_of_somebodys_own_does_not_outlast_a_release",
     ),
     _mutant(
+        "a session that its pool may have changed is not looked at",
+        "pools/base.py",
+        """
+        pool is not None and keeping.is_psycopgs(pool.__class__) and pool._reset is None and pool._check is None
+        """,
+        """
+        pool is not None and keeping.is_psycopgs(pool.__class__)
+        """,
+        "test_client_state.py::test_what_the_pool_does_to_a_session_is_not_its_next_owners",
+    ),
+    _mutant(
+        "a session is not looked at though something may have come for it",
+        "leases/checkouts.py",
+        """
+        client.note_seen(connection, is_seen=False)
+        """,
+        "",
+        "test_client_state.py::test_a_session_is_looked_at_again_if_something_may_have_come",
+    ),
+    _mutant(
+        "a session is looked at when it went back, and again at the checkout",
+        "leases/session_claim.py",
+        """
+        is_just_out = connection.autocommit and self.carried is None
+        """,
+        """
+        is_just_out = False
+        """,
+        "test_client_state.py::test_a_session_is_looked_at_once_a_cycle",
+    ),
+    _mutant(
+        "what was set at a session's beginning is not seen",
+        "sessions/state.py",
+        """
+        if is_just_out and given is not None:
+        """,
+        """
+        if given is not None:
+        """,
+        "test_client_state.py::test_what_receivers_have_set_is_looked_at",
+    ),
+    _mutant(
         "an adapter that somebody has registered is not seen",
         "sessions/client.py",
         """
-        return bool(kept == self._kept)
+        if (adapters if adapters is None else _mappings(adapters)) != self._mappings:
+            return False
         """,
-        """
-        return True
-        """,
+        "",
         "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
     ),
     _mutant(
