@@ -71,7 +71,7 @@ FUNCTIONS: list[Any] = [
     LeasedWrapper._connect_once,
     LeasedWrapper._plain_pool,
     LeasedWrapper.check_out_again,
-    LeasedWrapper.create_cursor,
+    LeasedWrapper._make_cursor,
     Reaper.carry_back,
     Reaper.leaving,
     Reaper.returned,
@@ -95,7 +95,7 @@ PARKING: list[Any] = [
     Lease.cursor_closed,
     Lease.end_if_due,
     Lease.take,
-    LeasedWrapper.create_cursor,
+    LeasedWrapper._make_cursor,
 ]
 
 # What is done besides for what the owner has set: it is read, taken along, and set again.
@@ -535,7 +535,7 @@ SITES: dict[str, tuple[Any, str, Callable[[Any], object]]] = {
     "parameters": (PostgreSQLWrapper, "get_connection_params", renew),
     "somebody else's lease": (Lease, "end_if_due", wanted),
     "the catalogue": (catalogue, "_read", catalogue.read),
-    "comparing": (client, "_attributes", compare),
+    "comparing": (client, "_of_dictionary", compare),
     "restoring": (client, "_restore", restore_unequal),
     "a text": (texts, "_", lambda handle: texts.text_of(Query(), handle)),
 }

@@ -11,10 +11,11 @@ import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper as PostgreSQLWrapper
 
 import conn_hygiene
 from conn_hygiene import closing_connections, release_between_queries
-from conn_hygiene.leases.djangos import ENSURE_CONNECTION
+from conn_hygiene.leases.djangos import CREATE_CURSOR, CURSOR, ENSURE_CONNECTION
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD, PARKED, State
 from conn_hygiene.leases.wrapper import lease_of
 from tests.waiting import end_sessions, holds, let_the_reaper_look, wait_until_released
@@ -446,3 +447,54 @@ def test_one_that_was_put_in_the_place_of_djangos_is_called_each_time(monkeypatc
 
 def test_the_way_of_these_tests_is_that_of_a_server() -> None:
     assert BaseDatabaseWrapper.ensure_connection is ENSURE_CONNECTION
+    assert BaseDatabaseWrapper._cursor is CURSOR
+    assert PostgreSQLWrapper.create_cursor is CREATE_CURSOR
+
+
+# ##### Somebody else's way to a cursor #####
+
+
+@pytest.mark.parametrize("name", ["_cursor", "create_cursor", "ensure_connection", "_prepare_cursor"])
+@pytest.mark.parametrize("place", ["the class", "the wrapper"])
+def test_what_somebody_has_put_on_the_way_to_a_cursor_is_called(
+    name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query("default")
+    calls: list[str] = []
+    owner: Any = PostgreSQLWrapper if place == "the class" else connections["default"]
+    found = getattr(owner, name)
+
+    def instead(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return found(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, instead)
+    query("default")
+    assert calls == [name]
+
+
+@pytest.mark.parametrize("way", ["cursor", "chunked_cursor", "_cursor", "create_cursor"])
+@pytest.mark.usefixtures("long_grace")
+def test_a_coroutine_is_refused_a_cursor_by_any_way(way: str) -> None:
+    async def ask() -> None:
+        with pytest.raises(SynchronousOnlyOperation):
+            getattr(wrapper, way)()
+
+    wrapper: Any = connections["default"]
+    query("default")
+    wrapper.inc_thread_sharing()
+    try:
+        asyncio.run(ask())
+    finally:
+        wrapper.dec_thread_sharing()
+
+
+def test_an_error_on_the_way_to_a_cursor_is_djangos(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cursor(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise psycopg.OperationalError("no cursor today")
+
+    query("default")
+    monkeypatch.setattr(psycopg.Connection, "cursor", cursor)
+    with pytest.raises(OperationalError, match="no cursor today") as caught, connection.cursor():
+        pass
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)

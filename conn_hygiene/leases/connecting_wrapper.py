@@ -92,8 +92,7 @@ class ConnectingWrapper(PooledWrapper):
             return self.check_out_again(is_allowed=is_allowed)
         return connection
 
-    @async_unsafe
-    def ensure_connection(self) -> None:
+    def _ensure_connection(self) -> None:
         """Take the connection back or check one out again, since it is about to be used; connect if there was none.
 
         Django's method only looks, and that changes nothing. So this is the way of every query, and Django's is taken
@@ -117,6 +116,8 @@ class ConnectingWrapper(PooledWrapper):
             except OperationalError as error:
                 exhausted.take_over_note(error)
                 raise
+
+    ensure_connection = async_unsafe(_ensure_connection)
 
     def connect(self) -> None:
         """Connect, and go on in the transaction management that a release interrupted."""

@@ -57,6 +57,15 @@ OWN_PARTS = _own_parts()
 ENSURE_CONNECTION: Any = getattr(BaseDatabaseWrapper, "ensure_connection", None)
 if not _is_djangos(unwrap(ENSURE_CONNECTION)):
     ENSURE_CONNECTION = None
+# What a query begins with, each None likewise; and the code of cursor(), which has refused a thread that runs an event
+# loop.
+CURSOR: Any = getattr(BaseDatabaseWrapper, "_cursor", None)
+if not _is_djangos(CURSOR):
+    CURSOR = None
+CREATE_CURSOR: Any = getattr(DatabaseWrapper, "create_cursor", None)
+if not _is_djangos(unwrap(CREATE_CURSOR)):
+    CREATE_CURSOR = None
+CODE_OF_CURSOR: Any = getattr(unwrap(BaseDatabaseWrapper.cursor), "__code__", None)
 CLOSE_IF_OLD: Any = getattr(BaseDatabaseWrapper, "close_if_unusable_or_obsolete", None)
 if not _is_djangos(CLOSE_IF_OLD):
     CLOSE_IF_OLD = None

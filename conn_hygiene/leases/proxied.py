@@ -45,6 +45,7 @@ class Shown(_Wrapper):
 
     if TYPE_CHECKING:
         _conn_hygiene_lease: Lease
+        _conn_hygiene_class: type[Any]
 
         def _set_connection(self, connection: psycopg.Connection[Any] | None) -> None: ...
 
@@ -67,6 +68,10 @@ class Shown(_Wrapper):
             sqlalchemy.forget(before, proxy)
 
     connection = property(_shown_connection, _assign_connection, doc="SQLAlchemy's proxy of the psycopg connection.")
+
+    def _cursor(self, name: str | None = None) -> Any:
+        # With what is done behind, see there.
+        return self._conn_hygiene_class._cursor(self, name)
 
     def __repr__(self) -> str:
         """Return what the backend does, or Django if there is no connection now: to look at the proxy is a use."""

@@ -17,23 +17,32 @@ That subclass is written in layers, as the lease is, each a class that knows tho
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
+from inspect import unwrap
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from conn_hygiene import internals
 from conn_hygiene.leases import checkouts, cursors, proxied
+from conn_hygiene.leases.djangos import CODE_OF_CURSOR, CREATE_CURSOR, CURSOR
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.leases.states import HELD
 from conn_hygiene.leases.transacting_wrapper import TransactingWrapper
 from conn_hygiene.pools import sqlalchemy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from conn_hygiene.leases.lease import Lease
+
+# Without the question for an event loop.
+_create_cursor: Any = unwrap(CREATE_CURSOR)
+_CREATE_CURSOR, _ENSURE_CONNECTION = "create_cursor", "ensure_connection"
 
 # Where a wrapper keeps its lease.
 LEASE = "_conn_hygiene_lease"
@@ -65,18 +74,49 @@ class LeasedWrapper(TransactingWrapper):
     # Read twice for each query, and so by a function that is not written in Python; see `Lease.handle`.
     connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
 
+    def _cursor(self, name: str | None = None) -> Any:
+        """Do what Django's does, with what has been asked by then not asked again: whether an event loop runs here.
+
+        Django asks that as its ``cursor()`` begins, in ``ensure_connection()``, and in ``create_cursor()``, which costs
+        as much as all that the toolkit has to do when the cursor closes.
+        """
+        own = self.__dict__
+        if (
+            self._conn_hygiene_class._cursor is not CURSOR
+            or self._conn_hygiene_class.create_cursor is not CREATE_CURSOR
+            or _CREATE_CURSOR in own
+            or _ENSURE_CONNECTION in own
+        ):
+            # Somebody has put his own in its place.
+            return super()._cursor(name)  # type: ignore[misc]
+        self.close_if_health_check_failed()
+        if sys._getframe(1).f_code is CODE_OF_CURSOR:
+            self._ensure_connection()
+        else:
+            self.ensure_connection()
+        try:
+            return self._prepare_cursor(  # type: ignore[attr-defined]
+                self._make_cursor(_create_cursor.__get__(self), name)
+            )
+        except Exception:
+            with self.wrap_database_errors:
+                raise
+
     def create_cursor(self, name: str | None = None) -> Any:
         """Create a cursor that tells the lease when it closes."""
+        return self._make_cursor(super().create_cursor, name)
+
+    def _make_cursor(self, create: Callable[[str | None], Any], name: str | None) -> Any:
         lease, in_transaction = self._conn_hygiene_lease, self.in_atomic_block
         if not in_transaction and (not lease.trusted or monotonic() - lease.idle_since > QUIET):
             self._replace_if_broken()
         number = lease.checkouts
-        cursor = super().create_cursor(name)
+        cursor = create(name)
         cursors.register(cursor, lease)
         if not in_transaction:
             if lease.state != HELD or lease.checkouts != number:
                 cursors.abandon(cursor, lease)
-                cursor = self._create_cursor_anew(lease, name)
+                cursor = self._make_cursor_anew(lease, create, name)
             # The handle was read to make the cursor, and is not out any more: from here on it is the open cursor that
             # keeps the reaper off. In a transaction, it is the transaction.
             lease.__dict__.clear()
@@ -84,7 +124,7 @@ class LeasedWrapper(TransactingWrapper):
             lease.begin_use()
         return cursor
 
-    def _create_cursor_anew(self, lease: Lease, name: str | None) -> Any:
+    def _make_cursor_anew(self, lease: Lease, create: Callable[[str | None], Any], name: str | None) -> Any:
         """Create a cursor in the place of one whose connection was let go of as it was made.
 
         By the query of a signal handler or a finaliser, or of a backend's own ``create_cursor()``. Such a query lets go
@@ -98,7 +138,7 @@ class LeasedWrapper(TransactingWrapper):
                 if lease.state != HELD:
                     # A handler has come just before.
                     continue
-                cursor = super().create_cursor(name)
+                cursor = create(name)
                 cursors.register(cursor, lease)
             finally:
                 listed.pop(self, None)

@@ -544,13 +544,49 @@ MUTANTS = [
         "a coroutine may connect",
         "leases/connecting_wrapper.py",
         """
-        @async_unsafe
-        def ensure_connection(self) -> None:
+        ensure_connection = async_unsafe(_ensure_connection)
         """,
         """
-        def ensure_connection(self) -> None:
+        ensure_connection = _ensure_connection
         """,
         "test_looks.py::test_a_coroutine_may_look_and_not_use[parked]",
+    ),
+    _mutant(
+        "a coroutine that asks for a cursor past cursor() may connect",
+        "leases/wrapper.py",
+        """
+        if sys._getframe(1).f_code is CODE_OF_CURSOR:
+            self._ensure_connection()
+        else:
+            self.ensure_connection()
+        """,
+        """
+        self._ensure_connection()
+        """,
+        "test_looks.py::test_a_coroutine_is_refused_a_cursor_by_any_way",
+    ),
+    _mutant(
+        "somebody's own create_cursor() is passed by",
+        "leases/wrapper.py",
+        """
+        or self._conn_hygiene_class.create_cursor is not CREATE_CURSOR
+        or _CREATE_CURSOR in own
+        or _ENSURE_CONNECTION in own
+        """,
+        "",
+        "test_looks.py::test_what_somebody_has_put_on_the_way_to_a_cursor_is_called",
+    ),
+    _mutant(
+        "who asks for a cursor is told of errors in psycopg's words",
+        "leases/wrapper.py",
+        """
+        with self.wrap_database_errors:
+            raise
+        """,
+        """
+        raise
+        """,
+        "test_looks.py::test_an_error_on_the_way_to_a_cursor_is_djangos",
     ),
     _mutant(
         "a connection that was given back counts as closed",
