@@ -20,7 +20,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
@@ -395,6 +395,87 @@ def test_status_names_who_holds_a_session_at_once(directory: Path) -> None:
         assert [(each["pid"], each["answered"], each["leases"]) for each in answer["processes"]] == [(pid, True, 1)]
         assert "PASSWORD" not in json.dumps(answer)
     assert "GET /orders/7/" not in status()
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """The server lets nobody into the database of the tests any more; whoever is in stays."""
+    name = connection.settings_dict["NAME"]
+    # Nobody can say so of the database that he is in.
+    with server.connect("default", dbname="postgres") as outside:
+        outside.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            yield
+        finally:
+            outside.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+def unasked(*arguments: str) -> str:
+    """Return what the command says of a server that it cannot ask."""
+    output = StringIO()
+    with pytest.raises(CommandError, match="not currently accepting connections") as failure:
+        call_command("connections", "status", "--database", "default", *arguments, stdout=output)
+    assert failure.value.returncode == 3
+    return output.getvalue()
+
+
+def test_processes_tell_where_the_server_does_not(directory: Path, admin: psycopg.Connection[Any]) -> None:
+    with child(lambda: hold(directory)) as pid, child(lambda: hold_idle(directory)), refused():
+        text, few = unasked(), unasked("--limit", "1")
+        answer = json.loads(unasked("--format", "json"))
+        with ExitStack() as stack:
+            [elsewhere] = asking.collect(asking.Source(stack, ["persistent"], server.Scope()), 0).views
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if "GET /orders/7/" in line)
+    assert lines[first - 1] == "Processes of this host hold 2 connections there, by server pid:"
+    assert re.match(r"\d+: GET /orders/7/; in use, held ", lines[first])
+    assert [line.lstrip().split(":")[0].split(" (")[0] for line in lines[first + 1 : first + 4]] == [
+        f"in thread MainThread of process {pid}",
+        f"its transaction began at {__file__}",
+        f"its thread is at {__file__}",
+    ]
+    assert "GET /report/" in text
+    assert "GET /report/" not in few
+    assert "and 1 more; --limit 0 lists all." in few
+    [held] = [held for process in answer["processes"] if process["pid"] == pid for held in process["held"]]
+    assert (held["alias"], held["request"], held["in_transaction"]) == ("default", "GET /orders/7/", True)
+    assert (elsewhere.aliases, bool(elsewhere.error), len(elsewhere.held)) == (["persistent"], True, 2)
+
+
+def test_what_others_call_by_the_same_name_is_not_told_of(directory: Path) -> None:
+    def hold_elsewhere() -> None:
+        hold(directory)
+        connections.settings["default"]["HOST"] = "elsewhere"
+
+    with child(hold_elsewhere), refused():
+        text = unasked()
+    assert "GET /orders/7/" not in text
+
+
+def exhaust(directory: Path) -> None:
+    """Take all connections of a pool, have one thread more wait for it, and answer for that."""
+    kept = [connections.create_connection("small") for _ in range(4)]
+    for each in kept[1:]:
+        each.connect()
+    threading.Thread(target=kept[0].connect, daemon=True).start()
+    wait_until(lambda: conn_hygiene.pool_stats("small")[0].waiting == 1, "it waits", PATIENCE)
+    _kept.append(kept)
+    answers(directory)
+
+
+# What lives for as long as its process.
+_kept: list[Any] = []
+
+
+def test_status_says_which_pools_have_nothing_left(directory: Path) -> None:
+    with child(lambda: exhaust(directory)) as pid:
+        said = [line for line in status().splitlines() if "has nothing left" in line]
+        with refused():
+            assert said[0] in unasked()
+    [line] = said
+    assert line.startswith(f"The pool of small in process {pid} (")
+    assert line.endswith(" has nothing left: 3 of 3 connections are checked out or being opened, and 1 thread waits.")
+    assert "has nothing left" not in status()
 
 
 @needs_pgbouncer

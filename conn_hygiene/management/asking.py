@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from django.db import Error, connections
 
 from conn_hygiene import conf, internals
 from conn_hygiene.interruptions import is_of_handler
-from conn_hygiene.management.rendering import Status, View
+from conn_hygiene.management.rendering import Status, View, is_full
 from conn_hygiene.masking import printable, without_passwords
 from conn_hygiene.pools import backends, written
-from conn_hygiene.reports import live, notices, status_directory
+from conn_hygiene.reports import answering, live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
@@ -24,7 +25,10 @@ from conn_hygiene.server.own_middleware import is_releasing
 from conn_hygiene.sessions import catalogue, connect_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import ExitStack
+
+    from conn_hygiene.reports.snapshot import LeaseInfo
 
 # Applications of servers that speak ASGI, which runserver or the deployment then does.
 _ASGI_APPS = ("daphne", "channels", "uvicorn", "hypercorn")
@@ -137,6 +141,7 @@ def collect(source: Source, limit: int) -> Status:
     # After the servers: what is told of a request must be true when it is shown.
     found = live.processes()
     leases = own.snapshot()
+    views = [view if view.activity else dataclasses.replace(view, held=_held_at(view.aliases, found)) for view in views]
     for view in views:
         if view.activity is None:
             continue
@@ -151,7 +156,30 @@ def collect(source: Source, limit: int) -> Status:
         # Of its own this process knows more, and better.
         direct = set(view.aliases) - set(view.pooled_aliases)
         view.known.update({lease.server_pid: vars(lease) for lease in leases if lease.alias in direct})
-    return Status(views, leases, limit, found, status_directory.refused())
+    shown = [alias for view in views for alias in view.aliases]
+    full = [
+        (process, pool)
+        for process in found
+        for pool in process.pools
+        if (is_full(pool) or pool.waiting) and leads_to(shown, process, pool.alias)
+    ]
+    return Status(views, leases, limit, found, status_directory.refused(), full)
+
+
+def _held_at(aliases: list[str], found: list[live.Process]) -> list[tuple[live.Process, LeaseInfo]]:
+    """Return what the processes *found*, but for this one, hold of the database of *aliases*, as they name it."""
+    others = [process for process in found if process.pid != os.getpid()]
+    held = [(each, lease) for each in others for lease in each.leases if leads_to(aliases, each, lease.alias)]
+    return sorted(held, key=lambda each: -each[1].held_for)
+
+
+def leads_to(aliases: Iterable[str], process: live.Process, alias: str) -> bool:
+    """Return whether *alias* leads *process* where one of *aliases* leads this one, as far as it says."""
+    place = process.databases.get(alias)
+    if place not in [live.Database(**answering.database_of(connections.settings[each])) for each in aliases]:
+        return False
+    # What is hidden looks the same whatever it is.
+    return process.settings_module == answering.settings_module() or answering.HIDDEN not in dataclasses.astuple(place)
 
 
 def facts(aliases: list[str]) -> list[doctor.Facts]:

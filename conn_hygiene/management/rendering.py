@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from conn_hygiene.events import UnseenState
     from conn_hygiene.reports.live import Process
-    from conn_hygiene.reports.snapshot import LeaseInfo
+    from conn_hygiene.reports.snapshot import LeaseInfo, PoolInfo
     from conn_hygiene.server.doctor import Finding
 
 #: The version of the JSON formats. Keys may be added within a version; it changes when one goes or changes its meaning.
@@ -92,6 +92,8 @@ class View:
     known: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     #: Those of the aliases that lead there through a pooler, which has their sessions.
     pooled_aliases: Sequence[str] = ()
+    #: What this host's other processes hold there, the one held for longest first, if the server could not be asked.
+    held: Sequence[tuple[Process, LeaseInfo]] = ()
 
     @property
     def pooled(self) -> bool:
@@ -119,6 +121,8 @@ class Status:
     processes: Sequence[Process] = ()
     #: Why places are not looked at in which there may be more of them.
     refused: Sequence[str] = ()
+    #: The pools of this host's processes that have nothing left to give, or are waited for.
+    full: Sequence[tuple[Process, PoolInfo]] = ()
 
 
 def status_blocks(status: Status) -> list[Block]:
@@ -126,6 +130,7 @@ def status_blocks(status: Status) -> list[Block]:
     blocks: list[Block] = []
     for view in status.views:
         blocks += _view_blocks(view, status.limit)
+    blocks += [Line(_fullness(process, pool), WARN) for process, pool in status.full]
     blocks += [
         Line(f"{printable(whose(process))} does not answer.", WARN)
         for process in status.processes
@@ -140,7 +145,7 @@ def status_blocks(status: Status) -> list[Block]:
 def _view_blocks(view: View, limit: int) -> list[Block]:
     names = ", ".join(view.aliases)
     if view.activity is None or view.identity is None:
-        return [Line(f"{names}: {view.error}", BAD)]
+        return [Line(f"{names}: {view.error}", BAD), *_held_blocks(view.held, limit)]
     title = f'{names}: database "{view.identity.database}" as "{view.identity.role}", PostgreSQL '
     counts = [f"{count} {state}" for state, count in view.activity.by_state().items()]
     total = len(view.activity.counted)
@@ -163,6 +168,35 @@ def _view_blocks(view: View, limit: int) -> list[Block]:
         blocks.append(Line(view.of_pooler, QUIET))
     blocks += [Line(text, QUIET) for text in _unseen(view.activity)]
     return blocks
+
+
+def _held_blocks(held: Sequence[tuple[Process, LeaseInfo]], limit: int) -> Iterable[Block]:
+    """Yield what processes say of their connections where there is no server to name the sessions."""
+    if not held:
+        return
+    yield Line(f"Processes of this host hold {number(len(held), 'connection', 'connections')} there, by server pid:")
+    for process, lease in held[:limit] if limit else held:
+        yield from _told(lease.server_pid, vars(lease) | {"holder": process})
+    if limit and len(held) > limit:
+        yield Line(f"and {len(held) - limit} more; --limit 0 lists all.", QUIET)
+
+
+def _fullness(process: Process, pool: PoolInfo) -> str:
+    waiting = f", and {number(pool.waiting, 'thread waits', 'threads wait')}" if pool.waiting else ""
+    return (
+        f"The pool of {printable(pool.alias)} in {printable(whose(process))} has nothing left: {in_use(pool)} of "
+        f"{pool.max_size or pool.size} connections are checked out or being opened{waiting}."
+    )
+
+
+def in_use(pool: PoolInfo) -> int:
+    """Return how many connections of *pool* are not to be had: they are checked out, or being opened."""
+    return max(0, pool.size - pool.available)
+
+
+def is_full(pool: PoolInfo) -> bool:
+    """Return whether *pool* has no connection ready, and may open no more."""
+    return 0 < pool.max_size <= in_use(pool)
 
 
 def _fleet(activity: server.Activity) -> str:
@@ -219,17 +253,22 @@ def processes_table(groups: Sequence[fleet.Group]) -> Table:
 
 def _explanation(session: server.Session, known: dict[int, dict[str, Any]]) -> Iterable[Line]:
     """Yield what only the process that owns *session* can know, and who keeps it waiting."""
-    details = [(text, cut, kept) for text, cut, kept in _details(session, known.get(session.pid, {})) if text]
-    before = f"{session.pid}: "
-    for text, cut, kept in details:
-        yield Line(before + printable(text), cut=cut, kept=len(before) + kept)
-        # Below each other, as what belongs to one session.
-        before = " " * len(before)
+    yield from _told(session.pid, known.get(session.pid, {}), session)
     if session.blocked_by:
         yield Line(f"{session.pid} waits for {', '.join(map(str, session.blocked_by))}")
 
 
-def _details(session: server.Session, facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, int]]:
+def _told(pid: int, facts: dict[str, Any], session: server.Session | None = None) -> Iterable[Line]:
+    """Yield what the process that owns the session *pid* says of it, below each other."""
+    before = f"{pid}: "
+    for text, cut, kept in _details(session, facts):
+        if text:
+            yield Line(before + printable(text), cut=cut, kept=len(before) + kept)
+            # As what belongs to one session.
+            before = " " * len(before)
+
+
+def _details(session: server.Session | None, facts: dict[str, Any]) -> Iterable[tuple[str | None, fitting.Cut, int]]:
     """Yield what is known of who holds a session: a text, how it is cut, and how much of it is not."""
     holder: Process | None = facts.get("holder")
     what = facts.get("request")
@@ -251,11 +290,13 @@ def _details(session: server.Session, facts: dict[str, Any]) -> Iterable[tuple[s
         yield f"{words} {facts[key]}" if facts.get(key) else None, fitting.head_cut, len(words) + 1
 
 
-def _idle_for(session: server.Session, facts: dict[str, Any]) -> float:
+def _idle_for(session: server.Session | None, facts: dict[str, Any]) -> float:
     """Return for how long *session* is idle: as the server knows it, if its process says that it is idle at all."""
     idle: float = facts["idle_for"]
     held: float = facts["held_for"]
-    if not idle or session.in_state is None or session.state not in (server.IDLE, *server.IDLE_IN_TRANSACTION_STATES):
+    if not idle or session is None or session.in_state is None:
+        return idle
+    if session.state not in (server.IDLE, *server.IDLE_IN_TRANSACTION_STATES):
         return idle
     # With a cursor open, the process knows it only since its reaper has looked; the server has been idle before.
     return min(max(idle, session.in_state), held)
@@ -426,8 +467,12 @@ def status_json(status: Status) -> dict[str, Any]:
         "version": JSON_VERSION,
         "databases": [_view_json(view) for view in status.views],
         "processes": [_process_json(process) for process in status.processes],
-        "leases": [dataclasses.asdict(lease) | {"statement": _masked(lease.statement)} for lease in status.leases],
+        "leases": [_lease_json(lease) for lease in status.leases],
     }
+
+
+def _lease_json(lease: LeaseInfo) -> dict[str, Any]:
+    return dataclasses.asdict(lease) | {"statement": _masked(lease.statement)}
 
 
 def _view_json(view: View) -> dict[str, Any]:
@@ -453,6 +498,7 @@ def _process_json(process: Process) -> dict[str, Any]:
     return {name: getattr(process, name) for name in names} | {
         "databases": {alias: dataclasses.asdict(database) for alias, database in process.databases.items()},
         "leases": len(process.leases),
+        "held": [_lease_json(lease) for lease in process.leases],
         # JSON has no number that is infinite.
         "pools": [
             dataclasses.asdict(pool) | {"timeout": pool.timeout if math.isfinite(pool.timeout) else None}

@@ -5891,6 +5891,61 @@ MUTANTS = [
         """,
         "test_connections_command.py::TestStatus::test_no_password_is_said_of_one",
     ),
+    _mutant(
+        "what processes hold is not told where the server does not answer",
+        "management/rendering.py",
+        """
+        return [Line(f"{names}: {view.error}", BAD), *_held_blocks(view.held, limit)]
+        """,
+        """
+        return [Line(f"{names}: {view.error}", BAD)]
+        """,
+        "test_live.py::test_processes_tell_where_the_server_does_not",
+    ),
+    _mutant(
+        "JSON has no lease of another process",
+        "management/rendering.py",
+        """
+        "held": [_lease_json(lease) for lease in process.leases],
+        """,
+        """
+        "held": [],
+        """,
+        "test_live.py::test_processes_tell_where_the_server_does_not",
+    ),
+    _mutant(
+        "another project's leases are told of an alias of the same name",
+        "management/asking.py",
+        """
+        if place not in [live.Database(**answering.database_of(connections.settings[each])) for each in aliases]:
+        """,
+        """
+        if place is None or alias not in aliases:
+        """,
+        "test_live.py::test_what_others_call_by_the_same_name_is_not_told_of",
+    ),
+    _mutant(
+        "nothing says that a pool is full",
+        "management/rendering.py",
+        """
+        blocks += [Line(_fullness(process, pool), WARN) for process, pool in status.full]
+        """,
+        """
+        pass
+        """,
+        "test_live.py::test_status_says_which_pools_have_nothing_left",
+    ),
+    _mutant(
+        "each pool is said to be full",
+        "management/asking.py",
+        """
+        if (is_full(pool) or pool.waiting) and leads_to(shown, process, pool.alias)
+        """,
+        """
+        if leads_to(shown, process, pool.alias)
+        """,
+        "test_live.py::test_status_says_which_pools_have_nothing_left",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",

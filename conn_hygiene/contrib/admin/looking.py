@@ -21,9 +21,8 @@ from django.db import connections
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.management import asking, rendering
 from conn_hygiene.masking import printable
-from conn_hygiene.reports import answering, live
+from conn_hygiene.reports import live
 from conn_hygiene.reports import snapshot as own
-from conn_hygiene.reports.live import Database as Place
 from conn_hygiene.reports.live import Process
 from conn_hygiene.server import doctor
 from conn_hygiene.server import sessions as server
@@ -200,23 +199,15 @@ def look() -> Look:
 
 def _of_this_project(processes: Sequence[Process]) -> list[Process]:
     """Return those of *processes* that have a database of this project, and this one, also if it answers to nobody."""
-    # As the others say it themselves, which hides what may be a secret.
-    ours = [Place(**answering.database_of(entry)) for entry in connections.settings.values()]
     found = []
     for process in processes:
-        shared = [each for each in process.databases.values() if each in ours]
+        is_ours = any(asking.leads_to(connections.settings, process, alias) for alias in process.databases)
         # One that has not answered may be of another project; nobody can tell.
-        if process.pid != os.getpid() and (_are_the_same(shared, process) or not process.answered):
+        if process.pid != os.getpid() and (is_ours or not process.answered):
             found.append(process)
     # Of its own this one knows more, and better.
     here = Process(os.getpid(), "this one", 0, None, {}, own.snapshot(), own.pool_stats(), None, answered=True)
     return [*found, here]
-
-
-def _are_the_same(shared: Sequence[Place], process: Process) -> bool:
-    # What is hidden looks the same whatever it is.
-    is_alike = process.settings_module == answering.settings_module()
-    return any(is_alike or answering.HIDDEN not in dataclasses.astuple(each) for each in shared)
 
 
 def connection_parameters() -> dict[str, Any]:
@@ -365,12 +356,11 @@ _OF_OTHERS = ("request", "thread_name", "where_checked_out", "where_began", "whe
 
 
 def _pool(process: Process, pool: PoolInfo) -> Pool:
-    in_use = max(0, pool.size - pool.available)
     return Pool(
         process.pid,
         process.command,
         pool,
-        in_use,
+        rendering.in_use(pool),
         most=max(pool.max_size, pool.size, 1),
-        mood="bad" if pool.waiting else "warn" if pool.max_size and in_use >= pool.max_size else "plain",
+        mood="bad" if pool.waiting else "warn" if rendering.is_full(pool) else "plain",
     )
