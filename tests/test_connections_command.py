@@ -624,7 +624,7 @@ class TestTerminate:
 
     def test_those_that_have_not_been_so_for_long_are_left_alone(self, every_state: dict[str, int]) -> None:
         out = connections_command("terminate", "--idle-in-transaction", "600", "--idle", "600", "--yes")
-        assert out == "No session matches.\n"
+        assert out == "No session of default matches.\n"
 
     def test_idle_ones_and_one_by_its_pid(self, every_state: dict[str, int], admin: psycopg.Connection) -> None:
         connections_command("terminate", "--idle", "0", "--pid", str(every_state["idle in transaction"]), "--yes")
@@ -678,6 +678,21 @@ class TestTerminate:
             connections_command("terminate", *pids[2:], "--all-databases", "--yes")
             assert state_of(admin, pid_of(distant)) is None
 
+    def test_where_it_has_not_looked_is_said(self, configured: Callable[..., None]) -> None:
+        """There status shows sessions, too."""
+        configured(NAME="postgres")
+        elsewhere = "Not looked at: --database unpooled.\n"
+        idle = ("--idle-in-transaction", "600", "--yes")
+        assert connections_command("terminate", *idle) == f"No session of default matches.\n{elsewhere}"
+        out = io.StringIO()
+        with session_of() as there:
+            pid = str(pid_of(there))
+            with pytest.raises(CommandError, match=f"Not ended: {pid}"):
+                call_command("connections", "terminate", "--database", "unpooled", "--pid", pid, "--yes", stdout=out)
+        which = "no such session of the role and database of unpooled, or not one that may be ended."
+        assert out.getvalue() == f"{pid}: {which}\nNot looked at: --database default.\n"
+        assert connections_command("terminate", *idle, "--all-databases") == "No session of default matches.\n"
+
     def test_what_it_may_not_end_is_said(self, as_app: None, admin: psycopg.Connection) -> None:
         admin.execute(f"GRANT pg_read_all_stats TO {APP}")
         with session_of(STRANGER) as stranger:
@@ -711,7 +726,7 @@ class TestTerminate:
             connections_command("terminate", "--pid", str(launcher), "--all-users", "--all-databases", "--yes")
 
     def test_it_never_ends_its_own_session(self, as_app: None) -> None:
-        assert connections_command("terminate", "--idle", "0", "--yes") == "No session matches.\n"
+        assert connections_command("terminate", "--idle", "0", "--yes") == "No session of default matches.\n"
         with server.connect("unpooled") as connection:
             sessions = {session.pid: session for session in server.activity(connection).sessions}
             session = sessions[pid_of(connection)]

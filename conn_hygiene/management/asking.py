@@ -25,7 +25,7 @@ from conn_hygiene.server.own_middleware import is_releasing
 from conn_hygiene.sessions import catalogue, connect_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from contextlib import ExitStack
 
     from conn_hygiene.reports.snapshot import LeaseInfo
@@ -117,16 +117,22 @@ class Source:
             self._drop(alias)
 
 
-def alike(aliases: list[str]) -> dict[str, list[str]]:
-    """Return *aliases* by the first of those that DATABASES leads to the same place, where one need be asked only."""
+def alike(aliases: list[str], *, but: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return *aliases* by the first of those that DATABASES leads to the same place, where one need be asked only.
+
+    :param but: what need not be the same, such as ``"NAME"``.
+    """
     groups: dict[str, list[str]] = {}
     places: dict[str, str] = {}
     for alias in aliases:
         settings_dict = _settings_of(alias)
         options = {name: value for name, value in settings_dict["OPTIONS"].items() if name != "pool"}
-        named = {name: settings_dict[name] for name in ("HOST", "PORT", "NAME", "USER", "PASSWORD")}
+        named = {name: settings_dict[name] for name in _PLACE if name not in but}
         groups.setdefault(places.setdefault(repr((named, options)), alias), []).append(alias)
     return groups
+
+
+_PLACE = ("HOST", "PORT", "NAME", "USER", "PASSWORD")
 
 
 def _settings_of(alias: str) -> dict[str, Any]:

@@ -5946,6 +5946,28 @@ MUTANTS = [
         """,
         "test_live.py::test_status_says_which_pools_have_nothing_left",
     ),
+    _mutant(
+        "where sessions were not looked for is not said",
+        "management/commands/connections.py",
+        """
+        return [first for first, aliases in places.items() if alias not in aliases]
+        """,
+        """
+        return []
+        """,
+        "test_connections_command.py::TestTerminate::test_where_it_has_not_looked_is_said",
+    ),
+    _mutant(
+        "what all databases are looked at for is said not to be",
+        "management/commands/connections.py",
+        """
+        wider = {"NAME": options["all_databases"], "USER": options["all_users"], "PASSWORD": options["all_users"]}
+        """,
+        """
+        wider = {"NAME": False}
+        """,
+        "test_connections_command.py::TestTerminate::test_where_it_has_not_looked_is_said",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",

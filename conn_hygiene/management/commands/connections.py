@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import re
+import shlex
 import shutil
 import sys
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -266,21 +267,24 @@ class Command(BaseCommand):
         alias = _one_database(options)
         try:
             with server.connect(alias) as connection:
-                self._terminate(connection, options)
+                self._terminate(connection, alias, options)
         except psycopg.Error as error:
             raise CommandError(f"{alias}: {asking.words(error)}", returncode=NOT_ASKED) from error
 
-    def _terminate(self, connection: psycopg.Connection[Any], options: dict[str, Any]) -> None:
+    def _terminate(self, connection: psycopg.Connection[Any], alias: str, options: dict[str, Any]) -> None:
         scope = server.Scope(options["all_users"], options["all_databases"])
         sessions = server.activity(connection, scope).counted
         matches = [session for session in sessions if _matches(session, options)]
         missing = sorted(set(options["pids"]) - {session.pid for session in matches})
         for pid in missing:
-            self._write(f"{pid}: no such session of this role and database, or not one that may be ended.")
+            self._write(f"{pid}: no such session of the role and database of {alias}, or not one that may be ended.")
         if matches:
             self._show([rendering.sessions_table(matches)], options)
         elif not missing:
-            self._write("No session matches.")
+            self._write(f"No session of {alias} matches.")
+        if (missing or not matches) and (others := _elsewhere(alias, options)):
+            # status shows those of all.
+            self._write(f"Not looked at: {', '.join(f'--database {shlex.quote(other)}' for other in others)}.")
         if matches and not options["dry_run"] and self._confirmed(len(matches), options):
             missing += self._end(connection, matches, options)
         if missing:
@@ -553,6 +557,13 @@ def _one_database(options: dict[str, Any]) -> str:
         named = " or ".join(f"--database {alias}" for alias in possible)
         raise CommandError(f"Say which: {named}.", returncode=MISUSED)
     return DEFAULT_DB_ALIAS
+
+
+def _elsewhere(alias: str, options: dict[str, Any]) -> list[str]:
+    """Return the aliases that lead to sessions which are not looked at by *alias*, one for each place."""
+    wider = {"NAME": options["all_databases"], "USER": options["all_users"], "PASSWORD": options["all_users"]}
+    places = asking.alike(server.aliases(), but=[name for name, is_wider in wider.items() if is_wider])
+    return [first for first, aliases in places.items() if alias not in aliases]
 
 
 def _matches(session: server.Session, options: dict[str, Any]) -> bool:
