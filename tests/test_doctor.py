@@ -376,6 +376,46 @@ class TestLogic:
         assert diagnosed(PROJECT, Facts("default", failures=("no route",))) == {"not-asked": Level.ERROR}
         assert diagnosed(PROJECT, facts(timeouts=None, failures=("no",))) == {"not-asked": Level.NOTE}
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "sorry, too many clients already",
+            "remaining connection slots are reserved for non-replication superuser connections",
+            "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            'too many connections for role "app"',
+        ],
+    )
+    def test_of_a_full_server_it_says_what_fills_it_and_who_can_end_that(self, words: str) -> None:
+        at_home, elsewhere = {**ALIAS, "HOST": "db", "PORT": ""}, {**ALIAS, "HOST": "other", "PORT": ""}
+        asked = dataclasses.replace(PROJECT, databases={"default": at_home, "same": at_home, "other": elsewhere})
+        full = [Facts(alias, failures=(f"FATAL: {words}",)) for alias in ("default", "same")]
+        found = [*full, Facts("other", failures=("no route",))]
+        first, other = [each for each in doctor.diagnose(asked, found, TODAY) if each.id == "not-asked"]
+        assert (first.aliases, first.level) == (("default", "same"), Level.ERROR)
+        assert first.what == "The server has no connection left, not even for this command."
+        assert first.why == f"FATAL: {words}; 4 processes times 8 of 'default' + 8 of 'same' make 64 by the settings"
+        assert "End sessions as a superuser" in first.remedy
+        assert first.docs.endswith("doctor.rst#too-many-connections")
+        assert (other.aliases, other.why) == (("other",), "no route")
+        [alone] = doctor.diagnose(dataclasses.replace(asked, processes=None), full[:1], TODAY)
+        assert alone.why.endswith(
+            "; 1 process times 8 of 'default' make 8 by the settings, and --processes N says for how many processes"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "what", "remedy"),
+        [
+            ('password authentication failed for user "app"', "the password", "Mend PASSWORD "),
+            ("fe_sendauth: no password supplied", "the password", "Mend PASSWORD "),
+            ('role "app" does not exist', "the role", "Mend USER "),
+            ('role "app" is not permitted to log in', "the role", "Mend USER "),
+        ],
+    )
+    def test_who_is_not_let_in_is_told_what_to_mend(self, words: str, what: str, remedy: str) -> None:
+        [found] = doctor.diagnose(PROJECT, [Facts("default", failures=(f"FATAL: {words}",))], TODAY)
+        assert found.what == f"The server refuses {what} in DATABASES."
+        assert remedy in found.remedy
+
 
 def followed(pool: Any, remedy: str) -> dict[str, int]:
     """Return *pool* as somebody writes it who does what *remedy* says."""
@@ -980,6 +1020,16 @@ class TestOnAServer:
         assert found["not-asked"]["level"] == "error"
         assert "conn_hygiene_no_such_database" in found["not-asked"]["why"]
         assert found["not-asked"]["remedy"].endswith(" Run the command again where it can be asked.")
+
+    def test_a_server_that_is_full_for_the_role_says_so(self, role: str, admin: psycopg.Connection) -> None:
+        admin.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        found = run_doctor("--processes", "5", "--threads", "4")["not-asked"]
+        assert found["what"] == "The server has no connection left, not even for this command."
+        assert found["why"].endswith("; 5 processes times 4 of 'unpooled' make 20 by the settings")
+
+    def test_a_role_that_may_not_log_in_is_named(self, role: str, admin: psycopg.Connection) -> None:
+        admin.execute(f"ALTER ROLE {role} NOLOGIN")
+        assert run_doctor()["not-asked"]["what"] == "The server refuses the role in DATABASES."
 
     def test_an_alias_that_nobody_can_connect_to_is_an_error(self, misconfigured: str) -> None:
         """And the others are looked at."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from conn_hygiene.server.pgbouncer import PgBouncer
     from conn_hygiene.server.sessions import Identity, Limits
 
-_PAGE = "how-to/doctor.rst#too-many-connections"
+#: Of the documentation.
+PAGE = "how-to/doctor.rst#too-many-connections"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,12 @@ def check(project: Project, facts: list[Facts]) -> Iterator[Finding]:
     for group in _grouped(through, _pool):
         yield from _session_pool(fleet, group)
     yield from _unknown(fleet, known)
+
+
+def opened(project: Project, group: list[Facts]) -> str:
+    """Return how many connections the settings let all processes have to *group*, whose server says nothing of them."""
+    words = _fleet(project, group).of_all(group)[1]
+    return f"{words} by the settings" + ("" if project.processes else ", and --processes N says for how many processes")
 
 
 def _is_direct(fact: Facts) -> bool:
@@ -183,7 +190,7 @@ def _unknown(fleet: _Fleet, facts: list[Facts]) -> Iterator[Finding]:
             why="TAG_SESSIONS names them. A process that has no session at this moment was not seen, nor is one that a "
             "deployment starts before the old ones end.",
             remedy="Say how many there can be: --processes N; or --hosts N, each with as many as were seen on one.",
-            page=_PAGE,
+            page=PAGE,
         )
     elif project.processes is None and facts:
         yield finding(
@@ -194,7 +201,7 @@ def _unknown(fleet: _Fleet, facts: list[Facts]) -> Iterator[Finding]:
             why="Each worker process has a pool of its own, so the number of processes multiplies everything.",
             remedy="Say how many there are, task queues and management commands included: --processes N, and --hosts N "
             "if that is on each host. Or set TAG_SESSIONS: then those are counted that have sessions at that moment.",
-            page=_PAGE,
+            page=PAGE,
         )
     unpooled = [alias for alias in aliases if not _limiting(project.databases[alias])]
     if project.threads is None and unpooled:
@@ -205,7 +212,7 @@ def _unknown(fleet: _Fleet, facts: list[Facts]) -> Iterator[Finding]:
             what="Connections were counted for a single thread.",
             why="Without a pool that has a limit, each thread has a connection of its own.",
             remedy="Say how many threads a process has: --threads N.",
-            page=_PAGE,
+            page=PAGE,
         )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DEFAULT_DB_ALIAS
 
 from conn_hygiene.pools.checking import ALIVE_FOR
-from conn_hygiene.server import capacity, through_pooler
+from conn_hygiene.server import capacity, not_asked, through_pooler
 from conn_hygiene.server.findings import (
     POOL_SIZE,
     Facts,
@@ -61,7 +61,12 @@ _NEAR = datetime.timedelta(days=180)
 
 def diagnose(project: Project, facts: list[Facts], today: datetime.date) -> list[Finding]:
     """Return what is wrong, or will be, worst first; findings that are alike for several aliases are one."""
-    found: list[Finding] = [*_failures(facts), *capacity.check(project, facts), *_toolkit(project)]
+    found: list[Finding] = [
+        *not_asked.check(project, facts),
+        *_hidden(facts),
+        *capacity.check(project, facts),
+        *_toolkit(project),
+    ]
     found += _idle_transactions(project, facts)
     for fact in facts:
         options = project.databases[fact.alias]
@@ -79,22 +84,7 @@ def _merged(found: Iterable[Finding]) -> list[Finding]:
     return [dataclasses.replace(one, aliases=tuple(names)) for one, names in aliases.items()]
 
 
-# By whether the settings are to blame.
-_AGAIN = {False: "Run the command again where it can be asked.", True: "Mend the setting named above."}
-
-
-def _failures(facts: list[Facts]) -> Iterator[Finding]:
-    for fact in facts:
-        for failure in fact.failures:
-            reached = fact.identity is not None
-            yield finding(
-                Level.NOTE if reached else Level.ERROR,
-                "not-asked",
-                fact.alias,
-                what="Not everything could be asked." if reached else "The server could not be asked anything.",
-                why=failure,
-                remedy=f"What depends on it was not looked at. {_AGAIN[fact.misconfigured]}",
-            )
+def _hidden(facts: list[Facts]) -> Iterator[Finding]:
     if any(fact.activity is not None and fact.activity.hidden for fact in facts):
         yield finding(
             Level.NOTE,

@@ -5968,6 +5968,50 @@ MUTANTS = [
         """,
         "test_connections_command.py::TestTerminate::test_where_it_has_not_looked_is_said",
     ),
+    _mutant(
+        "a full server is to be asked again",
+        "server/not_asked.py",
+        """
+        if _FULL.search(failure):
+        """,
+        """
+        if False:
+        """,
+        "test_doctor.py::TestOnAServer::test_a_server_that_is_full_for_the_role_says_so",
+    ),
+    _mutant(
+        "what fills a server is counted with what is elsewhere",
+        "server/not_asked.py",
+        """
+        there = [each for each in facts if _server(project, each) == _server(project, fact)]
+        """,
+        """
+        there = facts
+        """,
+        "test_doctor.py::TestLogic::test_of_a_full_server_it_says_what_fills_it_and_who_can_end_that",
+    ),
+    _mutant(
+        "a role that may not log in is to be asked for again",
+        "server/not_asked.py",
+        """
+        if _ROLE.search(failure):
+        """,
+        """
+        if False:
+        """,
+        "test_doctor.py::TestOnAServer::test_a_role_that_may_not_log_in_is_named",
+    ),
+    _mutant(
+        "a password that is refused is to be tried again",
+        "server/not_asked.py",
+        """
+        if _PASSWORD.search(failure):
+        """,
+        """
+        if False:
+        """,
+        "test_doctor.py::TestLogic::test_who_is_not_let_in_is_told_what_to_mend",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",
