@@ -9,7 +9,7 @@ import math
 import os
 import re
 import threading
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -296,6 +296,37 @@ def test_who_blocks_whom_is_said(viewer: Client) -> None:
         finally:
             first.execute("COMMIT")
             waiting.join()
+
+
+@committing
+def test_who_blocks_most_is_at_the_root_of_it(viewer: Client, database_watcher: psycopg.Connection) -> None:
+    """Of those that want the same row, one waits for who has it, and the others for that one."""
+    item = Item.objects.create(name="wanted")
+    update = f"UPDATE testapp_item SET name = name WHERE id = {item.pk}"
+    with ExitStack() as stack:
+        root, *victims = [stack.enter_context(session()) for _ in range(4)]
+        root.execute("BEGIN")
+        root.execute(update)
+        pid, *pids = [each.info.backend_pid for each in (root, *victims)]
+        threads = [threading.Thread(target=victim.execute, args=[update]) for victim in victims]
+        for thread in threads:
+            thread.start()
+        try:
+            waiting = "SELECT count(*) FROM unnest(%s::int[]) AS pid WHERE pg_blocking_pids(pid) <> '{}'"
+            wait_until(lambda: database_watcher.execute(waiting, [pids]).fetchone() == (3,), "all wait")
+            blocks = {row.session.pid: row.blocks for database in looking.look().databases for row in database.rows}
+        finally:
+            root.execute("COMMIT")
+            for thread in threads:
+                thread.join()
+    assert blocks[pid] == 3
+    assert max(blocks[each] for each in pids) == 2
+
+
+def test_who_waits_for_itself_in_the_end_is_not_counted_by_itself() -> None:
+    """As in a deadlock that the server has not found yet."""
+    waits = {1: [2], 2: [3], 3: [1], 4: [1, 1], 5: []}
+    assert looking._waiting_for(waits) == {1: 3, 2: 3, 3: 3}
 
 
 def test_its_own_sessions_are_not_among_them(viewer: Client) -> None:

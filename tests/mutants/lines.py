@@ -6012,6 +6012,39 @@ MUTANTS = [
         """,
         "test_doctor.py::TestLogic::test_who_is_not_let_in_is_told_what_to_mend",
     ),
+    _mutant(
+        "who waits for a victim does not wait for its blocker",
+        "contrib/admin/looking.py",
+        """
+        ahead += () if blocker in before else waits.get(blocker, ())
+        """,
+        """
+        pass
+        """,
+        "test_admin.py::test_who_waits_for_itself_in_the_end_is_not_counted_by_itself",
+    ),
+    _mutant(
+        "only who waits directly is counted",
+        "contrib/admin/looking.py",
+        """
+        blocks = _waiting_for({session.pid: session.blocked_by for session in sessions})
+        """,
+        """
+        blocks = Counter(pid for session in sessions for pid in set(session.blocked_by))
+        """,
+        "test_admin.py::test_who_blocks_most_is_at_the_root_of_it",
+    ),
+    _mutant(
+        "who is in a deadlock is counted by itself",
+        "contrib/admin/looking.py",
+        """
+        return Counter(blocker for pid, found in before.items() for blocker in found if blocker != pid)
+        """,
+        """
+        return Counter(blocker for pid, found in before.items() for blocker in found)
+        """,
+        "test_admin.py::test_who_waits_for_itself_in_the_end_is_not_counted_by_itself",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",

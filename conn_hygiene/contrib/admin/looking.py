@@ -29,7 +29,7 @@ from conn_hygiene.server import sessions as server
 from conn_hygiene.server.findings import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import psycopg
 
@@ -77,7 +77,7 @@ class Row:
     waits_for: str
     #: Sessions that it waits for, and whether they are in the same table.
     blockers: list[tuple[int, bool]]
-    #: How many wait for it.
+    #: How many wait for it, or for somebody who does.
     blocks: int
     #: What only the process that holds it knows, if it has said so.
     request: str
@@ -310,7 +310,7 @@ def _mood(session: server.Session) -> str:
 
 
 def _with_blockers(rows: list[Row], sessions: Sequence[server.Session]) -> list[Row]:
-    blocks = Counter(pid for session in sessions for pid in set(session.blocked_by))
+    blocks = _waiting_for({session.pid: session.blocked_by for session in sessions})
     listed = {each.session.pid for each in rows}
     # One that holds several of the locks that are waited for is named once for each.
     return [
@@ -321,6 +321,25 @@ def _with_blockers(rows: list[Row], sessions: Sequence[server.Session]) -> list[
         )
         for each in rows
     ]
+
+
+def _waiting_for(waits: Mapping[int, Sequence[int]]) -> Counter[int]:
+    """Return how many cannot go on before each pid does; *waits* says for whom each of them waits.
+
+    Of many that want one row, the first waits for who has it, and the others for the first.
+    """
+    before: dict[int, set[int]] = {}
+    # Who is later in a queue waits for all that are earlier, and is known by the last of these.
+    for pid in sorted(waits, key=lambda each: len(waits[each])):
+        found: set[int] = set()
+        ahead = [*waits[pid]]
+        while ahead:
+            blocker = ahead.pop()
+            if blocker not in found:
+                found |= {blocker, *before.get(blocker, ())}
+                ahead += () if blocker in before else waits.get(blocker, ())
+        before[pid] = found
+    return Counter(blocker for pid, found in before.items() for blocker in found if blocker != pid)
 
 
 def _remarks(view: View) -> Iterable[str]:
