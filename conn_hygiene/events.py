@@ -352,6 +352,8 @@ class Replaced(Event):
     request: str | None
     #: Seconds since its last use.
     idle_for: float
+    #: Whether it was given up for that it could not write any more, while new ones can; the server had not closed it.
+    could_not_write: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,8 @@ connection_reclaimed = Signal()
 #: noticed.
 #:
 #: Arguments: ``alias``, ``server_pid`` (that of the session that was given up), ``thread_id``, ``request`` (a label
-#: such as ``"GET /orders/7/"``, or ``None``), ``idle_for`` (seconds).
+#: such as ``"GET /orders/7/"``, or ``None``), ``idle_for`` (seconds), ``could_not_write`` (whether it was that, and
+#: the server had not closed it).
 connection_replaced = Signal()
 
 #: A cursor was garbage-collected without having been closed. Sent for each if ``REPORT_UNCLOSED_CURSORS`` is on; only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -697,6 +698,7 @@ def test_a_broken_one_is_replaced_once_if_no_other_is_to_be_had(
     wait_until(lambda: has_its_places(pool), "the pool is whole")
     pool.pop_stats()
     kwargs: Any = pool.kwargs
+    had, counted = list(pool._pool), conn_hygiene.stats().replaced
     with monkeypatch.context() as unreachable, events_of(signals.connection_replaced) as events:
         unreachable.setitem(kwargs, "port", 1)
         unreachable.setattr(pool, "timeout", 0.1)
@@ -704,7 +706,10 @@ def test_a_broken_one_is_replaced_once_if_no_other_is_to_be_had(
         with pytest.raises(OperationalError):
             run("SELECT 1")
     wait_until(lambda: has_its_places(pool), "the pool is whole")
-    assert pool.get_stats()["returns_bad"] == len(events) > 0
+    assert pool.get_stats()["returns_bad"] == len(had) > 0
+    # None of them was replaced.
+    assert events == []
+    assert conn_hygiene.stats().replaced == counted
 
 
 # ##### Sessions that cannot write #####
@@ -732,8 +737,12 @@ def write(alias: str = "default") -> None:
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_sessions_that_cannot_write_are_replaced_when_others_can(
-    alias: str, admin: psycopg.Connection, read_only_sessions: Callable[[bool], None]
+    alias: str,
+    admin: psycopg.Connection,
+    read_only_sessions: Callable[[bool], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "conn_hygiene.broken")
     read_only_sessions(True)
     cut(admin)
     before = pid(alias)
@@ -745,8 +754,38 @@ def test_sessions_that_cannot_write_are_replaced_when_others_can(
         quiet(alias)
         write(alias)
     assert [event["server_pid"] for event in events].count(before) == 1
+    assert {event["could_not_write"] for event in events} == {True}
+    # The server has closed none of them.
+    words = f"Connection '{alias}' (server pid {before}) could not write any more, and new ones can; it is replaced."
+    assert words in caplog.messages
     with transaction.atomic(alias):
         write(alias)
+
+
+def test_what_the_server_closes_after_that_is_said_to_be_closed(
+    admin: psycopg.Connection, read_only_sessions: Callable[[bool], None]
+) -> None:
+    """Of the same owner, for whom another thread gives it back."""
+    read_only_sessions(True)
+    cut(admin)
+    run("SELECT 1")
+    read_only_sessions(False)
+    with pytest.raises(InternalError):
+        write()
+    wait_until(lambda: read_only._renewed, "another session could write")
+    with events_of(signals.connection_replaced) as events:
+        quiet()
+        write()
+        count = len(events)
+        cut(admin)
+        quiet()
+        keeper, lease = reaper.running, lease_of(connections["default"])
+        assert keeper is not None
+        assert lease is not None
+        keeper.wanted(lease.spare)
+        wait_until_told()
+    assert {event["could_not_write"] for event in events[:count]} == {True}
+    assert [event["could_not_write"] for event in events[count:]] == [False]
 
 
 def test_so_are_those_of_the_pool_that_nobody_has_used(
@@ -767,11 +806,13 @@ def test_so_are_those_of_the_pool_that_nobody_has_used(
     with pytest.raises(InternalError):
         write()
     wait_until(lambda: read_only._renewed, "another session could write")
-    for _ in range(4):
-        connection.close()
-        with transaction.atomic():
-            write()
+    with events_of(signals.connection_replaced) as events:
+        for _ in range(4):
+            connection.close()
+            with transaction.atomic():
+                write()
     assert Item.objects.count() == 4
+    assert {event["could_not_write"] for event in events} == {True}
 
 
 def test_where_nobody_can_write_all_goes_on(

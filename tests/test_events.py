@@ -258,6 +258,7 @@ def test_a_connection_that_the_server_closed_is_replaced(
         "server_pid": pid,
         "thread_id": threading.get_ident(),
         "request": None,
+        "could_not_write": False,
     }
     assert event.idle_for > 1
     assert conn_hygiene.stats().replaced - before == 1

@@ -51,25 +51,29 @@ def working_one(
     Gives back, closed, what of a pool does not: what the server has hung up on, which is looked at as
     :func:`~conn_hygiene.leases.ended.close_if_broken` does, and what cannot write any more. It ends: the pool runs out
     of old connections, and a new one that is broken fails to connect. However many there are, all of it takes no longer
-    than the pool's timeout, from *asked_at* on; None for now.
+    than the pool's timeout, from *asked_at* on; None for now. They are told of when there is one that works.
     """
     connection = None
+    replaced: list[Replaced] = []
     try:
         connection = get(*conn_params)
         while True:
             if not isinstance(connection, psycopg.Connection) or pools.pool_of(connection) is None:
                 # It has just been connected, or is of a backend that is left alone.
-                return connection
+                break
             # Asked for before the look, after which libpq may not know it any more.
             server_pid = connection.pgconn.backend_pid
             if not conf.current.REPLACE_BROKEN or _works(wrapper.alias, connection):
-                return connection
+                break
             pool = pools.pool_of(connection)
-            _discard(wrapper.alias, connection, server_pid)
+            replaced.append(_discard(wrapper.alias, connection, server_pid))
             if asked_at is None:
                 asked_at = monotonic()
             with waiting.since(asked_at, pool):
                 connection = get(*conn_params)
+        for event in replaced:
+            publish(event)
+        return connection
     except BaseException:
         # Of a signal handler: nobody else has the connection yet.
         if isinstance(connection, psycopg.Connection) and pools.pool_of(connection) is not None:
@@ -90,18 +94,19 @@ def _works(alias: str, connection: psycopg.Connection[Any]) -> bool:
     return True
 
 
-def _discard(alias: str, connection: psycopg.Connection[Any], server_pid: int) -> None:
+def _discard(alias: str, connection: psycopg.Connection[Any], server_pid: int) -> Replaced:
+    """Give *connection* back, closed; return what is to be told once another has its place."""
+    could_not_write = read_only.is_outlived(alias, connection)
     idle_for = monotonic() - getattr(connection, LAST_USED, monotonic())
     connection.pgconn.finish()
     # So that it is given back once, should the next one not be had.
     records = pools.vacate(connection)
     pools.tell(records)
-    publish(
-        Replaced(
-            alias=alias,
-            server_pid=server_pid,
-            thread_id=threading.get_ident(),
-            request=serving.label,
-            idle_for=idle_for,
-        )
+    return Replaced(
+        alias=alias,
+        server_pid=server_pid,
+        thread_id=threading.get_ident(),
+        request=serving.label,
+        idle_for=idle_for,
+        could_not_write=could_not_write,
     )

@@ -71,6 +71,7 @@ class Claim:
         "checked_out_at",
         "checked_out_by",
         "checkouts",
+        "could_not_write",
         "ended_because",
         "idle_since",
         "in_use_since",
@@ -129,6 +130,9 @@ class Claim:
         self.state = CLOSED
         # Counts the checkouts.
         self.checkouts = 0
+        # Whether the last connection that was given up as broken was that only in that it could not write any more. It
+        # is told of when another one is there.
+        self.could_not_write = False
         # Counts where transactions begin and end in the eyes of Django: it stays what it is inside of each.
         self.boundaries = 0
         # When the reaper looks at this lease, on the monotonic clock; inf for never. See `Reaper.parked`.

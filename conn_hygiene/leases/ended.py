@@ -41,6 +41,7 @@ def close_if_broken(lease: Lease) -> bool:
         was_told = connection.closed
         if _matters(lease) if was_told else _may_have_state(lease, connection):
             return False
+        is_outlived = False
         if not was_told:
             # A transaction.
             if not pools.is_idle(connection):
@@ -51,6 +52,7 @@ def close_if_broken(lease: Lease) -> bool:
                 return False
         if not _may_be_replaced(lease, was_told=was_told):
             return False
+        lease.could_not_write = is_outlived
         # Of no use for anybody else, too: its pool is not to hand it out again.
         connection.pgconn.finish()
         return True
@@ -134,6 +136,7 @@ def take_if_hung_up(lease: Lease) -> Return | None:
         idle_for = lease.idle_for()
         returning = lease._leave()
         if returning is not None:
+            lease.could_not_write = False
             returning.news += (news.replaced(lease, lease.server_pid, idle_for),)
         return returning
     finally:

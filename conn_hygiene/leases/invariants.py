@@ -90,6 +90,7 @@ WRITERS: dict[str, Writer] = {
     "_timing": LOCK,
     "trusted": LOCK,
     "ended_because": LOCK,
+    "could_not_write": LOCK,
     "asked_at": OWNER,
     "_news": LOCK,
     "request": OWNER,

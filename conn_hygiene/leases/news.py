@@ -111,6 +111,7 @@ def replaced(lease: Claim, server_pid: int, idle_for: float) -> Replaced:
         thread_id=lease.thread_id,
         request=lease.request,
         idle_for=idle_for,
+        could_not_write=lease.could_not_write,
     )
 
 

@@ -18,6 +18,7 @@ from conn_hygiene.masking import printable, without_passwords
 from conn_hygiene.pools import backends, written
 from conn_hygiene.reports import answering, live, notices, status_directory
 from conn_hygiene.reports import snapshot as own
+from conn_hygiene.reports.live import Database as Place
 from conn_hygiene.server import doctor, pgbouncer, pooler
 from conn_hygiene.server import sessions as server
 from conn_hygiene.server.answers import NoAnswer
@@ -182,7 +183,7 @@ def _held_at(aliases: list[str], found: list[live.Process]) -> list[tuple[live.P
 def leads_to(aliases: Iterable[str], process: live.Process, alias: str) -> bool:
     """Return whether *alias* leads *process* where one of *aliases* leads this one, as far as it says."""
     place = process.databases.get(alias)
-    if place not in [live.Database(**answering.database_of(connections.settings[each])) for each in aliases]:
+    if place not in [Place(**answering.database_of(connections.settings[each])) for each in aliases]:
         return False
     # What is hidden looks the same whatever it is.
     return process.settings_module == answering.settings_module() or answering.HIDDEN not in dataclasses.astuple(place)

@@ -187,10 +187,11 @@ def _reclaimed(event: events.Reclaimed) -> None:
 
 
 def _replaced(event: events.Replaced) -> None:
+    words = "Connection %r (server pid %d) could not write any more, and new ones can; it is replaced."
     _say(
         _broken,
         logging.INFO,
-        "The server had closed connection %r (server pid %d); it is replaced.",
+        words if event.could_not_write else "The server had closed connection %r (server pid %d); it is replaced.",
         event.alias,
         event.server_pid,
         extra=event.facts(),

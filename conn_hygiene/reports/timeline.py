@@ -254,7 +254,8 @@ class Timeline(usage.Timing):
             elif isinstance(event, events.Followed):
                 entry.note = ", ".join(event.settings)
             else:
-                entry.note = f"the server had closed it, {event.idle_for:.1f} s idle"
+                why = "it could not write any more" if event.could_not_write else "the server had closed it"
+                entry.note = f"{why}, {event.idle_for:.1f} s idle"
             self._add(entry)
 
     def holds(self, alias: str, thread_id: int) -> bool:

@@ -5917,7 +5917,7 @@ MUTANTS = [
         "another project's leases are told of an alias of the same name",
         "management/asking.py",
         """
-        if place not in [live.Database(**answering.database_of(connections.settings[each])) for each in aliases]:
+        if place not in [Place(**answering.database_of(connections.settings[each])) for each in aliases]:
         """,
         """
         if place is None or alias not in aliases:
@@ -6044,6 +6044,61 @@ MUTANTS = [
         return Counter(blocker for pid, found in before.items() for blocker in found)
         """,
         "test_admin.py::test_who_waits_for_itself_in_the_end_is_not_counted_by_itself",
+    ),
+    _mutant(
+        "a connection is told of as replaced before another is had",
+        "leases/checkouts.py",
+        """
+        replaced.append(_discard(wrapper.alias, connection, server_pid))
+        """,
+        """
+        publish(_discard(wrapper.alias, connection, server_pid))
+        """,
+        "test_broken.py::test_a_broken_one_is_replaced_once_if_no_other_is_to_be_had",
+    ),
+    _mutant(
+        "the server has closed what could not write",
+        "leases/checkouts.py",
+        """
+        could_not_write = read_only.is_outlived(alias, connection)
+        """,
+        """
+        could_not_write = False
+        """,
+        "test_broken.py::test_so_are_those_of_the_pool_that_nobody_has_used",
+    ),
+    _mutant(
+        "the server has closed what an owner could not write with",
+        "leases/ended.py",
+        """
+        lease.could_not_write = is_outlived
+        """,
+        """
+        pass
+        """,
+        "test_broken.py::test_sessions_that_cannot_write_are_replaced_when_others_can[persistent]",
+    ),
+    _mutant(
+        "what the server has closed could not write, if one before could not",
+        "leases/ended.py",
+        """
+        lease.could_not_write = False
+        """,
+        """
+        pass
+        """,
+        "test_broken.py::test_what_the_server_closes_after_that_is_said_to_be_closed",
+    ),
+    _mutant(
+        "the log blames the server for what could not write",
+        "reports/log.py",
+        """
+        words if event.could_not_write else "The server had closed connection %r (server pid %d); it is replaced.",
+        """,
+        """
+        "The server had closed connection %r (server pid %d); it is replaced.",
+        """,
+        "test_broken.py::test_sessions_that_cannot_write_are_replaced_when_others_can[persistent]",
     ),
     # ##### The audit's own word #####
     _mutant(
