@@ -64,6 +64,9 @@ _CALLED_BY_WRAPPERS = ("_execute", "_executemany")
 _CONTEXTS_FILE = contextlib.ContextDecorator.__call__.__code__.co_filename
 _CALLS_FUNC = ("inner", "_attempt")
 
+# Django's ORM, with all that it rests on.
+_ORM = os.path.join(os.sep, "django", "db", "")
+
 # Where Django calls a view, and what is its name there.
 _HANDLERS_PATH = os.path.join("django", "core", "handlers", "base.py")
 _CALLS_VIEW = "_get_response"
@@ -189,8 +192,9 @@ def of_target() -> Place | None:
 def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
     """Return the innermost line of the thread *thread_id* that is the application's own, as it stands at this moment.
 
-    At least a line of Django's; None if it has ended, or is at rest, and in uWSGI, where that cannot be seen. With the
-    whole stack if *full* says so.
+    At least a line of Django's, and of its ORM the one at which that was asked: a query that asynchronous code awaits
+    has no other. None if it has ended, or is at rest, and in uWSGI, where that cannot be seen. With the whole stack if
+    *full* says so.
     """
     frame = _frame_of(thread_id)
     if frame is None:
@@ -200,8 +204,19 @@ def of_thread(thread_id: int, *, full: bool = False) -> Place | None:
     if place is None:
         if _is_at_rest(frame):
             return None
-        place = Place(frame.f_code, frame.f_lineno)
+        asked = _asked(frame)
+        place = Place(asked.f_code, asked.f_lineno)
     return in_full(frame, place) if full else place
+
+
+def _asked(frame: FrameType) -> FrameType:
+    """Return the outermost frame of Django's ORM, which says what it was asked for; *frame* if there is none."""
+    found: FrameType | None = frame
+    while found is not None:
+        if _ORM in found.f_code.co_filename:
+            frame = found
+        found = found.f_back
+    return frame
 
 
 def _frame_of(thread_id: int) -> FrameType | None:

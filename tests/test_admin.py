@@ -262,6 +262,8 @@ def test_a_lease_is_shown_by_its_thread_and_line_and_its_statement_masked(viewer
         [lease] = [each for each in conn_hygiene.snapshot() if each.thread_name == "holder"]
         shown = live(viewer)["html"]
         assert "in hold" in shown
+        # A pool tells no more of what is not in it.
+        assert "In use or being opened" in shown
         assert "holder" in shown
         assert str(lease.server_pid) in shown
         assert "a secret" not in shown

@@ -146,6 +146,27 @@ def test_a_thread_that_waits_for_the_server_is_where_it_called(admin: psycopg.Co
     assert str(place) == line_of(inspect.unwrap(wait_for_the_server), "pg_sleep")
 
 
+def test_a_query_that_is_awaited_is_where_the_orm_was_asked(admin: psycopg.Connection) -> None:
+    """No line of the application's is in its thread."""
+
+    async def count() -> int:
+        async with ThreadSensitiveContext():
+            try:
+                return await Item.objects.acount()
+            finally:
+                await sync_to_async(connections.close_all)()
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'testapp_item'::regclass"
+    with ThreadPoolExecutor(1) as executor:
+        with admin.transaction():
+            admin.execute("LOCK TABLE testapp_item")
+            counting = executor.submit(asyncio.run, count())
+            wait_until(lambda: admin.execute(waiting).fetchone() == (1,), "it waits")
+            [info] = conn_hygiene.snapshot()
+        assert counting.result() == 0
+    assert re.fullmatch(r".+/django/db/models/query\.py:\d+ in count", info.where_now or "")
+
+
 def test_nobody_looks_at_the_frames_of_threads_in_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
     """It exchanges them behind Python's back, and what is no more cannot be looked at."""
     go_on = threading.Event()

@@ -372,6 +372,19 @@ class TestLogic:
             "manage.py connections terminate --database 'my reports' --idle-in-transaction 5.",
         }
 
+    def test_what_a_failed_transaction_holds_is_not_said_to_be_its_locks(self) -> None:
+        failed = dataclasses.replace(IDLE, pid=8, state=server.ABORTED)
+        holding = f"They hold their locks and hold back vacuum: pid {IDLE.pid} ({IDLE.in_state:.0f} s)."
+        of_failed = f"Failed, they hold what is from before a savepoint, if any: pid 8 ({IDLE.in_state:.0f} s)."
+        limit = "The limit is 5 s, as IDLE_IN_TRANSACTION_AFTER has it."
+        for sessions, why in (
+            ([failed, IDLE], f"{holding} {of_failed} {limit}"),
+            ([failed], f"{of_failed} {limit}"),
+            ([IDLE], f"{holding} {limit}"),
+        ):
+            [found] = doctor.diagnose(PROJECT, [facts(activity=server.Activity(sessions, hidden=0, others=0))], TODAY)
+            assert (found.id, found.why) == ("idle-in-transaction-now", why)
+
     def test_what_could_not_be_asked_is_said(self) -> None:
         assert diagnosed(PROJECT, Facts("default", failures=("no route",))) == {"not-asked": Level.ERROR}
         assert diagnosed(PROJECT, facts(timeouts=None, failures=("no",))) == {"not-asked": Level.NOTE}
@@ -1026,6 +1039,24 @@ class TestOnAServer:
         found = run_doctor("--processes", "5", "--threads", "4")["not-asked"]
         assert found["what"] == "The server has no connection left, not even for this command."
         assert found["why"].endswith("; 5 processes times 4 of 'unpooled' make 20 by the settings")
+
+    @pytest.mark.parametrize("savepoint", [False, True])
+    def test_a_failed_transaction_holds_what_is_from_before_its_savepoint(
+        self, savepoint: bool, role: str, admin: psycopg.Connection
+    ) -> None:
+        with server.connect("unpooled", application_name="shop") as failed:
+            failed.execute("BEGIN")
+            failed.execute("SELECT pg_advisory_xact_lock(4711)")
+            if savepoint:
+                failed.execute("SAVEPOINT s")
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                failed.execute("SELECT 1 / 0")
+            pid = failed.info.backend_pid
+            locks = admin.execute("SELECT count(*) FROM pg_locks WHERE pid = %s AND locktype = 'advisory'", [pid])
+            assert locks.fetchone() == (int(savepoint),)
+            with override_settings(CONN_HYGIENE={"IDLE_IN_TRANSACTION_AFTER": 0.001}):
+                why = run_doctor()["idle-in-transaction-now"]["why"]
+        assert why.startswith(f"Failed, they hold what is from before a savepoint, if any: pid {pid} (")
 
     def test_a_role_that_may_not_log_in_is_named(self, role: str, admin: psycopg.Connection) -> None:
         admin.execute(f"ALTER ROLE {role} NOLOGIN")

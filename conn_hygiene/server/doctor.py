@@ -28,6 +28,7 @@ from conn_hygiene.server.findings import (
     pool_option,
     pool_sizes,
 )
+from conn_hygiene.server.sessions import ABORTED
 from conn_hygiene.server.through_pooler import alter_role, lends, mode
 from conn_hygiene.sessions import connect_options
 from conn_hygiene.sessions.catalogue import shortened
@@ -36,7 +37,7 @@ from conn_hygiene.using import exempting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from conn_hygiene.server.sessions import Identity
+    from conn_hygiene.server.sessions import Identity, Session
 
 __all__ = ["Facts", "Finding", "Level", "Project", "diagnose"]
 
@@ -441,10 +442,9 @@ def _idle_transactions(project: Project, facts: list[Facts]) -> Iterator[Finding
 
 def _idle_in(group: list[Facts], limit: float) -> Iterator[Finding]:
     [activity, *_] = [fact.activity for fact in group if fact.activity is not None]
-    idle = {s.pid: s.in_state or 0.0 for s in activity.counted if s.is_idle_in_transaction}
-    late = {pid: seconds for pid, seconds in idle.items() if seconds >= limit}
+    idle = [session for session in activity.counted if session.is_idle_in_transaction]
+    late = [session for session in idle if (session.in_state or 0.0) >= limit]
     if late:
-        names = ", ".join(f"{pid} ({seconds:.0f} s)" for pid, seconds in late.items())
         aliases = [fact.alias for fact in group]
         # Terminating needs one, and takes this one by itself.
         where = "" if DEFAULT_DB_ALIAS in aliases else f" --database {shlex.quote(aliases[0])}"
@@ -453,12 +453,20 @@ def _idle_in(group: list[Facts], limit: float) -> Iterator[Finding]:
             "idle-in-transaction-now",
             *aliases,
             what=f"{number(len(late), 'session is', 'sessions are')} idle in transaction right now.",
-            why=f"They hold their locks and hold back vacuum: pid {names}. The limit is {limit:g} s, as "
-            "IDLE_IN_TRANSACTION_AFTER has it.",
+            why=f"{' '.join(_of_idle(late))} The limit is {limit:g} s, as IDLE_IN_TRANSACTION_AFTER has it.",
             remedy=f"Look with: manage.py connections status{where}. End them with: manage.py connections terminate"
             f"{where} --idle-in-transaction {limit:g}.",
             page="how-to/idle-in-transaction.rst",
         )
+
+
+def _of_idle(late: list[Session]) -> Iterator[str]:
+    """Yield what sessions that are idle in transaction come to: one whose transaction has failed was rolled back."""
+    words = "They hold their locks and hold back vacuum", "Failed, they hold what is from before a savepoint, if any"
+    for failed, said in enumerate(words):
+        found = [session for session in late if (session.state == ABORTED) is bool(failed)]
+        if found:
+            yield f"{said}: pid {', '.join(f'{each.pid} ({each.in_state or 0.0:.0f} s)' for each in found)}."
 
 
 # ##### The server's version, and the toolkit's own use #####

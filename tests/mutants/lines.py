@@ -6100,6 +6100,28 @@ MUTANTS = [
         """,
         "test_broken.py::test_sessions_that_cannot_write_are_replaced_when_others_can[persistent]",
     ),
+    _mutant(
+        "a failed transaction is said to hold its locks",
+        "server/doctor.py",
+        """
+        found = [session for session in late if (session.state == ABORTED) is bool(failed)]
+        """,
+        """
+        found = [] if failed else late
+        """,
+        "test_doctor.py::TestLogic::test_what_a_failed_transaction_holds_is_not_said_to_be_its_locks",
+    ),
+    _mutant(
+        "a query that is awaited is in the driver",
+        "callsite.py",
+        """
+        if _ORM in found.f_code.co_filename:
+        """,
+        """
+        if False:
+        """,
+        "test_callsite.py::test_a_query_that_is_awaited_is_where_the_orm_was_asked",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",
