@@ -490,7 +490,7 @@ class HeldTooLong(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameBack(Event):
-    """A connection that was reported, as held too long or idle in a transaction, is back after all."""
+    """A connection that was reported, as held too long or idle in a transaction, is back after all, or has ended."""
 
     alias: str
     server_pid: int
@@ -501,6 +501,8 @@ class CameBack(Event):
     held_for: float
     #: How it was reported: as ``"held too long"``, as ``"idle in transaction"``, or both.
     reported_as: tuple[str, ...]
+    #: Whether the session had been ended by then, by the toolkit or by the server: its owner has lost it.
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -457,6 +458,16 @@ def test_the_idle_time_is_the_servers_where_it_knows_more(
     facts |= {"holder": holder, "thread_name": "t"}
     [first, *_] = rendering._explanation(session, {7: facts})
     assert shown in first.text
+
+
+def test_a_server_that_hangs_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in (("HOST", "127.0.0.1"), ("PORT", silent.getsockname()[1])):
+            monkeypatch.setitem(connections["unpooled"].settings_dict, name, value)
+        options = connections["unpooled"].settings_dict["OPTIONS"]
+        monkeypatch.setitem(connections["unpooled"].settings_dict, "OPTIONS", {**options, "connect_timeout": 2})
+        with pytest.raises(CommandError, match=r"^unpooled: nobody answered within connect_timeout, which is 2 s"):
+            connections_command("status", "--database", "unpooled")
 
 
 class TestCommandLine:

@@ -36,7 +36,7 @@ from conn_hygiene.leases import ended
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.transactions import left_open
 from tests.testapp.models import Item
-from tests.waiting import holds, wait_until, wait_until_told
+from tests.waiting import end_sessions, holds, wait_until, wait_until_told
 from tests.webapp import urls
 
 if TYPE_CHECKING:
@@ -894,13 +894,42 @@ def test_what_was_reported_and_comes_back_after_all_is_told(
     finally:
         unlisten(CameBack, note)
     (event,) = back
-    assert (event.alias, event.reported_as) == ("default", ("held too long",))
+    assert (event.alias, event.reported_as, event.ended) == ("default", ("held too long",), False)
     assert event.held_for >= 0.2
     told = [record.getMessage() for record in caplog.records if "is back" in record.getMessage()]
     assert told == [
         f"Connection 'default' (server pid {event.server_pid}), which was reported as held too long, is back after "
         f"{event.held_for:.1f} s."
     ]
+
+
+@pytest.mark.parametrize("by", ["the toolkit", "the server"])
+@pytest.mark.parametrize("alias", ["default", "persistent"])
+def test_what_was_reported_and_ended_is_not_said_to_be_back(
+    by: str,
+    alias: str,
+    watching: Any,
+    idle_in_transaction: Events,
+    admin: psycopg.Connection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watching(IDLE_IN_TRANSACTION_AFTER=0.2, IDLE_IN_TRANSACTION_ACTION="terminate" if by == "the toolkit" else "log")
+
+    def wait_in_transaction() -> None:
+        with transaction.atomic(alias):
+            query(alias)
+            wait_until(lambda: idle_in_transaction, "it is reported")
+            pid = lease_of(connections[alias]).server_pid
+            if by == "the server":
+                end_sessions(admin, pid)
+            query(alias)
+
+    with caplog.at_level("INFO", "conn_hygiene.held"):
+        with pytest.raises(OperationalError):
+            wait_in_transaction()
+        connections[alias].close()
+    [told] = [record.getMessage() for record in caplog.records if record.name == "conn_hygiene.held"]
+    assert "which was reported as idle in transaction, was ended after " in told
 
 
 class WritingHandler(logging.Handler):

@@ -255,7 +255,7 @@ class Claim:
         if CheckedIn.listeners:
             self._news += (news.checked_in(self, reason, held),)
         if self.reported and CameBack.listeners:
-            self._news += (news.came_back(self, held),)
+            self._news += (news.came_back(self, connection, held),)
         if self.idle_since != self.checked_out_at:
             checkouts.note_use(connection, self.idle_since)
         return True

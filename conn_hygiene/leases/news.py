@@ -45,7 +45,7 @@ def checked_in(lease: Claim, reason: Ending, held_for: float) -> CheckedIn:
     )
 
 
-def came_back(lease: Claim, held_for: float) -> CameBack:
+def came_back(lease: Claim, connection: psycopg.Connection[Any], held_for: float) -> CameBack:
     """Return what is told of a checkout that ends after it was reported. Called under the lock."""
     return CameBack(
         alias=lease.alias,
@@ -54,6 +54,7 @@ def came_back(lease: Claim, held_for: float) -> CameBack:
         request=lease.request,
         held_for=held_for,
         reported_as=tuple(lease.reported),
+        ended=lease.ended_because is not None or connection.closed,
     )
 
 

@@ -166,10 +166,11 @@ def _came_back(event: events.CameBack) -> None:
     _say(
         _held,
         logging.INFO,
-        "Connection %r (server pid %d), which was reported as %s, is back after %.1f s.",
+        "Connection %r (server pid %d), which was reported as %s, %s after %.1f s.",
         event.alias,
         event.server_pid,
         " and as ".join(event.reported_as),
+        "was ended" if event.ended else "is back",
         event.held_for,
         extra=event.facts(),
     )

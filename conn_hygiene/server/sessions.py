@@ -190,6 +190,10 @@ def _connect(alias: str, others: dict[str, Any]) -> psycopg.Connection[Any]:
     parameters |= {"autocommit": True, "application_name": _application_name(), "prepare_threshold": None, **others}
     try:
         return psycopg.connect(**parameters)
+    except psycopg.errors.ConnectionTimeout as error:
+        # The driver says neither that nobody has answered nor for how long it has waited.
+        waited = f"nobody answered within connect_timeout, which is {parameters['connect_timeout']} s"
+        raise psycopg.errors.ConnectionTimeout(f"{waited}: {error}") from error
     except psycopg.OperationalError as error:
         if not pooler.refuses_options(error):
             raise

@@ -6122,6 +6122,40 @@ MUTANTS = [
         """,
         "test_callsite.py::test_a_query_that_is_awaited_is_where_the_orm_was_asked",
     ),
+    _mutant(
+        "what the toolkit has ended is back",
+        "leases/news.py",
+        """
+        ended=lease.ended_because is not None or connection.closed,
+        """,
+        """
+        ended=False,
+        """,
+        "test_left_open.py::test_what_was_reported_and_ended_is_not_said_to_be_back[default-the toolkit]",
+        "test_left_open.py::test_what_was_reported_and_ended_is_not_said_to_be_back[default-the server]",
+    ),
+    _mutant(
+        "what the server has ended is back",
+        "leases/news.py",
+        """
+        ended=lease.ended_because is not None or connection.closed,
+        """,
+        """
+        ended=lease.ended_because is not None,
+        """,
+        "test_left_open.py::test_what_was_reported_and_ended_is_not_said_to_be_back[default-the server]",
+    ),
+    _mutant(
+        "who has waited for a server that hangs is not told so",
+        "server/sessions.py",
+        """
+        raise psycopg.errors.ConnectionTimeout(f"{waited}: {error}") from error
+        """,
+        """
+        raise
+        """,
+        "test_connections_command.py::test_a_server_that_hangs_is_said_to",
+    ),
     # ##### The audit's own word #####
     _mutant(
         "a login in the place of a view is audited",
