@@ -38,7 +38,7 @@ GUARDED = {name for name, writer in WRITERS.items() if writer is Writer.LOCK}
 
 
 def test_every_attribute_of_a_lease_says_who_writes_it() -> None:
-    assert {*Claim.__slots__, "handle"} - {"__dict__", "__weakref__"} == WRITERS.keys()
+    assert {*Claim.__slots__} - {"__weakref__"} == WRITERS.keys()
 
 
 @pytest.fixture
@@ -47,11 +47,9 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     found: set[str] = set()
 
     def write(lease: Lease, name: str, value: Any) -> None:
-        if name in GUARDED and not lease._lock._is_owned():
-            # Nobody else knows of it before it has them all.
-            made = name == "handle" or hasattr(lease, name)
-            if made:
-                found.add(name)
+        # Nobody else knows of it before it has them all.
+        if name in GUARDED and hasattr(lease, name) and not lease._lock._is_owned():
+            found.add(name)
         object.__setattr__(lease, name, value)
 
     connections.close_all()

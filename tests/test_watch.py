@@ -306,7 +306,7 @@ def test_inside_of_a_scope_a_connection_that_was_missed_goes_back_after_all(held
         lease: Any = connections["default"].__dict__["_conn_hygiene_lease"]
         # As where the reaper's thread has met an error.
         lease.take()
-        lease.__dict__.clear()
+        lease.handle = None
         wait_until(lambda: held, "it is reported")
         assert held[0]["action"] == "release"
 

@@ -45,7 +45,6 @@ class Claim:
     """One wrapper's claim on a connection: its attributes, and what they tell."""
 
     __slots__ = (
-        "__dict__",
         "__weakref__",
         "_checkout_asked_at",
         "_connection",
@@ -73,6 +72,7 @@ class Claim:
         "checkouts",
         "could_not_write",
         "ended_because",
+        "handle",
         "idle_since",
         "in_use_since",
         "keeper",
@@ -100,14 +100,6 @@ class Claim:
         "turn",
         "wrapper",
     )
-
-    # The psycopg connection, as whoever reads the wrapper's `connection` gets it; see `Lease.handle`. It is the only
-    # thing that may ever be in the instance's __dict__, since all else has a slot. By that,
-    # - a handle that is there is found without a call,
-    # - an empty __dict__ says that nobody has read the handle since it was last emptied; see _handle_is_out(),
-    # - `__dict__.clear()` has the next reader come to `Lease.handle` again.
-    # So never add an attribute that has no slot.
-    handle: Any
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper, thread_end: weakref.ref[Any] | None) -> None:
         self._make_lock()
@@ -181,7 +173,10 @@ class Claim:
         # The open cursors by weak references, each with where it was opened, if that was asked for. Every checkout has
         # a list of its own: a cursor that is not in it is of an earlier one.
         self.open_cursors: dict[object, callsite.Place | None] = {}
-        self.__dict__.clear()
+        #: The psycopg connection while somebody may be about to use it who has read the wrapper's: it is *out* from
+        #: then on, until the next cursor opens or closes. The next to read find it here; where there is none, they come
+        #: to `Lease.read()`.
+        self.handle: psycopg.Connection[Any] | None = None
         # Seconds for which the connection was in use, without the use that is under way, which began at `in_use_since`.
         self._used = 0.0
         self.in_use_since: float | None = None
@@ -212,7 +207,7 @@ class Claim:
 
     def _handle_is_out(self) -> bool:
         """Return whether somebody may be about to use a handle that was read since the last cursor closed."""
-        return bool(self.__dict__)
+        return self.handle is not None
 
     def _note_pool(self, pool: Any) -> None:
         self._pool = weakref.ref(pool) if pool is not None else _nothing
@@ -237,7 +232,7 @@ class Claim:
         """
         now = _now()
         # In this order: a handle that stays readable would be somebody else's soon.
-        self.__dict__.clear()
+        self.handle = None
         # No call may come between this look and what it leads to: at a call, a signal is handled.
         if self._connection is not connection:
             return False
@@ -430,7 +425,7 @@ class Claim:
     def disown(self) -> psycopg.Connection[Any] | None:
         """Let go of an inherited connection and return it. It is the parent's, so nothing is counted or sent here."""
         with self._lock:
-            self.__dict__.clear()
+            self.handle = None
             self.carried = None
             connection, self._connection = self._connection, None
             if connection is not None:

@@ -105,7 +105,7 @@ class ClosingWrapper(_Wrapper):
             elif self.close_at is not None and monotonic() >= self.close_at:
                 self.close()
                 return
-        was_out = bool(lease.__dict__)
+        was_out = lease.handle is not None
         super().close_if_unusable_or_obsolete()
         if not was_out and lease.state != CLOSED:
             # It has only been looked at.

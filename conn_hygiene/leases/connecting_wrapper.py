@@ -103,7 +103,7 @@ class ConnectingWrapper(PooledWrapper):
                 exhausted.ensure_noted(super().ensure_connection)
             return
         lease = self._conn_hygiene_lease
-        if not lease.__dict__ and lease.use(is_allowed=True) is None:
+        if lease.handle is None and lease.use(is_allowed=True) is None:
             try:
                 if ENSURE_CONNECTION is None:
                     self._conn_hygiene_class.ensure_connection(self)

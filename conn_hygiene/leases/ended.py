@@ -165,7 +165,7 @@ _RESTING = 0.1
 def call_in_handle(lease: Lease) -> None:
     """Have whoever uses the handle next read it anew, so that :func:`terminate` can tell whether anybody has."""
     with lease._lock:
-        lease.__dict__.clear()
+        lease.handle = None
 
 
 def is_left(connection: psycopg.Connection[Any]) -> bool:
@@ -202,7 +202,7 @@ def terminate(lease: Lease, found: Description, reason: str) -> bool:
             return False
         # A handle that was read since may have run a statement unseen.
         if lease._handle_is_out():
-            lease.__dict__.clear()
+            lease.handle = None
             return False
         if not pools.is_idle_in_transaction(found.connection):
             return False

@@ -8,13 +8,13 @@ that another thread closes, or the garbage collector, the timer does the owner's
 
 In which order two of them are written and read matters in these places:
 
-- ``handle`` and ``open_cursors``. The owner reads the handle, which puts it into the lease's dictionary, opens the
-  cursor, which is listed, and takes the handle in again: at all times one of the two shows that it is at work. Whoever
-  wants to know looks at the handle first, and at the cursors after it.
+- ``handle`` and ``open_cursors``. The owner reads the handle, which is out then, opens the cursor, which is listed, and
+  takes the handle in again: at all times one of the two shows that it is at work. Whoever wants to know looks at the
+  handle first, and at the cursors after it. Put out it is under the lock, since another thread may read it as well.
 - ``idle_since`` and ``open_cursors``. Inside of ``atomic()`` the owner writes the time before it takes the cursor from
   the list: whoever finds no cursor finds a time that is right.
-- ``state`` and ``_connection``. Of a checkout, the state is first; of an end, the dictionary is empty before both: a
-  handle that stays readable would be somebody else's soon.
+- ``state`` and ``_connection``. Of a checkout, the state is first; of an end, the handle is taken in before both: one
+  that stays readable would be somebody else's soon.
 - ``look_at`` and ``state``. See :meth:`conn_hygiene.reaper.reaper.Reaper.parked`.
 - What is on its way back is listed by the reaper before it is taken out of the lease, so that an exception of a signal
   handler loses nothing in between.
@@ -55,7 +55,6 @@ WRITERS: dict[str, Writer] = {
     "tally": ONCE,
     # Where it is in its life, and with what.
     "state": LOCK,
-    "handle": LOCK,
     "_connection": LOCK,
     "_connects": LOCK,
     "checkouts": LOCK,
@@ -71,6 +70,7 @@ WRITERS: dict[str, Writer] = {
     "_label": LOCK,
     "spare": LOCK,
     # What keeps it.
+    "handle": OWNER,
     "open_cursors": OWNER,
     "_manual": LOCK,
     "_transaction": LOCK,
@@ -131,6 +131,6 @@ def check(lease: Claim) -> None:
         f"{state} with{'' if has_connection else 'out'} a connection"
     )
     if state == "PARKED":
-        assert not lease.__dict__, "PARKED with its handle out"
+        assert lease.handle is None, "PARKED with its handle out"
     if not has_connection:
         assert not lease.open_cursors, f"{state} with open cursors"

@@ -54,7 +54,7 @@ from conn_hygiene.sessions import client, effects, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
+    from types import CodeType, FrameType
 
     import psycopg
 
@@ -64,29 +64,24 @@ if TYPE_CHECKING:
 _now = time.monotonic
 
 
-class _Handle:
-    """What :attr:`Lease.handle` is while it is not in the lease's dictionary."""
-
-    def __get__(self, lease: Lease, owner: type[Lease]) -> Any:
-        # Django's own way to a cursor is `use()`; who comes here may be anybody, see `wrapper.ensure_connection()`.
-        if lease.state == CLOSED and lease._connection is None:
-            # Where there are many databases, most are closed when Django looks at all, at both ends of each request.
-            return None
-        if lease.state != CLOSED and looks.is_look(sys._getframe(1), lease.wrapper()):
-            return lease.stand_in()
-        return lease.use()
-
-
 class Lease(TimedClaim):
     """One wrapper's claim on a connection; see the module's documentation."""
 
     __slots__ = ()
 
-    #: The connection, for whoever reads the wrapper's: taken back if it was parked, checked out again if it was given
-    #: back; for who only looks a stand-in, and nothing changes. The first to use it puts it into the dictionary, where
-    #: the next find it without a call; the handle is *out* then, until the next cursor opens or closes. Being no data
-    #: descriptor, this one gives way to the dictionary.
-    handle: Any = _Handle()
+    def read(self, reader: FrameType) -> Any:
+        """Return the connection, for *reader*, who reads the wrapper's and finds no :attr:`handle` that is out.
+
+        Taken back if it was parked, checked out again if it was given back; for who only looks a stand-in, and nothing
+        changes.
+        """
+        # Django's own way to a cursor is `use()`; who comes here may be anybody, see `wrapper.ensure_connection()`.
+        if self.state == CLOSED and self._connection is None:
+            # Where there are many databases, most are closed when Django looks at all, at both ends of each request.
+            return None
+        if self.state != CLOSED and looks.is_look(reader, self.wrapper()):
+            return self.stand_in()
+        return self.use()
 
     def use(self, *, is_allowed: bool = False) -> psycopg.Connection[Any] | None:
         """Return the connection for a use, taken back or checked out again; None if the wrapper is to connect.
@@ -442,7 +437,7 @@ class Lease(TimedClaim):
             if self._is_connecting():
                 # It is kept in any case until it is set up. Who has used its handle by now is done with it.
                 if handle_is_out is False:
-                    self.__dict__.clear()
+                    self.handle = None
                 return
             if handle_is_out is None:
                 handle_is_out = self._handle_is_out()
@@ -492,7 +487,7 @@ class Lease(TimedClaim):
                 if self.open_cursors.pop(cursor, self) is self:
                     return
                 if by_owner:
-                    self.__dict__.clear()
+                    self.handle = None
                     scopes = _current_scopes()
                     if scopes is not self._scopes or conf.current is not self._settings:
                         self._note_scopes(scopes)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from conn_hygiene.leases import looks
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK
 from conn_hygiene.pools import sqlalchemy
 
@@ -51,12 +50,7 @@ class Shown(_Wrapper):
 
     def _shown_connection(self) -> Any:
         lease = self._conn_hygiene_lease
-        # As `Lease.handle`, whose reader would be this method.
-        connection = lease.__dict__.get("handle")
-        if connection is None:
-            if lease.state != CLOSED and looks.is_look(sys._getframe(1), self):
-                return lease.stand_in()
-            connection = lease.use()
+        connection = lease.handle or lease.read(sys._getframe(1))
         return None if connection is None else sqlalchemy.proxy_of(connection) or connection
 
     def _assign_connection(self, handle: Any) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from inspect import unwrap
-from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +70,12 @@ class LeasedWrapper(TransactingWrapper):
             lease.mark_connect()
         lease.assign(connection)
 
-    # Read twice for each query, and so by a function that is not written in Python; see `Lease.handle`.
-    connection = property(attrgetter("_conn_hygiene_lease.handle"), _set_connection, doc="The psycopg connection.")
+    def _get_connection(self) -> Any:
+        # Read twice for each query, when it is out.
+        handle = self._conn_hygiene_lease.handle
+        return self._conn_hygiene_lease.read(sys._getframe(1)) if handle is None else handle
+
+    connection = property(_get_connection, _set_connection, doc="The psycopg connection.")
 
     def _cursor(self, name: str | None = None) -> Any:
         """Do what Django's does, with what has been asked by then not asked again: whether an event loop runs here.
@@ -119,7 +122,7 @@ class LeasedWrapper(TransactingWrapper):
                 cursor = self._make_cursor_anew(lease, create, name)
             # The handle was read to make the cursor, and is not out any more: from here on it is the open cursor that
             # keeps the reaper off. In a transaction, it is the transaction.
-            lease.__dict__.clear()
+            lease.handle = None
         if lease.in_use_since is None:
             lease.begin_use()
         return cursor

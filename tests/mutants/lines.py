@@ -382,7 +382,7 @@ MUTANTS = [
         "leases/lease.py",
         """
                 if handle_is_out is False:
-                    self.__dict__.clear()
+                    self.handle = None
                 return
         """,
         """
@@ -453,7 +453,7 @@ MUTANTS = [
         "a look is a use",
         "leases/lease.py",
         """
-        if lease.state != CLOSED and looks.is_look(sys._getframe(1), lease.wrapper()):
+        if self.state != CLOSED and looks.is_look(reader, self.wrapper()):
         """,
         """
         if False:
@@ -4058,11 +4058,11 @@ MUTANTS = [
         "a session is ended that somebody has just used",
         "leases/ended.py",
         """
-        lease.__dict__.clear()
+        lease.handle = None
         return False
         """,
         """
-        lease.__dict__.clear()
+        lease.handle = None
         """,
         "test_leisure.py::test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while",
     ),
