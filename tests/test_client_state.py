@@ -220,6 +220,20 @@ def test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause(
 
 
 @changes
+@pytest.mark.usefixtures("pool")
+def test_a_discard_all_of_the_servers_leaves_it_there(
+    change: Callable[[Any], Any], called: str, look: Callable[[Any], Any]
+) -> None:
+    clean = of_the_pool(look)
+    change(handle())
+    use("DISCARD ALL")
+    use()
+    let_the_reaper_look()
+    assert holds(ALIAS)
+    assert look(handle()) != clean
+
+
+@changes
 @pytest.mark.usefixtures("releasing")
 def test_another_user_meanwhile_sees_what_the_pool_has(
     change: Callable[[Any], Any], called: str, look: Callable[[Any], Any], remake: Callable[..., None]

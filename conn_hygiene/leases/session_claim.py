@@ -152,7 +152,7 @@ class SessionClaim(Claim):
     def succeeded(self, effect: effects.Effect, connection: psycopg.Connection[Any]) -> None:
         """Take note that what undoes something has been executed without an error. Owner only."""
         with self._lock:
-            self.session_state.succeeded(effect, in_transaction=not pools.is_idle(connection))
+            self.session_state.succeeded(effect, connection, in_transaction=not pools.is_idle(connection))
         if effects.PREPARED in effect.removes and internals.CLEANING.available:
             # psycopg does not always notice.
             client.forget_prepared(connection)

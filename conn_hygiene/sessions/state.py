@@ -106,7 +106,7 @@ class State:
     def __init__(self, connection: psycopg.Connection[Any] | None = None, given: client.Look | None = None) -> None:
         #: The reported parameters when the session was new.
         self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
-        #: The reported parameters when the owner began; None until it does, and after a ``DISCARD ALL``.
+        #: The reported parameters when the owner began, or as a ``DISCARD ALL`` of its has left them; None until then.
         self.parameters: tuple[bytes | None, ...] | None = None
         self._client: client.Look | None = None
         # What psycopg keeps, where that and the parameters were seen to be as they were when it was new, and nobody has
@@ -202,11 +202,13 @@ class State:
         """Have the session cleaned before anybody else gets it."""
         self._soiled = True
 
-    def succeeded(self, effect: Effect, *, in_transaction: bool) -> None:
+    def succeeded(self, effect: Effect, connection: psycopg.Connection[Any], *, in_transaction: bool) -> None:
         """Take note that a statement has run without an error: what it undoes is undone, or will be by a commit."""
         if DISCARDED in effect.adds:
             # The session differs from what it was, and that is no reason to keep it. What was set up with it is gone.
-            self.parameters = None
+            # Not so what psycopg keeps on its side.
+            if self.parameters is not None:
+                self.parameters = reported_parameters(connection)
             if following.is_wanted():
                 self.follows |= _SET_UP | self._set_at_connect
         for reason in effect.removes:

@@ -1653,6 +1653,18 @@ MUTANTS = [
         "test_client_state.py::test_what_the_owner_has_changed_pins_and_is_still_there_after_a_pause",
     ),
     _mutant(
+        "a DISCARD ALL has what psycopg keeps be forgotten",
+        "sessions/state.py",
+        """
+        if self.parameters is not None:
+            self.parameters = reported_parameters(connection)
+        """,
+        """
+        self.parameters = None
+        """,
+        "test_client_state.py::test_a_discard_all_of_the_servers_leaves_it_there",
+    ),
+    _mutant(
         "new connections are remembered when a backend has changed them already",
         "pools/configuring.py",
         """
