@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import itertools
 import threading
@@ -17,6 +18,7 @@ from django.db.backends.signals import connection_created
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, TestCase
 from django.urls import path
+from psycopg.types.string import StrDumper, TextLoader
 
 import conn_hygiene
 from conn_hygiene import QueryTimeout, query_timeout, release_between_queries, session_settings
@@ -389,6 +391,72 @@ def test_a_custom_name_comes_back_empty() -> None:
     with tenant(7):
         query("SELECT 1")
     assert query("SELECT current_setting('app.tenant', true)") == ""
+
+
+class Marked(TextLoader):
+    def load(self, data: Any) -> Any:
+        return f"<{super().load(data)!r}>"
+
+
+class Shouting(StrDumper):
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.upper())
+
+
+def read_otherwise(raw: psycopg.Connection[Any]) -> None:
+    raw.adapters.register_loader("text", Marked)
+
+
+def sent_otherwise(raw: psycopg.Connection[Any]) -> None:
+    raw.adapters.register_dumper(str, Shouting)
+
+
+def in_bytes(raw: psycopg.Connection[Any]) -> None:
+    raw.execute("SET client_encoding = 'SQL_ASCII'")
+
+
+# Each of them in one query of set_config(), or by the SET of a timeout.
+BLOCKS = {
+    "settings": (lambda: session_settings({"app.tenant": "of the block"}), "app.tenant", b"of the block", b"own"),
+    "timeout": (lambda: query_timeout(5), "statement_timeout", b"5s", b"7s"),
+}
+
+
+@pytest.mark.parametrize("change", [read_otherwise, sent_otherwise, in_bytes])
+@pytest.mark.parametrize(("block", "name", "inside", "around"), BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_what_an_application_has_made_of_text_is_not_met(
+    change: Callable[[Any], None],
+    block: Callable[[], Any],
+    name: str,
+    inside: bytes,
+    around: bytes,
+    in_transaction: bool,
+) -> None:
+    def raw_value() -> bytes | None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SHOW {name}")
+            return cursor.pgresult.get_value(0, 0)
+
+    query("CREATE TEMP TABLE t_hygiene (n int)")
+    query(f"SET {name} = '{around.decode()}'")
+    change(connection.connection)
+    with transaction.atomic() if in_transaction else contextlib.nullcontext():
+        with block():
+            assert raw_value() == inside
+        assert raw_value() == around
+    assert query("SELECT count(*) FROM t_hygiene") == 0
+    connection.close()
+
+
+def test_in_a_pipeline_it_is_set_as_well() -> None:
+    asked = "SELECT current_setting('app.tenant')"
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL app.tenant = 'own'")
+        with connection.connection.pipeline():
+            with tenant(7):
+                assert cursor.execute(asked).fetchone() == ("7",)
+            assert cursor.execute(asked).fetchone() == ("own",)
 
 
 def test_a_session_that_the_block_has_cleaned_is_set_again() -> None:

@@ -11,7 +11,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.adapt import Dumper
 from psycopg.pq import ExecStatus
+from psycopg.rows import tuple_row
 
 from conn_hygiene import conf, internals
 
@@ -245,7 +247,7 @@ def literal(connection: psycopg.Connection[object], text: str) -> str:
     return escaped.decode(encoding, _ERRORS)
 
 
-def encoding_of(connection: psycopg.Connection[object]) -> str:
+def encoding_of(connection: psycopg.BaseConnection[Any]) -> str:
     """Return Python's name for the client encoding of *connection*, one that takes any byte for ``SQL_ASCII``."""
     encoding = connection.info.encoding
     return "utf-8" if encoding == "ascii" else encoding
@@ -254,8 +256,20 @@ def encoding_of(connection: psycopg.Connection[object]) -> str:
 _ERRORS = "surrogateescape"
 
 
-def run(connection: psycopg.Connection[object], query: str) -> list[list[str | None]]:
+class _TextDumper(Dumper):
+    """Sends text as :func:`literal` writes it."""
+
+    def dump(self, obj: str) -> bytes:
+        assert self.connection is not None
+        return obj.encode(encoding_of(self.connection), _ERRORS)
+
+
+def run(
+    connection: psycopg.Connection[object], query: str, parameters: Sequence[str | None] | None = None
+) -> list[list[str | None]]:
     """Run one statement or several in one round trip; return the first row of each that returns rows, as text.
+
+    With *parameters*, of one statement, they are sent beside it.
 
     Past all that an application may have set on the connection: adapters, factories, prepared statements.
 
@@ -263,8 +277,14 @@ def run(connection: psycopg.Connection[object], query: str) -> list[list[str | N
     """
     rows = []
     encoding = encoding_of(connection)
-    with psycopg.Cursor(connection) as cursor:
-        cursor.execute(query.encode(encoding, _ERRORS), prepare=False)
+    # Not of the connection's own class, which would tell the lease.
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        if parameters is not None:
+            cursor.adapters.register_dumper(str, _TextDumper)
+        cursor.execute(query.encode(encoding, _ERRORS), parameters, prepare=False)
+        if connection.pgconn.pipeline_status:
+            # It has only been sent. To move to the row that is there waits for it, and loads nothing.
+            cursor.scroll(0)
         while True:
             result = cursor.pgresult
             if result is not None and result.status == ExecStatus.TUPLES_OK:

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from django.db import Error, NotSupportedError, OperationalError
-from psycopg import sql
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
 from conn_hygiene import conf
 from conn_hygiene.leases.ahead import Ahead
 from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
+from conn_hygiene.sessions import following
 from conn_hygiene.sessions.following import IDENTITIES
 from conn_hygiene.sessions.lexer import Text
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED
@@ -385,19 +384,16 @@ def _set(
     connection: psycopg.Connection[Any], steps: list[tuple[str, str | None]], new: list[str], *, is_local: bool
 ) -> dict[str, str | None]:
     """Set *steps*, all or none, in one round trip; return what the names in *new* were before."""
-    # Not of the connection's own class, which would tell the lease.
-    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
-        if all(name in _TIMEOUTS for name, _ in steps):
-            return _set_timeouts(cursor, steps, new, is_local=is_local)
-        asked = ", ".join(["pg_catalog.current_setting(%s, true)"] * len(new))
-        given = ", ".join([f"pg_catalog.set_config(%s, %s, {is_local})"] * len(steps))
-        # The inner row is there before anything of the outer one is computed. SET would take a list for one name.
-        query = f"SELECT before.*, {given} FROM (SELECT {asked} OFFSET 0) AS before" if new else f"SELECT {given}"
-        # In the order of the text.
-        parameters = [part for step in steps for part in step] + new
-        row = cursor.execute(query.encode(), parameters, prepare=False).fetchone()
-        assert row is not None
-        return dict(zip(new, row, strict=False))
+    if all(name in _TIMEOUTS for name, _ in steps):
+        rows = following.run(connection, _timeouts(connection, steps, new, is_local=is_local))
+        return {name: row[0] for name, row in zip(new, rows, strict=True)}
+    asked = ", ".join(["pg_catalog.current_setting(%s, true)"] * len(new))
+    given = ", ".join([f"pg_catalog.set_config(%s, %s, {is_local})"] * len(steps))
+    # The inner row is there before anything of the outer one is computed. SET would take a list for one name.
+    query = f"SELECT before.*, {given} FROM (SELECT {asked} OFFSET 0) AS before" if new else f"SELECT {given}"
+    # In the order of the text.
+    [row] = following.run(connection, query, [*(part for step in steps for part in step), *new])
+    return dict(zip(new, row, strict=False))
 
 
 # SHOW and SET do the same to these, and take no snapshot: a LOCK TABLE ahead of the first query of a transaction in
@@ -405,23 +401,13 @@ def _set(
 _TIMEOUTS = frozenset(conf.TIMEOUTS)
 
 
-def _set_timeouts(
-    cursor: psycopg.Cursor[Any], steps: list[tuple[str, str | None]], new: list[str], *, is_local: bool
-) -> dict[str, str | None]:
-    command = sql.SQL("SET LOCAL" if is_local else "SET")
-    asked = [sql.SQL(f"SHOW {name}") for name in new]
-    given = [
-        sql.SQL("{} {} = {}").format(
-            command, sql.SQL(name), sql.SQL("DEFAULT") if value is None else sql.Literal(value)
-        )
-        for name, value in steps
-    ]
-    cursor.execute(sql.SQL("; ").join([*asked, *given]).as_bytes(cursor), prepare=False)
-    found: dict[str, str | None] = {}
-    for name in new:
-        found[name] = cursor.fetchall()[0][0]
-        cursor.nextset()
-    return found
+def _timeouts(
+    connection: psycopg.Connection[Any], steps: list[tuple[str, str | None]], new: list[str], *, is_local: bool
+) -> str:
+    command = "SET LOCAL" if is_local else "SET"
+    values = ["DEFAULT" if value is None else following.literal(connection, value) for _, value in steps]
+    given = [f"{command} {name} = {value}" for (name, _), value in zip(steps, values, strict=True)]
+    return "; ".join([*(f"SHOW {name}" for name in new), *given])
 
 
 def _in_transaction(wrapper: BaseDatabaseWrapper) -> bool:

@@ -1188,6 +1188,39 @@ MUTANTS = [
         "test_unseen_state.py::test_where_it_surely_is_it_is_kept_for_its_owner",
     ),
     _mutant(
+        "what a block sets is sent as the application has it",
+        "sessions/following.py",
+        """
+        cursor.adapters.register_dumper(str, _TextDumper)
+        """,
+        """
+        pass
+        """,
+        "test_session_settings.py::test_what_an_application_has_made_of_text_is_not_met",
+    ),
+    _mutant(
+        "what a block finds is read as the application has it",
+        "transactions/overrides.py",
+        """
+        [row] = following.run(connection, query, [*(part for step in steps for part in step), *new])
+        """,
+        """
+        row = psycopg.Cursor(connection).execute(query, [*(part for step in steps for part in step), *new]).fetchone()
+        """,
+        "test_session_settings.py::test_what_an_application_has_made_of_text_is_not_met",
+    ),
+    _mutant(
+        "a block does not wait for what a pipeline has sent",
+        "sessions/following.py",
+        """
+        cursor.scroll(0)
+        """,
+        """
+        pass
+        """,
+        "test_session_settings.py::test_in_a_pipeline_it_is_set_as_well",
+    ),
+    _mutant(
         "a path that follows may have all that is created be temporary",
         "leases/session_claim.py",
         """
