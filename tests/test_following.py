@@ -670,6 +670,24 @@ def test_a_hold_ends_and_what_was_set_in_it_follows() -> None:
 
 
 @pytest.mark.usefixtures("releasing")
+def test_so_does_what_executemany_was_given_the_names_of() -> None:
+    with hold_connection(), connection.cursor() as cursor:
+        cursor.executemany("SELECT set_config(%s, %s, false)", [["app.tenant", "acme"], ["app.other", "B"]])
+    with in_another_session():
+        assert run("SELECT current_setting('app.tenant'), current_setting('app.other')") == [("acme", "B")]
+
+
+@pytest.mark.usefixtures("releasing")
+def test_names_that_executemany_takes_from_a_generator_are_left_to_it_and_pin() -> None:
+    rows: Any = (row for row in [["app.tenant", "acme"]])
+    with connection.cursor() as cursor:
+        cursor.executemany("SELECT set_config(%s, %s, false)", rows)
+    let_the_reaper_look()
+    assert holds("default")
+    assert run(TENANT) == [("acme",)]
+
+
+@pytest.mark.usefixtures("releasing")
 def test_a_pin_of_after_a_hold_is_not_of_the_next_hold() -> None:
     with transaction.atomic(), hold_connection():
         run("LISTEN one")

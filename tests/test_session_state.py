@@ -23,6 +23,7 @@ from conn_hygiene.sessions.effects import (
     SEED,
     SETTING,
     TEMPORARY,
+    Each,
     Placeholder,
     Setting,
 )
@@ -630,7 +631,12 @@ def said_of(statement: str, parameters: Any = None) -> list[str]:
         ("SELECT set_config('search_path', %s, true)", ["pg_temp, a"], [TEMPORARY]),
         ("SELECT set_config(%s, %s, true)", ["search_path", "pg_temp, a"], [TEMPORARY]),
         ("SET LOCAL search_path = %(path)s", {"path": "pg_temp"}, [TEMPORARY]),
-        # As with executemany(), whose parameters are others each time.
+        ("SELECT set_config(%s, %s, %s)", Each([["a", "b", False], ["c", "d", True], ["e", "f", False]]), ["a", "e"]),
+        ("SELECT set_config(%s, %s, true)", Each([("a", "b"), ("search_path", "pg_temp")]), [TEMPORARY]),
+        ("SELECT set_config(%(a)s, 'b', false)", Each(({"a": "c"}, {"a": None})), ["c", SETTING]),
+        ("SELECT set_config(%s, %s, false)", Each(iter([["a", "b"]])), [SETTING, TEMPORARY]),
+        ("SELECT set_config(%s, %s, false)", Each([]), []),
+        # As with executemany() of an iterator, whose parameters are not known before.
         ("SET LOCAL search_path = %s", None, [TEMPORARY]),
         ("SET search_path = a, %s", None, [TEMPORARY, "search_path"]),
         ("SELECT set_config('search_path', %s, true)", None, [TEMPORARY]),

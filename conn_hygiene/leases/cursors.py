@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 
 from conn_hygiene import callsite, conf, internals
 from conn_hygiene.leases import audits
+from conn_hygiene.sessions.effects import Each
 from conn_hygiene.sessions.sql import LONGEST_REMEMBERED, remembered_effect_of
 
 if TYPE_CHECKING:
@@ -122,12 +123,12 @@ class LeasedCursor(_Cursor):
             self._succeeded(undoes)
         return result
 
-    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+    def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it for each of the parameters."""
-        # Its names may be others each time. Nor is an undoing believed, since there may be nothing to execute it for.
-        self._announce(query, None)
+        # No undoing is believed, since there may be nothing to execute it for.
+        self._announce(query, Each(params_seq))
         with self._telling():
-            return super().executemany(query, *args, **kwargs)
+            return super().executemany(query, params_seq, **kwargs)
 
     # The next two announce it when they begin, which is when they send it, and not when they are called.
 

@@ -6,7 +6,7 @@ What is asked of the server, or found in its catalogue, is told in the same word
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from conn_hygiene.sessions.lexer import folded
@@ -61,6 +61,12 @@ class Setting(NamedTuple):
     is_local: bool | Placeholder = False
 
 
+class Each(NamedTuple):
+    """The parameters of a statement that is executed for each of the *rows*."""
+
+    rows: Any
+
+
 class Effect(NamedTuple):
     """The state that a statement adds to its session, and the state that it takes away."""
 
@@ -77,6 +83,8 @@ class Effect(NamedTuple):
 
         What is local to a transaction is left out; what cannot be read is a ``SETTING`` of unknown name.
         """
+        if isinstance(parameters, Each):
+            return self._with_each(parameters.rows)
         adds, settings = self.adds, set[Setting]()
         for setting in self.settings:
             name, local = (_given(each, parameters) for each in setting)
@@ -92,6 +100,15 @@ class Effect(NamedTuple):
             if folded(name) == SEARCH_PATH and (is_any or _has_pg_temp(parameters)):
                 adds |= {TEMPORARY}
         return Effect(adds, self.removes - adds, frozenset(settings), self.resets)
+
+    def _with_each(self, rows: Any) -> Effect:
+        if not isinstance(rows, Sequence):
+            # To read them would take them from who executes it.
+            return self.with_parameters(None)
+        effects = [self.with_parameters(row) for row in rows]
+        adds = self.adds.union(*(effect.adds for effect in effects))
+        settings = frozenset[Setting]().union(*(effect.settings for effect in effects))
+        return Effect(adds, self.removes - adds, settings, self.resets)
 
 
 #: That of what cannot be read.

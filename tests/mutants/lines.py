@@ -1221,6 +1221,29 @@ MUTANTS = [
         "test_session_settings.py::test_in_a_pipeline_it_is_set_as_well",
     ),
     _mutant(
+        "the names that executemany() is given are not read",
+        "sessions/effects.py",
+        """
+        return self._with_each(parameters.rows)
+        """,
+        """
+        return self.with_parameters(None)
+        """,
+        "test_following.py::test_so_does_what_executemany_was_given_the_names_of",
+    ),
+    _mutant(
+        "a generator is read before executemany() can",
+        "sessions/effects.py",
+        """
+        if not isinstance(rows, Sequence):
+            # To read them would take them from who executes it.
+        """,
+        """
+        if False:
+        """,
+        "test_following.py::test_names_that_executemany_takes_from_a_generator_are_left_to_it_and_pin",
+    ),
+    _mutant(
         "a path that follows may have all that is created be temporary",
         "leases/session_claim.py",
         """
