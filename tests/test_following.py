@@ -405,20 +405,76 @@ def test_a_reset_of_everything_stays_with_its_session() -> None:
 
 
 @pytest.fixture
-def assumed_role(monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[None]:
-    """Have Django assume a role, in a wrapper that has never connected: nobody sees the statement then."""
+def reconfigured(monkeypatch: pytest.MonkeyPatch, releasing: None) -> Iterator[Callable[..., None]]:
+    """Return a function that gives "unpooled" OPTIONS of its own, in a wrapper that has never connected."""
     entry, usual = connections.settings["unpooled"], connections["unpooled"]
-    monkeypatch.setitem(entry, "OPTIONS", {**entry["OPTIONS"], "assume_role": "pg_monitor"})
-    connections["unpooled"] = connections.create_connection("unpooled")
-    yield
+
+    def reconfigure(**options: Any) -> None:
+        monkeypatch.setitem(entry, "OPTIONS", {**entry["OPTIONS"], **options})
+        connections["unpooled"] = connections.create_connection("unpooled")
+
+    yield reconfigure
     connections["unpooled"].close()
     connections["unpooled"] = usual
+
+
+@pytest.fixture
+def assumed_role(reconfigured: Callable[..., None]) -> None:
+    """Have Django assume a role: nobody sees the statement then."""
+    reconfigured(assume_role="pg_monitor")
 
 
 @pytest.mark.parametrize("back", ["RESET ROLE", "SET ROLE NONE", "SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL"])
 @pytest.mark.usefixtures("assumed_role")
 def test_an_assumed_role_that_was_given_up_is_not_assumed_again(back: str) -> None:
     stays_as_the_server_has_it("unpooled", back, "SELECT current_user::text")
+
+
+def is_pinned_as_the_server_has_it(alias: str, look: str) -> None:
+    set_up = run(look, alias=alias)
+    run("DISCARD ALL", alias=alias)
+    let_the_reaper_look()
+    assert holds(alias)
+    assert run(look, alias=alias) != set_up
+    connections[alias].close()
+    assert run(look, alias=alias) == set_up
+
+
+@pytest.fixture
+def pinning(settings: Any, releasing: None) -> None:
+    settings.CONN_HYGIENE = {**settings.CONN_HYGIENE, "ON_SET": "pin"}
+
+
+@pytest.mark.usefixtures("pinning")
+def test_where_nothing_follows_it_pins_that_receivers_have_set_what_is_discarded(
+    reconfigured: Callable[..., None],
+) -> None:
+    reconfigured(options="-c TimeZone=UTC")
+    with set_by_a_receiver("SET statement_timeout = '7s'"):
+        is_pinned_as_the_server_has_it("unpooled", "SHOW statement_timeout")
+
+
+@pytest.mark.usefixtures("pinning")
+def test_so_it_does_that_a_role_was_assumed(reconfigured: Callable[..., None]) -> None:
+    # The rights are the same then, so that the server reports nothing.
+    reconfigured(options="-c TimeZone=UTC", assume_role="postgres")
+    is_pinned_as_the_server_has_it("unpooled", "SELECT current_setting('role')")
+
+
+@pytest.mark.usefixtures("pinning")
+def test_so_it_does_that_the_servers_time_zone_is_another(reconfigured: Callable[..., None]) -> None:
+    reconfigured(options="-c TimeZone=Asia/Tokyo")
+    is_pinned_as_the_server_has_it("unpooled", "SHOW TimeZone")
+
+
+@pytest.mark.usefixtures("pinning")
+def test_where_nothing_was_set_up_nothing_pins_that_was_discarded(reconfigured: Callable[..., None]) -> None:
+    reconfigured(options="-c TimeZone=UTC")
+    run("SET statement_timeout = '7s'", alias="unpooled")
+    let_the_reaper_look()
+    assert holds("unpooled")
+    run("DISCARD ALL", alias="unpooled")
+    wait_until_released("unpooled")
 
 
 @pytest.fixture(

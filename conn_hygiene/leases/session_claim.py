@@ -153,6 +153,9 @@ class SessionClaim(Claim):
         """Take note that what undoes something has been executed without an error. Owner only."""
         with self._lock:
             self.session_state.succeeded(effect, connection, in_transaction=not pools.is_idle(connection))
+        if effects.DISCARDED in effect.adds and not following.is_wanted() and self._is_set_up():
+            # In another session its owner would find that set up again.
+            self._pin(effects.Effect(frozenset({effects.SETTING}), frozenset()))
         if effects.PREPARED in effect.removes and internals.CLEANING.available:
             # psycopg does not always notice.
             client.forget_prepared(connection)
@@ -312,6 +315,10 @@ class SessionClaim(Claim):
         if always and self.last_statement is not None:
             return plan._replace(left=plan.left | known.indelible(self.alias))
         return plan
+
+    def _is_set_up(self) -> bool:
+        """Return whether a new session is given anything that the server does not report, as far as that is known."""
+        return self.session_state.is_set_at_connect() or bool(self._set_up_unseen(frozenset(following.IDENTITIES)))
 
     def _set_up_unseen(self, names: frozenset[str]) -> frozenset[str]:
         """Return which of *names* the backend may set in a new session by statements that nobody sees."""

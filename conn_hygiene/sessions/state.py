@@ -106,7 +106,7 @@ class State:
     def __init__(self, connection: psycopg.Connection[Any] | None = None, given: client.Look | None = None) -> None:
         #: The reported parameters when the session was new.
         self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
-        #: The reported parameters when the owner began, or as a ``DISCARD ALL`` of its has left them; None until then.
+        #: The reported parameters when the owner began, or as its ``DISCARD ALL`` has left what follows; None before.
         self.parameters: tuple[bytes | None, ...] | None = None
         self._client: client.Look | None = None
         # What psycopg keeps, where that and the parameters were seen to be as they were when it was new, and nobody has
@@ -188,6 +188,10 @@ class State:
         """Return whether a receiver of ``connection_created`` has set any of *names*, as far as was seen."""
         return not self._set_at_connect.isdisjoint(names) or self._soiled
 
+    def is_set_at_connect(self) -> bool:
+        """Return whether a receiver of ``connection_created`` was seen to set anything."""
+        return bool(self._set_at_connect)
+
     def note_set_again(self, values: Mapping[str, str | None]) -> None:
         """Take note that *values*, which the owner has had in another session, are in this one as well.
 
@@ -204,13 +208,12 @@ class State:
 
     def succeeded(self, effect: Effect, connection: psycopg.Connection[Any], *, in_transaction: bool) -> None:
         """Take note that a statement has run without an error: what it undoes is undone, or will be by a commit."""
-        if DISCARDED in effect.adds:
+        if DISCARDED in effect.adds and following.is_wanted():
             # The session differs from what it was, and that is no reason to keep it. What was set up with it is gone.
             # Not so what psycopg keeps on its side.
             if self.parameters is not None:
                 self.parameters = reported_parameters(connection)
-            if following.is_wanted():
-                self.follows |= _SET_UP | self._set_at_connect
+            self.follows |= _SET_UP | self._set_at_connect
         for reason in effect.removes:
             if in_transaction and reason not in _NOT_TRANSACTIONAL:
                 self.undone.add(reason)

@@ -1721,6 +1721,50 @@ MUTANTS = [
         "test_client_state.py::test_a_discard_all_of_the_servers_leaves_it_there",
     ),
     _mutant(
+        "the time zone that a DISCARD ALL leaves is no reason to pin where nothing follows",
+        "sessions/state.py",
+        """
+        if DISCARDED in effect.adds and following.is_wanted():
+        """,
+        """
+        if DISCARDED in effect.adds:
+        """,
+        "test_following.py::test_so_it_does_that_the_servers_time_zone_is_another",
+    ),
+    _mutant(
+        "what receivers have set is no reason to pin what has been discarded",
+        "leases/session_claim.py",
+        """
+        return self.session_state.is_set_at_connect() or bool(self._set_up_unseen(frozenset(following.IDENTITIES)))
+        """,
+        """
+        return bool(self._set_up_unseen(frozenset(following.IDENTITIES)))
+        """,
+        "test_following.py::test_where_nothing_follows_it_pins_that_receivers_have_set_what_is_discarded",
+    ),
+    _mutant(
+        "a role that was assumed is no reason to pin what has been discarded",
+        "leases/session_claim.py",
+        """
+        return self.session_state.is_set_at_connect() or bool(self._set_up_unseen(frozenset(following.IDENTITIES)))
+        """,
+        """
+        return self.session_state.is_set_at_connect()
+        """,
+        "test_following.py::test_so_it_does_that_a_role_was_assumed",
+    ),
+    _mutant(
+        "a DISCARD ALL pins where nothing was set up",
+        "leases/session_claim.py",
+        """
+        if effects.DISCARDED in effect.adds and not following.is_wanted() and self._is_set_up():
+        """,
+        """
+        if effects.DISCARDED in effect.adds and not following.is_wanted():
+        """,
+        "test_following.py::test_where_nothing_was_set_up_nothing_pins_that_was_discarded",
+    ),
+    _mutant(
         "new connections are remembered when a backend has changed them already",
         "pools/configuring.py",
         """
