@@ -63,7 +63,7 @@ class ClosingWrapper(_Wrapper):
         try:
             is_as_given = self._conn_hygiene_lease.prepare_return()
             if is_as_given and self._conn_hygiene_class._close is CLOSE:
-                pools.note_seen(self.connection)
+                pools.note_seen(self.connection, pools.pool_of(self.connection))
         except BaseException:
             # It may be anything but clean.
             self._conn_hygiene_lease.drop()

@@ -306,7 +306,7 @@ def put_back(connection: psycopg.Connection[Any], giving: Giving) -> list[loggin
         or _pool_logger.isEnabledFor(logging.INFO)
     ):
         return give_back(connection, giving)
-    note_seen(connection)
+    note_seen(connection, pool)
     try:
         giving.is_put = True
         pool.putconn(connection)
@@ -318,12 +318,11 @@ def put_back(connection: psycopg.Connection[Any], giving: Giving) -> list[loggin
     return []
 
 
-def note_seen(connection: psycopg.Connection[Any]) -> None:
-    """Take note that *connection*, about to go back to its pool, is as that gives it out, and its session as a new one.
+def note_seen(connection: psycopg.Connection[Any], pool: Any) -> None:
+    """Take note that *connection*, about to go back to its *pool*, and its session are as that gives them out.
 
     Who checks it out next need not look, unless the pool calls somebody for it meanwhile.
     """
-    pool: Any = pool_of(connection)
     is_left_so = (
         pool is not None and keeping.is_psycopgs(pool.__class__) and pool._reset is None and pool._check is None
     )
