@@ -71,11 +71,11 @@ def cut(admin: psycopg.Connection) -> set[int]:
     return pids
 
 
-def quiet(alias: str = "default") -> None:
-    """Have the connection be quiet for long."""
+def quiet(alias: str = "default", seconds: float = 1) -> None:
+    """Have the connection be quiet for long, or for less than nothing."""
     lease = lease_of(connections[alias])
     assert lease is not None
-    lease.idle_since -= 1
+    lease.idle_since -= seconds
 
 
 # ##### Every way to a connection that was given back #####
@@ -557,6 +557,48 @@ def test_so_it_does_in_a_transaction_which_nothing_can_save(pool_of: Callable[[s
     assert not Item.objects.exists()
     connection.close()
     assert has_its_places(pool_of("default"))
+
+
+# What of a server-side cursor reaches the server once it has been declared.
+FETCHES: dict[str, Callable[[Any], object]] = {
+    "fetchone": lambda cursor: cursor.fetchone(),
+    "fetchmany": lambda cursor: cursor.fetchmany(2),
+    "fetchall": lambda cursor: cursor.fetchall(),
+    "next": lambda cursor: next(iter(cursor)),
+    "scroll": lambda cursor: cursor.scroll(2),
+    "close": lambda cursor: cursor.close(),
+}
+
+
+@pytest.mark.parametrize("fetch", FETCHES.values(), ids=FETCHES)
+def test_so_it_does_where_a_fetch_has_found_it(
+    fetch: Callable[[Any], object], admin: psycopg.Connection, pool_of: Callable[[str], ConnectionPool]
+) -> None:
+    def work() -> None:
+        with transaction.atomic(), connection.chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 9)")
+            cut(admin)
+            with pytest.raises(OperationalError), connection.wrap_database_errors:
+                fetch(cursor)
+            wait_until(lambda: has_its_places(pool_of("default")), "its place is there for others")
+
+    with pytest.raises(DatabaseError):
+        work()
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("fetch", FETCHES.values(), ids=FETCHES)
+def test_the_next_query_after_a_fetch_has_found_it_runs(
+    fetch: Callable[[Any], object], alias: str, admin: psycopg.Connection
+) -> None:
+    with connections[alias].chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 9)")
+        cut(admin)
+        with pytest.raises(OperationalError), connections[alias].wrap_database_errors:
+            fetch(cursor)
+    # Be it ever so near.
+    quiet(alias, -60)
+    assert run("SELECT 1", alias) == 1
 
 
 @pytest.mark.parametrize("state", ["nothing", "a temporary table"])

@@ -270,23 +270,31 @@ class LeasedServerCursor(LeasedCursor):
     def fetchone(self) -> Any:
         """Tell the lease of the fetch, then return the next row."""
         self._fetching()
-        return super().fetchone()
+        with self._telling():
+            return super().fetchone()
 
     def fetchmany(self, size: int = 0) -> Any:
         """Tell the lease of the fetch, then return the next rows."""
         self._fetching()
-        return super().fetchmany(size)
+        with self._telling():
+            return super().fetchmany(size)
 
     def fetchall(self) -> Any:
         """Tell the lease of the fetch, then return the remaining rows."""
         self._fetching()
-        return super().fetchall()
+        with self._telling():
+            return super().fetchall()
 
     if _IS_ITERATOR:
 
         def __next__(self) -> Any:
             self._fetching()
-            return super().__next__()
+            # As _telling() has it, which costs too much for each row.
+            try:
+                return super().__next__()
+            except Error as error:
+                self._failed(error)
+                raise
     else:
 
         def __iter__(self) -> Any:
@@ -297,7 +305,8 @@ class LeasedServerCursor(LeasedCursor):
     def scroll(self, value: int, mode: str = "relative") -> None:
         """Tell the lease, then scroll."""
         self._fetching()
-        super().scroll(value, mode)
+        with self._telling():
+            super().scroll(value, mode)
 
     def close(self) -> None:
         """Close the cursor; where the toolkit has ended its session, nobody is there for the ``CLOSE``."""
@@ -321,7 +330,8 @@ class LeasedServerCursor(LeasedCursor):
     def _close_on_server(self, lease: Lease, cursor: weakref.ref[Any]) -> None:
         # In a transaction that has failed, psycopg sends none.
         is_sent = self._conn.pgconn.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
-        super(LeasedCursor, self).close()
+        with self._telling() if lease.serves_thread() else contextlib.nullcontext():
+            super(LeasedCursor, self).close()
         if is_sent:
             lease.session_state.held.discard(cursor)
 

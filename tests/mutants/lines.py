@@ -4178,6 +4178,46 @@ MUTANTS = [
         """,
         "test_leisure.py::test_a_transaction_is_ended_when_nobody_has_read_its_handle_for_a_while",
     ),
+    _mutant(
+        "a fetch that finds its session ended keeps the place",
+        "leases/cursors.py",
+        """
+        with self._telling():
+            return super().fetchmany(size)
+        """,
+        """
+        return super().fetchmany(size)
+        """,
+        "test_broken.py::test_so_it_does_where_a_fetch_has_found_it",
+    ),
+    _mutant(
+        "a row that finds its session ended is not told of",
+        "leases/cursors.py",
+        """
+            return super().__next__()
+        except Error as error:
+            self._failed(error)
+            raise
+        """,
+        """
+            return super().__next__()
+        except Error as error:
+            raise
+        """,
+        "test_broken.py::test_the_next_query_after_a_fetch_has_found_it_runs",
+    ),
+    _mutant(
+        "the end of a cursor that finds its session ended is not told of",
+        "leases/cursors.py",
+        """
+        with self._telling() if lease.serves_thread() else contextlib.nullcontext():
+            super(LeasedCursor, self).close()
+        """,
+        """
+        super(LeasedCursor, self).close()
+        """,
+        "test_broken.py::test_the_next_query_after_a_fetch_has_found_it_runs",
+    ),
     # ##### Outside of the lock #####
     _mutant(
         "a connection is given back under its lease's lock",
