@@ -422,9 +422,12 @@ class IdleInTransaction(_Transaction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOpen(_Transaction):
-    """A request, a task or a block of ``closing_connections`` left a transaction open. It has been rolled back."""
+    """A request, a task or a block of ``closing_connections`` left a transaction open. It has been rolled back.
 
-    #: The label of the request or task that left it open, or a description.
+    Or its connection was closed inside of ``atomic()``.
+    """
+
+    #: The label of the request or task that left it open, or a description, which has the line of a ``close()``.
     left_by: str
 
     def as_idle_in_transaction(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from asgiref.sync import async_to_sync
 from asgiref.testing import ApplicationCommunicator
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DataError, OperationalError, close_old_connections, connection, connections, transaction
 from django.test import Client, RequestFactory
 from psycopg.conninfo import make_conninfo
 
@@ -238,7 +239,7 @@ def test_a_connection_that_was_closed_inside_atomic_does_not_spoil_the_thread(
     get: Any, alias: str, warnings: Any
 ) -> None:
     get(f"/close-inside-atomic/{alias}/")
-    assert warnings() == []
+    assert len(warnings()) == 1
     assert json.loads(get(f"/commit/{alias}/"))["autocommit"] is True
     assert [item.name for item in Item.objects.using(alias).all()] == ["kept"]
 
@@ -319,6 +320,68 @@ def test_a_failing_receiver_is_logged_and_stops_nobody(
     assert "A receiver of a conn_hygiene signal failed" in caplog.text
     assert "the receiver's own" in caplog.text
     wsgi("/commit/default/")
+
+
+# ##### Transactions that are closed in the middle #####
+
+
+def write(alias: str) -> None:
+    Item.objects.using(alias).create(name="lost")
+
+
+def fail(alias: str) -> None:
+    with pytest.raises(DataError):
+        Item.objects.using(alias).extra(select={"n": "1 / 0"}).first()
+
+
+def close(alias: str) -> None:
+    connections[alias].close()
+
+
+def close_in_the_middle(alias: str, close: Callable[[], object], work: Callable[[str], object] = write) -> None:
+    with transaction.atomic(alias):
+        work(alias)
+        close()
+
+
+@pytest.mark.parametrize("cleans", ["always", "auto"])
+@pytest.mark.parametrize("work", [write, fail])
+@every_alias
+def test_a_close_in_the_middle_of_atomic_is_told_of_once(
+    cleans: str, work: Any, alias: str, settings: Any, caplog: pytest.LogCaptureFixture, idle_in_transaction: Events
+) -> None:
+    settings.CONN_HYGIENE = {"CLEAN_SESSIONS": cleans}
+    caplog.set_level("WARNING")
+    close_in_the_middle(alias, partial(close, alias), work)
+    # As after it, when nothing is open any more.
+    connections[alias].close()
+    wait_until_told()
+
+    (record,) = caplog.records
+    found, _, began = record.getMessage().partition(" It began at ")
+    place = f"{__file__}:{close.__code__.co_firstlineno + 1} in close"
+    assert found.startswith(f"A close() at {place} left a transaction open on {alias!r} (server pid ")
+    assert found.endswith("; it is rolled back.")
+    assert began.startswith(f"{__file__}:{close_in_the_middle.__code__.co_firstlineno + 1} in close_in_the_middle")
+    assert record.name == "conn_hygiene.transactions"
+    (event,) = idle_in_transaction
+    assert event["action"] == "rollback"
+    assert not Item.objects.exists()
+
+
+def test_so_is_one_by_close_old_connections(warnings: Any) -> None:
+    close_in_the_middle("default", close_old_connections)
+    (record,) = warnings()
+    assert " in close_in_the_middle left a transaction open on 'default'" in record.getMessage()
+
+
+def test_a_close_is_not_told_of_where_nothing_is_lost(warnings: Any) -> None:
+    # Nothing has run in the first, and the second has been dropped on purpose.
+    close_in_the_middle("default", partial(close, "default"), lambda alias: None)
+    close_in_the_middle("default", conn_hygiene.reset_connections)
+    write("default")
+    connection.close()
+    assert not warnings()
 
 
 # ##### Session state that a request leaves behind #####

@@ -286,7 +286,10 @@ def test_what_goes_on_is_said(alias: str, settings: Any, caplog: pytest.LogCaptu
     caplog.set_level("INFO", "conn_hygiene.transactions")
     wsgi(f"/two/{alias}/return/")
     said = [record.getMessage() for record in caplog.records if record.name == "conn_hygiene.transactions"]
-    assert said == [f"A request has ended in the middle of a transaction of '{alias}', which goes on."]
+    assert said[0] == f"A request has ended in the middle of a transaction of '{alias}', which goes on."
+    # As far as it depends on the toolkit: Django closes the connection right after that.
+    (closed,) = said[1:]
+    assert f" in close_another_response left a transaction open on '{alias}'" in closed
 
 
 # ##### Sessions #####

@@ -5,17 +5,24 @@ The innermost layer of a wrapper that goes by a lease, see :mod:`.wrapper`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
+from conn_hygiene import callsite
 from conn_hygiene.leases import ended
 from conn_hygiene.leases.djangos import CLOSE, CLOSE_IF_OLD, TRANSACTION
+from conn_hygiene.leases.returns import TIME_LIMIT, TimeLimit
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
 from conn_hygiene.pools import base as pools
 from conn_hygiene.sessions.following import Lost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.db.backends.postgresql.base import DatabaseWrapper as _Wrapper
 
     from conn_hygiene.leases.lease import Lease
@@ -39,9 +46,12 @@ class ClosingWrapper(_Wrapper):
         # Django's refuses other threads.
         is_owner = lease.serves_thread()
         lost: list[str] = []
+        tell: Callable[[], None] | None = None
         if is_owner:
             if sys._getframe(1).f_globals.get("__name__") == TRANSACTION:
                 lost = ended.lost_in_transaction(lease)
+            elif self.in_atomic_block:
+                tell = self._end_atomic(lease)
             lease.closing()
         try:
             super().close()
@@ -53,6 +63,26 @@ class ClosingWrapper(_Wrapper):
                 # It was not closed after all.
                 lease.settle(handle_is_out=False)
         lease.keeper.wait_for_returns(lease=lease)
+        if tell is not None:
+            tell()
+
+    def _end_atomic(self, lease: Lease) -> Callable[[], None] | None:
+        """Roll back what an ``atomic()`` has done that is left with a closed connection; return what says so.
+
+        The code around may know nothing of it, and go on as if it were going to be committed.
+        """
+        connection = lease._connection
+        if self.closed_in_transaction or connection is None:
+            return None
+        if not pools.is_idle_in_transaction(connection):
+            # Nothing has run in it, or nothing of it is left.
+            return None
+        tell = lease.keeper.left_open(lease, f"A close() at {callsite.here() or callsite.UNKNOWN}")
+        # It is closed in any case. Done here, it leaves nothing for its pool to tell of once more.
+        with contextlib.suppress(psycopg.Error), TimeLimit(connection, lease.keeper, TIME_LIMIT):
+            if not pools.is_locked(connection):
+                connection.rollback()
+        return tell
 
     def close_pool(self) -> None:
         """Close the pool, once all is there that is on its way back: a database may be dropped right after this."""

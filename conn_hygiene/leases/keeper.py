@@ -77,6 +77,9 @@ class Keeper(Protocol):
     def ask(self, alias: str, question: Callable[[], None]) -> None:
         """Have a *question* asked of the server of *alias* where that makes nobody wait, unless one waits there."""
 
+    def left_open(self, lease: Lease, left_by: str) -> Callable[[], None] | None:
+        """Return what tells that *left_by* leaves the transaction of *lease* open, to be called when it is over."""
+
     def publish_later(self, event: Event) -> None:
         """Publish *event* where that makes nobody wait."""
 

@@ -34,9 +34,10 @@ from conn_hygiene.events import UnclosedCursor, publish
 from conn_hygiene.interruptions import is_of_handler
 from conn_hygiene.leases import cursors, ended, policy
 from conn_hygiene.leases.backoff import MAX_DELAY, SLACK
+from conn_hygiene.leases.description import describe
 from conn_hygiene.locks import Rank
 from conn_hygiene.pools import base as pools
-from conn_hygiene.reaper import ages, demand, limits
+from conn_hygiene.reaper import ages, demand, limits, watch
 from conn_hygiene.reaper.registry import Registry, whole
 from conn_hygiene.reaper.workers import Workers
 from conn_hygiene.work import daemon_thread
@@ -223,6 +224,13 @@ class Reaper(Registry):
     def ask(self, alias: str, question: Callable[[], None]) -> None:
         """Have a *question* asked of the server of *alias* in a lane of its own, unless one waits there already."""
         self._workers.put(f"{alias} question", partial(_as_a_worker, question), threads=1, length=1)
+
+    def left_open(self, lease: Lease, left_by: str) -> Callable[[], None] | None:
+        """Return what tells of the transaction of *lease* as it is now, which *left_by* leaves open."""
+        found = describe(lease, _now())
+        if found is None:
+            return None
+        return partial(watch.publish, watch.left_open(lease, found, left_by), found)
 
     def publish_later(self, event: Event) -> None:
         """Have *event* published by a thread that nobody waits for, in a lane of its own: they may be many."""

@@ -4218,6 +4218,40 @@ MUTANTS = [
         """,
         "test_broken.py::test_the_next_query_after_a_fetch_has_found_it_runs",
     ),
+    _mutant(
+        "a close in the middle of atomic() is not told of",
+        "leases/closing_wrapper.py",
+        """
+        tell = self._end_atomic(lease)
+        """,
+        """
+        tell = None
+        """,
+        "test_left_open.py::test_a_close_in_the_middle_of_atomic_is_told_of_once",
+    ),
+    _mutant(
+        "a close in the middle of atomic() is told of by the pool as well",
+        "leases/closing_wrapper.py",
+        """
+        if not pools.is_locked(connection):
+            connection.rollback()
+        """,
+        """
+        pass
+        """,
+        "test_left_open.py::test_a_close_in_the_middle_of_atomic_is_told_of_once",
+    ),
+    _mutant(
+        "a close of an atomic() in which nothing has run is told of",
+        "leases/closing_wrapper.py",
+        """
+        if not pools.is_idle_in_transaction(connection):
+        """,
+        """
+        if connection.closed:
+        """,
+        "test_left_open.py::test_a_close_is_not_told_of_where_nothing_is_lost",
+    ),
     # ##### Outside of the lock #####
     _mutant(
         "a connection is given back under its lease's lock",
