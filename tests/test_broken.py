@@ -201,6 +201,34 @@ def test_receivers_find_a_session_that_works(way: Callable[[], Any], admin: psyc
     assert calls == [1]
 
 
+def by_close() -> None:
+    connection.close()
+
+
+def by_cursor() -> None:
+    run("SELECT 1")
+
+
+def by_transaction() -> None:
+    atomically()
+
+
+@pytest.mark.parametrize("cure", [by_close, by_cursor, by_transaction])
+def test_a_handle_of_a_connection_that_its_owner_has_fails_until(
+    cure: Callable[[], None], admin: psycopg.Connection
+) -> None:
+    run("LISTEN t_hygiene")
+    cut(admin)
+    for _ in range(3):
+        connection.ensure_connection()
+        with pytest.raises(OperationalError), connection.wrap_database_errors:
+            on_the_handle()
+    quiet()
+    cure()
+    connection.ensure_connection()
+    assert on_the_handle() == 1
+
+
 def test_nothing_is_looked_at_where_nothing_is_replaced(admin: psycopg.Connection, settings: Any) -> None:
     settings.CONN_HYGIENE = {"RELEASE_AFTER": 0.001, "REPLACE_BROKEN": False}
     with release_between_queries():
