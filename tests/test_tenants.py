@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection, connections, transaction
 
 from conn_hygiene import release_between_queries, session_settings
+from conn_hygiene.middleware import ConnectionHygieneMiddleware
 from conn_hygiene.sessions import known
 from example_project.embedded import ROOT
 from tests.waiting import wait_until_released
@@ -73,10 +75,14 @@ def read_twice() -> list[Any]:
     """Read as a view would that policies bind, and that gives its connection back in between."""
     found = []
     for _ in range(2):
-        with session_settings({"role": "pg_read_all_data"}):
-            found.append(run(MINE))
+        found.append(read())
         wait_until_released()
     return found
+
+
+def read() -> Any:
+    with session_settings({"role": "pg_read_all_data"}):
+        return run(MINE)
 
 
 def test_all_blocks_of_the_guide_are_found() -> None:
@@ -105,6 +111,27 @@ async def test_the_middleware_of_the_guide_in_async_code(guide: dict[str, Any], 
     for tenant in (7, 8):
         assert await answer(tenant) == [[(tenant,)], [(tenant,)]]
         await sync_to_async(connections.close_all)()
+
+
+@pytest.mark.usefixtures("releasing", "database")
+@pytest.mark.parametrize(("middleware", "found"), [("TenantMiddleware", [7, 8]), ("AsyncSettingMiddleware", [8])])
+async def test_what_requests_find_that_are_served_at_the_same_time_in_one_thread(
+    guide: dict[str, Any], middleware: str, found: list[int]
+) -> None:
+    begun: set[int] = set()
+    both = asyncio.Event()
+
+    async def view(request: int) -> list[int]:
+        begun.add(request)
+        if len(begun) == 2:
+            both.set()
+        await both.wait()
+        return [tenant for (tenant,) in await sync_to_async(read)()]
+
+    answer: Any = ConnectionHygieneMiddleware(guide[middleware](view))
+    first, second = await asyncio.gather(answer(7), answer(8))
+    assert first + second == found
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.mark.usefixtures("releasing", "database")
