@@ -29,7 +29,7 @@ PORT ?= 8000
 SHARE ?= 1/1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick mutants bench bench-quick counts chaos chaos-quick screenshots pictures pgbouncer chromium lint types docs docs-outputs django-suite tenant-suites matrix free-threaded dist clean
+.PHONY: help demo serve test test-quick mutants bench bench-quick counts instructions chaos chaos-quick screenshots pictures pgbouncer chromium lint types docs docs-outputs django-suite tenant-suites matrix free-threaded dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-quick: $(VENV)/.bench pgbouncer ## the same in 4 minutes, and less exact
 
 counts: $(VENV)/.bench $(if $(WRITE),pgbouncer) ## hold the bytecodes of queries to those committed; WRITE=1 writes them
 	@$(BIN)/python -m example_project.benchmarks.counts $(if $(WRITE),--write,--check)
+
+instructions: $(VENV)/.bench ## count the processor's instructions of a query, in 6 minutes; valgrind has to be there
+	@$(BIN)/python -m example_project.benchmarks.instructions
 
 chaos: $(VENV)/.bench pgbouncer ## break servers, networks and workers, and count what is lost, in 3 minutes
 	@$(BIN)/python -m example_project.chaos

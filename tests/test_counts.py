@@ -12,7 +12,7 @@ import pytest
 
 from conn_hygiene import middleware
 from conn_hygiene.leases import lease
-from example_project.benchmarks import counts, report
+from example_project.benchmarks import counts, instructions, report
 from example_project.benchmarks.bytecodes import counted, package, summary
 from example_project.benchmarks.contenders import AT_ONCE, HOLDING, NEVER, PEER, TOOLKIT
 from example_project.benchmarks.workloads import COUNTABLE, COUNTED, FULL, workloads
@@ -188,3 +188,19 @@ def test_the_report_has_the_counts_and_where_the_toolkits_own_are(run: report.Ru
 
 def test_the_report_of_other_workloads_has_no_counts(run: report.Run) -> None:
     assert list(report.counts_grids(report.Run([], {}, [], {}, "a machine", [], quick=False))) == []
+
+
+# ##### Instructions of the processor #####
+
+
+def test_a_profile_of_callgrind_ends_with_its_sum() -> None:
+    profile = "# callgrind format\nevents: Ir\n\nfn=(1) main\n3 1200\n+1 34\ntotals: 1234\n"
+    assert instructions.total(profile) == 1234
+
+
+def test_the_table_has_a_row_for_each_contender(capsys: pytest.CaptureFixture[str]) -> None:
+    counted = {contender.name: [150_000, 1_000_000] for contender in instructions.CONTENDERS}
+    instructions.print_table(counted, {"Django": "6.1"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-2:] for line in lines if "150,000" in line] == [["150,000", "1,000,000"]] * len(counted)
+    assert lines[-1] == f"Django 6.1, on {report.machine()}."
