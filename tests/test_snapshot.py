@@ -15,6 +15,8 @@ from django.urls import path
 
 import conn_hygiene
 from conn_hygiene import LeaseInfo, Stats
+from conn_hygiene.leases.wrapper import lease_of
+from conn_hygiene.pools import base as pools
 from conn_hygiene.reaper import reaper
 from conn_hygiene.reports import counters
 from conn_hygiene.reports.snapshot import held_by_alias
@@ -23,6 +25,7 @@ from tests.waiting import wait_until, wait_until_released
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg_pool import ConnectionPool
 
 pytestmark = [
@@ -136,11 +139,21 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 def running(work: Callable[[], object], name: str) -> Iterator[LeaseInfo]:
     """Run *work*, which asks for a lock that this thread has, in a thread of its own; yield it while it waits."""
 
+    wrappers: list[BaseDatabaseWrapper] = []
+
+    def work_here() -> None:
+        wrappers.append(connections["default"])
+        work()
+
     def waits() -> bool:
-        return bool(query(sql=WAITING))
+        if not query(sql=WAITING):
+            return False
+        # libpq takes note of what it has sent when the server may have begun with it already.
+        lease = lease_of(wrappers[0])
+        return lease is not None and lease._connection is not None and pools.is_active(lease._connection)
 
     query(sql="SELECT pg_advisory_lock(1815)")
-    thread = threading.Thread(target=conn_hygiene.closing_connections(work), name=name)
+    thread = threading.Thread(target=conn_hygiene.closing_connections(work_here), name=name)
     thread.start()
     try:
         wait_until(waits, "the statement runs")

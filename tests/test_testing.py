@@ -26,7 +26,7 @@ from django.test import AsyncClient, Client, SimpleTestCase, TestCase, Transacti
 from django.urls import path
 
 import conn_hygiene
-from conn_hygiene import closing_connections, hold_connection, internals, release_between_queries
+from conn_hygiene import closing_connections, hold_connection, internals, release_between_queries, testing
 from conn_hygiene.signals import connection_reclaimed
 from conn_hygiene.testing import ConnectionHygieneMixin, assert_released, flush
 from conn_hygiene.work import serving
@@ -337,7 +337,11 @@ def test_without_asgirefs_names_async_views_are_not_looked_into(settings: Any, m
 
 @uses_database
 @every_way
-async def test_async_code_that_serves_nobody_is_told_of_all_that_serve_nobody(way: str) -> None:
+async def test_async_code_that_serves_nobody_is_told_of_all_that_serve_nobody(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To whom this thread has answered in another test, who may not have closed the response.
+    monkeypatch.setattr(testing, "_serving", set())
     with another_thread_that_holds_one():
         assert ": a transaction is open, since " in await said(way)
     with another_thread_that_holds_one("GET /other/"):
