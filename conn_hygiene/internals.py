@@ -707,15 +707,7 @@ NAMES: tuple[Name, ...] = (
             "_pool": "The connections that nobody has: whoever comes when there are none ends what is due.",
         },
     ),
-    *_names(
-        _POOL,
-        CLIENT,
-        {
-            "_configure": "Extended: what a new connection is like is known before anybody has it.",
-            "_check": "Where there is none, a connection comes out of the pool as it went in.",
-            "_reset": "As above.",
-        },
-    ),
+    *_names(_POOL, CLIENT, {"_configure": "Extended: what a new connection is like is known before anybody has it."}),
     *_names(
         _POOL,
         POOL_CHECKS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import logging
@@ -179,6 +180,33 @@ def test_so_does_a_thread_s_first(way: Callable[[], Any], admin: psycopg.Connect
     assert found == [1]
     assert events
     assert {event["server_pid"] for event in events} <= ended
+
+
+@pytest.mark.parametrize("when", ["again", "again, with receivers", "a thread's first"])
+def test_who_is_told_of_one_that_was_replaced_finds_the_next(when: str, admin: psycopg.Connection) -> None:
+    found: list[int] = []
+
+    def told(**kwargs: Any) -> None:
+        found.append(pid())
+
+    def use() -> None:
+        with closing_connections():
+            found.append(pid())
+
+    with release_between_queries(), contextlib.ExitStack() as stack:
+        if when == "again, with receivers":
+            stack.enter_context(receiving(lambda **kwargs: None))
+        release_and_cut(admin)
+        signals.connection_replaced.connect(told)
+        stack.callback(signals.connection_replaced.disconnect, told)
+        if when == "a thread's first":
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+        else:
+            found.append(pid())
+    assert len(found) > 1
+    assert len(set(found)) == 1
 
 
 async def test_so_does_asynchronous_code(admin: psycopg.Connection) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
 import threading
-import time
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 import pytest
 from django.core.wsgi import get_wsgi_application
 from django.db import connections
+from django.db.backends.postgresql.base import Cursor
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
 from django.urls import path
@@ -22,11 +21,8 @@ from psycopg.types import TypeInfo
 
 import conn_hygiene
 from conn_hygiene import hold_connection, internals, release_between_queries
-from conn_hygiene.leases import checkouts
-from conn_hygiene.leases.wrapper import lease_of
 from conn_hygiene.pools import configuring
-from conn_hygiene.pools.configuring import LAST_USED
-from conn_hygiene.sessions import client, state
+from conn_hygiene.sessions import client
 from tests.testapp.models import Item
 from tests.waiting import holds, let_the_reaper_look, wait_until_released, wait_until_told
 
@@ -703,95 +699,73 @@ def test_what_was_remembered_is_compared_and_not_made_anew() -> None:
     assert raw._adapters is adapters
 
 
-@pytest.fixture
-def looks(pool: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the list of the looks at sessions, which grows. What functions do is not asked, and no moment is quiet."""
-    settings.CONN_HYGIENE = {
-        "RELEASE": "always",
-        "RELEASE_AFTER": 60,
-        "CLEAN_SESSIONS": "seen",
-        "FOLLOWED_SETTINGS": [],
-    }
-    monkeypatch.setattr(checkouts, "QUIET", math.inf)
-    found: list[Any] = []
-    plain = state.reported_parameters
-
-    def reported_parameters(connection: Any) -> Any:
-        found.append(connection)
-        return plain(connection)
-
-    monkeypatch.setattr(state, "reported_parameters", reported_parameters)
-    return found
+# ##### Classes of somebody's own #####
 
 
-def end_grace() -> None:
-    lease = lease_of(connections[ALIAS])
-    assert lease is not None
-    in_thread(lambda: lease.end_if_parked(time.monotonic() + 3600))
-    wait_until_released(ALIAS)
+class Property(psycopg.Connection[Any]):
+    """Has a property where psycopg has an attribute."""
+
+    @property
+    def row_factory(self) -> Any:
+        return self.__dict__["_own_factory"]
+
+    @row_factory.setter
+    def row_factory(self, value: Any) -> None:
+        self.__dict__["_own_factory"] = value
 
 
-@pytest.mark.parametrize("give_back", [close, end_grace])
-def test_a_session_is_looked_at_once_a_cycle(give_back: Callable[[], object], looks: list[Any]) -> None:
-    # At the first return it is put in order, and looked at once more.
+@pytest.mark.usefixtures("releasing")
+def test_a_class_of_connections_may_have_a_property(remake: Callable[..., None]) -> None:
+    remake(pool={"min_size": 1, "max_size": 1, "timeout": 5, "connection_class": Property})
+    for _ in range(3):
+        assert query() == 1
+        close()
+    assert isinstance(handle(), Property)
+
+
+class Greeting(Cursor):
+    """Queries as it is made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("SET statement_timeout = 5000")
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_class_of_cursors_may_query_as_one_is_made(remake: Callable[..., None]) -> None:
+    remake(cursor_factory=Greeting)
     for _ in range(2):
-        query()
-        give_back()
-    for number in range(3):
-        looks.clear()
-        assert query(f"SELECT {number}") == number
-        give_back()
-        assert len(looks) == 1
-
-
-def test_a_session_is_looked_at_again_if_something_may_have_come(looks: list[Any]) -> None:
-    # The first such time is noted on it, for which it is put in order and looked at once more.
-    for _ in range(3):
-        query()
-        raw = connections[ALIAS].connection
+        assert query("SHOW statement_timeout") == "5s"
         close()
-        setattr(raw, LAST_USED, -math.inf)
-    looks.clear()
-    query()
-    close()
-    assert looks == [raw, raw]
 
 
-@pytest.mark.parametrize("callback", ["_reset", "_check"])
-@pytest.mark.usefixtures("pool")
-def test_what_the_pool_does_to_a_session_is_not_its_next_owners(callback: str) -> None:
-    def call(connection: Any) -> None:
-        connection.execute("SET application_name = 'of the pool'")
+class Traced(psycopg.Cursor[Any]):
+    """Is told of what is executed, and of the end."""
 
-    for _ in range(3):
-        query()
-        close()
-    setattr(connections[ALIAS].pool, callback, call)
-    query()
-    close()
-    with hold_connection(using=ALIAS):
-        assert query("SHOW application_name") == "of the pool"
-        lease = lease_of(connections[ALIAS])
-        assert lease is not None
-        assert lease.carries_state() is False
+    told: ClassVar[list[str]] = []
+
+    def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        self.told.append(query)
+        return super().execute(query, params, **kwargs)
+
+    def close(self) -> None:
+        self.told.append("close")
+        super().close()
 
 
 @pytest.mark.usefixtures("pool")
-def test_what_receivers_have_set_is_looked_at() -> None:
+def test_a_class_of_cursors_that_is_made_from_what_is_there_is_called() -> None:
     def receiver(connection: Any, **kwargs: Any) -> None:
-        connection.connection.row_factory = dict_row
+        bases = (connection.connection.cursor_factory, Traced)
+        connection.connection.cursor_factory = type("Both", bases, {})
 
-    for _ in range(3):
-        query()
-        close()
+    Traced.told.clear()
     connection_created.connect(receiver)
     try:
-        use()
-        lease = lease_of(connections[ALIAS])
-        assert lease is not None
-        assert lease.carries_state() is False
+        assert query("SELECT 1") == 1
     finally:
         connection_created.disconnect(receiver)
+    assert Traced.told == ["SELECT 1", "close"]
 
 
 # ##### Where it cannot be had #####

@@ -85,7 +85,22 @@ def attach(
     ``connect()`` is still running, which is the case in ``connection_created``.
     """
     _note(wrapper)
-    waited = first_connect.take_off(wrapper)
+    waited, replaced = first_connect.take_off(wrapper)
+    lease = _attach(wrapper, keeper, thread_end, waited, connecting=connecting)
+    # Who listens may query, which the wrapper can by now.
+    for event in replaced:
+        publish(event)
+    return lease
+
+
+def _attach(
+    wrapper: BaseDatabaseWrapper,
+    keeper: Keeper,
+    thread_end: weakref.ref[Any] | None,
+    waited: float | None,
+    *,
+    connecting: bool,
+) -> Lease | None:
     if isinstance(wrapper, LeasedWrapper):
         return None
     if not pools.understands(wrapper):

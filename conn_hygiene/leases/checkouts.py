@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from conn_hygiene import conf
-from conn_hygiene.events import Replaced, publish
+from conn_hygiene.events import Replaced
 from conn_hygiene.leases import read_only
 from conn_hygiene.leases.ended import QUIET
 from conn_hygiene.pools import base as pools
 from conn_hygiene.pools import waiting
 from conn_hygiene.pools.configuring import LAST_USED
-from conn_hygiene.sessions import client
 from conn_hygiene.work import serving
 
 if TYPE_CHECKING:
@@ -44,17 +43,21 @@ def is_trusted(connection: psycopg.Connection[Any], now: float) -> bool:
 
 
 def working_one(
-    wrapper: BaseDatabaseWrapper, get: Callable[..., Any], *conn_params: Any, asked_at: float | None
+    wrapper: BaseDatabaseWrapper,
+    get: Callable[..., Any],
+    *conn_params: Any,
+    asked_at: float | None,
+    replaced: list[Replaced],
 ) -> Any:
     """Return what *get*, a ``get_new_connection()`` of *wrapper*, returns, once it is a connection that works.
 
     Gives back, closed, what of a pool does not: what the server has hung up on, which is looked at as
     :func:`~conn_hygiene.leases.ended.close_if_broken` does, and what cannot write any more. It ends: the pool runs out
     of old connections, and a new one that is broken fails to connect. However many there are, all of it takes no longer
-    than the pool's timeout, from *asked_at* on; None for now. They are told of when there is one that works.
+    than the pool's timeout, from *asked_at* on; None for now. What there is to tell of them is added to *replaced*:
+    it is published once the wrapper has the one that works, since who listens may query.
     """
     connection = None
-    replaced: list[Replaced] = []
     try:
         connection = get(*conn_params)
         while True:
@@ -71,8 +74,6 @@ def working_one(
                 asked_at = monotonic()
             with waiting.since(asked_at, pool):
                 connection = get(*conn_params)
-        for event in replaced:
-            publish(event)
         return connection
     except BaseException:
         # Of a signal handler: nobody else has the connection yet.
@@ -88,8 +89,6 @@ def _works(alias: str, connection: psycopg.Connection[Any]) -> bool:
     if now - getattr(connection, LAST_USED, _NEVER) >= QUIET:
         if pools.is_hung_up(connection):
             return False
-        # Something may have come.
-        client.note_seen(connection, is_seen=False)
         setattr(connection, _LOOKED_AT, now)
     return True
 

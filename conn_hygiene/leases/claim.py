@@ -26,7 +26,7 @@ from conn_hygiene.sessions import state
 from conn_hygiene.work import serving, thread_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -173,9 +173,9 @@ class Claim:
         # The open cursors by weak references, each with where it was opened, if that was asked for. Every checkout has
         # a list of its own: a cursor that is not in it is of an earlier one.
         self.open_cursors: dict[object, callsite.Place | None] = {}
-        #: The psycopg connection while somebody may be about to use it who has read the wrapper's: it is *out* from
-        #: then on, until the next cursor opens or closes. The next to read find it here; where there is none, they come
-        #: to `Lease.read()`.
+        #: The psycopg connection, from when somebody reads the wrapper's until the next cursor opens or closes; None
+        #: otherwise. While it is here, it is *out*: its reader may be about to use it, and the reaper leaves it alone.
+        #: The next to read find it here; where there is none, they come to `Lease.read()`.
         self.handle: psycopg.Connection[Any] | None = None
         # Seconds for which the connection was in use, without the use that is under way, which began at `in_use_since`.
         self._used = 0.0
@@ -254,6 +254,11 @@ class Claim:
         if self.idle_since != self.checked_out_at:
             checkouts.note_use(connection, self.idle_since)
         return True
+
+    def add_news(self, events: Iterable[Event]) -> None:
+        """Have *events* published when the connection is set up that is being checked out. Owner only."""
+        with self._lock:
+            self._news += (*events,)
 
     def publish_news(self) -> None:
         """Publish what was decided under the lock. Called without it, by the owner."""

@@ -14,7 +14,7 @@ import psycopg
 
 from conn_hygiene import callsite
 from conn_hygiene.leases import ended
-from conn_hygiene.leases.djangos import CLOSE, CLOSE_IF_OLD, TRANSACTION
+from conn_hygiene.leases.djangos import CLOSE_IF_OLD, TRANSACTION
 from conn_hygiene.leases.returns import TIME_LIMIT, TimeLimit
 from conn_hygiene.leases.states import CLOSED, GIVEN_BACK, HELD
 from conn_hygiene.pools import base as pools
@@ -78,6 +78,9 @@ class ClosingWrapper(_Wrapper):
             # Nothing has run in it, or nothing of it is left.
             return None
         tell = lease.keeper.left_open(lease, f"A close() at {callsite.here() or callsite.UNKNOWN}")
+        if pools.pool_of(connection) is None:
+            # It ends with its session.
+            return tell
         # It is closed in any case. Done here, it leaves nothing for its pool to tell of once more.
         with contextlib.suppress(psycopg.Error), TimeLimit(connection, lease.keeper, TIME_LIMIT):
             if not pools.is_locked(connection):
@@ -91,9 +94,7 @@ class ClosingWrapper(_Wrapper):
 
     def _close(self) -> None:
         try:
-            is_as_given = self._conn_hygiene_lease.prepare_return()
-            if is_as_given and self._conn_hygiene_class._close is CLOSE:
-                pools.note_seen(self.connection, pools.pool_of(self.connection))
+            self._conn_hygiene_lease.prepare_return()
         except BaseException:
             # It may be anything but clean.
             self._conn_hygiene_lease.drop()

@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from psycopg import Cursor, Error, InterfaceError, OperationalError, ServerCursor
 from psycopg.pq import TransactionStatus
@@ -43,7 +43,7 @@ _UNLISTED = "_conn_hygiene_unlisted"
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 # Where a class keeps the one that it stands for.
 _PLAIN = "_conn_hygiene_plain"
-# What is kept on each cursor, see LeasedCursor.
+# What is kept on each cursor, see LeasedCursor. Where there are slots, they hide the defaults there.
 _KEPT = ("_conn_hygiene_entry", "_conn_hygiene_made_in")
 
 # From psycopg 3.3 on, a cursor is an iterator itself.
@@ -71,10 +71,6 @@ class LeasedCursor(_Cursor):
 
     __slots__ = ()
 
-    # The class that this one stands for. What a query needs of it is taken from here, and not by super(), which looks
-    # through all the classes in between each time.
-    _conn_hygiene_plain: ClassVar[type[Cursor[Any]]]
-
     # In which checkout the cursor was made; None outside of any, and for one that was not made by this class.
     _conn_hygiene_made_in: _Checkout | None = None
 
@@ -83,13 +79,10 @@ class LeasedCursor(_Cursor):
     _conn_hygiene_entry: tuple[Lease, weakref.ref[Any]] | None = None
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        # Before all else, which may query already: in a slot, there is no default.
         self._conn_hygiene_entry = None
-        if args or kwargs:
-            super().__init__(connection, *args, **kwargs)
-        else:
-            # As psycopg does for nearly every one.
-            self._conn_hygiene_plain.__init__(self, connection)
-        self._conn_hygiene_made_in = getattr(self._conn, _CHECKOUT, None)
+        self._conn_hygiene_made_in = getattr(connection, _CHECKOUT, None)
+        super().__init__(connection, *args, **kwargs)
 
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Announce the statement to the lease, then execute it."""
@@ -107,7 +100,7 @@ class LeasedCursor(_Cursor):
             lease.last_statement = (query,)
             if not kwargs:
                 try:
-                    return self._conn_hygiene_plain.execute(self, query, params)
+                    return super().execute(query, params)
                 except Error as error:
                     self._failed(error)
                     raise
@@ -223,7 +216,7 @@ class LeasedCursor(_Cursor):
         self._conn_hygiene_entry = None
         lease, cursor = entry
         try:
-            self._conn_hygiene_plain.close(self)
+            super().close()
         finally:
             if threading.get_ident() == lease.thread_id:
                 lease.cursor_closed(cursor)
@@ -451,7 +444,10 @@ def leased_cursor_class(cls: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _adopting_class(cls: Any) -> Any:
-    """Return what :func:`leased_cursor_class` does, as a class that a cursor of *cls* can be moved to."""
+    """Return what :func:`leased_cursor_class` does, as a class that a cursor of *cls* can be moved to.
+
+    That takes one of the same memory layout, without slots of its own.
+    """
     return _mixed_in(_leased_mixin(cls), cls, slots=None)
 
 
@@ -500,8 +496,8 @@ def _audit(connection: psycopg.Connection[Any], lease: Lease) -> None:
 
 @lru_cache(maxsize=64)
 def _leased(factory: Any) -> Any:
-    # A factory need not be a class; the cursors of one that is not are followed one by one.
-    if not isinstance(factory, type) or issubclass(factory, LeasedCursor):
+    # A factory need not be a class, or not one of psycopg's: its cursors are followed one by one.
+    if not isinstance(factory, type) or not issubclass(factory, Cursor) or issubclass(factory, LeasedCursor):
         return factory
     return leased_cursor_class(factory)  # type: ignore[arg-type]
 

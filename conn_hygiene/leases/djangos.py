@@ -69,9 +69,6 @@ CODE_OF_CURSOR: Any = getattr(unwrap(BaseDatabaseWrapper.cursor), "__code__", No
 CLOSE_IF_OLD: Any = getattr(BaseDatabaseWrapper, "close_if_unusable_or_obsolete", None)
 if not _is_djangos(CLOSE_IF_OLD):
     CLOSE_IF_OLD = None
-CLOSE: Any = getattr(DatabaseWrapper, "_close", None)
-if not _is_djangos(CLOSE):
-    CLOSE = None
 
 
 def reset_transaction_state(wrapper: BaseDatabaseWrapper) -> None:

@@ -22,6 +22,7 @@ from conn_hygiene.pools import native, sqlalchemy
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from conn_hygiene.events import Replaced
     from conn_hygiene.leases.keeper import Keeper
 
 _GET_NEW = "get_new_connection"
@@ -43,8 +44,11 @@ def put_on(wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
         wrapper.__dict__.setdefault(_CONNECT, _WholeConnect(wrapper))
 
 
-def take_off(wrapper: BaseDatabaseWrapper) -> float | None:
-    """Undo :func:`put_on`; return for how many seconds the first connection was waited for, None if there was none."""
+def take_off(wrapper: BaseDatabaseWrapper) -> tuple[float | None, list[Replaced]]:
+    """Undo :func:`put_on`; return what is known of the first connection, if there was one.
+
+    That is for how many seconds it was waited for, and what is to be told of those that were passed over.
+    """
     whole = wrapper.__dict__.get(_CONNECT)
     if isinstance(whole, _WholeConnect):
         del wrapper.__dict__[_CONNECT]
@@ -56,9 +60,9 @@ def take_off(wrapper: BaseDatabaseWrapper) -> float | None:
         del wrapper.__dict__[_ENSURE]
     first = wrapper.__dict__.get(_GET_NEW)
     if not isinstance(first, _FirstConnect):
-        return None
+        return None, []
     del wrapper.__dict__[_GET_NEW]
-    return first.waited
+    return first.waited, first.replaced
 
 
 class _StandIn:
@@ -73,12 +77,13 @@ class _StandIn:
 class _FirstConnect(_StandIn):
     """Stands on a wrapper without a lease for its ``get_new_connection()``, to see how long the first one takes."""
 
-    __slots__ = ("_keeper", "waited")
+    __slots__ = ("_keeper", "replaced", "waited")
 
     def __init__(self, wrapper: BaseDatabaseWrapper, keeper: Keeper) -> None:
         super().__init__(wrapper)
         self._keeper = keeper
         self.waited: float | None = None
+        self.replaced: list[Replaced] = []
 
     def __call__(self, conn_params: dict[str, Any]) -> Any:
         """Call the wrapper's own, measure it, and tell of a pool that had no connection."""
@@ -92,7 +97,8 @@ class _FirstConnect(_StandIn):
             self._keeper.wanted(spare)
         try:
             get = partial(type(wrapper).get_new_connection, wrapper)
-            connection = checkouts.working_one(wrapper, get, conn_params, asked_at=began)
+            self.replaced = []
+            connection = checkouts.working_one(wrapper, get, conn_params, asked_at=began, replaced=self.replaced)
         except Exception as error:
             exhausted.tell_if_exhausted(wrapper, self._keeper, began, error)
             raise

@@ -230,7 +230,9 @@ class Lease(TimedClaim):
                 incoming.is_taken = True
                 return None
             pool = pools.pool_of(connection)
-            new = state.State(connection, None if pool is None else client.remember(connection))
+            if pool is not None:
+                client.remember(connection)
+            new = state.State(connection)
             if self._connection is not None:
                 overwritten = self._end_overwritten(self._connection)
             # From here on without a call, in one line: an exception of a signal handler must not lose it, nor may its

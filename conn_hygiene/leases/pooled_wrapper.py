@@ -13,7 +13,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 
 from conn_hygiene import internals
-from conn_hygiene.events import CheckedOut
+from conn_hygiene.events import CheckedOut, publish
 from conn_hygiene.leases import checkouts, exhausted
 from conn_hygiene.leases.closing_wrapper import ClosingWrapper
 from conn_hygiene.leases.connecting import Connect, Incoming
@@ -23,6 +23,7 @@ from conn_hygiene.pools import keeping, native
 from conn_hygiene.pools.base import give_back
 
 if TYPE_CHECKING:
+    from conn_hygiene.events import Replaced
     from conn_hygiene.leases.lease import Lease
 
 
@@ -85,6 +86,7 @@ class PooledWrapper(ClosingWrapper):
 
     def _check_out(self, lease: Lease, pool: Any, asked_at: float, frames: int) -> None:
         connection, incoming = None, Incoming()
+        replaced: list[Replaced] = []
         try:
             # With a pool, it makes no use of the parameters.
             if (
@@ -94,7 +96,7 @@ class PooledWrapper(ClosingWrapper):
             ):
                 # What Django's get_new_connection() does for a pool, without the calls on the way.
                 self.isolation_level = IsolationLevel.READ_COMMITTED
-                connection = checkouts.working_one(self, pool.getconn, asked_at=asked_at)
+                connection = checkouts.working_one(self, pool.getconn, asked_at=asked_at, replaced=replaced)
             else:
                 connection = self.get_new_connection({})
             lease.assign(connection, frames=frames, incoming=incoming)
@@ -114,6 +116,8 @@ class PooledWrapper(ClosingWrapper):
         except BaseException:
             lease.checkout_failed()
             raise
+        for event in replaced:
+            publish(event)
 
     def _begin_as_connected(self) -> None:
         """Set what ``connect()`` does on the wrapper."""

@@ -64,7 +64,7 @@ class Shown(_Wrapper):
     connection = property(_shown_connection, _assign_connection, doc="SQLAlchemy's proxy of the psycopg connection.")
 
     def _cursor(self, name: str | None = None) -> Any:
-        # With what is done behind, see there.
+        # Django's own method: LeasedWrapper's would pass by what `Behind` does to the cursor.
         return self._conn_hygiene_class._cursor(self, name)
 
     def __repr__(self) -> str:

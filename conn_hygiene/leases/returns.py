@@ -229,8 +229,6 @@ class Return:
                 records = pools.put_back(self.connection, self)
             else:
                 self._prepare(keeper)
-                if self._is_as_given and not self._is_begun:
-                    pools.note_seen(self.connection, self.pool)
                 records = pools.give_back(self.connection, self)
         keeper.returned(self)
         if records or self.news:

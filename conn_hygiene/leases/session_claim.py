@@ -37,13 +37,12 @@ class SessionClaim(Claim):
         """
         connection = self._connection
         if connection is not None:
-            is_just_out = connection.autocommit and self.carried is None
             if not connection.autocommit:
                 connection.autocommit = True
             if self.carried is not None:
                 self.set_again()
             with self._lock:
-                self.session_state.begin(connection, is_just_out=is_just_out)
+                self.session_state.begin(connection)
                 # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
                 # is where a handler has queried at a call above, and let go of this one.
                 if self.carried is not None and self._connection is connection:
@@ -246,25 +245,22 @@ class SessionClaim(Claim):
         with self._lock:
             return dict(self.session_state.pins)
 
-    def prepare_return(self) -> bool:
-        """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``.
-
-        Returns whether that took no more than a look.
-        """
+    def prepare_return(self) -> None:
+        """Make the connection what it was at checkout, and its session clean. The owner does this in ``close()``."""
         with self._lock:
             connection = self._connection
             if connection is None:
-                return False
+                return
             # Until it is closed it is in use, which keeps the reaper off.
             self.state, self.handle = HELD, connection
             # Before the cursors are what they were, since comparing them takes longer then.
             is_as_given = self._leaves_nothing(connection, state.reported_parameters(connection))
             cursors.retire(connection)
             if connection.closed:
-                return False
+                return
             is_due = self.last_statement is not None and known.is_due(self.alias, _now())
             if is_as_given and not is_due and client.has_nothing_new(connection) and not audits.is_audited(connection):
-                return True
+                return
         for event in returns.audit(connection, self.keeper):
             publish(event)
         if is_due:
@@ -277,7 +273,6 @@ class SessionClaim(Claim):
             with self._lock:
                 self.session_state.cleaned()
         pools.restore(connection)
-        return False
 
     def _ask_catalogue(self, connection: psycopg.Connection[Any]) -> None:
         """Ask what functions and policies do, if that is due. Rolls back what is open on *connection*."""

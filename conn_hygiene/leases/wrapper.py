@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from conn_hygiene.events import Replaced
     from conn_hygiene.leases.lease import Lease
 
 # Without the question for an event loop.
@@ -71,7 +72,7 @@ class LeasedWrapper(TransactingWrapper):
         lease.assign(connection)
 
     def _get_connection(self) -> Any:
-        # Read twice for each query, when it is out.
+        # Called twice for each query, when the handle is out: without a call then.
         handle = self._conn_hygiene_lease.handle
         return self._conn_hygiene_lease.read(sys._getframe(1)) if handle is None else handle
 
@@ -155,8 +156,14 @@ class CheckingWrapper(LeasedWrapper):
 
     def get_new_connection(self, conn_params: Any) -> Any:
         """Get one as the backend does, and have it replaced if it is of a pool and does not work."""
-        asked_at = self._conn_hygiene_lease.asked_at
-        return checkouts.working_one(self, super().get_new_connection, conn_params, asked_at=asked_at)
+        lease = self._conn_hygiene_lease
+        replaced: list[Replaced] = []
+        connection = checkouts.working_one(
+            self, super().get_new_connection, conn_params, asked_at=lease.asked_at, replaced=replaced
+        )
+        if replaced:
+            lease.add_news(replaced)
+        return connection
 
 
 def leased_class(cls: Any) -> type[Any]:

@@ -306,7 +306,6 @@ def put_back(connection: psycopg.Connection[Any], giving: Giving) -> list[loggin
         or _pool_logger.isEnabledFor(logging.INFO)
     ):
         return give_back(connection, giving)
-    note_seen(connection, pool)
     try:
         giving.is_put = True
         pool.putconn(connection)
@@ -316,17 +315,6 @@ def put_back(connection: psycopg.Connection[Any], giving: Giving) -> list[loggin
         logger.exception("Giving back a connection failed; it is closed instead.")
         connection.pgconn.finish()
     return []
-
-
-def note_seen(connection: psycopg.Connection[Any], pool: Any) -> None:
-    """Take note that *connection*, about to go back to its *pool*, and its session are as that gives them out.
-
-    Who checks it out next need not look, unless the pool calls somebody for it meanwhile.
-    """
-    is_left_so = (
-        pool is not None and keeping.is_psycopgs(pool.__class__) and pool._reset is None and pool._check is None
-    )
-    client.note_seen(connection, is_seen=is_left_so)
 
 
 def _is_taken(pool: Any, connection: psycopg.Connection[Any]) -> bool:

@@ -46,12 +46,17 @@ _contexts = attrgetter(*_CONTEXTS)
 # checkout and return.
 _prepared_settings = attrgetter(*_SETTINGS[:2])
 _of_dictionary = itemgetter(*_SETTINGS[2:], *_CHARACTERISTICS, *_CONTEXTS)
+_of_class = attrgetter(*[f"_prepared.{name}" for name in _SETTINGS[:2]], *_SETTINGS[2:], *_CHARACTERISTICS, *_CONTEXTS)
 
 
 def _attributes(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
     kept = connection.__dict__
-    # Both are tuples.
-    return _prepared_settings(kept["_prepared"]) + _of_dictionary(kept)  # type: ignore[no-any-return]
+    try:
+        # Both are tuples.
+        return _prepared_settings(kept["_prepared"]) + _of_dictionary(kept)  # type: ignore[no-any-return]
+    except KeyError:
+        # Of a class that has a property for one.
+        return _of_class(connection)
 
 
 # Not there before psycopg 3.2.4. None while a generator reads it.
@@ -87,9 +92,7 @@ class Look:
     def is_still_true(self, connection: psycopg.Connection[Any]) -> bool:
         """Return whether nothing of *connection* has changed. Mostly by identity, which takes a microsecond."""
         try:
-            kept = connection.__dict__
-            # As in _attributes().
-            attributes = _prepared_settings(kept["_prepared"]) + _of_dictionary(kept)
+            attributes, kept = _attributes(connection), connection.__dict__
             if attributes not in (self._seen, self.attributes):
                 return False
             if attributes[_FACTORY] is not self._seen[_FACTORY]:
@@ -131,12 +134,9 @@ class Look:
 
 
 class Given:
-    """What a pool gives out.
+    """What a pool gives out."""
 
-    Written by whoever has the connection.
-    """
-
-    __slots__ = ("autocommit", "is_seen", "look", "names", "public", "size", "wrapped")
+    __slots__ = ("autocommit", "look", "names", "public", "size", "wrapped")
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.public = _public(connection)
@@ -145,8 +145,6 @@ class Given:
             self.look = Look(connection)
             self.autocommit = connection._autocommit
         attributes = connection.__dict__
-        #: Whether all was seen to be so, the session's parameters as well, as it went back to a pool that leaves it so.
-        self.is_seen = False
         #: The names of its attributes.
         self.names = frozenset(attributes)
         #: How many it had when nobody else's was left; not known yet.
@@ -157,29 +155,12 @@ class Given:
         }
 
 
-def remember(connection: psycopg.Connection[Any]) -> Look | None:
-    """Remember what *connection* is like, unless that was done before. Before anybody has set anything, that is.
-
-    Returns what the pool gives out if *connection* was seen to be as that says when it went back, and nobody had it
-    since: that is, at the checkout. Later it is asked of :func:`look`.
-    """
-    given: Given | None = connection.__dict__.get(_GIVEN)
-    if given is None:
+def remember(connection: psycopg.Connection[Any]) -> None:
+    """Remember what *connection* is like, unless that was done before. Before anybody has set anything, that is."""
+    if _GIVEN not in connection.__dict__:
         # The first connection of all may come before anybody has looked for the names that it has.
-        with suppress(AttributeError, KeyError):
+        with suppress(AttributeError):
             connection.__dict__[_GIVEN] = Given(connection)
-        return None
-    if not given.is_seen:
-        return None
-    given.is_seen = False
-    return given.look
-
-
-def note_seen(connection: psycopg.Connection[Any], *, is_seen: bool) -> None:
-    """Have :func:`remember` know whether *connection*, which its pool has, was *seen* to be what that gives out."""
-    given: Given | None = connection.__dict__.get(_GIVEN)
-    if given is not None:
-        given.is_seen = is_seen
 
 
 def look(connection: psycopg.Connection[Any]) -> Look | None:

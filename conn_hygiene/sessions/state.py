@@ -84,7 +84,6 @@ class State:
     __slots__ = (
         "_client",
         "_empty",
-        "_given",
         "_of_hold",
         "_set_at_connect",
         "_soiled",
@@ -103,15 +102,12 @@ class State:
     # until some are: a state is made at each checkout.
     _empty: frozenset[str]
 
-    def __init__(self, connection: psycopg.Connection[Any] | None = None, given: client.Look | None = None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         #: The reported parameters when the session was new.
         self.fresh: tuple[bytes | None, ...] = () if connection is None else fresh_parameters(connection)
         #: The reported parameters when the owner began, or as its ``DISCARD ALL`` has left what follows; None before.
         self.parameters: tuple[bytes | None, ...] | None = None
         self._client: client.Look | None = None
-        # What psycopg keeps, where that and the parameters were seen to be as they were when it was new, and nobody has
-        # had it since; see client.remember().
-        self._given = given
         #: What ties the session to its owner: reason to place in the code.
         self.pins: dict[str, str] = {}
         #: The settings whose values the owner is to find again in another session.
@@ -135,18 +131,10 @@ class State:
         # Whether a statement has left anything but settings, undone since or not.
         self._soiled = False
 
-    def begin(self, connection: psycopg.Connection[Any], *, is_just_out: bool = False) -> None:
-        """Remember the session as it is now; what differs later is the owner's doing.
-
-        *is_just_out* tells that nobody has touched it since it came out of its pool. Then it is not looked at if it was
-        as it went back.
-        """
-        given, self._given = self._given, None
-        if is_just_out and given is not None:
-            self.parameters, self._client = self.fresh, given
-        else:
-            self.parameters = reported_parameters(connection)
-            self._client = client.look(connection)
+    def begin(self, connection: psycopg.Connection[Any]) -> None:
+        """Remember the session as it is now; what differs later is the owner's doing."""
+        self.parameters = reported_parameters(connection)
+        self._client = client.look(connection)
 
     def add(self, effect: Effect, *, setting_up: bool, of_hold: bool) -> list[str]:
         """Take note of the *effect* of a statement that is about to run, and return the pins that it has added.

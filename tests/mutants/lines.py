@@ -2051,13 +2051,13 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.session_state.begin(connection, is_just_out=is_just_out)
+            self.session_state.begin(connection)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
         """
         with self._lock:
-            self.session_state.begin(connection, is_just_out=is_just_out)
+            self.session_state.begin(connection)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -2121,7 +2121,7 @@ MUTANTS = [
         if self.carried is not None:
             self.set_again()
         with self._lock:
-            self.session_state.begin(connection, is_just_out=is_just_out)
+            self.session_state.begin(connection)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -2132,7 +2132,7 @@ MUTANTS = [
             except psycopg.Error:
                 pass
         with self._lock:
-            self.session_state.begin(connection, is_just_out=is_just_out)
+            self.session_state.begin(connection)
             # Last of all: after an exception of a signal handler, it is to be set again in another session. So it
             # is where a handler has queried at a call above, and let go of this one.
         """,
@@ -2942,46 +2942,44 @@ MUTANTS = [
         "test_client_state.py::test_an_attribute_of_somebodys_own_does_not_outlast_a_release",
     ),
     _mutant(
-        "a session that its pool may have changed is not looked at",
-        "pools/base.py",
+        "a class of connections with a property fails",
+        "sessions/client.py",
         """
-        pool is not None and keeping.is_psycopgs(pool.__class__) and pool._reset is None and pool._check is None
+        except KeyError:
+            # Of a class that has a property for one.
         """,
         """
-        pool is not None and keeping.is_psycopgs(pool.__class__)
+        except ZeroDivisionError:
         """,
-        "test_client_state.py::test_what_the_pool_does_to_a_session_is_not_its_next_owners",
+        "test_client_state.py::test_a_class_of_connections_may_have_a_property",
     ),
     _mutant(
-        "a session is not looked at though something may have come for it",
-        "leases/checkouts.py",
+        "a cursor that queries as it is made has nothing kept on it",
+        "leases/cursors.py",
         """
-        client.note_seen(connection, is_seen=False)
+        self._conn_hygiene_entry = None
+        self._conn_hygiene_made_in = getattr(connection, _CHECKOUT, None)
+        super().__init__(connection, *args, **kwargs)
         """,
-        "",
-        "test_client_state.py::test_a_session_is_looked_at_again_if_something_may_have_come",
+        """
+        super().__init__(connection, *args, **kwargs)
+        self._conn_hygiene_entry = None
+        self._conn_hygiene_made_in = getattr(connection, _CHECKOUT, None)
+        """,
+        "test_client_state.py::test_a_class_of_cursors_may_query_as_one_is_made",
     ),
     _mutant(
-        "a session is looked at when it went back, and again at the checkout",
-        "leases/session_claim.py",
+        "who is told of a connection that was replaced waits for another",
+        "leases/pooled_wrapper.py",
         """
-        is_just_out = connection.autocommit and self.carried is None
+        connection = checkouts.working_one(self, pool.getconn, asked_at=asked_at, replaced=replaced)
         """,
         """
-        is_just_out = False
+        connection = checkouts.working_one(self, pool.getconn, asked_at=asked_at, replaced=replaced)
+        while replaced:
+            publish(replaced.pop(0))
         """,
-        "test_client_state.py::test_a_session_is_looked_at_once_a_cycle",
-    ),
-    _mutant(
-        "what was set at a session's beginning is not seen",
-        "sessions/state.py",
-        """
-        if is_just_out and given is not None:
-        """,
-        """
-        if given is not None:
-        """,
-        "test_client_state.py::test_what_receivers_have_set_is_looked_at",
+        "test_broken.py::test_who_is_told_of_one_that_was_replaced_finds_the_next[again]",
     ),
     _mutant(
         "an adapter that somebody has registered is not seen",
