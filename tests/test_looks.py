@@ -146,6 +146,15 @@ def test_a_look_finds_what_was_given_back_without_a_checkout(look: Callable[[Any
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_look_is_one_also_where_it_is_repeated(look: Callable[[Any], bool]) -> None:
+    """Python runs another instruction than the compiler's where one is repeated."""
+    wrapper = given_back("default")
+    checkouts = conn_hygiene.stats().checkouts
+    assert [look(wrapper) for _ in range(100)] == [True] * 100
+    assert (lease("default").state, conn_hygiene.stats().checkouts) == (GIVEN_BACK, checkouts)
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 def test_a_look_finds_nothing_where_there_is_nothing(look: Callable[[Any], bool]) -> None:
     wrapper = given_back("default")
     wrapper.close()

@@ -68,14 +68,24 @@ def _only_tests(code: CodeType, offset: int) -> bool:
         return False
 
 
+def _reads(instructions: Sequence[dis.Instruction]) -> bool:
+    return any(each.opname == "LOAD_ATTR" and each.argval == "connection" for each in instructions)
+
+
+def _is_inside(two: Sequence[dis.Instruction], offset: int) -> bool:
+    """Return whether *offset* is behind the beginning of the first of *two* instructions, and before the second."""
+    return two[0].offset < offset and all(offset < each.offset for each in two[1:])
+
+
 def _tests(code: CodeType, offset: int) -> bool:
     instructions = [each for each in dis.get_instructions(code) if each.opname not in _FILLERS]
     at = next((number for number, each in enumerate(instructions) if each.offset >= offset), len(instructions))
-    if len(instructions) < at + 3:
+    # Python 3.12 calls a property of its own accord, and is at the end of the instruction's caches meanwhile.
+    if at and not _reads(instructions[at : at + 1]) and _is_inside(instructions[at - 1 : at + 1], offset):
+        at -= 1
+    if len(instructions) < at + 3 or not _reads(instructions[at : at + 1]):
         return False
-    read, following, then = instructions[at : at + 3]
-    if read.opname != "LOAD_ATTR" or read.argval != "connection":
-        return False
+    _, following, then = instructions[at : at + 3]
     name = following.opname
     if name == "LOAD_CONST":
         return following.argval is None and then.opname in ("IS_OP", "COMPARE_OP")
