@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg_pool import ConnectionPool
 
+    from conn_hygiene.leases.lease import Lease
+
 ALIASES = ["default", "persistent"]
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=ALIASES)
@@ -657,6 +659,16 @@ def test_the_next_query_after_a_fetch_has_found_it_runs(
     assert run("SELECT 1", alias) == 1
 
 
+def want_one() -> Lease:
+    """Have the reaper look at idle connections, as for somebody who waits; return this thread's lease."""
+    keeper, lease = reaper.running, lease_of(connections["default"])
+    assert keeper is not None
+    assert lease is not None
+    keeper.wanted(lease.spare)
+    wait_until_told()
+    return lease
+
+
 @pytest.mark.parametrize("state", ["nothing", "a temporary table"])
 def test_whoever_waits_gets_the_place_of_one_that_is_idle(
     state: str, admin: psycopg.Connection, pool_of: Callable[[str], ConnectionPool]
@@ -666,11 +678,7 @@ def test_whoever_waits_gets_the_place_of_one_that_is_idle(
     run("SELECT 1")
     cut(admin)
     quiet()
-    keeper, lease = reaper.running, lease_of(connections["default"])
-    assert keeper is not None
-    assert lease is not None
-    keeper.wanted(lease.spare)
-    wait_until_told()
+    lease = want_one()
     if state == "nothing":
         assert not lease.holds_connection()
         wait_until(lambda: has_its_places(pool_of("default")), "its place is there for others")
@@ -877,11 +885,7 @@ def test_what_the_server_closes_after_that_is_said_to_be_closed(
         count = len(events)
         cut(admin)
         quiet()
-        keeper, lease = reaper.running, lease_of(connections["default"])
-        assert keeper is not None
-        assert lease is not None
-        keeper.wanted(lease.spare)
-        wait_until_told()
+        want_one()
     assert {event["could_not_write"] for event in events[:count]} == {True}
     assert [event["could_not_write"] for event in events[count:]] == [False]
 
